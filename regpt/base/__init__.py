@@ -1,0 +1,1 @@
+"""Floor 0: errors, files and recipes. No numpy, no torch."""

@@ -1,0 +1,275 @@
+"""A recipe: every setting of a run, typed and frozen, with what follows from it and what is wrong with it.
+
+The names are those of the seed record and of the field (`n_layer`, `block_size`, `max_lr`, ...). Sizes of batches are
+in tokens. Numbers that follow from others are properties and are never stored.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+GPT2_VOCABULARY = 50_257  # ids that GPT-2's tokenizer can give; `vocab_size` is padded beyond it
+
+
+def setting(default: Any, help: str) -> Any:
+    """A setting with its default and the sentence that `regpt recipe help` prints for it."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe:
+    seed: int = setting(1337, "of weights, data order and dropout")
+    max_steps: int = setting(19_073, "optimizer steps")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: CUDA, else Apple MPS, else the CPU")
+    precision: Literal["auto", "bfloat16", "float32"] = setting(
+        "auto", "of matrix products; auto: bfloat16 where the hardware has it"
+    )
+    matmul_precision: Literal["highest", "high", "medium"] = setting("high", "of float32 products; high: TF32 on CUDA")
+    compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile; auto: on CUDA only")
+    threads: int = setting(0, "of the CPU; 0: as many as there are cores")
+    price_per_hour: float = setting(0.0, "of the machine, in USD; 0: no cost in the report")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least(self, 1, "max_steps")
+        yield from at_least(self, 0, "seed", "threads", "price_per_hour")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    path: str = setting("data/fineweb-edu-10BT", "directory of token shards; `regpt prepare` makes it")
+    source: str = setting(
+        "hub:HuggingFaceFW/fineweb-edu/sample/10BT",
+        "where the text comes from: a file, a folder, 'stdlib' (the sources of Python's standard library), or 'hub:…'",
+    )
+    text_column: str = setting("text", "of JSON lines and parquet files")
+    validation_tokens: int = setting(100_000_000, "the first so many tokens are the validation split")
+    shard_tokens: int = setting(100_000_000, "in one file")
+    order: Literal["shuffled", "sequential"] = setting(
+        "shuffled",
+        "shuffled: all windows of all shards, anew each epoch; sequential: as they stand in the files",
+    )
+    micro_batch: int = setting(32, "sequences in one forward pass on one device")
+    total_batch_tokens: int = setting(524_288, "in one optimizer step, over all devices")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least(self, 1, "micro_batch", "total_batch_tokens", "validation_tokens", "shard_tokens")
+        for name in ("path", "source"):
+            if not getattr(self, name).strip():
+                yield f"data.{name} is empty; name one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRecipe:
+    n_layer: int = setting(12, "transformer blocks")
+    n_head: int = setting(12, "attention heads")
+    n_embd: int = setting(768, "width of the residual stream")
+    block_size: int = setting(1024, "tokens the model sees at once")
+    vocab_size: int = setting(50_304, "rows of the embedding: GPT-2's 50,257, padded to a multiple of 64 or 128")
+    positions: Literal["learned", "rope"] = setting("rope", "learned table, or rotary embedding of queries and keys")
+    rope_theta: float = setting(10_000.0, "base of the rotary wavelengths")
+    activation: Literal["gelu", "swiglu"] = setting("swiglu", "gelu: tanh form, as GPT-2; swiglu: gated, as Llama")
+    mlp_hidden: int = setting(2048, "width inside the MLP; for equal size, swiglu needs two thirds of gelu's")
+    normalization: Literal["layernorm", "rmsnorm"] = setting("rmsnorm", "before attention, before the MLP, at the end")
+    norm_eps: float = setting(1e-5, "added to the variance")
+    bias: bool = setting(False, "in linear layers and LayerNorm")
+    tied_head: bool = setting(True, "the head's weight is the token embedding's")
+    dropout: float = setting(0.0, "after the embedding, in attention, and on what joins the residual stream")
+    init_std: float = setting(0.02, "of initial weights; residual projections have init_std x (2 n_layer)^-0.5")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least(self, 1, "n_layer", "n_head", "n_embd", "block_size", "mlp_hidden")
+        if self.vocab_size < GPT2_VOCABULARY:
+            yield f"model.vocab_size = {self.vocab_size} cannot hold GPT-2's {GPT2_VOCABULARY} tokens"
+        if self.n_head > 0 and self.n_embd % self.n_head:
+            yield f"model.n_embd = {self.n_embd} does not divide by model.n_head = {self.n_head}"
+        elif self.n_head > 0 and self.positions == "rope" and self.n_embd // self.n_head % 2:
+            yield (
+                f"model.positions = 'rope' turns pairs of numbers, but a head is {self.n_embd // self.n_head} wide"
+                f" (model.n_embd = {self.n_embd} over model.n_head = {self.n_head}); choose an even width"
+            )
+        yield from above_zero(self, "rope_theta", "norm_eps", "init_std")
+        if not 0.0 <= self.dropout < 1.0:
+            yield f"model.dropout = {self.dropout} is not in [0, 1)"
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Weights that take part in a matrix product. The head's product counts, tied or not; lookups are free."""
+        attention = 4 * self.n_embd**2
+        mlp = (3 if self.activation == "swiglu" else 2) * self.n_embd * self.mlp_hidden
+        return self.n_layer * (attention + mlp) + self.vocab_size * self.n_embd
+
+    @property
+    def parameters(self) -> int:
+        """All parameters of the model."""
+        norms = (2 * self.n_layer + 1) * self.n_embd * (2 if self.bias and self.normalization == "layernorm" else 1)
+        expanded = self.mlp_hidden * (2 if self.activation == "swiglu" else 1)
+        biases = self.n_layer * (5 * self.n_embd + expanded) if self.bias else 0
+        tables = self.block_size * self.n_embd if self.positions == "learned" else 0
+        tables += 0 if self.tied_head else self.vocab_size * self.n_embd
+        return self.matmul_parameters + norms + biases + tables
+
+    @property
+    def flops_per_token(self) -> int:
+        """Floating-point operations of one training step, forward and backward, for each token.
+
+        6 for each weight in a matrix product and 12 x layers x width x context for attention: the convention of PaLM
+        (arXiv 2204.02311, appendix B) and nanoGPT, which does not subtract what the causal mask skips.
+        """
+        return 6 * self.matmul_parameters + 12 * self.n_layer * self.n_embd * self.block_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerRecipe:
+    max_lr: float = setting(6e-4, "learning rate after the warm-up")
+    min_lr: float = setting(6e-5, "learning rate at the end of the cosine")
+    warmup_steps: int = setting(715, "of linear rise to max_lr")
+    beta1: float = setting(0.9, "AdamW: decay of the mean of gradients")
+    beta2: float = setting(0.95, "AdamW: decay of the mean of squared gradients")
+    eps: float = setting(1e-8, "AdamW: added to the denominator")
+    weight_decay: float = setting(0.1, "on tensors of two or more dimensions only")
+    grad_clip: float = setting(1.0, "largest norm of all gradients together")
+
+    def problems(self) -> Iterator[str]:
+        yield from above_zero(self, "max_lr", "eps", "grad_clip")
+        yield from at_least(self, 0, "min_lr", "warmup_steps", "weight_decay")
+        if self.min_lr > self.max_lr:
+            yield f"optimizer.min_lr = {self.min_lr} is above optimizer.max_lr = {self.max_lr}"
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                yield f"optimizer.{name} = {getattr(self, name)} is not in [0, 1)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecipe:
+    validation_every: int = setting(250, "steps; 0: at the start and the end only")
+    validation_batches: int = setting(20, "always the same, from the start of the validation split")
+    validation_batch_size: int = setting(32, "sequences in a validation batch, whatever the micro-batch")
+    hellaswag_every: int = setting(250, "steps; 0: never")
+    sample_every: int = setting(250, "steps; 0: at the end only")
+    sample_count: int = setting(4, "continuations")
+    sample_tokens: int = setting(32, "of a continuation, the prompt included")
+    sample_prompt: str = setting("Hello, I'm a language model,", "that every continuation begins with")
+    sample_top_k: int = setting(50, "tokens to choose the next one from")
+    sample_seed: int = setting(42, "of the choice; a rank adds its number")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least(self, 0, "validation_every", "hellaswag_every", "sample_every", "sample_count")
+        yield from at_least(self, 0, "sample_seed")
+        yield from at_least(self, 1, "validation_batches", "validation_batch_size", "sample_tokens", "sample_top_k")
+        if not self.sample_prompt:
+            yield "evaluation.sample_prompt is empty; a sample needs a beginning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRecipe:
+    every: int = setting(5_000, "steps; the last step is always saved; 0: only the last")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least(self, 0, "every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRecipe:
+    """What somebody's written record says came out of this recipe. Nothing here changes a run."""
+
+    origin: str = setting("", "where the figures stand")
+    hardware: str = setting("", "that the recorded run used")
+    hours: float = setting(0.0, "of training; 0: not recorded")
+    cost_usd: float = setting(-1.0, "of the recorded run; negative: not recorded")
+    validation_loss: float = setting(0.0, "nats per token; 0: not recorded")
+    hellaswag: float = setting(0.0, "accuracy, 0 to 1; 0: not recorded")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least(self, 0, "hours", "validation_loss")
+        if not 0.0 <= self.hellaswag <= 1.0:
+            yield f"published.hellaswag = {self.hellaswag} is not an accuracy between 0 and 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of a run. `name` is the file's, without .toml."""
+
+    name: str
+    run: RunRecipe = RunRecipe()
+    data: DataRecipe = DataRecipe()
+    model: ModelRecipe = ModelRecipe()
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    checkpoint: CheckpointRecipe = CheckpointRecipe()
+    published: PublishedRecipe = PublishedRecipe()
+
+    def problems(self) -> Iterator[str]:
+        """Everything that is wrong, a line each, with the numbers that do not fit together."""
+        for section in SECTIONS:
+            values = getattr(self, section)
+            infinite = [
+                f for f in fields(values) if isinstance(v := getattr(values, f.name), float) and not math.isfinite(v)
+            ]
+            for f in infinite:
+                yield f"{section}.{f.name} = {getattr(values, f.name)} is not a finite number"
+            if not infinite:
+                yield from values.problems()
+        if self.optimizer.warmup_steps >= self.run.max_steps:
+            yield (
+                f"optimizer.warmup_steps = {self.optimizer.warmup_steps} leaves no step after it"
+                f" (run.max_steps = {self.run.max_steps})"
+            )
+        yield from self.batch_problems()
+
+    def batch_problems(self, ranks: int = 1) -> Iterator[str]:
+        """Whether total_batch_tokens divides into micro-batches on so many ranks; if not, what would divide."""
+        B, T, total = self.data.micro_batch, self.model.block_size, self.data.total_batch_tokens
+        if min(B, T, total) < 1 or total % (B * T * ranks) == 0:
+            return
+        on_ranks = f" x {ranks} ranks" if ranks > 1 else ""
+        yield (
+            f"data.total_batch_tokens = {total} does not divide by data.micro_batch x model.block_size{on_ranks}"
+            f" = {B} x {T}{on_ranks} = {B * T * ranks}; "
+        ) + what_would_divide(B, T, total, ranks)
+
+    def accumulation_steps(self, ranks: int = 1) -> int:
+        """Micro-batches that each rank adds up for one optimizer step."""
+        return self.data.total_batch_tokens // (self.data.micro_batch * self.model.block_size * ranks)
+
+    @property
+    def batch_windows(self) -> int:
+        """Sequences in one optimizer step."""
+        return self.data.total_batch_tokens // self.model.block_size
+
+    @property
+    def total_tokens(self) -> int:
+        """Tokens seen in training by the last step."""
+        return self.run.max_steps * self.data.total_batch_tokens
+
+    @property
+    def warmup_tokens(self) -> int:
+        """Tokens seen while the learning rate rises."""
+        return self.optimizer.warmup_steps * self.data.total_batch_tokens
+
+
+SECTIONS = tuple(f.name for f in fields(Recipe) if f.name != "name")
+
+
+def what_would_divide(B: int, T: int, total: int, ranks: int) -> str:
+    """The remedy for a batch that does not divide, with numbers that can be pasted."""
+    if total % (T * ranks) == 0:
+        sequences = total // (T * ranks)
+        divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
+        nearest = sorted(sorted(divisors, key=lambda n: abs(n - B))[:3])
+        return f"data.micro_batch = {' or '.join(map(str, nearest))} would"
+    return f"data.total_batch_tokens = {-(-total // (B * T * ranks)) * B * T * ranks} would"
+
+
+def at_least(values: Any, least: int, *names: str) -> Iterator[str]:
+    section = type(values).__name__.removesuffix("Recipe").lower()
+    for name in names:
+        if getattr(values, name) < least:
+            yield f"{section}.{name} = {getattr(values, name)} is below {least}"
+
+
+def above_zero(values: Any, *names: str) -> Iterator[str]:
+    section = type(values).__name__.removesuffix("Recipe").lower()
+    for name in names:
+        if not getattr(values, name) > 0:
+            yield f"{section}.{name} = {getattr(values, name)} is not above 0"

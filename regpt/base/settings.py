@@ -1,0 +1,185 @@
+"""Between text and recipe: a TOML file and `section.key=value` words in, a recipe or all its problems out; and back."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from regpt.base.errors import RecipeError, UserError
+from regpt.base.files import sha256_of_json
+from regpt.base.recipe import SECTIONS, Recipe
+
+RECORD_ONLY = ("published",)  # sections that say what came out and never change a run
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with regpt, by name: beside the package in a clone, inside it when installed."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "recipes", package.parent / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
+
+
+def load_recipe(where: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file (or of a shipped name), with overrides such as 'run.max_steps=2' on top.
+
+    Raises UserError when there is no such file, RecipeError with every problem at once when it cannot be used.
+    """
+    path = find_recipe(where)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: is not a TOML file ({error})", "mend that line; recipes/demo-modern.toml shows the form"
+        ) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})", "name a recipe's .toml file") from None
+    misspelt = [problem for word in overrides for problem in apply_override(tables, word)]
+    recipe, problems = build_recipe(path.stem, tables)
+    if misspelt or problems or recipe is None:
+        raise RecipeError(str(path), misspelt + problems)
+    return recipe
+
+
+def find_recipe(where: str | Path) -> Path:
+    path = Path(where)
+    if path.exists():
+        return path
+    shipped = shipped_recipes()
+    if str(where) in shipped:
+        return shipped[str(where)]
+    near = difflib.get_close_matches(path.stem, shipped, n=1)
+    guess = f"did you mean {near[0]}? " if near else ""
+    raise UserError(f"{where}: no such recipe", f"{guess}regpt comes with {', '.join(shipped)}; or name a .toml file")
+
+
+def apply_override(tables: dict[str, Any], word: str) -> Iterator[str]:
+    """Put one `section.key=value` into the tables; yield what is wrong with it."""
+    name, equals, text = word.partition("=")
+    section, dot, key = name.strip().partition(".")
+    if not (equals and dot and section and key):
+        yield f"'{word}' is not a setting; write section.key=value, as in run.max_steps=100"
+        return
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is text: data.path=my-shards needs no quotes
+    table = tables.setdefault(section, {})
+    if isinstance(table, dict):
+        table[key] = value
+
+
+def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
+    """The recipe that the tables describe, or None, and every problem found on the way."""
+    hints = get_type_hints(Recipe)
+    problems: list[str] = []
+    doubtful: set[str] = set()  # settings whose value is not known, so that nothing more is said about them
+    sections = {}
+    for section, table in tables.items():
+        if section not in SECTIONS:
+            problems.append(unknown("section", section, SECTIONS, settings_by_key(section)))
+        elif not isinstance(table, dict):
+            problems.append(f"'{section}' is a section; write [{section}] and its settings below it")
+        else:
+            kinds = get_type_hints(hints[section])
+            values = {}
+            for key, value in table.items():
+                setting = f"{section}.{key}"
+                if key not in kinds:
+                    problems.append(unknown("setting", setting, all_settings(), settings_by_key(key)))
+                    doubtful.update(name for name in all_settings() if f"'{name}'" in problems[-1])
+                elif problem := mistyped(setting, value, kinds[key]):
+                    problems.append(problem)
+                    doubtful.add(setting)
+                else:
+                    values[key] = float(value) if kinds[key] is float else value
+            sections[section] = hints[section](**values)
+    recipe = Recipe(name=name, **sections)
+    problems += [p for p in recipe.problems() if not any(setting in p for setting in doubtful)]
+    return (None if problems else recipe), problems
+
+
+def all_settings() -> list[str]:
+    hints = get_type_hints(Recipe)
+    return [f"{section}.{f.name}" for section in SECTIONS for f in fields(hints[section])]
+
+
+def settings_by_key(key: str) -> list[str]:
+    return [name for name in all_settings() if name.partition(".")[2] == key]
+
+
+def unknown(what: str, name: str, known: Sequence[str], same_key: Sequence[str]) -> str:
+    near = list(same_key) or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    guess = f"did you mean '{near[0]}'?" if near else "`regpt recipe help` lists them all"
+    return f"no {what} is named '{name}'; {guess}"
+
+
+def mistyped(setting: str, value: Any, kind: Any) -> str:
+    """What is wrong with the value's type, or nothing. A whole number may stand where a fraction can."""
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if value in choices:
+            return ""
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        guess = f"; did you mean '{near[0]}'?" if near else ""
+        return f"{setting} = {value!r} is none of {', '.join(choices)}{guess}"
+    if type(value) is kind or (kind is float and type(value) is int):
+        return ""
+    return f"{setting} = {value!r} is not {TYPE_NAMES[kind]}"
+
+
+TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+
+
+def as_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Every value of the recipe, by section and key."""
+    return {
+        section: {f.name: getattr(getattr(recipe, section), f.name) for f in fields(getattr(recipe, section))}
+        for section in SECTIONS
+    }
+
+
+def from_tables(name: str, tables: dict[str, Any]) -> Recipe:
+    """A recipe from tables that regpt wrote, as in recipe.toml of a run."""
+    recipe, problems = build_recipe(name, tables)
+    if problems or recipe is None:
+        raise RecipeError(name, problems)
+    return recipe
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe, every value written out, as TOML that loads to an equal recipe."""
+    parts = [f"# {recipe.name}, resolved"]
+    for section, table in as_tables(recipe).items():
+        parts.append("\n".join([f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]))
+    return "\n\n".join(parts) + "\n"
+
+
+def toml_value(value: Any) -> str:
+    # JSON's text and numbers are TOML's too, but for repr's 1e-08 and for the delete character.
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """SHA-256 of everything in the recipe that can change a run."""
+    return sha256_of_json({name: table for name, table in as_tables(recipe).items() if name not in RECORD_ONLY})
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
+    """(setting, our value, their value) wherever two recipes ask for something else."""
+    theirs_tables = as_tables(theirs)
+    return [
+        (f"{section}.{key}", value, theirs_tables[section][key])
+        for section, table in as_tables(ours).items()
+        if section not in RECORD_ONLY
+        for key, value in table.items()
+        if value != theirs_tables[section][key]
+    ]

@@ -1,0 +1,356 @@
+"""The commands. The only place that parses arguments and prints an error to a user.
+
+Nothing heavy is imported here: each command imports what it needs when it runs, so that --help answers at once.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from regpt import __version__
+from regpt.base.errors import DONE, INTERRUPTED, UserError
+
+DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
+EPILOG = """\
+from text to report:
+  regpt demo                                            all of it in miniature, in a few minutes
+  regpt recipe show gpt2-050226 --against gpt2-230126   what a run will do, before it does it
+  regpt prepare gpt2-050226 data.source=FOLDER          text -> token shards
+  regpt train gpt2-050226                               token shards -> runs/gpt2-050226
+  regpt resume gpt2-050226                              go on after Ctrl-C or a crash
+  regpt report gpt2-050226 --against gpt2-230126        the record, with pictures
+
+RECIPE is a .toml file or the name of one that regpt comes with. Any setting can be changed for one command by writing
+section.key=value behind it, as in: regpt train demo-modern run.max_steps=20 optimizer.max_lr=1e-3
+`regpt recipe help` lists all settings. RUN is the name of a folder in runs/, or a path.
+
+exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are none, 6 locked,
+            130 stopped by Ctrl-C after saving, 143 stopped by SIGTERM after saving
+"""
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = parser().parse_args(words)
+    try:
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has left, as `head` does
+        sys.stdout = None  # nothing is left to flush at exit
+        return DONE
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="regpt",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"regpt {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], help: str, more: str = ""
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog=more,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        added.set_defaults(command=run)
+        return added
+
+    demo = command("demo", run_demo, "prepare, train classic, train modern, compare: the whole way in miniature")
+    add_runs(demo)
+    add_overrides(demo)
+
+    prepare = command(
+        "prepare",
+        run_prepare,
+        "turn text into a sealed data set of token shards",
+        "example: regpt prepare demo-modern data.source=my-texts data.path=data/mine data.validation_tokens=20000\n\n"
+        "data.source is a file or a folder of text (.txt, .md, .py …), JSON lines (.jsonl, .jsonl.gz, .jsonl.zst)\n"
+        "or parquet; or 'stdlib', the sources of Python's standard library.",
+    )
+    add_recipe(prepare)
+
+    train = command(
+        "train",
+        run_train,
+        "train a model from nothing",
+        "example: regpt train demo-modern run.max_steps=20 --name trial\n\n"
+        "A data set that is missing is prepared first, where its text is at hand. Ctrl-C saves and says how to go on.",
+    )
+    train.add_argument("--name", metavar="NAME", help="of the run; the recipe's name if not given")
+    add_runs(train)
+    add_recipe(train)
+
+    resume = command("resume", run_resume, "go on from a run's newest whole checkpoint")
+    add_run(resume)
+
+    sample = command(
+        "sample",
+        run_sample,
+        "let a model continue a prompt",
+        "example: regpt sample demo-modern --prompt 'def main(' --tokens 40 --temperature 0.8",
+    )
+    add_run(sample)
+    sample.add_argument("--prompt", default="", help="what to continue; nothing begins a new document")
+    sample.add_argument(
+        "--tokens", type=at_least(int, 1), default=64, metavar="N", help="new ones in each text (default 64)"
+    )
+    sample.add_argument("--count", type=at_least(int, 1), default=1, metavar="N", help="texts (default 1)")
+    sample.add_argument(
+        "--temperature",
+        type=at_least(float, 0),
+        default=1.0,
+        metavar="X",
+        help="0 takes the likeliest (default 1)",
+    )
+    sample.add_argument(
+        "--top-k", type=at_least(int, 0), default=50, metavar="K", help="choose among K; 0: all (default 50)"
+    )
+    sample.add_argument(
+        "--top-p", type=at_least(float, 0), default=1.0, metavar="P", help="nucleus; 1: all (default 1)"
+    )
+    sample.add_argument("--seed", type=at_least(int, 0), default=42, metavar="N", help="of the choice (default 42)")
+
+    report = command("report", run_report, "write a run's record: report.md and its pictures, in the run's folder")
+    add_run(report)
+    report.add_argument(
+        "--against",
+        metavar="OTHER",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="runs, or .toml recipes with recorded figures",
+    )
+
+    runs = command("runs", run_runs, "list the runs")
+    add_runs(runs)
+
+    export = command("export", run_export, "write a run's newest checkpoint as a Hugging Face directory")
+    add_run(export)
+    export.add_argument("target", type=Path, metavar="DIRECTORY", help="to make")
+
+    recipe = command("recipe", run_recipe_help, "look at recipes and settings")
+    looks = recipe.add_subparsers(metavar="show|list|help", required=True)
+    show = looks.add_parser("show", help="a recipe, resolved, and what follows from it")
+    show.set_defaults(command=run_recipe_show)
+    show.add_argument("--against", metavar="RECIPE", help="another one; prints what differs")
+    add_recipe(show)
+    looks.add_parser("list", help="the recipes that regpt comes with").set_defaults(command=run_recipe_list)
+    looks.add_parser("help", help="every setting, its default and its meaning").set_defaults(command=run_recipe_help)
+    return top
+
+
+def add_recipe(to: argparse.ArgumentParser) -> None:
+    to.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of one that regpt comes with")
+    add_overrides(to)
+
+
+def add_overrides(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="settings to change (`regpt recipe help`)"
+    )
+
+
+def add_run(to: argparse.ArgumentParser) -> None:
+    to.add_argument("run", metavar="RUN", help="a run's name or folder")
+    add_runs(to)
+
+
+def add_runs(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs lie (default: runs)")
+
+
+def at_least(kind: Callable[[str], float], least: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        return value
+
+    number.__name__ = "whole number" if kind is int else "number"
+    return number
+
+
+# The commands
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    from regpt.demo import demo
+
+    return demo(arguments.runs, arguments.overrides)
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    from regpt.base.settings import load_recipe
+    from regpt.data.prepare import describe, prepare
+    from regpt.run.console import Console
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    with Console() as console:
+        manifest = prepare(recipe, console)
+    statistics = manifest.statistics
+    refused = describe(statistics["refused"])
+    print(
+        f"{recipe.data.path}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
+        f" {manifest.tokens('val'):,} validation tokens in {len(manifest.shards)} shards,"
+        f" {statistics['text_bytes'] / statistics['tokens']:.2f} bytes a token"
+        f"{f'; left out: {refused}' if refused else ''}"
+    )
+    print(f"digest {manifest.digest}")
+    return DONE
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    from regpt.base.settings import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    from regpt.run.train import train
+
+    return train(recipe, arguments.runs / (arguments.name or recipe.name))
+
+
+def run_resume(arguments: argparse.Namespace) -> int:
+    from regpt.results.runs import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.run.train import resume
+
+    return resume(path)
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    from regpt.results.runs import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.results.models import load_model
+    from regpt.run.sample import continuations
+
+    texts = continuations(
+        load_model(path),
+        arguments.prompt,
+        arguments.count,
+        arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    )
+    print("\n---\n".join(texts))
+    return DONE
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    from regpt.results.runs import find_run, open_run
+
+    run = open_run(find_run(arguments.run, arguments.runs))
+    from regpt.results.report import open_other, write_report
+
+    print(f"report: {write_report(run, [open_other(other, arguments.runs) for other in arguments.against])}")
+    return DONE
+
+
+def run_runs(arguments: argparse.Namespace) -> int:
+    from rich.console import Console as Terminal
+    from rich.table import Table
+
+    from regpt.results.runs import open_run, run_paths
+
+    paths = run_paths(arguments.runs)
+    if not paths:
+        print(f"no runs in {arguments.runs}/ yet; `regpt demo` makes two")
+        return DONE
+    table = Table("run", "state", "step", "tokens", "validation loss", "tokens/s", box=None, pad_edge=False)
+    for path in paths:
+        try:
+            run = open_run(path)
+        except UserError as error:
+            table.add_row(path.name, f"cannot be read: {error.problem}")
+            continue
+        loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
+        step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
+        table.add_row(run.id, run.history.status, step, f"{run.tokens:,}", loss, f"{run.tokens_per_second:,.0f}")
+    Terminal(highlight=False, soft_wrap=True).print(table)
+    return DONE
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from regpt.results.runs import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.results.export import export
+    from regpt.results.models import load_model
+
+    export(load_model(path), arguments.target)
+    print(f"exported: {arguments.target}")
+    return DONE
+
+
+def run_recipe_show(arguments: argparse.Namespace) -> int:
+    from regpt.base.settings import differences, load_recipe, to_toml
+    from regpt.data.shards import read_manifest
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    print(to_toml(recipe))
+    micro_batch = f"{recipe.data.micro_batch} x {recipe.model.block_size} tokens"
+    follows = {
+        "parameters": f"{recipe.model.parameters:,}",
+        "accumulation": f"{recipe.accumulation_steps()} micro-batches of {micro_batch} on one device",
+        "tokens": f"{recipe.total_tokens:,} in {recipe.run.max_steps:,} steps",
+        "warm-up": f"{recipe.warmup_tokens:,} tokens in {recipe.optimizer.warmup_steps:,} steps",
+        "FLOPs per token": f"{recipe.model.flops_per_token:,}",
+        "FLOPs in all": f"{recipe.total_tokens * recipe.model.flops_per_token:.3g}",
+    }
+    if Path(recipe.data.path).exists():
+        tokens = read_manifest(Path(recipe.data.path)).tokens("train")
+        follows["epochs"] = f"{recipe.total_tokens / tokens:.3f} of {tokens:,} training tokens in {recipe.data.path}"
+    else:
+        follows["epochs"] = f"not known until {recipe.data.path} is prepared"
+    print("# What follows")
+    print("\n".join(f"#   {name:<16} {value}" for name, value in follows.items()))
+    if arguments.against:
+        other = load_recipe(arguments.against)
+        print(f"\n# What differs from {other.name}")
+        for setting, ours, theirs in differences(recipe, other) or [("nothing", "", "")]:
+            print(f"#   {setting:<32} {ours}{f'   (there: {theirs})' if theirs != '' else ''}")
+    return DONE
+
+
+def run_recipe_list(arguments: argparse.Namespace) -> int:
+    from regpt.base.settings import shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        print(f"{name:<16} {first}")
+    return DONE
+
+
+def run_recipe_help(arguments: argparse.Namespace) -> int:
+    from dataclasses import fields
+
+    from regpt.base.recipe import SECTIONS, Recipe
+    from regpt.base.settings import toml_value
+
+    for section in SECTIONS:
+        print(f"[{section}]")
+        for f in fields(getattr(Recipe(name="defaults"), section)):
+            print(f"  {f.name} = {toml_value(f.default)}\n      {f.metadata['help']}")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Floor 1: from text to batches of tokens. numpy, no torch."""

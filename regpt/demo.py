@@ -1,0 +1,37 @@
+"""`regpt demo`: the seed comparison in miniature, from text to report, on the embedded corpus."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from regpt.base.errors import DONE
+from regpt.base.settings import load_recipe
+from regpt.results.report import open_other, write_report
+from regpt.results.runs import open_run
+from regpt.run.console import Console
+from regpt.run.train import train
+
+RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it
+
+
+def demo(root: Path, overrides: Sequence[str] = ()) -> int:
+    """Prepare, train classic, train modern, compare; returns the exit code. The last line names the report."""
+    recipes = [load_recipe(name, overrides) for name in RECIPES]
+    number = next(n for n in range(1, 1_000_000) if not any(path_of(root, name, n).exists() for name in RECIPES))
+    runs = [path_of(root, name, number) for name in RECIPES]
+    for recipe, run in zip(recipes, runs, strict=True):
+        with Console() as console:
+            code = train(recipe, run, console)
+        if code != DONE:
+            return code
+    others = [open_other(str(run), root) for run in runs[:-1]]
+    for other in others:
+        assert other.run is not None
+        write_report(other.run, [])
+    report = write_report(open_run(runs[-1]), others)
+    print(f"report: {report}")
+    return DONE
+
+
+def path_of(root: Path, name: str, number: int) -> Path:
+    """The first demo's runs bear the recipes' names, later ones a number as well."""
+    return root / (name if number == 1 else f"{name}-{number}")

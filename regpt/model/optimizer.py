@@ -1,0 +1,47 @@
+"""AdamW, which parameters decay, and the learning rate as a function of the step."""
+
+import math
+
+from torch import nn
+from torch.optim import AdamW
+
+from regpt.base.recipe import Recipe
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
+    """Fused AdamW over two groups: tensors of two or more dimensions decay, norms and biases do not."""
+    settings = recipe.optimizer
+    decayed, undecayed = parameter_groups(model)
+    groups = [
+        {"params": list(decayed.values()), "weight_decay": settings.weight_decay},
+        {"params": list(undecayed.values()), "weight_decay": 0.0},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=settings.max_lr,
+        betas=(settings.beta1, settings.beta2),
+        eps=settings.eps,
+        fused=True,
+    )
+
+
+def parameter_groups(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
+    """(decayed, not decayed), by name. Every trained parameter stands in exactly one of the two, a tied one once."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decayed = {name: parameter for name, parameter in trained.items() if parameter.ndim >= 2}
+    undecayed = {name: parameter for name, parameter in trained.items() if parameter.ndim < 2}
+    in_groups = [id(parameter) for group in (decayed, undecayed) for parameter in group.values()]
+    assert sorted(in_groups) == sorted({id(parameter) for parameter in model.parameters()}), (
+        "a parameter has no group, or two"
+    )
+    return decayed, undecayed
+
+
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """The rate of a step, counted from 0: linear warm-up to max_lr, then a cosine that reaches min_lr at max_steps."""
+    settings = recipe.optimizer
+    if step < settings.warmup_steps:
+        return settings.max_lr * (step + 1) / settings.warmup_steps
+    progress = (step - settings.warmup_steps) / (recipe.run.max_steps - settings.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return settings.min_lr + cosine * (settings.max_lr - settings.min_lr)

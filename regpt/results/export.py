@@ -1,0 +1,172 @@
+"""Checkpoint <-> Hugging Face directory: the one table of names, used both ways.
+
+A run whose parts are all classic is a GPT2LMHeadModel, one whose parts are all modern a LlamaForCausalLM; what lies
+between has no name there.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from regpt.base.errors import UserError
+from regpt.base.files import flush_file, new_directory, write_json
+from regpt.base.recipe import ModelRecipe
+from regpt.data import tokenizer
+from regpt.model.gpt import GPT
+
+# ours -> theirs, within a block
+GPT2_BLOCK = {
+    "attention_norm": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "mlp_norm": "ln_2",
+    "mlp.expand": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+LLAMA_BLOCK = {
+    "attention_norm": ("input_layernorm",),
+    "attention.qkv": (
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+    ),  # our rows are theirs, stacked
+    "attention.out": ("self_attn.o_proj",),
+    "mlp_norm": ("post_attention_layernorm",),
+    "mlp.expand": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down": ("mlp.down_proj",),
+}
+
+
+def family(model: ModelRecipe) -> str:
+    """'gpt2' or 'llama'. Raises UserError for a mixture of the two."""
+    parts = (model.positions, model.activation, model.normalization)
+    if parts == ("learned", "gelu", "layernorm") and model.bias and model.tied_head:
+        return "gpt2"
+    if parts == ("rope", "swiglu", "rmsnorm") and not model.bias:
+        return "llama"
+    biases = "with" if model.bias else "without"
+    raise UserError(
+        f"a model with {', '.join(parts)} {biases} biases is neither GPT-2's nor Llama's shape",
+        "export runs whose parts are all classic or all modern",
+    )
+
+
+def to_hugging_face(model: GPT) -> dict[str, Tensor]:
+    """The weights under Hugging Face's names and in its shapes."""
+    ours = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+    theirs: dict[str, Tensor] = {}
+    llama = family(model.recipe) == "llama"
+    for name, tensor in ours.items():
+        if llama:
+            names = llama_names(name)
+            theirs.update(zip(names, (part.contiguous() for part in tensor.chunk(len(names))), strict=True))
+        else:
+            # their Conv1D keeps a linear layer's weight as (in, out)
+            theirs[gpt2_name(name)] = tensor.t().contiguous() if is_conv1d(name) else tensor
+    return theirs
+
+
+def from_hugging_face(recipe: ModelRecipe, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of a Hugging Face model of the recipe's shape, under our names."""
+    with torch.device("meta"):
+        names = [name for name, _ in GPT(recipe).named_parameters()]
+    if family(recipe) == "llama":
+        return {name: torch.cat([theirs[part] for part in llama_names(name)]) for name in names}
+    return {name: theirs[gpt2_name(name)].t() if is_conv1d(name) else theirs[gpt2_name(name)] for name in names}
+
+
+def is_conv1d(name: str) -> bool:
+    return name.endswith((".qkv.weight", ".out.weight", ".expand.weight", ".down.weight"))
+
+
+def gpt2_name(name: str) -> str:
+    outside = {"token_embedding": "wte", "position_embedding": "wpe", "final_norm": "ln_f"}
+    layer, place, kind = split_name(name)
+    return f"transformer.h.{layer}.{GPT2_BLOCK[place]}.{kind}" if layer else f"transformer.{outside[place]}.{kind}"
+
+
+def llama_names(name: str) -> list[str]:
+    outside = {"token_embedding": "model.embed_tokens", "final_norm": "model.norm", "head": "lm_head"}
+    layer, place, kind = split_name(name)
+    return (
+        [f"model.layers.{layer}.{part}.{kind}" for part in LLAMA_BLOCK[place]]
+        if layer
+        else [f"{outside[place]}.{kind}"]
+    )
+
+
+def split_name(name: str) -> tuple[str, str, str]:
+    """'blocks.3.mlp.down.weight' -> ('3', 'mlp.down', 'weight'); no layer outside the blocks."""
+    place, _, kind = name.rpartition(".")
+    if place.startswith("blocks."):
+        _, layer, place = place.split(".", 2)
+        return layer, place, kind
+    return "", place, kind
+
+
+def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
+    """What transformers has to know to build the same model."""
+    shared = {
+        "vocab_size": recipe.vocab_size,
+        "bos_token_id": tokenizer.END_OF_TEXT,
+        "eos_token_id": tokenizer.END_OF_TEXT,
+        "tie_word_embeddings": recipe.tied_head,
+        "torch_dtype": "float32",
+    }
+    if family(recipe) == "gpt2":
+        return {
+            "model_type": "gpt2",
+            "architectures": ["GPT2LMHeadModel"],
+            "n_layer": recipe.n_layer,
+            "n_head": recipe.n_head,
+            "n_embd": recipe.n_embd,
+            "n_inner": recipe.mlp_hidden,
+            "n_positions": recipe.block_size,
+            "activation_function": "gelu_new",
+            "layer_norm_epsilon": recipe.norm_eps,
+            "resid_pdrop": recipe.dropout,
+            "embd_pdrop": recipe.dropout,
+            "attn_pdrop": recipe.dropout,
+            **shared,
+        }
+    return {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "num_hidden_layers": recipe.n_layer,
+        "num_attention_heads": recipe.n_head,
+        "num_key_value_heads": recipe.n_head,
+        "hidden_size": recipe.n_embd,
+        "intermediate_size": recipe.mlp_hidden,
+        "max_position_embeddings": recipe.block_size,
+        "rms_norm_eps": recipe.norm_eps,
+        "rope_theta": recipe.rope_theta,
+        "rope_parameters": {"rope_type": "default", "rope_theta": recipe.rope_theta},
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        **shared,
+    }
+
+
+def export(model: GPT, target: Path) -> None:
+    """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with GPT-2's tokenizer if at hand."""
+    if target.exists():
+        raise UserError(f"{target}: exists already", "name a folder that does not")
+    weights, config = to_hugging_face(model), hugging_face_config(model.recipe)
+    with new_directory(target) as directory:
+        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+        write_json(directory / "config.json", config)
+        vocabulary = tokenizer.package_folder()
+        if vocabulary is not None:
+            for ours, theirs in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
+                shutil.copyfile(vocabulary / ours, directory / theirs)
+                flush_file(directory / theirs)
+            write_json(
+                directory / "tokenizer_config.json",
+                {"tokenizer_class": "GPT2Tokenizer", "model_max_length": model.recipe.block_size},
+            )

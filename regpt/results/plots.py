@@ -1,0 +1,99 @@
+"""The pictures of a report, drawn from journals alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
+
+from regpt.results.runs import Run
+
+INK = "#30343b"
+COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5")  # the run itself, then what it is held against
+SMOOTHING_STEPS = 10
+
+
+def draw_losses(runs: Sequence[Run], path: Path, reference: tuple[str, float] | None = None) -> None:
+    """Training and validation loss over tokens; the first run is the report's own. PNG or SVG by the path's ending."""
+    figure, axes = page("Loss, nats per token")
+    for run, color in reversed(list(zip(runs, COLORS, strict=False))):
+        batch = run.recipe.data.total_batch_tokens
+        steps = run.history.steps
+        axes.plot([s.step * batch for s in steps], [s.loss for s in steps], color=color, alpha=0.25, linewidth=0.8)
+        axes.plot(
+            [s.step * batch for s in steps],
+            smoothed([s.loss for s in steps]),
+            color=color,
+            linewidth=1.1,
+            alpha=0.75,
+            label=f"{run.id}, training (mean of {SMOOTHING_STEPS} steps)",
+        )
+        looks = run.history.validations
+        axes.plot(
+            [v.tokens for v in looks], [v.loss for v in looks], color=color, linewidth=2.0, marker="o", markersize=4,
+            label=f"{run.id}, validation" + (f" (last {looks[-1].loss:.3f})" if looks else ""),
+        )  # fmt: skip
+    if reference is not None:
+        name, value = reference
+        axes.axhline(value, color=INK, linestyle=":", linewidth=1.2, label=f"{name}: {value}")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, reverse=True)
+    save(figure, path)
+
+
+def draw_course(run: Run, path: Path) -> None:
+    """Learning rate, gradient norm and speed over tokens, one below the other."""
+    figure = Figure(figsize=(8, 6.4), layout="constrained", facecolor="white")
+    steps = run.history.steps
+    batch = run.recipe.data.total_batch_tokens
+    curves = {
+        "Learning rate": [s.learning_rate for s in steps],
+        "Gradient norm before clipping": [s.gradient_norm for s in steps],
+        "Tokens per second": [batch / s.seconds for s in steps],
+    }
+    for place, (name, values) in enumerate(curves.items()):
+        axes = figure.add_subplot(3, 1, place + 1)
+        dress(axes, name)
+        axes.plot([s.step * batch for s in steps], values, color=COLORS[0], linewidth=1.2)
+        axes.set_ylim(bottom=0)
+        if place < 2:
+            axes.set_xlabel("")
+            axes.set_xticklabels([])
+    save(figure, path)
+
+
+def page(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 4.8), layout="constrained", facecolor="white")
+    axes = figure.add_subplot()
+    dress(axes, title)
+    return figure, axes
+
+
+def dress(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK)
+    axes.set_xlabel("training tokens", color=INK)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_in_short(value)))
+    axes.grid(axis="y", color="#e4e6ea", linewidth=0.8)
+    axes.tick_params(colors=INK, length=0)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=150, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """Mean of each value and those just before it."""
+    return [
+        sum(values[max(0, i - SMOOTHING_STEPS + 1) : i + 1]) / len(values[max(0, i - SMOOTHING_STEPS + 1) : i + 1])
+        for i in range(len(values))
+    ]
+
+
+def tokens_in_short(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"

@@ -1,0 +1,314 @@
+"""A run's record, as one would write it by hand, from the run directory alone: report.md and its pictures."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from regpt.base.files import write_text
+from regpt.base.recipe import Recipe
+from regpt.base.settings import differences, load_recipe
+from regpt.results.plots import draw_course, draw_losses, tokens_in_short
+from regpt.results.references import FINEWEB_EDU, GPT2
+from regpt.results.runs import Run, find_run, open_run
+
+NOT_MEASURED = "not measured"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model in the table of final metrics."""
+
+    name: str
+    last: str
+    best: str
+    hellaswag: str
+    tokens: str
+
+
+@dataclass(frozen=True)
+class Other:
+    """What a run is held against: another run, or a recipe with the figures that its record claims."""
+
+    name: str
+    recipe: Recipe
+    run: Run | None
+
+
+def open_other(where: str, root: Path) -> Other:
+    """A run by id or path, or a recipe by its .toml file."""
+    if where.endswith(".toml"):
+        recipe = load_recipe(where)
+        return Other(f"{recipe.name} (recorded)", recipe, None)
+    run = open_run(find_run(where, root))
+    return Other(run.id, run.recipe, run)
+
+
+def write_report(run: Run, others: Sequence[Other]) -> Path:
+    """Write report.md and its pictures into the run's folder; returns the report's path. Works on a live run too."""
+    images = run.path / "img"
+    reference = (GPT2.name, GPT2.validation_loss) if is_fineweb_edu(run) and GPT2.validation_loss else None
+    for ending in ("png", "svg"):
+        draw_losses([run, *(o.run for o in others if o.run)], images / f"train-val_loss.{ending}", reference)
+        draw_course(run, images / f"course.{ending}")
+    template = Environment(
+        loader=PackageLoader("regpt.results", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("report.md.j2")
+    path = run.path / "report.md"
+    write_text(path, template.render(**contents(run, others)))
+    return path
+
+
+def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
+    """Everything that the template asks for."""
+    recipe = run.recipe
+    events = run.history.events
+    started = datetime.fromtimestamp(events[0].at, UTC) if events else None
+    return {
+        "run": run,
+        "recipe": recipe,
+        "model": recipe.model,
+        "data": recipe.data,
+        "optimizer": recipe.optimizer,
+        "evaluation": recipe.evaluation,
+        "environment": run.environment,
+        "n": lambda value: f"{value:,}",
+        "short": tokens_in_short,
+        "percent": lambda value: f"{100 * value:.3g} %",
+        "duration": lambda seconds: str(timedelta(seconds=round(seconds))),
+        "every": lambda steps, otherwise: f"every {steps:,} steps" if steps else otherwise,
+        "date": f"{started:%Y-%m-%d %H:%M} UTC" if started else "not started",
+        "state": run.history.status,
+        "summary": summary(run, others),
+        "architecture": architecture(recipe),
+        "validation_cut": validation_cut(run),
+        "hellaswag_interval": hellaswag_interval(recipe),
+        "order": "all windows of all shards shuffled, anew each epoch"
+        if recipe.data.order == "shuffled"
+        else "sequential, as the windows stand in the files",
+        "memory": memory(run),
+        "cost": cost(run),
+        "columns": columns(run, others),
+        "table_of": table_of,
+        "fenced": fenced,
+        "notes": notes(run, others),
+        "samples": run.history.samples[-1] if run.history.samples else None,
+        "from_gpt2": differences_from_gpt2(run),
+        "others": [{"name": other.name, "differences": rows_of_differences(recipe, other.recipe)} for other in others],
+        "command": shlex.join(run.environment["command"]),
+        "attempts": sum(event.event in ("started", "resumed") for event in events),
+        "attempt_lines": [
+            f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {event.event} at step {event.step:,}"
+            + (f" ({event.detail['signal']})" if "signal" in event.detail else "")
+            for event in events
+        ],
+    }
+
+
+def summary(run: Run, others: Sequence[Other]) -> str:
+    """What was trained, on what, how far, and what came out; claims nothing that the figures do not carry."""
+    model, losses = run.recipe.model, run.history.validations
+    words = (
+        f"A model of {model.parameters:,} parameters ({', '.join(parts_in_short(run.recipe))}) saw {run.tokens:,}"
+        f" tokens of {run.environment['data']['source']['description']} on {run.environment['device']['name']},"
+        f" {timedelta(seconds=round(run.training_seconds))} in training steps."
+    )
+    if len(losses) > 1:
+        words += f" Its validation loss went from {losses[0].loss:.4f} to {losses[-1].loss:.4f} nats per token."
+    for other in others:
+        if other.run is None or not losses or other.run.validation_loss is None:
+            continue
+        if other.run.environment["data"]["digest"] != run.environment["data"]["digest"]:
+            continue
+        apart = losses[-1].loss - other.run.validation_loss
+        where = "lower than" if apart < 0 else "higher than" if apart > 0 else "different from"
+        words += (
+            f" That is {abs(apart):.4f} {where} {other.name}, which saw {other.run.tokens:,} tokens of the same data"
+            f" ({run.tokens / max(1, other.run.tokens):.3g} times as many here)."
+        )
+    return words
+
+
+def parts_in_short(recipe: Recipe) -> list[str]:
+    model = recipe.model
+    return [
+        {"rope": "RoPE", "learned": "learned positions"}[model.positions],
+        {"swiglu": "SwiGLU", "gelu": "GELU"}[model.activation],
+        {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[model.normalization],
+    ]
+
+
+def architecture(recipe: Recipe) -> list[str]:
+    model = recipe.model
+    return [
+        "**Attention:** causal, scaled_dot_product_attention (Flash Attention where the device has it)",
+        "**Activation:** "
+        + {
+            "swiglu": f"SwiGLU, hidden width {model.mlp_hidden:,}, gated",
+            "gelu": f"GELU (tanh form), hidden width {model.mlp_hidden:,}",
+        }[model.activation],
+        "**Positions:** "
+        + {"rope": f"RoPE, base {model.rope_theta:,.0f}, split-half form", "learned": "learned table"}[model.positions],
+        "**Normalization:** "
+        + {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[model.normalization]
+        + f" before attention and MLP and at the end, epsilon {model.norm_eps}",
+        "**Biases:** " + ("in linear layers and norms" if model.bias else "none"),
+        "**Head:** " + ("tied to the token embedding" if model.tied_head else "a weight of its own"),
+    ]
+
+
+def validation_cut(run: Run) -> str:
+    """Says so where the split held fewer windows than the recipe asks for."""
+    asked = run.recipe.evaluation.validation_batches * run.recipe.evaluation.validation_batch_size
+    read = run.history.validations[-1].windows if run.history.validations else asked
+    return f" (the split holds {read:,} windows; all were read)" if read < asked else ""
+
+
+def hellaswag_interval(recipe: Recipe) -> str:
+    asked = recipe.evaluation.hellaswag_every
+    return f"asked for every {asked:,} steps; {NOT_MEASURED}, this version cannot" if asked else "off"
+
+
+def memory(run: Run) -> str:
+    """The most that was written down when the run ended or stopped."""
+    most = max((int(event.detail.get("memory_bytes", 0)) for event in run.history.events), default=0)
+    of = "of the card at most" if run.environment["device"]["place"] == "cuda" else "of the process at the end"
+    return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
+
+
+def cost(run: Run) -> str:
+    price = run.recipe.run.price_per_hour
+    if not price:
+        return "no price given (`run.price_per_hour`)"
+    hours = run.training_seconds / 3600
+    return f"{hours * price:.2f} USD ({hours:.2f} h at {price} USD an hour, training steps only)"
+
+
+def columns(run: Run, others: Sequence[Other]) -> list[Column]:
+    return [
+        measured_column(run, f"**{run.id}**"),
+        *(measured_column(o.run, o.name) if o.run else recorded_column(o.recipe, o.name) for o in others),
+        *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if has_record(run.recipe) else []),
+        Column(GPT2.name, f"~{GPT2.validation_loss} (on {GPT2.data})", "—", f"{GPT2.hellaswag} (published)", "—"),
+    ]
+
+
+def table_of(columns: Sequence[Column]) -> list[str]:
+    """The columns as rows of a Markdown table."""
+    rows = {
+        "Metric": [column.name for column in columns],
+        "---": ["---"] * len(columns),
+        "Validation loss, last": [column.last for column in columns],
+        "Validation loss, best": [column.best for column in columns],
+        "HellaSwag accuracy": [column.hellaswag for column in columns],
+        "Tokens seen": [column.tokens for column in columns],
+    }
+    return [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
+
+
+def fenced(text: str) -> str:
+    """A sample as a block that nothing inside it can end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def has_record(recipe: Recipe) -> bool:
+    return bool(recipe.published.validation_loss or recipe.published.hellaswag)
+
+
+def measured_column(run: Run, name: str) -> Column:
+    last, best = run.validation_loss, run.best_validation_loss
+    return Column(
+        name,
+        f"{last:.4f}" if last is not None else NOT_MEASURED,
+        f"{best:.4f}" if best is not None else NOT_MEASURED,
+        NOT_MEASURED,
+        f"{run.tokens:,}",
+    )
+
+
+def recorded_column(recipe: Recipe, name: str) -> Column:
+    claimed = recipe.published
+    return Column(
+        name,
+        f"{claimed.validation_loss} (recorded)" if claimed.validation_loss else "not recorded",
+        "—",
+        f"{claimed.hellaswag} (recorded)" if claimed.hellaswag else "not recorded",
+        f"{recipe.total_tokens:,} (by the recipe)",
+    )
+
+
+def is_fineweb_edu(run: Run) -> bool:
+    return "fineweb-edu" in run.environment["data"]["source"]["description"].lower()
+
+
+def notes(run: Run, others: Sequence[Other]) -> list[str]:
+    """What a reader must know before comparing two numbers of the table."""
+    lines = ["Losses are nats per token on fixed windows of the validation split."]
+    for other in others:
+        if other.run is not None:
+            same = other.run.environment["data"]["digest"] == run.environment["data"]["digest"]
+            windows = {r.history.validations[-1].windows for r in (run, other.run) if r.history.validations}
+            block = other.run.recipe.model.block_size == run.recipe.model.block_size
+            if same and block and len(windows) == 1:
+                lines.append(
+                    f"{other.name} was validated on the same windows of the same data; the two losses compare."
+                )
+            else:
+                lines.append(
+                    f"{other.name} was validated on other windows or other data; the two losses do not compare."
+                )
+        else:
+            lines.append(
+                f"{other.name}: figures from {other.recipe.published.origin or 'its recipe'}, not measured here."
+            )
+    if is_fineweb_edu(run):
+        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}'s public validation shard.")
+    else:
+        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}; on this run's data it says nothing.")
+    lines.append("HellaSwag: this version of regpt does not measure it yet.")
+    return lines
+
+
+def differences_from_gpt2(run: Run) -> list[str]:
+    """Where this run leaves what OpenAI describes for GPT-2 124M, read off its recipe and its device."""
+    model, recipe, device = run.recipe.model, run.recipe, run.environment["device"]
+    size = (model.n_layer, model.n_embd, model.n_head, model.block_size)
+    found = {
+        "**Attention:** fused scaled_dot_product_attention instead of separate products and softmax": True,
+        "**AdamW** with decoupled weight decay instead of Adam": True,
+        f"**Precision:** {device['precision']} autocast": device["precision"] == "bfloat16",
+        f"**Vocabulary padded:** {model.vocab_size:,} rows instead of 50,257": model.vocab_size != 50_257,
+        "**torch.compile**": device["compiled"],
+        "**RoPE** instead of a learned table of positions": model.positions == "rope",
+        "**SwiGLU** instead of GELU": model.activation == "swiglu",
+        "**RMSNorm** instead of LayerNorm": model.normalization == "rmsnorm",
+        "**No biases**": not model.bias,
+        f"**Dropout** {model.dropout} instead of 0.1": model.dropout != 0.1,
+        "**Untied head**": not model.tied_head,
+        "**Size:** {} layers of width {} with {} heads and {:,} positions instead of 12, 768, 12 and 1,024".format(
+            *size
+        ): size != (12, 768, 12, 1024),
+        f"**Data:** {run.environment['data']['source']['description']} instead of WebText": True,
+        f"**Batch:** {recipe.data.total_batch_tokens:,} tokens instead of 512 × 1,024": recipe.data.total_batch_tokens
+        != 524_288,
+    }
+    return [line for line, holds in found.items() if holds]
+
+
+def rows_of_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, str, str]]:
+    """(setting, ours, theirs, how many times as much), where the two recipes differ."""
+    rows = []
+    for setting, our, their in differences(ours, theirs):
+        numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (our, their))
+        rows.append((setting, str(our), str(their), f"× {our / their:.3g}" if numbers and their else ""))
+    return rows

@@ -1,0 +1,97 @@
+"""A run directory as it lies there: recipe, environment and history, of a live run, a finished one, or a copy."""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from regpt.base.errors import UserError
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe
+from regpt.run.journal import History, StepRecord, read_history
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that was written down about a run."""
+
+    path: Path
+    recipe: Recipe
+    environment: dict[str, Any]
+    history: History
+
+    @property
+    def id(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def tokens(self) -> int:
+        """Seen in training so far."""
+        return self.history.step * self.recipe.data.total_batch_tokens
+
+    @property
+    def training_seconds(self) -> float:
+        """Spent in steps; evaluation and saving are not counted."""
+        return sum(step.seconds for step in self.history.steps)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The median step's, so that a slow first step (compilation) and a pause weigh nothing; 0 before the first."""
+        seconds = sorted(step.seconds for step in self.history.steps)
+        return self.recipe.data.total_batch_tokens / seconds[len(seconds) // 2] if seconds else 0.0
+
+    @property
+    def share_of_peak(self) -> float:
+        return (
+            self.tokens_per_second * self.recipe.model.flops_per_token / float(self.environment["device"]["peak_flops"])
+        )
+
+    @property
+    def epochs(self) -> float:
+        """How often the training split was seen."""
+        return self.tokens / float(self.environment["data"]["train_tokens"])
+
+    @property
+    def validation_loss(self) -> float | None:
+        """The last one, nats per token."""
+        return self.history.validations[-1].loss if self.history.validations else None
+
+    @property
+    def best_validation_loss(self) -> float | None:
+        return min((v.loss for v in self.history.validations), default=None)
+
+    @property
+    def last_step(self) -> StepRecord | None:
+        return self.history.steps[-1] if self.history.steps else None
+
+
+def find_run(where: str, root: Path) -> Path:
+    """The directory of the run that a user names: by its path, or by its id below `root`."""
+    for path in (root / where, Path(where)):
+        if (path / "recipe.toml").is_file():
+            return path
+    known = run_paths(root)
+    names = (
+        f"there {'is' if len(known) == 1 else 'are'} {', '.join(path.name for path in known)}"
+        if known
+        else "there are none yet"
+    )
+    raise UserError(
+        f"no run '{where}' in {root}{'/' if root.name else ''}", f"{names}; name one of them, or a run's folder"
+    )
+
+
+def run_paths(root: Path) -> list[Path]:
+    return sorted(path.parent for path in root.glob("*/recipe.toml"))
+
+
+def open_run(path: Path) -> Run:
+    """Read a run. Raises UserError where its own files are missing or no longer whole."""
+    try:
+        environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(
+            f"{path / 'environment.json'}: is missing or not whole", "copy the whole run directory"
+        ) from None
+    recipe = replace(load_recipe(path / "recipe.toml"), name=environment["recipe_name"])
+    return Run(path, recipe, environment, read_history(path))

@@ -1,0 +1,1 @@
+"""Floor 3: a run: device, disk and time."""

@@ -1,0 +1,104 @@
+"""What a person sees of a run: a live line in a terminal, a few plain lines in a pipe."""
+
+import time
+from datetime import timedelta
+from types import TracebackType
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from regpt.run.journal import CheckpointRecord, SampleRecord, StepRecord, ValidationRecord
+
+QUIET_SECONDS = 60.0  # between step lines in a pipe
+
+
+class Console:
+    """Prints; decides nothing and remembers nothing but the speed."""
+
+    def __init__(self, terminal: Terminal | None = None) -> None:
+        self.terminal = terminal or Terminal(highlight=False, soft_wrap=True)
+        self.live = self.terminal.is_terminal
+        self.progress: Progress | None = None
+        self.task = TaskID(0)
+        self.max_steps = 0
+        self.flops_per_token = 0
+        self.peak_flops = 0.0
+        self.seconds_per_step = 0.0
+        self.last_line_at = float("-inf")
+
+    def say(self, text: str) -> None:
+        self.terminal.print(text, markup=False)
+
+    def __enter__(self) -> "Console":
+        if self.live:
+            self.progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.fields[status]}"),
+                console=self.terminal,
+            )
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    # Preparation of data
+
+    def begin(self, parts: int, description: str) -> None:
+        self.say(f"preparing {description}")
+        self.preparing_since = time.perf_counter()
+        if self.progress is not None:
+            self.task = self.progress.add_task("prepare", total=parts, status="")
+
+    def part_done(self, tokens: int) -> None:
+        if self.progress is not None:
+            rate = tokens / (time.perf_counter() - self.preparing_since)
+            status = f"{tokens:,} tokens · {rate:,.0f} tokens/s"
+            self.progress.update(self.task, advance=1, status=status)
+
+    # Training
+
+    def training(self, first_step: int, max_steps: int, flops_per_token: int, peak_flops: float) -> None:
+        self.max_steps, self.flops_per_token, self.peak_flops = max_steps, flops_per_token, peak_flops
+        if self.progress is not None:
+            self.task = self.progress.add_task("train", total=max_steps, completed=first_step, status="first step …")
+
+    def step(self, record: StepRecord, tokens: int) -> None:
+        """A step that took `tokens` tokens."""
+        weight = 1.0 if self.seconds_per_step == 0.0 else 0.1
+        self.seconds_per_step += weight * (record.seconds - self.seconds_per_step)
+        rate = tokens / self.seconds_per_step
+        share = rate * self.flops_per_token / self.peak_flops
+        left = timedelta(seconds=round((self.max_steps - record.step) * self.seconds_per_step))
+        status = (
+            f"step {record.step:,}/{self.max_steps:,} · loss {record.loss:.4f} · lr {record.learning_rate:.2e}"
+            f" · norm {record.gradient_norm:.2f} · {rate:,.0f} tokens/s · {share:.0%} of peak · {left} left"
+        )
+        if self.progress is not None:
+            self.progress.update(self.task, completed=record.step, status=status)
+        elif time.perf_counter() - self.last_line_at > QUIET_SECONDS:
+            self.last_line_at = time.perf_counter()
+            self.say(status)
+
+    def evaluating(self, what: str, done: int, of: int) -> None:
+        if self.progress is not None:
+            self.progress.update(self.task, status=f"{what} {done}/{of}")
+
+    def validation(self, record: ValidationRecord) -> None:
+        self.say(
+            f"step {record.step:>6,} · {record.tokens:>13,} tokens"
+            f" · validation loss {record.loss:.4f} · {record.seconds:.1f} s"
+        )
+
+    def sample(self, record: SampleRecord) -> None:
+        if self.live:
+            for text in record.texts:
+                self.say(f"             {text!r}")
+
+    def checkpoint(self, record: CheckpointRecord) -> None:
+        self.say(f"step {record.step:>6,} · saved {record.path} ({record.bytes / 1e6:,.0f} MB, {record.seconds:.1f} s)")

@@ -1,0 +1,147 @@
+"""What a run runs on: device, precision, threads, peak rate, seeds; the only reader of environment variables."""
+
+import contextlib
+import hashlib
+import os
+import platform
+import time
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from regpt.base.errors import UserError
+from regpt.base.recipe import RunRecipe
+
+# Dense bfloat16 peaks in TFLOP/s, float32 accumulation, from NVIDIA's data sheets and architecture papers. The longest
+# name that stands in the card's own is taken.
+BFLOAT16_PEAKS = {
+    "RTX 3090": 71.0,
+    "RTX 4090": 165.2,
+    "RTX 5090": 209.5,
+    "A100": 312.0,
+    "H100": 989.4,
+    "H200": 989.4,
+}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where and how a run computes."""
+
+    place: torch.device
+    name: str  # as the maker calls it
+    precision: torch.dtype  # of matrix products: bfloat16 by autocast, or float32
+    compiled: bool
+    peak_flops: float  # per second
+    peak_source: str  # where that figure comes from
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.place.type, self.precision)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was told, so that a clock reading means something."""
+        if self.place.type == "cuda":
+            torch.cuda.synchronize()
+        elif self.place.type == "mps":
+            torch.mps.synchronize()
+
+    @property
+    def precision_name(self) -> str:
+        return str(self.precision).removeprefix("torch.")
+
+
+def open_device(recipe: RunRecipe) -> Device:
+    """The device, set up as the recipe asks. Raises UserError where this machine lacks what was asked for."""
+    check_one_rank()
+    kind = recipe.device if recipe.device != "auto" else best_device()
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available[kind]:
+        raise UserError(
+            f"run.device = '{kind}' is not available on this machine", f"use run.device={best_device()} or auto"
+        )
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    torch.set_float32_matmul_precision(recipe.matmul_precision)
+    device = torch.device(kind)
+    precision = choose_precision(recipe.precision, kind)
+    peak_flops, peak_source = peak_rate(device, precision)
+    return Device(
+        place=device,
+        name=device_name(kind),
+        precision=precision,
+        compiled=kind == "cuda" if recipe.compile == "auto" else recipe.compile == "on",
+        peak_flops=peak_flops,
+        peak_source=peak_source,
+    )
+
+
+def best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def check_one_rank() -> None:
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if ranks > 1:
+        raise UserError(
+            f"torchrun started {ranks} ranks; this version of regpt trains on one", "start it without torchrun"
+        )
+
+
+def choose_precision(wanted: str, kind: str) -> torch.dtype:
+    """bfloat16 where the hardware multiplies it (CUDA from Ampere on; CPUs with AMX or AVX512-BF16), else float32."""
+    if wanted != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[wanted]
+    if kind == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability()[0] >= 8 else torch.float32
+    if kind == "cpu":
+        has = torch.cpu.get_capabilities()
+        return torch.bfloat16 if has.get("amx_bf16") or has.get("avx512_bf16") else torch.float32
+    return torch.float32
+
+
+def device_name(kind: str) -> str:
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
+    return f"Apple {platform.machine()} GPU" if kind == "mps" else f"{processor}, {torch.get_num_threads()} threads"
+
+
+def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:
+    """FLOP/s that the device can reach, and where the figure comes from: a table for known cards, else measured now."""
+    if device.type == "cuda" and precision == torch.bfloat16:
+        known = [
+            card for card in BFLOAT16_PEAKS if card.replace(" ", "") in torch.cuda.get_device_name().replace(" ", "")
+        ]
+        if known:
+            card = max(known, key=len)
+            return BFLOAT16_PEAKS[card] * 1e12, f"published for {card}"
+    return measured_matmul_rate(device, precision), "measured, large matrix product"
+
+
+def measured_matmul_rate(device: torch.device, precision: torch.dtype, size: int = 1024, seconds: float = 0.5) -> float:
+    """The best rate, FLOP/s, of square matrix products tried for a moment."""
+    left, right = (torch.ones(size, size, dtype=precision, device=device) for _ in range(2))
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        started_at = time.perf_counter()
+        (left @ right).sum().item()  # item() waits for the device
+        best = min(best, time.perf_counter() - started_at)
+    return 2 * size**3 / best
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Make a step's random numbers (dropout) a function of the pair (seed, step), so that resume needs no state."""
+    digest = hashlib.blake2b(f"regpt step|{seed}|{step}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(digest, "little") >> 1)
+
+
+def memory_bytes(device: torch.device) -> int:
+    """Memory that this process holds now: the device's on CUDA (at its highest), else the process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return int(psutil.Process().memory_info().rss)

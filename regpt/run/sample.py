@@ -1,0 +1,90 @@
+"""From a prompt to text: one token after another, with a cache of keys and values."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from regpt.data import tokenizer
+from regpt.model.gpt import GPT, KeyValueCache
+
+
+@torch.inference_mode()
+def generate(
+    model: GPT,
+    prompts: Tensor,
+    new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 42,
+    between: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Continue prompts of one length.  (B, P) -> (B, P + new_tokens)
+
+    temperature 0 takes the likeliest token; top_k 0 and top_p 1 leave all tokens in. Tokens are drawn on the CPU from a
+    generator of their own, so that a seed gives the same text on every device that gives the same scores. When the
+    block is full, the second half of it is read again and generation goes on.
+    """
+    training = model.training
+    model.eval()
+    try:
+        generator = torch.Generator().manual_seed(seed)
+        block_size = model.recipe.block_size
+        tokens, unread, cache = prompts, prompts[:, -block_size:], None
+        for _ in range(new_tokens):
+            between()
+            if cache is not None and cache.length == block_size:
+                unread, cache = tokens[:, -max(1, block_size // 2) :], None
+            if cache is None:
+                cache = KeyValueCache(model.recipe, len(tokens), model.head_weight.dtype, tokens.device)
+            scores = model.logits(model.hidden(unread, cache)[:, -1])
+            unread = choose(scores, temperature, top_k, top_p, generator)[:, None].to(tokens.device)
+            tokens = torch.cat([tokens, unread], dim=1)
+    finally:
+        model.train(training)
+    return tokens
+
+
+def choose(scores: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> Tensor:
+    """Draw a next token for each row of scores.  (B, V) -> (B)"""
+    scores = scores[:, : tokenizer.VOCABULARY].float().cpu()  # rows that pad the vocabulary are no tokens
+    if temperature == 0:
+        return scores.argmax(dim=1)
+    ordered, tokens = (scores / temperature).sort(dim=1, descending=True, stable=True)
+    likelihoods = ordered.softmax(dim=1)
+    if top_k:
+        likelihoods[:, top_k:] = 0.0
+    # nucleus: the likeliest tokens up to and including the one that reaches top_p
+    likelihoods[likelihoods.cumsum(dim=1) - likelihoods >= top_p * likelihoods.sum(dim=1, keepdim=True)] = 0.0
+    drawn = torch.multinomial(likelihoods, 1, generator=generator)
+    return tokens.gather(1, drawn).squeeze(1)
+
+
+def continuations(
+    model: GPT,
+    prompt: str,
+    count: int,
+    new_tokens: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 42,
+    between: Callable[[], None] = lambda: None,
+) -> list[str]:
+    """`count` texts that begin with the prompt. An empty prompt begins a new document."""
+    ids = torch.tensor(tokenizer.encode(prompt).astype("int64") if prompt else [tokenizer.END_OF_TEXT])
+    prompts = ids.repeat(count, 1).to(model.head_weight.device)
+    tokens = generate(
+        model,
+        prompts,
+        new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        between=between,
+    )
+    return [tokenizer.decode(row[0 if prompt else 1 :]) for row in tokens.tolist()]

@@ -1,0 +1,201 @@
+"""Recipes: what they refuse, what follows from them, and the two runs of the seed record."""
+
+from pathlib import Path
+
+import pytest
+
+from regpt.base.errors import RecipeError, UserError
+from regpt.base.recipe import Recipe
+from regpt.base.settings import (
+    as_tables,
+    differences,
+    find_recipe,
+    from_tables,
+    load_recipe,
+    recipe_digest,
+    shipped_recipes,
+    to_toml,
+)
+
+CLASSIC, MODERN = "gpt2-230126", "gpt2-050226"
+
+
+def problems(where: str, *overrides: str) -> list[str]:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(where, overrides)
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_loads_and_writes_out_to_an_equal_one(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    path = tmp_path / f"{name}.toml"
+    path.write_text(to_toml(recipe), encoding="utf-8")
+    assert load_recipe(path) == recipe
+    assert from_tables(name, as_tables(recipe)) == recipe
+
+
+def test_the_full_size_recipes_hold_the_seed_record() -> None:
+    """Each value that the record gives, in both columns."""
+    classic, modern = as_tables(load_recipe(CLASSIC)), as_tables(load_recipe(MODERN))
+    both = {
+        "run": {"seed": 1337, "matmul_precision": "high"},
+        "data": {"total_batch_tokens": 524_288},
+        "model": {
+            "n_layer": 12,
+            "n_head": 12,
+            "n_embd": 768,
+            "block_size": 1024,
+            "vocab_size": 50_304,
+            "tied_head": True,
+            "dropout": 0.0,
+            "init_std": 0.02,
+        },
+        "optimizer": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-8, "weight_decay": 0.1, "grad_clip": 1.0},
+        "evaluation": {
+            "validation_every": 250,
+            "validation_batches": 20,
+            "validation_batch_size": 32,
+            "hellaswag_every": 250,
+            "sample_count": 4,
+            "sample_tokens": 32,
+            "sample_top_k": 50,
+            "sample_seed": 42,
+            "sample_prompt": "Hello, I'm a language model,",
+        },
+        "checkpoint": {"every": 5000},
+    }
+    of_classic = {
+        "run": {"max_steps": 19_073},
+        "data": {"micro_batch": 16, "order": "sequential"},
+        "model": {
+            "positions": "learned",
+            "activation": "gelu",
+            "mlp_hidden": 3072,
+            "normalization": "layernorm",
+            "bias": True,
+        },
+        "optimizer": {"max_lr": 6e-4, "min_lr": 6e-5, "warmup_steps": 715},
+        "published": {"validation_loss": 3.26, "hellaswag": 0.28, "hours": 11.0, "cost_usd": 7.0},
+    }
+    of_modern = {
+        "run": {"max_steps": 38_146},
+        "data": {"micro_batch": 32, "order": "shuffled"},
+        "model": {
+            "positions": "rope",
+            "activation": "swiglu",
+            "mlp_hidden": 2048,
+            "normalization": "rmsnorm",
+            "bias": False,
+        },
+        "optimizer": {"max_lr": 1.8e-3, "min_lr": 1.8e-4, "warmup_steps": 285},
+        "published": {"validation_loss": 2.99, "hellaswag": 0.32, "hours": 22.0},
+    }
+    for tables, expected in ((classic, both), (modern, both), (classic, of_classic), (modern, of_modern)):
+        for section, values in expected.items():
+            assert {key: tables[section][key] for key in values} == values
+
+
+def test_what_follows_from_the_full_size_recipes() -> None:
+    classic, modern = load_recipe(CLASSIC), load_recipe(MODERN)
+    assert (classic.model.parameters, modern.model.parameters) == (124_475_904, 123_587_328)
+    assert (classic.accumulation_steps(4), modern.accumulation_steps()) == (8, 16)
+    assert classic.total_tokens == 19_073 * 524_288
+    assert modern.warmup_tokens == 149_422_080  # the record's "about 150M"
+    assert 0.80e9 < modern.model.flops_per_token < 0.86e9
+
+
+def test_the_miniatures_differ_in_what_the_full_size_runs_differ_in() -> None:
+    full = {name for name, _, _ in differences(load_recipe(MODERN), load_recipe(CLASSIC))}
+    mini = {name for name, _, _ in differences(load_recipe("demo-modern"), load_recipe("demo-classic"))}
+    assert mini == full
+    ratio = load_recipe("demo-modern").optimizer.max_lr / load_recipe("demo-classic").optimizer.max_lr
+    assert ratio == pytest.approx(1.8e-3 / 6e-4)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    found = problems(
+        "demo-modern",
+        "optimizer.learnig_rate=1",
+        "run.max_steps='ten'",
+        "model.n_head=3",
+        "data.micro_batch=3",
+        "nonsense",
+    )
+    assert len(found) == 5
+    text = "\n".join(found)
+    assert "model.n_embd = 128 does not divide by model.n_head = 3" in text
+    assert "'nonsense' is not a setting" in text
+    assert "run.max_steps = 'ten' is not a whole number" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "guess"),
+    [
+        ("optimizer.warmup_step=3", "did you mean 'optimizer.warmup_steps'?"),
+        ("run.micro_batch=4", "did you mean 'data.micro_batch'?"),
+        ("modle.n_layer=2", "did you mean 'model'?"),
+        ("model.positions=rop", "did you mean 'rope'?"),
+    ],
+)
+def test_a_misspelt_setting_is_told_the_right_one(override: str, guess: str) -> None:
+    (problem,) = problems("demo-modern", override)
+    assert guess in problem
+
+
+@pytest.mark.parametrize(
+    ("override", "names"),
+    [
+        ("optimizer.max_lr=-1", "optimizer.max_lr = -1.0"),
+        ("optimizer.max_lr=nan", "optimizer.max_lr = nan is not a finite number"),
+        ("optimizer.min_lr=1", "optimizer.min_lr = 1.0 is above optimizer.max_lr"),
+        ("optimizer.warmup_steps=240", "leaves no step after it (run.max_steps = 240)"),
+        ("data.micro_batch=0", "data.micro_batch = 0 is below 1"),
+        ("model.dropout=1.0", "model.dropout = 1.0"),
+        ("model.vocab_size=50000", "cannot hold GPT-2's 50257 tokens"),
+        ("model.tied_head=1", "model.tied_head = 1 is not true or false"),
+        ("run.max_steps=1.5", "run.max_steps = 1.5 is not a whole number"),
+        ("run.seed=true", "run.seed = True is not a whole number"),
+        ("data.path=", "data.path is empty"),
+    ],
+)
+def test_a_bad_value_is_refused_with_its_name_and_number(override: str, names: str) -> None:
+    assert any(names in problem for problem in problems("demo-modern", override))
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_numbers_that_would() -> None:
+    (problem,) = problems(MODERN, "data.micro_batch=33")
+    assert "524288" in problem and "33 x 1024" in problem
+    suggested = [int(word) for word in problem.split("micro_batch = ")[1].removesuffix(" would").split(" or ")]
+    for micro_batch in suggested:
+        load_recipe(MODERN, [f"data.micro_batch={micro_batch}"])
+    (problem,) = problems(MODERN, "data.total_batch_tokens=500000")
+    load_recipe(MODERN, [f"data.total_batch_tokens={problem.split(' = ')[-1].removesuffix(' would')}"])
+
+
+def test_overrides_take_numbers_words_and_quoted_text() -> None:
+    recipe = load_recipe(
+        "demo-modern", ["run.max_steps=1_000", "data.path=my shards", 'data.source="a=b"', "optimizer.max_lr=1"]
+    )
+    assert (recipe.run.max_steps, recipe.data.path, recipe.data.source) == (1000, "my shards", "a=b")
+    assert type(recipe.optimizer.max_lr) is float
+
+
+def test_a_missing_recipe_names_a_near_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean demo-modern"):
+        find_recipe("demo-moden")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("[run\n")
+    with pytest.raises(UserError, match=r"broken\.toml: is not a TOML file"):
+        load_recipe(broken)
+
+
+def test_published_figures_do_not_change_a_recipes_identity() -> None:
+    recipe = load_recipe(MODERN)
+    assert recipe_digest(recipe) == recipe_digest(load_recipe(MODERN, ["published.validation_loss=1.0"]))
+    assert recipe_digest(recipe) != recipe_digest(load_recipe(MODERN, ["run.seed=1"]))
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(AttributeError):
+        Recipe(name="x").run.seed = 3  # type: ignore[misc]

@@ -1,0 +1,49 @@
+"""A batch follows from its step: asked in any order, on any number of ranks, in any micro-batch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regpt.base.recipe import Recipe
+from regpt.data.batches import Batches
+from regpt.data.order import windows_of_step
+from regpt.data.prepare import prepare
+from regpt.data.shards import TokenWindows
+
+
+@pytest.fixture
+def windows(tiny: Recipe) -> TokenWindows:
+    return TokenWindows(Path(tiny.data.path), prepare(tiny), "train", 32)
+
+
+def batches(windows: TokenWindows, **changes: int) -> Batches:
+    return Batches(windows, **{"batch_windows": 8, "micro_batch": 2, "seed": 1, "shuffled": True, **changes})  # type: ignore[arg-type]
+
+
+def test_targets_are_the_inputs_one_token_later(windows: TokenWindows) -> None:
+    with batches(windows) as reader:
+        batch = reader.at(0)
+    assert batch.inputs.shape == batch.targets.shape == (4, 2, 32)
+    assert np.array_equal(batch.inputs[:, :, 1:], batch.targets[:, :, :-1])
+    rows = windows.rows(windows_of_step(0, 8, len(windows), 1, shuffled=True))
+    assert np.array_equal(batch.inputs.reshape(8, 32), rows[:, :-1])
+
+
+def test_reading_ahead_changes_nothing(windows: TokenWindows) -> None:
+    with batches(windows) as forward, batches(windows) as backward:
+        in_order = {step: forward.at(step).digest for step in range(6)}
+        in_reverse = {step: backward.at(step).digest for step in reversed(range(6))}
+    assert in_order == in_reverse
+    assert len(set(in_order.values())) == 6
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_all_ranks_together_see_the_same_global_batch(windows: TokenWindows, ranks: int, micro_batch: int) -> None:
+    shares = []
+    for rank in range(ranks):
+        with batches(windows, rank=rank, ranks=ranks, micro_batch=micro_batch) as reader:
+            shares.append(reader.at(3).inputs.reshape(-1, 32))
+    with batches(windows) as alone:
+        assert np.array_equal(np.concatenate(shares), alone.at(3).inputs.reshape(-1, 32))

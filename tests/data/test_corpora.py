@@ -1,0 +1,111 @@
+"""Every kind of file gives its documents, in an order that depends on names and contents alone."""
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+
+from regpt.base.errors import DataError
+from regpt.data.corpora import definitions, open_corpus
+
+
+def read(source: Path | str, column: str = "text") -> tuple[list[str], Counter[str]]:
+    refused: Counter[str] = Counter()
+    return [text for part in open_corpus(str(source), column).parts for text in part.documents(refused)], refused
+
+
+ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "  "}, {"text": None}, {"text": "drei – ß"}]
+
+
+def test_json_lines_plain_and_packed_give_the_same_documents(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(row) for row in ROWS).encode() + b'\n\nnot json\n[1]\n{"text": 5}\n'
+    (tmp_path / "a.jsonl").write_bytes(lines)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(lines))
+    plain, packed, zst = (read(tmp_path / name) for name in ("a.jsonl", "a.jsonl.gz", "a.jsonl.zst"))
+    assert plain == packed == zst
+    assert plain[0] == ["one", "two\nlines", "drei – ß"]
+    assert plain[1] == {"empty": 1, "no text in the column": 3, "not JSON": 1}
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
+def test_parquet_gives_a_column_whatever_else_is_in_the_file(tmp_path: Path, kind: pa.DataType) -> None:
+    column = pa.array([row["text"] for row in ROWS], kind)
+    pq.write_table(
+        pa.table({"id": list(range(5)), "body": column, "text": ["no"] * 5}), tmp_path / "a.parquet", row_group_size=2
+    )
+    assert read(tmp_path / "a.parquet", "body")[0] == ["one", "two\nlines", "drei – ß"]
+    with pytest.raises(DataError, match="has no column 'txt', only id, body, text"):
+        read(tmp_path / "a.parquet", "txt")
+
+
+def test_a_folder_is_read_by_name_and_what_is_no_text_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    for name in ("b/2.md", "a.py", "c.txt", "photo.png", ".hidden/x.txt"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "latin.txt").write_bytes("müde".encode("latin-1"))
+    texts, refused = read(tmp_path)
+    assert texts == ["a.py", "b/2.md", "c.txt"]
+    assert refused == {"not UTF-8": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.parquet", b"<html>Not found</html>", "no whole parquet file"),
+        ("a.jsonl", b"<html>\n</html>\n", "none of its 2 lines is JSON with a field 'text'"),
+        ("a.jsonl.gz", b"no gzip", "cannot be read"),
+        ("a.jsonl.zst", b"no zstandard", "cannot be read"),
+        ("a.png", b"", "does not read '.png' files"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=says) as caught:
+        read(tmp_path / name)
+    assert name in str(caught.value)
+
+
+def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["word"] * 1000}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a\.parquet: is no whole parquet file"):
+        read(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("source", ["nowhere", "hub:someone/something"])
+def test_a_source_that_is_not_there_is_refused_with_a_remedy(source: str) -> None:
+    with pytest.raises(DataError, match=source) as caught:
+        open_corpus(source, "text")
+    assert caught.value.fix
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds nothing that regpt reads"):
+        open_corpus(str(tmp_path), "text")
+
+
+def test_the_embedded_corpus_is_python_and_comes_in_the_same_order_again() -> None:
+    once, again = read("stdlib")[0], read("stdlib")[0]
+    assert once == again
+    assert sum(map(len, once)) > 5_000_000
+    assert any("class ArgumentParser" in text for text in once)
+    assert len(set(once)) == len(once)
+
+
+def test_a_module_is_cut_before_each_definition_and_nothing_is_lost() -> None:
+    source = (
+        '"""Doc."""\nimport os\n\n@a\n@b\ndef f():\n    def inner(): pass\n\nclass C:\n    x = 1\nasync def g(): pass\n'
+    )
+    pieces = list(definitions(source))
+    assert "".join(pieces) == source
+    assert [piece.split("\n")[0] for piece in pieces] == ['"""Doc."""', "@a", "class C:", "async def g(): pass"]

@@ -1,0 +1,147 @@
+"""Prepared data holds every document once, in order, cut where the recipe says, and is there whole or not at all."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regpt.base.errors import DataError
+from regpt.base.recipe import Recipe
+from regpt.data import tokenizer
+from regpt.data.corpora import open_corpus
+from regpt.data.prepare import prepare
+from regpt.data.shards import TokenWindows, read_manifest
+from tests.conftest import tiny_recipe
+
+
+def tokens_on_disk(folder: Path, split: str) -> np.ndarray:
+    return np.concatenate([np.load(path) for path in sorted(folder.glob(f"{split}_*.npy"))])
+
+
+def test_the_shards_hold_each_document_once_after_an_end_token(tiny: Recipe, tmp_path: Path) -> None:
+    manifest = prepare(tiny)
+    documents = [text for part in open_corpus(tiny.data.source, "text").parts for text in part.documents(Counter())]
+    expected = np.concatenate([[tokenizer.END_OF_TEXT, *tokenizer.encode(text)] for text in documents])
+    found = np.concatenate([tokens_on_disk(tmp_path / "data", split) for split in ("val", "train")])
+    assert np.array_equal(found, expected)
+    assert manifest.statistics["documents"] == len(documents) == sum(shard.documents for shard in manifest.shards)
+    assert manifest.statistics["text_bytes"] == sum(len(text.encode()) for text in documents)
+
+
+def test_validation_comes_first_and_shards_are_full_but_for_the_last_of_a_split(tiny: Recipe) -> None:
+    shards = prepare(tiny).shards
+    assert [shard.tokens for shard in shards if shard.split == "val"] == [4_000]
+    train = [shard.tokens for shard in shards if shard.split == "train"]
+    assert len(train) > 3 and set(train[:-1]) == {5_000} and 0 < train[-1] <= 5_000
+
+
+def test_the_same_text_gives_the_same_bytes(tiny: Recipe, tmp_path: Path) -> None:
+    once = prepare(tiny)
+    again = prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "again")}))
+    assert once.digest == again.digest
+    for shard in once.shards:
+        assert (tmp_path / "data" / shard.name).read_bytes() == (tmp_path / "again" / shard.name).read_bytes()
+
+
+def test_one_other_character_gives_another_digest(tiny: Recipe, tmp_path: Path) -> None:
+    digest = prepare(tiny).digest
+    path = tmp_path / "texts" / "a.py"
+    path.write_text("#" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    assert prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "again")})).digest != digest
+
+
+def test_what_cannot_be_encoded_is_left_out_and_counted(tiny: Recipe, tmp_path: Path) -> None:
+    lines = [" " * 1_000_000 + "x", "", "\ud800 surrogate", "<|endoftext|>"]
+    (tmp_path / "texts" / "hostile.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    manifest = prepare(tiny)
+    assert manifest.statistics["refused"] == {"empty": 1, "tiktoken cannot encode it": 1}
+    ends = sum(
+        int((tokens_on_disk(tmp_path / "data", split) == tokenizer.END_OF_TEXT).sum()) for split in ("val", "train")
+    )
+    assert ends == manifest.statistics["documents"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"validation_tokens": 1_000_000}, "the training split holds 0 tokens"),
+        ({"validation_tokens": 20}, "the validation split holds 20 tokens"),
+        ({"total_batch_tokens": 2_097_152}, "a batch takes 65,536"),
+    ],
+)
+def test_text_too_small_for_the_recipe_is_refused_and_leaves_nothing(
+    tmp_path: Path, texts: Path, changes: dict[str, object], says: str
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match=says) as caught:
+        prepare(tiny_recipe(tmp_path, data=changes))
+    assert "set data." in caught.value.fix
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_of_empty_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").touch()
+    with pytest.raises(DataError, match=r"holds no text \(1 empty\)"):
+        prepare(tiny_recipe(tmp_path))
+
+
+def test_an_existing_data_set_is_never_written_over(tiny: Recipe) -> None:
+    digest = prepare(tiny).digest
+    with pytest.raises(DataError, match="exists already"):
+        prepare(tiny)
+    assert read_manifest(Path(tiny.data.path)).digest == digest
+
+
+def test_windows_overlap_by_the_one_token_that_is_target_and_then_input(tiny: Recipe, tmp_path: Path) -> None:
+    manifest = prepare(tiny)
+    windows = TokenWindows(tmp_path / "data", manifest, "train", 32)
+    assert len(windows) == sum((shard.tokens - 1) // 32 for shard in manifest.shards if shard.split == "train")
+    rows = windows.rows(range(len(windows)))
+    per_shard = (5_000 - 1) // 32
+    for shard in (0, 1):
+        tokens = np.load(tmp_path / "data" / f"train_{shard:06d}.npy")
+        mine = rows[shard * per_shard : (shard + 1) * per_shard]
+        assert np.array_equal(mine[:, :-1].ravel(), tokens[: per_shard * 32])
+        assert np.array_equal(mine[:, -1], tokens[32 : per_shard * 32 + 1 : 32])
+
+
+def damage_shorter(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def damage_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def damage_type(path: Path) -> None:
+    np.save(path, np.load(path).astype(np.uint32))
+
+
+def damage_count(path: Path) -> None:
+    np.save(path, np.load(path)[:-1])
+
+
+@pytest.mark.parametrize("damage", [damage_shorter, damage_empty, damage_type, damage_count, Path.unlink])
+def test_a_damaged_shard_is_named_before_anything_is_read(tiny: Recipe, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+    manifest = prepare(tiny)
+    damage(tmp_path / "data" / "train_000001.npy")
+    with pytest.raises(DataError, match=r"train_000001\.npy"):
+        TokenWindows(tmp_path / "data", manifest, "train", 32)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "other", "version": 1, "digest": ""}'])
+def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        read_manifest(tmp_path)
+
+
+def test_a_manifest_that_was_changed_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+    prepare(tiny)
+    path = tmp_path / "data" / "manifest.json"
+    path.write_text(path.read_text().replace('"tokens": 5000', '"tokens": 4999', 1))
+    with pytest.raises(DataError, match="was changed after it was written"):
+        read_manifest(tmp_path / "data")

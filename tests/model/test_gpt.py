@@ -1,0 +1,124 @@
+"""The model: its size, its first weights, what a position may see, and the cache."""
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+
+from regpt.base.recipe import ModelRecipe
+from regpt.base.settings import load_recipe
+from regpt.model.gpt import GPT, KeyValueCache
+
+SMALL = ModelRecipe(n_layer=2, n_head=2, n_embd=16, block_size=24, mlp_hidden=40)
+CLASSIC = replace(SMALL, positions="learned", activation="gelu", normalization="layernorm", bias=True)
+EVERY_MIX = [
+    replace(SMALL, positions=p, activation=a, normalization=n, bias=b, tied_head=t)  # type: ignore[arg-type]
+    for p, a, n, b, t in product(
+        ("learned", "rope"), ("gelu", "swiglu"), ("layernorm", "rmsnorm"), (False, True), (False, True)
+    )
+]
+
+
+def model_of(recipe: ModelRecipe, seed: int = 1) -> GPT:
+    model = GPT(recipe)
+    model.initialize(seed)
+    return model.eval()
+
+
+def tokens(recipe: ModelRecipe, length: int) -> torch.Tensor:
+    return torch.randint(0, 50_257, (2, length), generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize(("name", "parameters"), [("gpt2-230126", 124_475_904), ("gpt2-050226", 123_587_328)])
+def test_the_full_size_models_have_their_numbers_of_parameters(name: str, parameters: int) -> None:
+    with torch.device("meta"):
+        model = GPT(load_recipe(name).model)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("recipe", EVERY_MIX, ids=str)
+def test_a_recipe_knows_its_models_size_without_building_it(recipe: ModelRecipe) -> None:
+    with torch.device("meta"):
+        model = GPT(recipe)
+    assert sum(p.numel() for p in model.parameters()) == recipe.parameters
+    products = sum(
+        p.numel() for n, p in model.named_parameters() if p.ndim == 2 and "embedding" not in n and n != "head.weight"
+    )
+    assert products + recipe.vocab_size * recipe.n_embd == recipe.matmul_parameters
+
+
+@pytest.mark.parametrize("recipe", EVERY_MIX, ids=str)
+def test_every_mix_of_parts_starts_near_the_loss_of_a_guess_and_learns(recipe: ModelRecipe) -> None:
+    model = model_of(recipe).train()
+    x = tokens(recipe, 25)
+    first = model(x[:, :-1], x[:, 1:])
+    assert abs(first.item() - 10.826) < 0.3  # ln 50,304
+    first.backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter -= 0.1 * parameter.grad
+    assert model(x[:, :-1], x[:, 1:]) < first
+
+
+def test_first_weights_are_as_the_record_says() -> None:
+    recipe = replace(CLASSIC, n_embd=64, mlp_hidden=256, n_layer=3)
+    for name, parameter in model_of(recipe).named_parameters():
+        if name.endswith(("attention.out.weight", "mlp.down.weight")):
+            assert parameter.std().item() == pytest.approx(0.02 * 6**-0.5, rel=0.05)
+        elif parameter.ndim == 2:
+            assert parameter.std().item() == pytest.approx(0.02, rel=0.06), name
+        else:
+            assert torch.all(parameter == (1.0 if name.endswith("norm.weight") else 0.0)), name
+
+
+def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    one, same, other = (model_of(SMALL, seed).token_embedding.weight for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+@pytest.mark.parametrize("recipe", [SMALL, CLASSIC], ids=["modern", "classic"])
+def test_no_position_sees_what_comes_after_it(recipe: ModelRecipe) -> None:
+    model, x = model_of(recipe), tokens(recipe, 20)
+    changed = x.clone()
+    changed[:, 12:] = 7
+    before, after = model.hidden(x), model.hidden(changed)
+    torch.testing.assert_close(before[:, :12], after[:, :12])
+    assert not torch.allclose(before[:, 12:], after[:, 12:])
+
+
+@pytest.mark.parametrize("recipe", [SMALL, CLASSIC], ids=["modern", "classic"])
+def test_the_cache_changes_nothing(recipe: ModelRecipe) -> None:
+    model, x = model_of(recipe), tokens(recipe, 24)
+    cache = KeyValueCache(recipe, 2, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        pieces = [model.hidden(x[:, :10], cache)]
+        pieces += [model.hidden(x[:, i : i + 1], cache) for i in range(10, 24)]
+        torch.testing.assert_close(torch.cat(pieces, 1), model.hidden(x), rtol=1e-5, atol=1e-5)
+
+
+def test_losses_are_the_mean_loss_taken_apart() -> None:
+    model, x = model_of(SMALL), tokens(SMALL, 25)
+    losses = model.losses(x[:, :-1], x[:, 1:])
+    assert losses.shape == (2, 24)
+    torch.testing.assert_close(losses.mean(), model(x[:, :-1], x[:, 1:]).detach())
+
+
+def test_rotary_scores_depend_on_the_distance_of_two_positions_alone() -> None:
+    from regpt.model.gpt import rotary_table, rotated
+
+    table = rotary_table(SMALL)
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(2, 1, 1, 24, 8)
+    scores = rotated(q, table)[0, 0] @ rotated(k, table)[0, 0].T
+    for distance in (1, 5):
+        along = scores.diagonal(-distance)
+        torch.testing.assert_close(along, along[0].expand_as(along), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(scores.diagonal(-1)[0], scores.diagonal(-5)[0])
+
+
+def test_dropout_acts_in_training_only() -> None:
+    model, x = model_of(replace(SMALL, dropout=0.5)), tokens(SMALL, 20)
+    assert torch.equal(model.hidden(x), model.hidden(x))
+    model.train()
+    assert not torch.equal(model.hidden(x), model.hidden(x))

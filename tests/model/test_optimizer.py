@@ -1,0 +1,57 @@
+"""Every parameter has one group, and the rate is a function of the step."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from regpt.base.settings import load_recipe
+from regpt.model.gpt import GPT
+from regpt.model.optimizer import learning_rate, make_optimizer, parameter_groups
+from tests.model.test_gpt import CLASSIC, EVERY_MIX
+
+
+@pytest.mark.parametrize("recipe", EVERY_MIX[:4] + EVERY_MIX[-4:], ids=str)
+def test_every_parameter_is_in_exactly_one_group_and_only_matrices_decay(recipe) -> None:  # type: ignore[no-untyped-def]
+    model = GPT(recipe)
+    decayed, undecayed = parameter_groups(model)
+    assert {**decayed, **undecayed}.keys() == dict(model.named_parameters()).keys()
+    assert not decayed.keys() & undecayed.keys()
+    assert all(p.ndim >= 2 for p in decayed.values()) and all(p.ndim == 1 for p in undecayed.values())
+
+
+def test_a_parameter_without_a_group_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(CLASSIC)
+    model.token_embedding.weight.requires_grad_(False)
+    with pytest.raises(AssertionError, match="a parameter has no group"):
+        parameter_groups(model)
+
+
+def test_a_step_without_gradients_shrinks_matrices_by_rate_times_decay_and_nothing_else() -> None:
+    model = GPT(CLASSIC)
+    model.initialize(1)
+    recipe = load_recipe("demo-modern")
+    optimizer = make_optimizer(model, recipe)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    for name, p in model.named_parameters():
+        kept = 1 - recipe.optimizer.max_lr * 0.1 if p.ndim >= 2 else 1.0
+        torch.testing.assert_close(p.detach(), before[name] * kept)
+
+
+def test_the_schedule_of_the_seed_run() -> None:
+    recipe = load_recipe("gpt2-050226")
+    rates = [learning_rate(step, recipe) for step in range(38_146)]
+    assert rates[0] == pytest.approx(1.8e-3 / 285)
+    assert rates[284] == rates[285] == pytest.approx(1.8e-3)
+    assert rates[(38_146 + 285) // 2] == pytest.approx((1.8e-3 + 1.8e-4) / 2, rel=1e-3)
+    assert rates[-1] == pytest.approx(1.8e-4, rel=1e-4)
+    assert rates[:285] == sorted(rates[:285]) and rates[285:] == sorted(rates[285:], reverse=True)
+
+
+def test_no_warm_up_starts_at_the_maximum() -> None:
+    recipe = load_recipe("demo-modern", ["optimizer.warmup_steps=0"])
+    assert learning_rate(0, recipe) == recipe.optimizer.max_lr
+    assert learning_rate(0, replace(recipe)) > learning_rate(100, recipe)
