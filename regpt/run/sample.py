@@ -57,7 +57,8 @@ def choose(scores: Tensor, temperature: float, top_k: int, top_p: float, generat
     if top_k:
         likelihoods[:, top_k:] = 0.0
     # nucleus: the likeliest tokens up to and including the one that reaches top_p
-    likelihoods[likelihoods.cumsum(dim=1) - likelihoods >= top_p * likelihoods.sum(dim=1, keepdim=True)] = 0.0
+    before = likelihoods.cumsum(dim=1) - likelihoods
+    likelihoods[:, 1:][before[:, 1:] >= top_p * likelihoods.sum(dim=1, keepdim=True)] = 0.0
     drawn = torch.multinomial(likelihoods, 1, generator=generator)
     return tokens.gather(1, drawn).squeeze(1)
 

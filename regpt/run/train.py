@@ -80,7 +80,7 @@ def resume(run: Path, console: Console | None = None) -> int:
                 f"{path}: was made with another {' and another '.join(changed)}",
                 "put that back, or start a new run",
             )
-        if state["step"] >= recipe.run.max_steps:
+        if read_history(run).status == "finished":
             console.say(f"{run} is complete: {state['step']:,} steps")
             return DONE
         training = Training(recipe, run, open_device(recipe.run), manifest, console)

@@ -1,0 +1,93 @@
+"""A checkpoint is whole or is not used, and holds nothing that runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from regpt.base.errors import CheckpointError
+from regpt.base.recipe import Recipe
+from regpt.model.gpt import GPT
+from regpt.model.optimizer import make_optimizer
+from regpt.run import checkpoint
+
+
+@pytest.fixture
+def trained(tiny: Recipe) -> tuple[GPT, torch.optim.Optimizer]:
+    model = GPT(tiny.model)
+    model.initialize(1)
+    optimizer = make_optimizer(model, tiny)
+    x = torch.arange(66).reshape(2, 33)
+    model(x[:, :-1], x[:, 1:]).backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_weights_and_moments_come_back_to_the_bit(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+    model, optimizer = trained
+    saved = checkpoint.save(tmp_path, 1, model, optimizer, {"data": "x"})
+    other = GPT(tiny.model)
+    other_optimizer = make_optimizer(other, tiny)
+    checkpoint.load_weights(saved.path, other)
+    checkpoint.load_moments(saved.path, other, other_optimizer)
+    assert checkpoint.load_state(saved.path) == {"step": 1, "data": "x"}
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+        assert all(
+            torch.equal(optimizer.state[ours][key], other_optimizer.state[theirs][key])
+            for key in ("exp_avg", "exp_avg_sq", "step")
+        )
+
+
+def test_a_checkpoint_is_safetensors_and_json_and_all_of_it_is_hashed(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+    path = checkpoint.save(tmp_path, 1, *trained, {}).path
+    files = {file.name for file in path.iterdir()}
+    assert files == {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
+    assert json.loads((path / "manifest.json").read_text())["files"].keys() == files - {"manifest.json"}
+    names = set(checkpoint.load_tensors(path / "model.safetensors"))
+    assert not any("_orig_mod" in name for name in names)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", [flip_a_byte, cut, Path.unlink])
+def test_damage_to_any_file_is_found_and_an_older_checkpoint_is_used(
+    tmp_path: Path,
+    trained,
+    file: str,
+    damage: Callable[[Path], None],  # type: ignore[no-untyped-def]
+) -> None:
+    old, new = (checkpoint.save(tmp_path, step, *trained, {}).path for step in (1, 2))
+    assert checkpoint.newest(tmp_path) == new
+    damage(new / file)
+    assert checkpoint.newest(tmp_path) == old
+    damage(old / file)
+    with pytest.raises(
+        CheckpointError, match=file if file != "manifest.json" or damage is not flip_a_byte else "step_"
+    ):
+        checkpoint.newest(tmp_path)
+
+
+def test_an_unfinished_checkpoint_is_none(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / ".step_000009.partial").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
+        checkpoint.newest(tmp_path)
+
+
+def test_another_models_weights_are_refused(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+    from dataclasses import replace
+
+    path = checkpoint.save(tmp_path, 1, *trained, {}).path
+    with pytest.raises(CheckpointError, match="holds another model"):
+        checkpoint.load_weights(path, GPT(replace(tiny.model, n_layer=3)))

@@ -1,0 +1,226 @@
+"""A run really trains, can be stopped anywhere, and goes on to the same bits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from regpt.base.errors import DONE, INTERRUPTED, CheckpointError, DataError, LockedError, NumericsError, UserError
+from regpt.base.files import locked
+from regpt.base.recipe import Recipe
+from regpt.base.settings import to_toml
+from regpt.run.journal import StepRecord, read_history
+from regpt.run.stopping import Stopping
+from regpt.run.train import Training, resume, train
+from tests.conftest import tiny_recipe
+
+
+def losses(run: Path) -> list[float]:
+    return [step.loss for step in read_history(run).steps]
+
+
+def tensors(run: Path, step: int, file: str = "model") -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoints" / f"step_{step:06d}" / f"{file}.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
+    """Send this process Ctrl-C just before the so-many-th look at the signals."""
+    seen = 0
+    look = Stopping.check
+
+    def counted(self: Stopping) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == check:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.05)  # the handler runs in this thread between two bytecodes
+        look(self)
+
+    monkeypatch.setattr(Stopping, "check", counted)
+
+
+def test_a_run_learns_and_writes_down_everything(tiny: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "a"
+    assert train(tiny, run) == DONE
+    history = read_history(run)
+    assert [step.step for step in history.steps] == [1, 2, 3, 4, 5, 6]
+    assert [v.step for v in history.validations] == [0, 3, 6]
+    assert [s.step for s in history.samples] == [3, 6]
+    assert [c.step for c in history.checkpoints] == [3, 6]
+    assert [e.event for e in history.events] == ["started", "finished"]
+    assert history.validations[-1].loss < history.validations[0].loss - 0.2
+    assert history.steps[0].loss == pytest.approx(10.8, abs=0.3)
+    assert all(len(sample.texts) == 2 and sample.texts[0].startswith(sample.prompt) for sample in history.samples)
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["data"]["digest"] and environment["device"]["precision"] == "float32"
+
+
+def test_two_starts_are_equal_to_the_bit(tiny: Recipe, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train(tiny, tmp_path / name)
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+    assert same(tensors(tmp_path / "a", 6), tensors(tmp_path / "b", 6))
+
+
+@pytest.mark.parametrize("check", [1, 4, 6, 9, 13, 26])
+def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, check: int
+) -> None:
+    """With dropout on; stops fall into evaluation, between micro-batches, and into sampling."""
+    recipe = tiny_recipe(tmp_path, model={"dropout": 0.1})
+    train(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_before(patched, check)
+        assert train(recipe, tmp_path / "stopped") == INTERRUPTED
+    assert read_history(tmp_path / "stopped").events[-1].event == "stopped"
+    assert resume(tmp_path / "stopped") == DONE
+    whole, stopped = read_history(tmp_path / "whole"), read_history(tmp_path / "stopped")
+    assert [(s.step, s.loss, s.gradient_norm, s.batch) for s in whole.steps] == [
+        (s.step, s.loss, s.gradient_norm, s.batch) for s in stopped.steps
+    ]
+    assert [(v.step, v.loss) for v in whole.validations] == [(v.step, v.loss) for v in stopped.validations]
+    assert [(s.step, s.texts) for s in whole.samples] == [(s.step, s.texts) for s in stopped.samples]
+    for file in ("model", "optimizer"):
+        assert same(tensors(tmp_path / "whole", 6, file), tensors(tmp_path / "stopped", 6, file))
+
+
+def test_a_resume_without_the_moments_would_be_seen(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault for the test above."""
+    train(tiny, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        stop_before(patched, 9)
+        train(tiny, tmp_path / "stopped")
+        patched.setattr("regpt.run.checkpoint.load_moments", lambda *_: None)
+        resume(tmp_path / "stopped")
+    assert losses(tmp_path / "whole") != losses(tmp_path / "stopped")
+
+
+def test_accumulation_changes_the_sum_by_rounding_only(tmp_path: Path, texts: Path) -> None:
+    for name, micro_batch in (("a", 1), ("b", 4)):
+        train(tiny_recipe(tmp_path, data={"micro_batch": micro_batch}), tmp_path / name)
+    assert losses(tmp_path / "a") == pytest.approx(losses(tmp_path / "b"), rel=1e-5)
+    assert [s.batch for s in read_history(tmp_path / "a").steps] == [
+        s.batch for s in read_history(tmp_path / "b").steps
+    ]
+
+
+def test_validation_does_not_depend_on_the_micro_batch_and_disturbs_nothing(tmp_path: Path, texts: Path) -> None:
+    train(tiny_recipe(tmp_path, model={"dropout": 0.1}), tmp_path / "often")
+    seldom = tiny_recipe(tmp_path, model={"dropout": 0.1}, evaluation={"validation_every": 0, "sample_every": 0})
+    train(seldom, tmp_path / "seldom")
+    assert losses(tmp_path / "often") == losses(tmp_path / "seldom")
+    train(tiny_recipe(tmp_path, data={"micro_batch": 1}), tmp_path / "one")
+    train(tiny_recipe(tmp_path, data={"micro_batch": 4}), tmp_path / "four")
+    first, same_first = (read_history(tmp_path / name).validations[0].loss for name in ("one", "four"))
+    assert first == pytest.approx(same_first, rel=1e-6)
+
+
+def test_golden_losses(tiny: Recipe, tmp_path: Path) -> None:
+    """Changes only when the model, the loss, the optimizer or the data order changes, and then with a note why.
+
+    Argparse's source differs between Python versions, so the text is made here.
+    """
+    (tmp_path / "texts").joinpath("a.py").write_text("the quick brown fox jumps over the lazy dog. " * 400)
+    for name in ("b.md", "c.jsonl"):
+        (tmp_path / "texts" / name).unlink()
+    train(tiny_recipe(tmp_path, data={"validation_tokens": 1000}), tmp_path / "a")
+    assert losses(tmp_path / "a") == pytest.approx(GOLDEN, abs=2e-5)
+
+
+GOLDEN = [10.87129, 10.715875, 10.425443, 10.187176, 9.956501, 9.804338]
+
+
+def test_bfloat16_trains_to_nearly_the_same_losses(tmp_path: Path, texts: Path) -> None:
+    recipe = tiny_recipe(tmp_path, run={"precision": "bfloat16", "max_steps": 3})
+    train(recipe, tmp_path / "half")
+    train(tiny_recipe(tmp_path, run={"max_steps": 3}), tmp_path / "full")
+    assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), rel=5e-3)
+
+
+def test_a_run_that_exists_is_not_touched(tiny: Recipe, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "a")
+    before = (tmp_path / "a" / "journal.jsonl").read_bytes()
+    with pytest.raises(UserError, match="exists already"):
+        train(tiny, tmp_path / "a")
+    assert (tmp_path / "a" / "journal.jsonl").read_bytes() == before
+
+
+def test_a_finished_run_is_not_trained_further(tiny: Recipe, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "a")
+    before = (tmp_path / "a" / "journal.jsonl").read_bytes()
+    assert resume(tmp_path / "a") == DONE
+    assert (tmp_path / "a" / "journal.jsonl").read_bytes() == before
+
+
+def test_data_too_small_for_a_batch_is_refused_before_anything_is_made(tmp_path: Path, texts: Path) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match="a batch takes"):
+        train(tiny_recipe(tmp_path, data={"total_batch_tokens": 2_097_152}), tmp_path / "a")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_number_that_is_none_stops_the_run_before_it_reaches_the_weights(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Training.train_step
+
+    def poisoned(self: Training, step, batch) -> StepRecord:  # type: ignore[no-untyped-def]
+        if step == 4:
+            monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("nan")))
+        return real(self, step, batch)
+
+    monkeypatch.setattr(Training, "train_step", poisoned)
+    with pytest.raises(NumericsError, match="step 5"):
+        train(tiny, tmp_path / "a")
+    assert read_history(tmp_path / "a").events[-1].event == "failed"
+    assert all(torch.isfinite(t).all() for t in tensors(tmp_path / "a", 3).values())
+
+
+def test_a_resume_with_another_recipe_or_other_data_is_refused(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_before(monkeypatch, 9)
+    train(tiny, tmp_path / "a")
+    other = tiny_recipe(tmp_path, run={"seed": 5})
+    (tmp_path / "a" / "recipe.toml").write_text(to_toml(other))
+    with pytest.raises(CheckpointError, match="another recipe"):
+        resume(tmp_path / "a")
+
+
+def test_a_run_has_one_writer(tiny: Recipe, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "a")
+    with locked(tmp_path / "a" / "lock"), pytest.raises(LockedError, match="is being written"):
+        resume(tmp_path / "a")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
+def test_sigterm_saves_and_exits_with_143(tmp_path: Path, texts: Path) -> None:
+    """The real program in a process of its own."""
+    recipe = tiny_recipe(tmp_path, run={"max_steps": 100_000}, evaluation={"validation_every": 0, "sample_every": 0})
+    (tmp_path / "long.toml").write_text(to_toml(recipe))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "regpt", "train", "long.toml"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    run = tmp_path / "runs" / "long"
+    while read_history(run).step < 3:
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "go on with: regpt resume runs/long" in output.splitlines()[-1]
+    history = read_history(run)
+    assert history.checkpoints[-1].step == history.step

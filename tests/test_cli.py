@@ -1,0 +1,124 @@
+"""The program as a user meets it: its help, its answers to bad input, and the way from text to report."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from regpt.base.settings import to_toml
+from regpt.cli import main
+from tests.conftest import tiny_recipe
+
+
+@pytest.fixture
+def home(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with the tiny recipe in it."""
+    (tmp_path / "tiny.toml").write_text(to_toml(tiny_recipe(tmp_path)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    try:
+        code = main(words)
+    except SystemExit as left:  # argparse
+        code = int(left.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["train", "--help"], ["recipe", "list"], ["recipe", "show", "gpt2-050226"]]
+)
+def test_help_and_recipes_do_not_wait_for_torch(words: list[str]) -> None:
+    code = """
+import sys
+from regpt.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit:
+    pass
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code, *words], check=True, capture_output=True)
+
+
+def test_python_m_regpt_is_regpt() -> None:
+    shown = subprocess.run([sys.executable, "-m", "regpt", "--version"], check=True, capture_output=True, text=True)
+    assert shown.stdout.startswith("regpt 0.")
+
+
+def test_from_text_to_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert answer(capsys, "prepare", "tiny.toml")[0] == 0
+    assert answer(capsys, "train", "tiny.toml", "--name", "one")[0] == 0
+    code, out, _ = answer(capsys, "sample", "one", "--prompt", "import", "--tokens", "5", "--count", "2")
+    assert code == 0 and out.startswith("import") and out.count("import") >= 2
+    code, out, _ = answer(capsys, "report", "one")
+    assert code == 0 and Path(out.strip().removeprefix("report: ")).is_file()
+    code, out, _ = answer(capsys, "runs")
+    assert code == 0 and "finished" in out and "6/6" in out
+    assert answer(capsys, "export", "one", "exported")[0] == 0
+    assert (home / "exported" / "config.json").is_file()
+    assert answer(capsys, "resume", "one")[0] == 0
+
+
+def test_recipe_show_tells_what_follows_and_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = answer(capsys, "recipe", "show", "gpt2-050226", "data.micro_batch=8", "--against", "gpt2-230126")
+    assert code == 0
+    for said in (
+        "micro_batch = 8",
+        "123,587,328",
+        "64 micro-batches",
+        "19,999,490,048",
+        "149,422,080",
+        "model.positions",
+    ):
+        assert said in out
+    assert "854,654,976" in out  # FLOPs per token
+
+
+BAD = [
+    (["train", "nowhere.toml"], 2, "nowhere.toml"),
+    (["train", "tiny.toml", "optimizer.learnig_rate=1"], 2, "optimizer.learnig_rate"),
+    (["train", "tiny.toml", "data.micro_batch=3"], 2, "data.micro_batch"),
+    (["train", "tiny.toml", "data.source=nothing-here"], 3, "nothing-here"),
+    (["train", "tiny.toml", "data.source=empty"], 3, "empty"),
+    (["train", "tiny.toml", "data.total_batch_tokens=1048576"], 3, "a batch takes"),
+    (["train", "gpt2-050226"], 3, "hub"),
+    (["train", "tiny.toml", "run.device=cuda"], 2, "run.device"),
+    (["resume", "unknown"], 2, "unknown"),
+    (["report", "unknown"], 2, "unknown"),
+    (["sample", "unknown"], 2, "unknown"),
+    (["recipe", "show", "tiny.toml", "--against", "tinny"], 2, "tinny"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "names"), BAD, ids=[" ".join(words) for words, _, _ in BAD])
+def test_bad_input_gets_a_line_with_the_remedy_and_leaves_nothing(
+    home: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: int, names: str
+) -> None:
+    (home / "empty").mkdir()
+    before = sorted(home.rglob("*"))
+    found, _, err = answer(capsys, *words)
+    assert found == code
+    assert err.startswith("error: ") and len(err.strip().splitlines()) == 1 and names in err
+    assert "Traceback" not in err
+    assert sorted(home.rglob("*")) == before
+
+
+def test_a_run_that_exists_already_is_refused_with_what_to_do(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer(capsys, "train", "tiny.toml")
+    code, _, err = answer(capsys, "train", "tiny.toml")
+    assert code == 2 and "exists already" in err and "regpt resume tiny" in err and "--name" in err
+
+
+@pytest.mark.parametrize("words", [[], ["fly"], ["sample", "x", "--tokens", "0"], ["train"]])
+def test_wrong_usage_exits_with_2(capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert answer(capsys, *words)[0] == 2
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m regpt recipe help | head -1"
+    shown = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert shown.stdout.strip() == "[run]" and shown.stderr == "" and shown.returncode == 0
