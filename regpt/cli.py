@@ -303,6 +303,7 @@ def run_export(arguments: argparse.Namespace) -> int:
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import differences, load_recipe, to_toml
     from regpt.data.shards import read_manifest
+    from regpt.results.references import KNOWN_TRAIN_TOKENS
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     print(to_toml(recipe))
@@ -315,11 +316,12 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
         "FLOPs per token": f"{recipe.model.flops_per_token:,}",
         "FLOPs in all": f"{recipe.total_tokens * recipe.model.flops_per_token:.3g}",
     }
-    if Path(recipe.data.path).exists():
-        tokens = read_manifest(Path(recipe.data.path)).tokens("train")
-        follows["epochs"] = f"{recipe.total_tokens / tokens:.3f} of {tokens:,} training tokens in {recipe.data.path}"
-    else:
-        follows["epochs"] = f"not known until {recipe.data.path} is prepared"
+    try:
+        tokens, where = read_manifest(Path(recipe.data.path)).tokens("train"), f"in {recipe.data.path}"
+    except UserError:
+        tokens, where = KNOWN_TRAIN_TOKENS.get(recipe.data.source, 0), "by the public preparation, rounded"
+    epochs = f"{recipe.total_tokens / tokens:.3f} of {tokens:,} training tokens ({where})" if tokens else ""
+    follows["epochs"] = epochs or f"not known until {recipe.data.path} is prepared"
     print("# What follows")
     print("\n".join(f"#   {name:<16} {value}" for name, value in follows.items()))
     if arguments.against:

@@ -72,6 +72,7 @@ def test_recipe_show_tells_what_follows_and_what_differs(capsys: pytest.CaptureF
         "64 micro-batches",
         "19,999,490,048",
         "149,422,080",
+        "2.030 of 9,854,000,000",
         "model.positions",
     ):
         assert said in out

@@ -11,9 +11,10 @@ FLOORS = [
     ["regpt"],
     ["base.errors", "base.files", "base.recipe", "base.settings"],
     ["data.corpora", "data.tokenizer", "data.shards", "data.prepare", "data.order", "data.batches"],
-    ["model.loss", "model.gpt", "model.optimizer"],
+    ["model.loss", "model.elementwise", "model.gpt", "model.optimizer"],
     [
         "run.devices",
+        "run.environment",
         "run.stopping",
         "run.journal",
         "run.checkpoint",
@@ -22,7 +23,15 @@ FLOORS = [
         "run.sample",
         "run.train",
     ],
-    ["results.runs", "results.models", "results.references", "results.plots", "results.export", "results.report"],
+    [
+        "results.runs",
+        "results.models",
+        "results.references",
+        "results.differences",
+        "results.plots",
+        "results.export",
+        "results.report",
+    ],
     ["demo", "cli", "__main__"],
 ]
 ORDER = [name if name == "regpt" else f"regpt.{name}" for floor in FLOORS for name in floor]

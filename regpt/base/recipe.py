@@ -210,11 +210,6 @@ class Recipe:
                 yield f"{section}.{f.name} = {getattr(values, f.name)} is not a finite number"
             if not infinite:
                 yield from values.problems()
-        if self.optimizer.warmup_steps >= self.run.max_steps:
-            yield (
-                f"optimizer.warmup_steps = {self.optimizer.warmup_steps} leaves no step after it"
-                f" (run.max_steps = {self.run.max_steps})"
-            )
         yield from self.batch_problems()
 
     def batch_problems(self, ranks: int = 1) -> Iterator[str]:

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from regpt.base.recipe import ModelRecipe
+from regpt.model.elementwise import rms_norm, rotated_heads, split_heads, swiglu
 from regpt.model.loss import mean_loss, token_losses
 
 
 class GPT(nn.Module):
     """Tokens in; a loss, losses, or logits out."""
 
-    rotations: Tensor | None  # (2, block_size, D); not a parameter, not saved
+    rotations: Tensor | None  # (2, block_size, D/2); not a parameter, not saved
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -115,9 +116,10 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rotations: Tensor | None, cached: "tuple[KeyValueCache, int] | None") -> Tensor:
         B, T, C = x.shape
-        q, k, v = self.qkv(x).view(B, T, 3, self.heads, -1).permute(2, 0, 3, 1, 4)  # each (B, H, T, D)
         if rotations is not None:
-            q, k = rotated(q, rotations), rotated(k, rotations)
+            q, k, v = rotated_heads(self.qkv(x), self.heads, *rotations)  # each (B, H, T, D)
+        else:
+            q, k, v = split_heads(self.qkv(x), self.heads).unbind()
         if cached is not None:
             cache, layer = cached
             k, v = cache.extended(layer, k, v)
@@ -141,33 +143,34 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
-            gate, value = self.expand(x).chunk(2, dim=-1)
-            return self.down(F.silu(gate) * value)
+            return self.down(swiglu(self.expand(x)))
         return self.down(F.gelu(self.expand(x), approximate="tanh"))
+
+
+class RMSNorm(nn.Module):
+    """Each position scaled to a mean square of 1, then by a weight.  (..., C) -> (..., C)"""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms_norm(x, self.weight, self.eps)
 
 
 def normalization(recipe: ModelRecipe) -> nn.Module:
     if recipe.normalization == "rmsnorm":
-        return nn.RMSNorm(recipe.n_embd, eps=recipe.norm_eps)
+        return RMSNorm(recipe.n_embd, recipe.norm_eps)
     return nn.LayerNorm(recipe.n_embd, eps=recipe.norm_eps, bias=recipe.bias)
 
 
 def rotary_table(recipe: ModelRecipe) -> Tensor:
-    """Cosines and sines of each position's angles, in float32.  (2, block_size, D)
-
-    RoPE (Su et al. 2021, arXiv 2104.09864) in the split-half form of Llama: number i of a head turns with i + D/2.
-    """
+    """Cosines and sines of each position's angles, in float32.  (2, block_size, D/2)"""
     D = recipe.n_embd // recipe.n_head
     frequencies = recipe.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
-    angles = torch.outer(torch.arange(recipe.block_size, dtype=torch.float32), frequencies).repeat(1, 2)
+    angles = torch.outer(torch.arange(recipe.block_size, dtype=torch.float32), frequencies)
     return torch.stack([angles.cos(), angles.sin()])
-
-
-def rotated(x: Tensor, rotations: Tensor) -> Tensor:
-    """Queries or keys, turned by their positions.  (B, H, T, D), (2, T, D) -> (B, H, T, D)"""
-    cos, sin = rotations.to(x.dtype)
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
 class KeyValueCache:

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 PIECE_ELEMENTS = 1 << 24  # logits at a time: 64 MiB in float32; more rows make products faster and sums slower
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the pieces stay as they are; what comes before them is compiled as one graph
 def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Mean cross-entropy of softmax(hidden @ weight.T) against the targets, nats.  (N, C), (V, C), (N) -> ()
 
@@ -77,7 +78,8 @@ class Head:
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self.weight = weight.to(dtype)
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        self.rows = max(1, PIECE_ELEMENTS // weight.shape[0])
+        rows = max(1, PIECE_ELEMENTS // weight.shape[0])
+        self.rows = rows - rows % 64 if rows > 64 else rows  # whole tiles of a matrix product
         self.buffer: Tensor | None = None
 
     def pieces(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -17,4 +17,6 @@ FINEWEB_EDU = "FineWeb-Edu"
 
 # OpenAI's GPT-2 124M, measured on FineWeb-Edu's validation shard by build-nanogpt; HellaSwag completion style.
 GPT2 = Reference("GPT-2 124M (OpenAI)", 3.29, 0.294, FINEWEB_EDU)
-GPT3_HELLASWAG = 0.337  # GPT-3 124M, table H.1 of Brown et al. 2020 (arXiv 2005.14165)
+
+# Training tokens of data sets whose public preparation is known, by `data.source`. FineWeb-Edu's is build-nanogpt's.
+KNOWN_TRAIN_TOKENS = {"hub:HuggingFaceFW/fineweb-edu/sample/10BT": 9_854_000_000}

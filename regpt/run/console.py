@@ -81,13 +81,20 @@ class Console:
         )
         if self.progress is not None:
             self.progress.update(self.task, completed=record.step, status=status)
-        elif time.perf_counter() - self.last_line_at > QUIET_SECONDS:
-            self.last_line_at = time.perf_counter()
-            self.say(status)
+        else:
+            self.say_seldom(status)
 
-    def evaluating(self, what: str, done: int, of: int) -> None:
+    def busy(self, what: str, done: int, of: int) -> None:
+        """Something long goes on; in a pipe, a sign of life now and then."""
         if self.progress is not None:
-            self.progress.update(self.task, status=f"{what} {done}/{of}")
+            self.progress.update(self.task, status=f"{what} {done:,}/{of:,}")
+        else:
+            self.say_seldom(f"{what} {done:,}/{of:,}")
+
+    def say_seldom(self, text: str) -> None:
+        if time.perf_counter() - self.last_line_at > QUIET_SECONDS:
+            self.last_line_at = time.perf_counter()
+            self.say(text)
 
     def validation(self, record: ValidationRecord) -> None:
         self.say(

@@ -1,13 +1,9 @@
 """A run: from a recipe to weights and a journal. `Training.go` is the table of contents."""
 
-import platform
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import regpt
 from regpt.base.errors import DONE, CheckpointError, NumericsError, UserError
 from regpt.base.files import locked, write_json, write_text
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, recipe_digest, to_toml
+from regpt.base.settings import load_recipe, to_toml
 from regpt.data.batches import Batch, Batches
 from regpt.data.prepare import open_or_prepare
 from regpt.data.shards import Manifest, TokenWindows, check_fits, read_manifest
@@ -30,6 +25,7 @@ from regpt.model.optimizer import learning_rate, make_optimizer
 from regpt.run import checkpoint
 from regpt.run.console import Console
 from regpt.run.devices import Device, memory_bytes, open_device, seed_step
+from regpt.run.environment import environment, identity
 from regpt.run.evaluate import validation_loss, validation_windows
 from regpt.run.journal import (
     CheckpointRecord,
@@ -74,7 +70,7 @@ def resume(run: Path, console: Console | None = None) -> int:
         state = checkpoint.load_state(path)
         manifest = read_manifest(Path(recipe.data.path))
         expected = identity(recipe, manifest)
-        changed = [name for name, value in expected.items() if state[name] != value]
+        changed = [name for name, value in expected.items() if state.get(name) != value]
         if changed:
             raise CheckpointError(
                 f"{path}: was made with another {' and another '.join(changed)}",
@@ -152,8 +148,10 @@ class Training:
         rate = learning_rate(step, self.recipe)
         seed_step(self.recipe.run.seed, step)
         loss = torch.zeros((), device=self.device.place)
-        for inputs, targets in zip(batch.inputs, batch.targets, strict=True):
+        for number, (inputs, targets) in enumerate(zip(batch.inputs, batch.targets, strict=True)):
             self.stopping.check()
+            if number:
+                self.console.busy(f"step {step + 1:,}: micro-batch", number, len(batch.inputs))
             with self.device.autocast():
                 micro_loss = self.trained_model(self.on_device(inputs), self.on_device(targets)) / len(batch.inputs)
             micro_loss.backward()
@@ -201,7 +199,8 @@ class Training:
 
     def between_windows(self, done: int, of: int) -> None:
         self.stopping.check()
-        self.console.evaluating("validation", done, of)
+        if done:
+            self.console.busy("validation: window", done, of)
 
     def sample(self, step: int) -> None:
         asked = self.recipe.evaluation
@@ -255,6 +254,13 @@ class Training:
             f"{' · compiled' if device.compiled else ''} · {recipe.data.total_batch_tokens:,} tokens a step"
             f" = {recipe.accumulation_steps()} x {recipe.data.micro_batch} x {recipe.model.block_size}"
         )
+        if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
+            self.console.say(
+                f"note: optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} and run.max_steps ="
+                f" {recipe.run.max_steps:,}: the learning rate never reaches optimizer.max_lr"
+            )
+        if recipe.evaluation.hellaswag_every:
+            self.console.say("note: HellaSwag is not measured by this version of regpt (evaluation.hellaswag_every)")
         self.console.training(first_step, recipe.run.max_steps, recipe.model.flops_per_token, device.peak_flops)
 
 
@@ -268,42 +274,3 @@ def started(run: Path) -> Iterator[None]:
         if not (run / "journal.jsonl").exists():
             shutil.rmtree(run)
         raise
-
-
-def identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
-    """What a resume must find as it was."""
-    return {"recipe": recipe_digest(recipe), "data": manifest.digest}
-
-
-def environment(recipe: Recipe, device: Device, manifest: Manifest) -> dict[str, Any]:
-    """Where a run was made: code, packages, machine, data, command."""
-    return {
-        "recipe_name": recipe.name,
-        "recipe_digest": recipe_digest(recipe),
-        "code_version": code_version(),
-        "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "system": platform.platform(),
-        "device": {**asdict(device), "place": str(device.place), "precision": device.precision_name},
-        "ranks": 1,
-        "data": {
-            "digest": manifest.digest,
-            "source": manifest.source,
-            "train_tokens": manifest.tokens("train"),
-            "validation_tokens": manifest.tokens("val"),
-            "shards": len(manifest.shards),
-            "text_bytes": manifest.statistics.get("text_bytes", 0),
-        },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def code_version() -> str:
-    """The package's version, and the commit where it runs from a clone."""
-    root = Path(regpt.__file__).parent.parent
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        commit = ""
-    inside = commit and (root / ".git").exists()
-    return f"{regpt.__version__} ({commit})" if inside else regpt.__version__

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regpt.data.order import shuffled_windows, windows_of_step
 
@@ -15,10 +17,25 @@ def test_every_window_comes_once_in_an_epoch_for_every_count() -> None:
         assert np.array_equal(np.sort(whole_epoch(count)), np.arange(count)), count
 
 
+@given(count=st.integers(1, 2**40), seed=st.integers(0), epoch=st.integers(0, 10**6), data=st.data())
+def test_windows_of_any_count_stay_in_range_and_apart(count: int, seed: int, epoch: int, data: st.DataObject) -> None:
+    positions = data.draw(st.lists(st.integers(0, count - 1), min_size=1, max_size=30, unique=True))
+    windows = shuffled_windows(np.array(positions), count, seed, epoch)
+    assert len(set(windows.tolist())) == len(positions)
+    assert windows.min() >= 0 and windows.max() < count
+
+
 def test_the_first_windows_are_pinned_for_ever() -> None:
     """Changing these numbers changes the data order of every recorded run."""
-    assert whole_epoch(9_771_000)[:6].tolist() == [8989861, 2431240, 4509893, 6393150, 5875789, 8139314]
-    assert whole_epoch(9_771_000, epoch=1)[:3].tolist() == [4487936, 7025422, 2038653]
+    assert shuffled_windows(np.arange(6), 9_771_000, 1337, 0).tolist() == [
+        8989861,
+        2431240,
+        4509893,
+        6393150,
+        5875789,
+        8139314,
+    ]
+    assert shuffled_windows(np.arange(3), 9_771_000, 1337, 1).tolist() == [4487936, 7025422, 2038653]
     assert shuffled_windows(np.array([2**40 - 1]), 2**40, 1337, 0).tolist() == [1037148221400]
 
 

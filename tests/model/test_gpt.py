@@ -1,5 +1,6 @@
 """The model: its size, its first weights, what a position may see, and the cache."""
 
+import shutil
 from dataclasses import replace
 from itertools import product
 
@@ -105,16 +106,19 @@ def test_losses_are_the_mean_loss_taken_apart() -> None:
     torch.testing.assert_close(losses.mean(), model(x[:, :-1], x[:, 1:]).detach())
 
 
-def test_rotary_scores_depend_on_the_distance_of_two_positions_alone() -> None:
-    from regpt.model.gpt import rotary_table, rotated
-
-    table = rotary_table(SMALL)
-    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(2, 1, 1, 24, 8)
-    scores = rotated(q, table)[0, 0] @ rotated(k, table)[0, 0].T
-    for distance in (1, 5):
-        along = scores.diagonal(-distance)
-        torch.testing.assert_close(along, along[0].expand_as(along), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(scores.diagonal(-1)[0], scores.diagonal(-5)[0])
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
+def test_compiled_value_and_gradients_equal_the_eager_ones() -> None:
+    model, x = model_of(SMALL).train(), tokens(SMALL, 25)
+    found = []
+    for function in (model, torch.compile(model)):
+        model.zero_grad()
+        loss = function(x[:, :-1], x[:, 1:])
+        loss.backward()
+        found.append(
+            [loss.detach(), *(parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None)]
+        )
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only() -> None:

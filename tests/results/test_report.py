@@ -9,7 +9,8 @@ import pytest
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.results.report import differences_from_gpt2, open_other, rows_of_differences, write_report
+from regpt.results.differences import differences_from_gpt2, rows_of_differences
+from regpt.results.report import open_other, write_report
 from regpt.results.runs import find_run, open_run
 from regpt.run.journal import read_history
 from regpt.run.train import train

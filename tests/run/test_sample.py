@@ -8,7 +8,7 @@ from regpt.run.sample import choose, continuations, generate
 from tests.model.test_gpt import SMALL, model_of
 
 
-def scores(rows: int = 2000) -> torch.Tensor:
+def scores(rows: int = 600) -> torch.Tensor:
     """Likelihoods 0.4, 0.3, 0.2, 0.1 of tokens 7, 5, 3, 1, and a padding row that is likeliest of all."""
     row = torch.full((50_304,), -1e9)
     row[[7, 5, 3, 1]] = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
@@ -35,7 +35,7 @@ def test_tokens_are_drawn_as_often_as_they_should(
     found = {int(token): float((drawn == token).float().mean()) for token in drawn.unique()}
     expected = expected or {7: 1.0}  # top_p 0 keeps the likeliest
     assert found.keys() == expected.keys()
-    assert all(found[token] == pytest.approx(share, abs=0.04) for token, share in expected.items())
+    assert all(found[token] == pytest.approx(share, abs=0.07) for token, share in expected.items())
 
 
 def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:

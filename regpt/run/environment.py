@@ -1,0 +1,56 @@
+"""Where a run is made, and what it is made of: code, packages, machine, data, command."""
+
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import regpt
+from regpt.base.recipe import Recipe
+from regpt.base.settings import recipe_digest
+from regpt.data.shards import Manifest
+from regpt.run.devices import Device
+
+
+def environment(recipe: Recipe, device: Device, manifest: Manifest) -> dict[str, Any]:
+    """What environment.json says of a run."""
+    return {
+        "recipe_name": recipe.name,
+        "recipe_digest": recipe_digest(recipe),
+        "code_version": code_version(),
+        "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "system": platform.platform(),
+        "device": {**asdict(device), "place": str(device.place), "precision": device.precision_name},
+        "ranks": 1,
+        "data": {
+            "digest": manifest.digest,
+            "source": manifest.source,
+            "train_tokens": manifest.tokens("train"),
+            "validation_tokens": manifest.tokens("val"),
+            "shards": len(manifest.shards),
+            "text_bytes": manifest.statistics.get("text_bytes", 0),
+        },
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def code_version() -> str:
+    """The package's version, and the commit where it runs from a clone."""
+    root = Path(regpt.__file__).parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    inside = commit and (root / ".git").exists()
+    return f"{regpt.__version__} ({commit})" if inside else regpt.__version__
+
+
+def identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
+    """What a resume must find as it was."""
+    return {"recipe": recipe_digest(recipe), "data": manifest.digest}

@@ -1,0 +1,57 @@
+"""The gradients that are written out are autograd's."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from regpt.model.elementwise import rms_norm, rotated, rotated_heads, split_heads, swiglu
+from regpt.model.gpt import rotary_table
+from tests.model.test_gpt import SMALL
+
+COS, SIN = rotary_table(SMALL)[:, :6].double()
+
+
+def plain_heads(qkv: Tensor) -> tuple[Tensor, ...]:
+    q, k, v = split_heads(qkv, 2).unbind()
+    return rotated(q, COS, SIN), rotated(k, COS, SIN), v
+
+
+def plain_swiglu(x: Tensor) -> Tensor:
+    gate, value = x.chunk(2, dim=-1)
+    return F.silu(gate) * value
+
+
+PAIRS: list[tuple[Callable[..., object], Callable[..., object], list[tuple[int, ...]]]] = [
+    (lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), [(3, 6, 16), (16,)]),
+    (swiglu, plain_swiglu, [(3, 6, 20)]),
+    (lambda qkv: rotated_heads(qkv, 2, COS, SIN), plain_heads, [(3, 6, 48)]),
+]
+
+
+@pytest.mark.parametrize(("ours", "plain", "shapes"), PAIRS, ids=["rms_norm", "swiglu", "rotated_heads"])
+def test_values_and_gradients_equal_the_plain_expressions(ours, plain, shapes) -> None:  # type: ignore[no-untyped-def]
+    generator = torch.Generator().manual_seed(4)
+    found = []
+    inputs = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    for function in (ours, plain):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        outputs = function(*leaves)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        weights = [torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape) for out in outputs]
+        sum((out * w).sum() for out, w in zip(outputs, weights, strict=True)).backward()
+        found.append([*outputs, *(x.grad for x in leaves)])
+    for our, their in zip(*found, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-10, atol=1e-12)
+
+
+def test_rotary_scores_depend_on_the_distance_of_two_positions_alone() -> None:
+    cos, sin = rotary_table(SMALL)
+    q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(2, 1, 1, 24, 8)
+    scores = rotated(q, cos, sin)[0, 0] @ rotated(k, cos, sin)[0, 0].T
+    for distance in (1, 5):
+        along = scores.diagonal(-distance)
+        torch.testing.assert_close(along, along[0].expand_as(along), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(scores.diagonal(-1)[0], scores.diagonal(-5)[0])
