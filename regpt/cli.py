@@ -4,12 +4,13 @@ Nothing heavy is imported here: each command imports what it needs when it runs,
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from regpt import __version__
-from regpt.base.errors import DONE, INTERRUPTED, UserError
+from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
 
 DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
 EPILOG = """\
@@ -32,7 +33,15 @@ exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = parser().parse_args(words)
+    top = parser()
+    arguments, left = top.parse_known_args(words)
+    # argparse takes settings in one group only; those behind a later option are left over
+    if left and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in left)):
+        top.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        arguments.overrides += left
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a model's text may hold what a console cannot show
     try:
         code: int = arguments.command(arguments)
         sys.stdout.flush()
@@ -40,12 +49,17 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.code
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return INTERRUPTED
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         sys.stdout = None  # nothing is left to flush at exit
         return DONE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        problem = f"{where}{error.strerror or error}"
+        print(f"error: {problem} — check the path, its permissions and the space left", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
@@ -96,8 +110,14 @@ def parser() -> argparse.ArgumentParser:
     add_runs(train)
     add_recipe(train)
 
-    resume = command("resume", run_resume, "go on from a run's newest whole checkpoint")
+    resume = command(
+        "resume",
+        run_resume,
+        "go on from a run's newest whole checkpoint",
+        "Settings that change no result may be given anew, such as data.path when the data set has moved.",
+    )
     add_run(resume)
+    add_overrides(resume)
 
     sample = command(
         "sample",
@@ -230,7 +250,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
     path = find_run(arguments.run, arguments.runs)
     from regpt.run.train import resume
 
-    return resume(path)
+    return resume(path, arguments.overrides)
 
 
 def run_sample(arguments: argparse.Namespace) -> int:
@@ -317,7 +337,7 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
         "FLOPs in all": f"{recipe.total_tokens * recipe.model.flops_per_token:.3g}",
     }
     try:
-        tokens, where = read_manifest(Path(recipe.data.path)).tokens("train"), f"in {recipe.data.path}"
+        tokens, where = read_manifest(recipe.data.directory).tokens("train"), f"in {recipe.data.path}"
     except UserError:
         tokens, where = KNOWN_TRAIN_TOKENS.get(recipe.data.source, 0), "by the public preparation, rounded"
     epochs = f"{recipe.total_tokens / tokens:.3f} of {tokens:,} training tokens ({where})" if tokens else ""

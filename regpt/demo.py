@@ -7,7 +7,6 @@ from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
 from regpt.results.report import open_other, write_report
 from regpt.results.runs import open_run
-from regpt.run.console import Console
 from regpt.run.train import train
 
 RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it
@@ -19,8 +18,7 @@ def demo(root: Path, overrides: Sequence[str] = ()) -> int:
     number = next(n for n in range(1, 1_000_000) if not any(path_of(root, name, n).exists() for name in RECIPES))
     runs = [path_of(root, name, number) for name in RECIPES]
     for recipe, run in zip(recipes, runs, strict=True):
-        with Console() as console:
-            code = train(recipe, run, console)
+        code = train(recipe, run)
         if code != DONE:
             return code
     others = [open_other(str(run), root) for run in runs[:-1]]

@@ -63,6 +63,23 @@ def test_from_text_to_report(home: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert answer(capsys, "resume", "one")[0] == 0
 
 
+def test_settings_may_stand_before_and_behind_an_option(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = answer(
+        capsys, "train", "tiny.toml", "run.max_steps=1", "--name", "one", "run.seed=3", "data.micro_batch=4"
+    )
+    assert code == 0, err
+    recipe = (home / "runs" / "one" / "recipe.toml").read_text()
+    assert "max_steps = 1" in recipe and "seed = 3" in recipe and "micro_batch = 4" in recipe
+    assert answer(capsys, "train", "tiny.toml", "--nmae", "x")[0] == 2
+    assert answer(capsys, "runs", "surplus")[0] == 2
+
+
+def test_a_path_that_cannot_be_written_is_one_line(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "file").touch()
+    code, _, err = answer(capsys, "train", "tiny.toml", "--runs", "file", "--name", "a")
+    assert code == 2 and err.startswith("error: ") and "file" in err and len(err.strip().splitlines()) == 1
+
+
 def test_recipe_show_tells_what_follows_and_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = answer(capsys, "recipe", "show", "gpt2-050226", "data.micro_batch=8", "--against", "gpt2-230126")
     assert code == 0

@@ -7,6 +7,7 @@ in tokens. Numbers that follow from others are properties and are never stored.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
 GPT2_VOCABULARY = 50_257  # ids that GPT-2's tokenizer can give; `vocab_size` is padded beyond it
@@ -33,6 +34,8 @@ class RunRecipe:
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 1, "max_steps")
         yield from at_least(self, 0, "seed", "threads", "price_per_hour")
+        if self.seed >= 2**63:
+            yield f"run.seed = {self.seed} is not below 2^63"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,11 @@ class DataRecipe:
     )
     micro_batch: int = setting(32, "sequences in one forward pass on one device")
     total_batch_tokens: int = setting(524_288, "in one optimizer step, over all devices")
+
+    @property
+    def directory(self) -> Path:
+        """Of the shards; a leading ~ is the home folder."""
+        return Path(self.path).expanduser()
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 1, "micro_batch", "total_batch_tokens", "validation_tokens", "shard_tokens")
@@ -147,7 +155,7 @@ class EvaluationRecipe:
     validation_batch_size: int = setting(32, "sequences in a validation batch, whatever the micro-batch")
     hellaswag_every: int = setting(250, "steps; 0: never")
     sample_every: int = setting(250, "steps; 0: at the end only")
-    sample_count: int = setting(4, "continuations")
+    sample_count: int = setting(4, "continuations; 0: no samples")
     sample_tokens: int = setting(32, "of a continuation, the prompt included")
     sample_prompt: str = setting("Hello, I'm a language model,", "that every continuation begins with")
     sample_top_k: int = setting(50, "tokens to choose the next one from")
@@ -157,6 +165,8 @@ class EvaluationRecipe:
         yield from at_least(self, 0, "validation_every", "hellaswag_every", "sample_every", "sample_count")
         yield from at_least(self, 0, "sample_seed")
         yield from at_least(self, 1, "validation_batches", "validation_batch_size", "sample_tokens", "sample_top_k")
+        if self.sample_seed >= 2**62:
+            yield f"evaluation.sample_seed = {self.sample_seed} is not below 2^62"
         if not self.sample_prompt:
             yield "evaluation.sample_prompt is empty; a sample needs a beginning"
 

@@ -13,6 +13,18 @@ from regpt.base.files import sha256_of_json
 from regpt.base.recipe import SECTIONS, Recipe
 
 RECORD_ONLY = ("published",)  # sections that say what came out and never change a run
+# Settings that say where and when, not what: free to change in a resume. The data itself is held by its own digest.
+FREE = {
+    "run.price_per_hour",
+    "run.threads",
+    "run.device",
+    "data.path",
+    "data.source",
+    "data.text_column",
+    "data.validation_tokens",
+    "data.shard_tokens",
+    "checkpoint.every",
+}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -47,7 +59,7 @@ def load_recipe(where: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 def find_recipe(where: str | Path) -> Path:
     path = Path(where)
-    if path.exists():
+    if path.is_file():
         return path
     shipped = shipped_recipes()
     if str(where) in shipped:
@@ -96,7 +108,7 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
                     problems.append(problem)
                     doubtful.add(setting)
                 else:
-                    values[key] = float(value) if kinds[key] is float else value
+                    values[key] = as_float(value) if kinds[key] is float else value
             sections[section] = hints[section](**values)
     recipe = Recipe(name=name, **sections)
     problems += [p for p in recipe.problems() if not any(setting in p for setting in doubtful)]
@@ -130,6 +142,13 @@ def mistyped(setting: str, value: Any, kind: Any) -> str:
     if type(value) is kind or (kind is float and type(value) is int):
         return ""
     return f"{setting} = {value!r} is not {TYPE_NAMES[kind]}"
+
+
+def as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
@@ -170,7 +189,14 @@ def toml_value(value: Any) -> str:
 
 def recipe_digest(recipe: Recipe) -> str:
     """SHA-256 of everything in the recipe that can change a run."""
-    return sha256_of_json({name: table for name, table in as_tables(recipe).items() if name not in RECORD_ONLY})
+    return sha256_of_json(
+        {
+            f"{section}.{key}": value
+            for section, table in as_tables(recipe).items()
+            for key, value in table.items()
+            if section not in RECORD_ONLY and f"{section}.{key}" not in FREE
+        }
+    )
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:

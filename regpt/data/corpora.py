@@ -10,12 +10,13 @@ import io
 import json
 import platform
 import sysconfig
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import zstandard
 
@@ -183,7 +184,7 @@ class FilePart:
                     refused["empty"] += 1
                 else:
                     yield text
-        except (OSError, EOFError, zstandard.ZstdError) as error:
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise DataError(f"{self.path}: cannot be read ({error})", "mend or remove the file") from None
 
 
@@ -230,8 +231,39 @@ def open_unpacked(file: Path) -> IO[bytes]:
     if name.endswith(".gz"):
         return io.BufferedReader(gzip.open(file))
     if name.endswith(".zst"):
-        return io.BufferedReader(zstandard.open(file, "rb"))
+        return io.BufferedReader(WholeZstandard(file))
     return file.open("rb")
+
+
+class WholeZstandard(io.RawIOBase):
+    """A Zstandard file, unpacked; unlike the library's own reader it does not take a cut file for a whole one."""
+
+    def __init__(self, path: Path) -> None:
+        self.packed = path.open("rb")
+        self.frame = zstandard.ZstdDecompressor().decompressobj()
+        self.ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, room: Any) -> int:
+        while not self.ready:
+            piece = self.frame.unused_data or self.packed.read(1 << 17)
+            if not piece:
+                if not self.frame.eof:
+                    raise EOFError("the file ends in the middle")
+                return 0
+            if self.frame.eof:  # another frame follows
+                self.frame = zstandard.ZstdDecompressor().decompressobj()
+            self.ready = self.frame.decompress(piece)
+        taken = self.ready[: len(room)]
+        room[: len(taken)] = taken
+        self.ready = self.ready[len(taken) :]
+        return len(taken)
+
+    def close(self) -> None:
+        self.packed.close()
+        super().close()
 
 
 def parquet_documents(file: Path, text_column: str, refused: Counter[str]) -> Iterator[object]:

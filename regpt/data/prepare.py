@@ -1,6 +1,8 @@
 """From documents to a sealed data set: tokenized in order, cut into shards, hashed, and named only when whole."""
 
+import hashlib
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
-from regpt.base.files import new_directory
+from regpt.base.files import locked, new_directory
 from regpt.base.recipe import Recipe
 from regpt.data import tokenizer
 from regpt.data.corpora import Corpus, open_corpus
@@ -40,11 +42,24 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     nothing is left behind then.
     """
     progress = progress or NoProgress()
-    target = Path(recipe.data.path)
+    target = recipe.data.directory
     if target.exists():
         raise DataError(
             f"data.path = '{target}' exists already", "use it as it is, delete it, or name another data.path"
         )
+    with locked(lock_of(target)):
+        return prepare_alone(recipe, target, progress)
+
+
+def lock_of(target: Path) -> Path:
+    """Where the lock of a data set in the making lies: not beside it, so that a failure leaves nothing there."""
+    name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / "regpt-preparing" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "lock"
+
+
+def prepare_alone(recipe: Recipe, target: Path, progress: Progress) -> Manifest:
     corpus = open_corpus(recipe.data.source, recipe.data.text_column)
     tokenizer.encoding()  # missing vocabulary is said before any work is done
     with new_directory(target) as directory:
@@ -79,7 +94,7 @@ def write_data_set(recipe: Recipe, corpus: Corpus, directory: Path, progress: Pr
     check_fits(tokens, windows, recipe.batch_windows, recipe.model.block_size)
     manifest = Manifest(
         tokenizer={"name": tokenizer.NAME, "vocabulary_sha256": tokenizer.FILES["vocab.bpe"]},
-        source={"description": corpus.description, "parts": len(corpus.parts)},
+        source={"asked": recipe.data.source, "description": corpus.description, "parts": len(corpus.parts)},
         split_rule=f"the first {recipe.data.validation_tokens} tokens are validation, the rest training",
         shards=tuple(shards),
         statistics={**statistics, "tokens": sum(tokens.values()), "refused": dict(sorted(refused.items()))},
@@ -148,6 +163,18 @@ class ShardWriter:
 
 
 def open_or_prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
-    """The data set at `data.path`; made first where it is missing and `data.source` is at hand."""
-    path = Path(recipe.data.path)
-    return read_manifest(path) if path.exists() else prepare(recipe, progress)
+    """The data set at `data.path`; made first where it is missing and `data.source` is at hand.
+
+    Raises DataError where it was made from other text than a source that is at hand.
+    """
+    path, source = recipe.data.directory, recipe.data.source
+    if not path.exists():
+        return prepare(recipe, progress)
+    manifest = read_manifest(path)
+    made_from = manifest.source["asked"]
+    if made_from != source and not source.startswith("hub:"):
+        raise DataError(
+            f"data.path = '{recipe.data.path}' was made from '{made_from}', not from data.source = '{source}'",
+            f"name another data.path, or write data.source={made_from} to use it as it is",
+        )
+    return manifest

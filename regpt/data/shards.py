@@ -70,7 +70,7 @@ def read_manifest(directory: Path) -> Manifest:
     if not path.is_file():
         raise DataError(
             f"{directory}: is no prepared data set (it has no manifest.json)",
-            "make one: regpt prepare RECIPE data.source=… data.path=…",
+            "name the folder of one (data.path=…), or make one: regpt prepare RECIPE data.source=… data.path=…",
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

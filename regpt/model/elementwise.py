@@ -34,15 +34,18 @@ class RMSNormFunction(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         x, weight, scale = ctx.saved_tensors
         C = x.shape[-1]
-        products = (gradient * x).view(-1, C)
+        products = (gradient * x).view(-1, C).to(weight.dtype)
         shrink = (products @ weight).view_as(scale) * scale.pow(3) / C
-        of_weight = products.t() @ scale.view(-1)
+        of_weight = products.t() @ scale.view(-1).to(weight.dtype)
         of_x = (gradient * weight).mul_(scale).addcmul_(x, shrink, value=-1)
-        return of_x, of_weight, None
+        return of_x.to(x.dtype), of_weight, None
 
 
 def swiglu(expanded: Tensor) -> Tensor:
-    """silu(gate) * value (Shazeer 2020, arXiv 2002.05202), gate and value side by side.  (..., 2M) -> (..., M)"""
+    """silu(gate) * value (Shazeer 2020, arXiv 2002.05202), gate and value side by side.  (..., 2M) -> (..., M)
+
+    The backward pass overwrites `expanded` with its gradient: give it what nobody needs after this.
+    """
     if torch.compiler.is_compiling():
         gate, value = expanded.chunk(2, dim=-1)
         return F.silu(gate) * value
@@ -59,15 +62,14 @@ class SwiGLUFunction(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # The gradient takes the memory of what it is the gradient of: on a CPU, fresh memory costs more than the sums.
+        # Whoever else had kept `expanded` for a backward pass is told so by autograd's version counter.
         (expanded,) = ctx.saved_tensors
         gate, value = expanded.chunk(2, dim=-1)
-        result = torch.empty_like(expanded)
-        of_gate, of_value = result.chunk(2, dim=-1)
-        room = F.silu(gate)
-        torch.mul(room, gradient, out=of_value)
-        torch.mul(value, gradient, out=room)
-        torch.ops.aten.silu_backward.grad_input(room, gate, grad_input=of_gate)
-        return result
+        of_silu = value * gradient
+        torch.mul(F.silu(gate), gradient, out=value)
+        torch.ops.aten.silu_backward.grad_input(of_silu, gate, grad_input=gate)
+        return expanded
 
 
 def rotated_heads(qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

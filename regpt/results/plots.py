@@ -1,6 +1,7 @@
 """The pictures of a report, drawn from journals alone."""
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ SMOOTHING_STEPS = 10
 def draw_losses(runs: Sequence[Run], path: Path, reference: tuple[str, float] | None = None) -> None:
     """Training and validation loss over tokens; the first run is the report's own. PNG or SVG by the path's ending."""
     figure, axes = page("Loss, nats per token")
-    for run, color in reversed(list(zip(runs, COLORS, strict=False))):
+    for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
         batch = run.recipe.data.total_batch_tokens
         steps = run.history.steps
         axes.plot([s.step * batch for s in steps], [s.loss for s in steps], color=color, alpha=0.25, linewidth=0.8)
@@ -27,12 +28,12 @@ def draw_losses(runs: Sequence[Run], path: Path, reference: tuple[str, float] | 
             color=color,
             linewidth=1.1,
             alpha=0.75,
-            label=f"{run.id}, training (mean of {SMOOTHING_STEPS} steps)",
+            label=f"{plain(run.id)}, training (mean of {SMOOTHING_STEPS} steps)",
         )
         looks = run.history.validations
         axes.plot(
             [v.tokens for v in looks], [v.loss for v in looks], color=color, linewidth=2.0, marker="o", markersize=4,
-            label=f"{run.id}, validation" + (f" (last {looks[-1].loss:.3f})" if looks else ""),
+            label=f"{plain(run.id)}, validation" + (f" (last {looks[-1].loss:.3f})" if looks else ""),
         )  # fmt: skip
     if reference is not None:
         name, value = reference
@@ -60,6 +61,11 @@ def draw_course(run: Run, path: Path) -> None:
             axes.set_xlabel("")
             axes.set_xticklabels([])
     save(figure, path)
+
+
+def plain(name: str) -> str:
+    """A name as it is, where matplotlib would read formulas between dollar signs."""
+    return name.replace("$", r"\$")
 
 
 def page(title: str) -> tuple[Figure, Axes]:

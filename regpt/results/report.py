@@ -99,6 +99,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "columns": columns(run, others),
         "table_of": table_of,
         "fenced": fenced,
+        "cell": cell,
         "notes": notes(run, others),
         "samples": run.history.samples[-1] if run.history.samples else None,
         "from_gpt2": differences_from_gpt2(run),
@@ -126,7 +127,7 @@ def summary(run: Run, others: Sequence[Other]) -> str:
     for other in others:
         if other.run is None or not losses or other.run.validation_loss is None:
             continue
-        if other.run.environment["data"]["digest"] != run.environment["data"]["digest"]:
+        if not comparable(run, other.run):
             continue
         apart = losses[-1].loss - other.run.validation_loss
         where = "lower than" if apart < 0 else "higher than" if apart > 0 else "different from"
@@ -211,7 +212,12 @@ def table_of(columns: Sequence[Column]) -> list[str]:
         "HellaSwag accuracy": [column.hellaswag for column in columns],
         "Tokens seen": [column.tokens for column in columns],
     }
-    return [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
+    return [f"| {' | '.join(map(cell, [name, *cells]))} |" for name, cells in rows.items()]
+
+
+def cell(text: object) -> str:
+    """Text in one cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def fenced(text: str) -> str:
@@ -248,8 +254,20 @@ def recorded_column(recipe: Recipe, name: str) -> Column:
     )
 
 
+def comparable(run: Run, other: Run) -> bool:
+    """Whether two validation losses were taken on the same windows of the same data."""
+    if not (run.history.validations and other.history.validations):
+        return False
+    seen = [
+        (r.environment["data"]["digest"], r.recipe.model.block_size, r.history.validations[-1].windows)
+        for r in (run, other)
+    ]
+    return seen[0] == seen[1]
+
+
 def is_fineweb_edu(run: Run) -> bool:
-    return "fineweb-edu" in run.environment["data"]["source"]["description"].lower()
+    """By name: of the source, or of the folder that the data set lies in."""
+    return "fineweb-edu" in f"{run.environment['data']['source']['description']} {run.recipe.data.path}".lower()
 
 
 def notes(run: Run, others: Sequence[Other]) -> list[str]:
@@ -257,10 +275,7 @@ def notes(run: Run, others: Sequence[Other]) -> list[str]:
     lines = ["Losses are nats per token on fixed windows of the validation split."]
     for other in others:
         if other.run is not None:
-            same = other.run.environment["data"]["digest"] == run.environment["data"]["digest"]
-            windows = {r.history.validations[-1].windows for r in (run, other.run) if r.history.validations}
-            block = other.run.recipe.model.block_size == run.recipe.model.block_size
-            if same and block and len(windows) == 1:
+            if comparable(run, other.run):
                 lines.append(
                     f"{other.name} was validated on the same windows of the same data; the two losses compare."
                 )

@@ -1,6 +1,7 @@
 """Checkpoints: one directory a step, of safetensors and JSON only, hashed, and there either whole or not at all."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +37,9 @@ def save(run: Path, step: int, model: GPT, optimizer: Optimizer, state: dict[str
     started_at = time.perf_counter()
     path = run / FOLDER / f"step_{step:06d}"
     if path.exists():
-        return Saved(path, 0, 0.0)
+        if next(faults(path), None) is None:
+            return Saved(path, 0, 0.0)
+        shutil.rmtree(path)  # damaged, and known to be
     with new_directory(path) as beside:
         save_file(weights_of(model), beside / "model.safetensors")
         save_file(moments_of(model, optimizer), beside / "optimizer.safetensors")
@@ -76,7 +79,8 @@ def newest(run: Path) -> Path:
         raise CheckpointError(
             f"{run}: no checkpoint is whole ({problems[0]})", "start the run again under another run id"
         )
-    raise CheckpointError(f"{run}: has no checkpoint yet", "start the run again: delete the folder and `regpt train`")
+    fix = "wait for its first one, or start the run anew under another --name"
+    raise CheckpointError(f"{run}: has no checkpoint yet", fix)
 
 
 def faults(path: Path) -> Iterator[str]:

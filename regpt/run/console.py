@@ -1,5 +1,6 @@
 """What a person sees of a run: a live line in a terminal, a few plain lines in a pipe."""
 
+import io
 import time
 from datetime import timedelta
 from types import TracebackType
@@ -27,7 +28,10 @@ class Console:
         self.last_line_at = float("-inf")
 
     def say(self, text: str) -> None:
-        self.terminal.print(text, markup=False)
+        try:
+            self.terminal.print(text, markup=False)
+        except (SystemExit, OSError):  # whoever read our output has left; the run goes on without
+            self.terminal = Terminal(file=io.StringIO())
 
     def __enter__(self) -> "Console":
         if self.live:

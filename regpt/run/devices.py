@@ -13,8 +13,7 @@ import torch
 from regpt.base.errors import UserError
 from regpt.base.recipe import RunRecipe
 
-# Dense bfloat16 peaks in TFLOP/s, float32 accumulation, from NVIDIA's data sheets and architecture papers. The longest
-# name that stands in the card's own is taken.
+# Dense bfloat16 peaks in TFLOP/s, float32 accumulation, from NVIDIA's data sheets and architecture papers.
 BFLOAT16_PEAKS = {
     "RTX 3090": 71.0,
     "RTX 4090": 165.2,
@@ -23,6 +22,7 @@ BFLOAT16_PEAKS = {
     "H100": 989.4,
     "H200": 989.4,
 }
+OTHER_MODELS = {"Laptop", "PCIe", "PCIE", "NVL", "Ti", "D", "Max", "Q"}  # cards of these names have other peaks
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def best_device() -> str:
 
 
 def check_one_rank() -> None:
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = int(os.environ.get("WORLD_SIZE") or 1)
     if ranks > 1:
         raise UserError(
             f"torchrun started {ranks} ranks; this version of regpt trains on one", "start it without torchrun"
@@ -114,24 +114,26 @@ def device_name(kind: str) -> str:
 def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:
     """FLOP/s that the device can reach, and where the figure comes from: a table for known cards, else measured now."""
     if device.type == "cuda" and precision == torch.bfloat16:
-        known = [
-            card for card in BFLOAT16_PEAKS if card.replace(" ", "") in torch.cuda.get_device_name().replace(" ", "")
-        ]
+        words = torch.cuda.get_device_name().replace("-", " ").split()
+        other = OTHER_MODELS.intersection(words)
+        known = [card for card in BFLOAT16_PEAKS if set(card.split()) <= set(words) and not other]
         if known:
-            card = max(known, key=len)
-            return BFLOAT16_PEAKS[card] * 1e12, f"published for {card}"
+            return BFLOAT16_PEAKS[known[0]] * 1e12, f"published for {known[0]}"
     return measured_matmul_rate(device, precision), "measured, large matrix product"
 
 
-def measured_matmul_rate(device: torch.device, precision: torch.dtype, size: int = 1024, seconds: float = 0.5) -> float:
+def measured_matmul_rate(device: torch.device, precision: torch.dtype, seconds: float = 0.5) -> float:
     """The best rate, FLOP/s, of square matrix products tried for a moment."""
-    left, right = (torch.ones(size, size, dtype=precision, device=device) for _ in range(2))
+    size, products = (1024, 1) if device.type == "cpu" else (4096, 8)  # a GPU needs more to be busy
+    left, right = (torch.randn(size, size, device=device).to(precision) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
         started_at = time.perf_counter()
-        (left @ right).sum().item()  # item() waits for the device
+        for _ in range(products):
+            product = left @ right
+        product[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - started_at)
-    return 2 * size**3 / best
+    return 2 * size**3 * products / best
 
 
 def seed_step(seed: int, step: int) -> None:

@@ -109,7 +109,7 @@ def read_history(run: Path) -> History:
     """Read a journal, live or finished, without lines that a kill cut and steps that a resume went back behind."""
     history = History()
     path = run / FILE
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     places: dict[str, list[Any]] = {
         "step": history.steps,
         "validation": history.validations,

@@ -1,12 +1,14 @@
-"""Ctrl-C and SIGTERM: noticed between two pieces of work, where stopping loses nothing."""
+"""Ctrl-C, SIGTERM and a closed terminal: noticed between two pieces of work, where stopping loses nothing."""
 
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-from regpt.base.errors import INTERRUPTED, TERMINATED
+from regpt.base.errors import HUNG_UP, INTERRUPTED, TERMINATED
 
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
+if hasattr(signal, "SIGHUP"):  # a closed terminal; Windows has none
+    EXIT_CODES[signal.SIGHUP] = HUNG_UP
 
 
 class Stopped(Exception):

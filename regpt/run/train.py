@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,13 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
                 return training.go(first_step=0, event="started")
 
 
-def resume(run: Path, console: Console | None = None) -> int:
-    """Go on from a run's newest whole checkpoint; returns the exit code."""
-    recipe = load_recipe(run / "recipe.toml")
+def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = None) -> int:
+    """Go on from a run's newest whole checkpoint; returns the exit code. Overrides may change no result."""
+    recipe = load_recipe(run / "recipe.toml", overrides)
     with console or Console() as console, locked(run / "lock"):
         path = checkpoint.newest(run)
         state = checkpoint.load_state(path)
-        manifest = read_manifest(Path(recipe.data.path))
+        manifest = read_manifest(recipe.data.directory)
         expected = identity(recipe, manifest)
         changed = [name for name, value in expected.items() if state.get(name) != value]
         if changed:
@@ -76,7 +76,7 @@ def resume(run: Path, console: Console | None = None) -> int:
                 f"{path}: was made with another {' and another '.join(changed)}",
                 "put that back, or start a new run",
             )
-        if read_history(run).status == "finished":
+        if read_history(run).status == "finished" and state["step"] == recipe.run.max_steps:
             console.say(f"{run} is complete: {state['step']:,} steps")
             return DONE
         training = Training(recipe, run, open_device(recipe.run), manifest, console)
@@ -90,7 +90,7 @@ class Training:
 
     def __init__(self, recipe: Recipe, run: Path, device: Device, manifest: Manifest, console: Console) -> None:
         self.recipe, self.run, self.device, self.console = recipe, run, device, console
-        directory = Path(recipe.data.path)
+        directory = recipe.data.directory
         self.train_windows = TokenWindows(directory, manifest, "train", recipe.model.block_size)
         self.validation_windows = TokenWindows(directory, manifest, "val", recipe.model.block_size)
         tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
@@ -105,9 +105,10 @@ class Training:
 
     def go(self, first_step: int, event: str) -> int:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
-        self.history = read_history(self.run)
         self.journal = Journal(self.run)
-        self.journal.write(EventRecord(step=first_step, event=event, detail={"device": self.device.name}))
+        detail = {"device": self.device.name, "precision": self.device.precision_name, "torch": torch.__version__}
+        self.journal.write(EventRecord(step=first_step, event=event, detail=detail))
+        self.history = read_history(self.run)  # after the event, so without what this attempt goes back behind
         self.announce(first_step)
         step = first_step
         with self.stopping, self.batches() as batches:
@@ -177,10 +178,11 @@ class Training:
         """Stop before anything that is not a number reaches the weights."""
         if torch.isfinite(loss) and torch.isfinite(norm):
             return
+        self.save(step)
         self.finish(step, "failed", {"loss": str(loss.item()), "gradient_norm": str(norm.item())})
         raise NumericsError(
             f"step {step + 1}: the loss is {loss.item()} and the gradient norm {norm.item()}",
-            f"lower optimizer.max_lr; the weights of step {step} and before are untouched",
+            f"the weights after step {step} are saved; start another run with a lower optimizer.max_lr",
         )
 
     def validate(self, step: int) -> None:
@@ -204,6 +206,8 @@ class Training:
 
     def sample(self, step: int) -> None:
         asked = self.recipe.evaluation
+        if asked.sample_count == 0:
+            return
         texts = continuations(
             self.model,
             asked.sample_prompt,

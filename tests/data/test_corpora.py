@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -72,6 +73,18 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(
     with pytest.raises(DataError, match=says) as caught:
         read(tmp_path / name)
     assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gz", "zst"])
+def test_a_cut_download_is_not_taken_for_a_whole_file(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+    lines = "".join(json.dumps({"text": f"line {number} of many"}) + "\n" for number in range(5000)).encode()
+    path = tmp_path / f"a.jsonl.{'gz' if pack is gzip.compress else 'zst'}"
+    packed = pack(lines)
+    path.write_bytes(packed + packed)  # two frames, as some tools write them
+    assert len(read(path)[0]) == 10_000
+    path.write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(DataError, match=r"a\.jsonl\..*cannot be read"):
+        read(path)
 
 
 def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from regpt.run.journal import EventRecord, Journal, StepRecord, ValidationRecord, read_history
+from regpt.run.journal import EventRecord, Journal, SampleRecord, StepRecord, ValidationRecord, read_history
 
 
 def step(number: int, loss: float) -> StepRecord:
@@ -39,6 +39,12 @@ def test_after_a_kill_and_a_resume_no_step_stands_twice(tmp_path: Path) -> None:
     assert [(s.step, s.loss) for s in history.steps] == [(1, 5.0), (2, 5.0), (3, 4.0)]
     assert [e.event for e in history.events] == ["started", "resumed"]
     assert len(journal.path.read_text().splitlines()) == 7  # nothing was rewritten
+
+
+def test_text_with_any_line_separator_stays_on_its_line(tmp_path: Path) -> None:
+    texts = ["a\u2028b", "c\x85d\u2029", "e\nf\r"]
+    Journal(tmp_path).write(SampleRecord(step=1, prompt="", texts=texts, seed=1, top_k=1))
+    assert read_history(tmp_path).samples[0].texts == texts
 
 
 def test_a_later_versions_records_are_passed_over(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from regpt.base.errors import DONE, INTERRUPTED, CheckpointError, DataError, Loc
 from regpt.base.files import locked
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
+from regpt.data.prepare import prepare
 from regpt.run.journal import StepRecord, read_history
 from regpt.run.stopping import Stopping
 from regpt.run.train import Training, resume, train
@@ -186,7 +188,7 @@ def test_a_number_that_is_none_stops_the_run_before_it_reaches_the_weights(
     with pytest.raises(NumericsError, match="step 5"):
         train(tiny, tmp_path / "a")
     assert read_history(tmp_path / "a").events[-1].event == "failed"
-    assert all(torch.isfinite(t).all() for t in tensors(tmp_path / "a", 3).values())
+    assert all(torch.isfinite(t).all() for t in tensors(tmp_path / "a", 4).values())  # of the last good step
 
 
 def test_a_resume_with_another_recipe_or_other_data_is_refused(
@@ -204,6 +206,55 @@ def test_a_run_has_one_writer(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     with locked(tmp_path / "a" / "lock"), pytest.raises(LockedError, match="is being written"):
         resume(tmp_path / "a")
+
+
+def test_a_resume_behind_the_journal_takes_its_looks_again(tiny: Recipe, tmp_path: Path) -> None:
+    """Killed after the looks at step 6 but before its checkpoint: the run goes on from step 3."""
+    train(tiny, tmp_path / "whole")
+    train(tiny, tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed" / "checkpoints" / "step_000006")
+    journal = tmp_path / "killed" / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-2]))  # no checkpoint, no end
+    assert resume(tmp_path / "killed") == DONE
+    whole, killed = read_history(tmp_path / "whole"), read_history(tmp_path / "killed")
+    assert [(v.step, v.loss) for v in whole.validations] == [(v.step, v.loss) for v in killed.validations]
+    assert [s.texts for s in whole.samples] == [s.texts for s in killed.samples]
+    assert [s.loss for s in whole.steps] == [s.loss for s in killed.steps]
+
+
+def test_a_damaged_last_checkpoint_is_made_again(tiny: Recipe, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "a")
+    path = tmp_path / "a" / "checkpoints" / "step_000006" / "model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    assert resume(tmp_path / "a") == DONE
+    assert path.read_bytes() == whole
+
+
+def test_data_may_move_between_stop_and_resume_but_not_change(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        stop_before(patched, 9)
+        train(tiny, tmp_path / "a")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    prepare(tiny_recipe(tmp_path, data={"validation_tokens": 5_000}))
+    with pytest.raises(CheckpointError, match="another data"):
+        resume(tmp_path / "a")
+    assert resume(tmp_path / "a", [f"data.path={tmp_path / 'moved'}"]) == DONE
+
+
+def test_text_that_is_not_what_the_data_was_made_from_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+    prepare(tiny)
+    other = tiny_recipe(tmp_path, data={"source": str(tmp_path / "texts" / "a.py")})
+    with pytest.raises(DataError, match="was made from"):
+        train(other, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_recipe_without_samples_draws_none(tmp_path: Path, texts: Path) -> None:
+    assert train(tiny_recipe(tmp_path, evaluation={"sample_count": 0}), tmp_path / "a") == DONE
+    assert read_history(tmp_path / "a").samples == []
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
