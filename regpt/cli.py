@@ -34,6 +34,9 @@ exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     top = parser()
+    if words is None and len(sys.argv) == 1:
+        top.print_help()
+        return USAGE
     arguments, left = top.parse_known_args(words)
     # argparse takes settings in one group only; those behind a later option are left over
     if left and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in left)):
@@ -217,20 +220,12 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_prepare(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
-    from regpt.data.prepare import describe, prepare
+    from regpt.data.prepare import prepare
     from regpt.run.console import Console
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     with Console() as console:
         manifest = prepare(recipe, console)
-    statistics = manifest.statistics
-    refused = describe(statistics["refused"])
-    print(
-        f"{recipe.data.path}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
-        f" {manifest.tokens('val'):,} validation tokens in {len(manifest.shards)} shards,"
-        f" {statistics['text_bytes'] / statistics['tokens']:.2f} bytes a token"
-        f"{f'; left out: {refused}' if refused else ''}"
-    )
     print(f"digest {manifest.digest}")
     return DONE
 
@@ -239,9 +234,12 @@ def run_train(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    name = recipe.name if arguments.name is None else arguments.name
+    if not name or name != Path(name).name:
+        raise UserError(f"--name '{name}' is no name of a run", "use letters, digits, '-', '_' and '.', no slash")
     from regpt.run.train import train
 
-    return train(recipe, arguments.runs / (arguments.name or recipe.name))
+    return train(recipe, arguments.runs / name)
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
@@ -258,17 +256,14 @@ def run_sample(arguments: argparse.Namespace) -> int:
 
     path = find_run(arguments.run, arguments.runs)
     from regpt.results.models import load_model
-    from regpt.run.sample import continuations
+    from regpt.run.sample import Sampling, continuations
 
     texts = continuations(
         load_model(path),
         arguments.prompt,
         arguments.count,
         arguments.tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        top_p=arguments.top_p,
-        seed=arguments.seed,
+        Sampling(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed),
     )
     print("\n---\n".join(texts))
     return DONE

@@ -53,7 +53,7 @@ def load_recipe(where: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     misspelt = [problem for word in overrides for problem in apply_override(tables, word)]
     recipe, problems = build_recipe(path.stem, tables)
     if misspelt or problems or recipe is None:
-        raise RecipeError(str(path), misspelt + problems)
+        raise RecipeError(f"{path.name} and the command line" if overrides else str(path), misspelt + problems)
     return recipe
 
 

@@ -28,11 +28,13 @@ class Progress(Protocol):
 
     def begin(self, parts: int, description: str) -> None: ...
     def part_done(self, tokens: int) -> None: ...
+    def prepared(self, where: str, manifest: Manifest) -> None: ...
 
 
 class NoProgress:
     def begin(self, parts: int, description: str) -> None: ...
     def part_done(self, tokens: int) -> None: ...
+    def prepared(self, where: str, manifest: Manifest) -> None: ...
 
 
 def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
@@ -48,7 +50,9 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
             f"data.path = '{target}' exists already", "use it as it is, delete it, or name another data.path"
         )
     with locked(lock_of(target)):
-        return prepare_alone(recipe, target, progress)
+        manifest = prepare_alone(recipe, target, progress)
+    progress.prepared(recipe.data.path, manifest)
+    return manifest
 
 
 def lock_of(target: Path) -> Path:

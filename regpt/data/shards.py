@@ -150,14 +150,20 @@ def check_shard(path: Path, shard: Shard) -> None:
 
 def check_fits(tokens: dict[str, int], windows: dict[str, int], batch_windows: int, block_size: int) -> None:
     """Whether both splits hold something to work with. Raises DataError with a remedy in numbers."""
+    total, fitting = sum(tokens.values()), max(block_size + 1, sum(tokens.values()) // 10)
+    needed = fitting + batch_windows * block_size + 1
+    fix = (
+        f"set data.validation_tokens={fitting}" if total >= needed else f"bring more text (at least {needed:,} tokens)"
+    )
     if windows["val"] < 1:
         raise DataError(
-            f"the validation split holds {tokens['val']:,} tokens, less than one window of {block_size} + 1",
-            "bring more text, or set data.validation_tokens higher or model.block_size lower",
+            f"the validation split holds {tokens['val']:,} of {total:,} tokens, under one window of {block_size} + 1",
+            fix,
         )
     if windows["train"] < batch_windows:
+        smaller = "" if total >= needed else f", or set data.total_batch_tokens lower than {batch_windows * block_size}"
         raise DataError(
-            f"the training split holds {tokens['train']:,} tokens, {windows['train']:,} windows of {block_size};"
+            f"the training split holds {tokens['train']:,} of {total:,} tokens, {windows['train']:,} windows;"
             f" a batch takes {batch_windows:,} (data.validation_tokens took {tokens['val']:,})",
-            "bring more text, or set data.validation_tokens or data.total_batch_tokens lower",
+            fix + smaller,
         )

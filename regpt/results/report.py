@@ -130,11 +130,16 @@ def summary(run: Run, others: Sequence[Other]) -> str:
         if not comparable(run, other.run):
             continue
         apart = losses[-1].loss - other.run.validation_loss
-        where = "lower than" if apart < 0 else "higher than" if apart > 0 else "different from"
+        where = "lower than" if apart < 0 else "higher than"
         words += (
-            f" That is {abs(apart):.4f} {where} {other.name}, which saw {other.run.tokens:,} tokens of the same data"
-            f" ({run.tokens / max(1, other.run.tokens):.3g} times as many here)."
+            f" That is {abs(apart):.4f} {where} the last of {other.name}, which saw {other.run.tokens:,} tokens"
+            f" of the same data ({run.tokens / max(1, other.run.tokens):.3g} times as many here)."
         )
+        at_equal_tokens = [v.loss for v in losses if v.tokens == other.run.tokens]
+        if at_equal_tokens and run.tokens != other.run.tokens:
+            words += (
+                f" After as many tokens it stood at {at_equal_tokens[-1]:.4f} against {other.run.validation_loss:.4f}."
+            )
     return words
 
 

@@ -7,7 +7,9 @@ from types import TracebackType
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
+from regpt.data.shards import Manifest
 from regpt.run.journal import CheckpointRecord, SampleRecord, StepRecord, ValidationRecord
 
 QUIET_SECONDS = 60.0  # between step lines in a pipe
@@ -25,7 +27,7 @@ class Console:
         self.flops_per_token = 0
         self.peak_flops = 0.0
         self.seconds_per_step = 0.0
-        self.last_line_at = float("-inf")
+        self.last_line_at = time.perf_counter()
 
     def say(self, text: str) -> None:
         try:
@@ -35,11 +37,13 @@ class Console:
 
     def __enter__(self) -> "Console":
         if self.live:
+            status = TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
             self.progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.fields[status]}"),
+                TextColumn("{task.description}", table_column=Column(min_width=5)),
+                BarColumn(bar_width=10, table_column=Column(min_width=10)),
+                status,
                 console=self.terminal,
+                transient=True,
             )
             self.progress.start()
         return self
@@ -65,6 +69,16 @@ class Console:
             status = f"{tokens:,} tokens · {rate:,.0f} tokens/s"
             self.progress.update(self.task, advance=1, status=status)
 
+    def prepared(self, where: str, manifest: Manifest) -> None:
+        statistics = manifest.statistics
+        self.say(
+            f"{where}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
+            f" {manifest.tokens('val'):,} validation tokens in {len(manifest.shards)} shards,"
+            f" {statistics['text_bytes'] / statistics['tokens']:.2f} bytes a token"
+        )
+        for reason, count in statistics["refused"].items():
+            self.say(f"note: {count:,} left out: {reason}")
+
     # Training
 
     def training(self, first_step: int, max_steps: int, flops_per_token: int, peak_flops: float) -> None:
@@ -74,17 +88,20 @@ class Console:
 
     def step(self, record: StepRecord, tokens: int) -> None:
         """A step that took `tokens` tokens."""
-        weight = 1.0 if self.seconds_per_step == 0.0 else 0.1
-        self.seconds_per_step += weight * (record.seconds - self.seconds_per_step)
+        first = self.seconds_per_step == 0.0
+        self.seconds_per_step += (1.0 if first else 0.1) * (record.seconds - self.seconds_per_step)
         rate = tokens / self.seconds_per_step
         share = rate * self.flops_per_token / self.peak_flops
         left = timedelta(seconds=round((self.max_steps - record.step) * self.seconds_per_step))
+        # what matters most comes first: a narrow terminal cuts the end
         status = (
-            f"step {record.step:,}/{self.max_steps:,} · loss {record.loss:.4f} · lr {record.learning_rate:.2e}"
-            f" · norm {record.gradient_norm:.2f} · {rate:,.0f} tokens/s · {share:.0%} of peak · {left} left"
+            f"step {record.step:,}/{self.max_steps:,} · loss {record.loss:.4f} · {left} left · {rate:,.0f} tokens/s"
+            f" · {share:.0%} of peak · lr {record.learning_rate:.2e} · norm {record.gradient_norm:.2f}"
         )
         if self.progress is not None:
             self.progress.update(self.task, completed=record.step, status=status)
+        elif first:
+            self.say(status)
         else:
             self.say_seldom(status)
 
@@ -109,7 +126,7 @@ class Console:
     def sample(self, record: SampleRecord) -> None:
         if self.live:
             for text in record.texts:
-                self.say(f"             {text!r}")
+                self.say("             " + text.replace("\n", "⏎"))
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         self.say(f"step {record.step:>6,} · saved {record.path} ({record.bytes / 1e6:,.0f} MB, {record.seconds:.1f} s)")

@@ -1,6 +1,7 @@
 """From a prompt to text: one token after another, with a cache of keys and values."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,28 +10,30 @@ from regpt.data import tokenizer
 from regpt.model.gpt import GPT, KeyValueCache
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn."""
+
+    temperature: float = 1.0  # 0 takes the likeliest
+    top_k: int = 0  # draw among so many of the likeliest; 0: all
+    top_p: float = 1.0  # draw among the likeliest that together reach this share; 1: all
+    seed: int = 42
+
+
 @torch.inference_mode()
 def generate(
-    model: GPT,
-    prompts: Tensor,
-    new_tokens: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 42,
-    between: Callable[[], None] = lambda: None,
+    model: GPT, prompts: Tensor, new_tokens: int, sampling: Sampling, between: Callable[[], None] = lambda: None
 ) -> Tensor:
     """Continue prompts of one length.  (B, P) -> (B, P + new_tokens)
 
-    temperature 0 takes the likeliest token; top_k 0 and top_p 1 leave all tokens in. Tokens are drawn on the CPU from a
-    generator of their own, so that a seed gives the same text on every device that gives the same scores. When the
-    block is full, the second half of it is read again and generation goes on.
+    Tokens are drawn on the CPU from a generator of their own, so that a seed gives the same text on every device that
+    gives the same scores. When the block is full, its second half is read again and generation goes on. `between` is
+    called before each token; it may raise to stop.
     """
     training = model.training
     model.eval()
     try:
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(sampling.seed)
         block_size = model.recipe.block_size
         tokens, unread, cache = prompts, prompts[:, -block_size:], None
         for _ in range(new_tokens):
@@ -40,25 +43,25 @@ def generate(
             if cache is None:
                 cache = KeyValueCache(model.recipe, len(tokens), model.head_weight.dtype, tokens.device)
             scores = model.logits(model.hidden(unread, cache)[:, -1])
-            unread = choose(scores, temperature, top_k, top_p, generator)[:, None].to(tokens.device)
+            unread = choose(scores, sampling, generator)[:, None].to(tokens.device)
             tokens = torch.cat([tokens, unread], dim=1)
     finally:
         model.train(training)
     return tokens
 
 
-def choose(scores: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator) -> Tensor:
+def choose(scores: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """Draw a next token for each row of scores.  (B, V) -> (B)"""
     scores = scores[:, : tokenizer.VOCABULARY].float().cpu()  # rows that pad the vocabulary are no tokens
-    if temperature == 0:
+    if sampling.temperature == 0:
         return scores.argmax(dim=1)
-    ordered, tokens = (scores / temperature).sort(dim=1, descending=True, stable=True)
+    ordered, tokens = (scores / sampling.temperature).sort(dim=1, descending=True, stable=True)
     likelihoods = ordered.softmax(dim=1)
-    if top_k:
-        likelihoods[:, top_k:] = 0.0
+    if sampling.top_k:
+        likelihoods[:, sampling.top_k :] = 0.0
     # nucleus: the likeliest tokens up to and including the one that reaches top_p
     before = likelihoods.cumsum(dim=1) - likelihoods
-    likelihoods[:, 1:][before[:, 1:] >= top_p * likelihoods.sum(dim=1, keepdim=True)] = 0.0
+    likelihoods[:, 1:][before[:, 1:] >= sampling.top_p * likelihoods.sum(dim=1, keepdim=True)] = 0.0
     drawn = torch.multinomial(likelihoods, 1, generator=generator)
     return tokens.gather(1, drawn).squeeze(1)
 
@@ -68,24 +71,11 @@ def continuations(
     prompt: str,
     count: int,
     new_tokens: int,
-    *,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
-    seed: int = 42,
+    sampling: Sampling,
     between: Callable[[], None] = lambda: None,
 ) -> list[str]:
     """`count` texts that begin with the prompt. An empty prompt begins a new document."""
     ids = torch.tensor(tokenizer.encode(prompt).astype("int64") if prompt else [tokenizer.END_OF_TEXT])
     prompts = ids.repeat(count, 1).to(model.head_weight.device)
-    tokens = generate(
-        model,
-        prompts,
-        new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        seed=seed,
-        between=between,
-    )
+    tokens = generate(model, prompts, new_tokens, sampling, between)
     return [tokenizer.decode(row[0 if prompt else 1 :]) for row in tokens.tolist()]

@@ -1,5 +1,7 @@
 """Ctrl-C, SIGTERM and a closed terminal: noticed between two pieces of work, where stopping loses nothing."""
 
+import contextlib
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
@@ -45,6 +47,8 @@ class Stopping:
     def notice(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self.restore()
+        with contextlib.suppress(OSError):  # print() may not be entered twice
+            os.write(2, b"\nstopping at the next safe point, then saving; once more to end at once\n")
 
     def restore(self) -> None:
         while self.before:

@@ -36,7 +36,7 @@ from regpt.run.journal import (
     ValidationRecord,
     read_history,
 )
-from regpt.run.sample import continuations
+from regpt.run.sample import Sampling, continuations
 from regpt.run.stopping import Stopped, Stopping
 
 
@@ -108,7 +108,9 @@ class Training:
         self.journal = Journal(self.run)
         detail = {"device": self.device.name, "precision": self.device.precision_name, "torch": torch.__version__}
         self.journal.write(EventRecord(step=first_step, event=event, detail=detail))
-        self.history = read_history(self.run)  # after the event, so without what this attempt goes back behind
+        history = read_history(self.run)  # after the event, so without what this attempt goes back behind
+        self.validated_before = {record.step for record in history.validations}
+        self.sampled_before = {record.step for record in history.samples}
         self.announce(first_step)
         step = first_step
         with self.stopping, self.batches() as batches:
@@ -126,22 +128,22 @@ class Training:
                 self.console.say(f"stopped by {stopped.name} after step {step:,}; go on with: regpt resume {self.run}")
                 return stopped.code
         self.finish(step, "finished", {})
+        self.console.say(f"finished: {step:,} steps; its record: regpt report {self.run}")
         return DONE
 
     def look(self, step: int) -> None:
         """Validate, sample and save where it is due after so many steps and no attempt before this one did it."""
-        recipe, before = self.recipe, self.history
-        if (step == 0 or self.due(step, recipe.evaluation.validation_every)) and step not in {
-            r.step for r in before.validations
-        }:
+        asked = self.recipe.evaluation
+        if (step == 0 or self.due(step, asked.validation_every)) and step not in self.validated_before:
             self.validate(step)
-        if step > 0 and self.due(step, recipe.evaluation.sample_every) and step not in {r.step for r in before.samples}:
+        if self.due(step, asked.sample_every) and step not in self.sampled_before:
             self.sample(step)
-        if step > 0 and self.due(step, recipe.checkpoint.every):
+        if self.due(step, self.recipe.checkpoint.every):
             self.save(step)
 
     def due(self, step: int, every: int) -> bool:
-        return step == self.recipe.run.max_steps or (every > 0 and step % every == 0)
+        """Whether something happens after so many steps: at multiples of `every`, unless that is 0, and at the end."""
+        return step == self.recipe.run.max_steps or (every > 0 and step > 0 and step % every == 0)
 
     def train_step(self, step: int, batch: Batch) -> StepRecord:
         """One optimizer step, from `step` to `step + 1` completed steps."""
@@ -213,9 +215,8 @@ class Training:
             asked.sample_prompt,
             asked.sample_count,
             max(0, asked.sample_tokens - len(encode(asked.sample_prompt))),
-            top_k=asked.sample_top_k,
-            seed=asked.sample_seed,
-            between=self.stopping.check,
+            Sampling(top_k=asked.sample_top_k, seed=asked.sample_seed),
+            self.stopping.check,
         )
         record = SampleRecord(
             step=step, prompt=asked.sample_prompt, texts=texts, seed=asked.sample_seed, top_k=asked.sample_top_k

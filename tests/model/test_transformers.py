@@ -7,7 +7,7 @@ from torch import nn
 from regpt.base.recipe import ModelRecipe
 from regpt.model.gpt import GPT
 from regpt.results.export import from_hugging_face, hugging_face_config, to_hugging_face
-from regpt.run.sample import generate
+from regpt.run.sample import Sampling, generate
 from tests.model.test_gpt import CLASSIC, SMALL, model_of, tokens
 
 transformers = pytest.importorskip("transformers")
@@ -99,4 +99,4 @@ def test_greedy_text_is_equal(recipe: ModelRecipe) -> None:
     with torch.no_grad():
         ours.token_embedding.weight[50_257:] = 0  # rows that pad the vocabulary are no tokens for us
     theirs = reference(ours).generate(x, max_new_tokens=15, do_sample=False, pad_token_id=0, eos_token_id=None)
-    assert generate(ours, x, 15, temperature=0).tolist() == theirs.tolist()
+    assert generate(ours, x, 15, Sampling(temperature=0)).tolist() == theirs.tolist()
