@@ -37,7 +37,9 @@ class Console:
 
     def __enter__(self) -> "Console":
         if self.live:
-            status = TextColumn("{task.fields[status]}", table_column=Column(no_wrap=True, overflow="ellipsis"))
+            room = max(20, self.terminal.width - 20)  # beside the name and the bar
+            narrow = Column(no_wrap=True, overflow="ellipsis", max_width=room)
+            status = TextColumn("{task.fields[status]}", table_column=narrow)
             self.progress = Progress(
                 TextColumn("{task.description}", table_column=Column(min_width=5)),
                 BarColumn(bar_width=10, table_column=Column(min_width=10)),
