@@ -162,14 +162,6 @@ def as_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
     }
 
 
-def from_tables(name: str, tables: dict[str, Any]) -> Recipe:
-    """A recipe from tables that regpt wrote, as in recipe.toml of a run."""
-    recipe, problems = build_recipe(name, tables)
-    if problems or recipe is None:
-        raise RecipeError(name, problems)
-    return recipe
-
-
 def to_toml(recipe: Recipe) -> str:
     """The resolved recipe, every value written out, as TOML that loads to an equal recipe."""
     parts = [f"# {recipe.name}, resolved"]

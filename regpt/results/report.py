@@ -270,6 +270,17 @@ def comparable(run: Run, other: Run) -> bool:
     return seen[0] == seen[1]
 
 
+def recorded_where(recipe: Recipe) -> str:
+    """Where recorded figures stand, and what they took: 'the record (4 x RTX 3090, 11 h, 7 USD)'."""
+    claimed = recipe.published
+    took = [
+        claimed.hardware,
+        f"{claimed.hours:g} h" if claimed.hours else "",
+        f"{claimed.cost_usd:g} USD" if claimed.cost_usd >= 0 else "",
+    ]
+    return f"{claimed.origin or 'its recipe'} ({', '.join(filter(None, took)) or 'nothing said of hardware'})"
+
+
 def is_fineweb_edu(run: Run) -> bool:
     """By name: of the source, or of the folder that the data set lies in."""
     return "fineweb-edu" in f"{run.environment['data']['source']['description']} {run.recipe.data.path}".lower()
@@ -289,9 +300,7 @@ def notes(run: Run, others: Sequence[Other]) -> list[str]:
                     f"{other.name} was validated on other windows or other data; the two losses do not compare."
                 )
         else:
-            lines.append(
-                f"{other.name}: figures from {other.recipe.published.origin or 'its recipe'}, not measured here."
-            )
+            lines.append(f"{other.name}: figures from {recorded_where(other.recipe)}, not measured here.")
     if is_fineweb_edu(run):
         lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}'s public validation shard.")
     else:

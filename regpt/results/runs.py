@@ -8,7 +8,7 @@ from typing import Any
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.run.journal import History, StepRecord, read_history
+from regpt.run.journal import History, read_history
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,6 @@ class Run:
     @property
     def best_validation_loss(self) -> float | None:
         return min((v.loss for v in self.history.validations), default=None)
-
-    @property
-    def last_step(self) -> StepRecord | None:
-        return self.history.steps[-1] if self.history.steps else None
 
 
 def find_run(where: str, root: Path) -> Path:

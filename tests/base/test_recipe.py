@@ -12,9 +12,9 @@ from regpt.base.errors import RecipeError, UserError
 from regpt.base.recipe import EvaluationRecipe, OptimizerRecipe, Recipe
 from regpt.base.settings import (
     as_tables,
+    build_recipe,
     differences,
     find_recipe,
-    from_tables,
     load_recipe,
     recipe_digest,
     shipped_recipes,
@@ -36,7 +36,7 @@ def test_every_shipped_recipe_loads_and_writes_out_to_an_equal_one(name: str, tm
     path = tmp_path / f"{name}.toml"
     path.write_text(to_toml(recipe), encoding="utf-8")
     assert load_recipe(path) == recipe
-    assert from_tables(name, as_tables(recipe)) == recipe
+    assert build_recipe(name, as_tables(recipe)) == (recipe, [])
 
 
 def test_the_full_size_recipes_hold_the_seed_record() -> None:
@@ -198,7 +198,7 @@ def test_any_text_and_number_survives_being_written_out(prompt: str, rate: float
     recipe = replace(Recipe(name="x"), evaluation=EvaluationRecipe(sample_prompt=prompt))
     recipe = replace(recipe, optimizer=OptimizerRecipe(max_lr=rate, min_lr=0.0))
     assume(not any(0xD800 <= ord(c) < 0xE000 for c in prompt))
-    assert from_tables("x", tomllib.loads(to_toml(recipe))) == recipe
+    assert build_recipe("x", tomllib.loads(to_toml(recipe))) == (recipe, [])
 
 
 def test_published_figures_do_not_change_a_recipes_identity() -> None:
