@@ -11,6 +11,7 @@ from pathlib import Path
 
 from regpt import __version__
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
+from regpt.run.stopping import Stopped
 
 DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
 EPILOG = """\
@@ -60,6 +61,9 @@ def main(words: Sequence[str] | None = None) -> int:
         problem = f"{where}{error.strerror or error}"
         print(f"error: {problem} — check the path, its permissions and the space left", file=sys.stderr)
         return USAGE
+    except Stopped as stopped:  # a preparation; a run of training has its own last line
+        print(f"stopped by {stopped.name}; the same command goes on from there", file=sys.stderr)
+        return stopped.code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
@@ -224,7 +228,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     from regpt.run.console import Console
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    with Console() as console:
+    with Console() as console, console.stoppable():
         manifest = prepare(recipe, console)
     print(f"digest {manifest.digest}")
     return DONE

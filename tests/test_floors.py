@@ -10,7 +10,22 @@ PACKAGE = Path(__file__).parent.parent / "regpt"
 FLOORS = [
     ["regpt"],
     ["base.errors", "base.files", "base.recipe", "base.settings"],
-    ["data.corpora", "data.tokenizer", "data.shards", "data.prepare", "data.order", "data.batches"],
+    [
+        "data.sections",
+        "data.corpora",
+        "data.hub",
+        "data.tokenizer",
+        "data.gigatoken",
+        "data.encoders",
+        "data.formats",
+        "data.shards",
+        "data.writing",
+        "data.position",
+        "data.preparation",
+        "data.prepare",
+        "data.order",
+        "data.batches",
+    ],
     ["model.loss", "model.elementwise", "model.gpt", "model.optimizer"],
     [
         "run.devices",

@@ -43,11 +43,20 @@ class DataRecipe:
     path: str = setting("data/fineweb-edu-10BT", "directory of token shards; `regpt prepare` makes it")
     source: str = setting(
         "hub:HuggingFaceFW/fineweb-edu/sample/10BT",
-        "where the text comes from: a file, a folder, 'stdlib' (the sources of Python's standard library), or 'hub:…'",
+        "where the text comes from: a file, a folder, 'stdlib' (the sources of Python's standard library),"
+        " or 'hub:OWNER/NAME/FOLDER'",
     )
+    revision: str = setting("", "of a data set on the hub: a commit, a tag or a branch; empty: main, as it is today")
     text_column: str = setting("text", "of JSON lines and parquet files")
     validation_tokens: int = setting(100_000_000, "the first so many tokens are the validation split")
     shard_tokens: int = setting(100_000_000, "in one file")
+    tokenizer_backend: Literal["tiktoken", "gigatoken"] = setting(
+        "tiktoken", "gigatoken: the same ids, faster; pip install 'regpt[fast]'"
+    )
+    workers: int = setting(0, "processes that prepare; 0: as many as there are cores, fewer for little text")
+    keep_raw: bool = setting(
+        False, "keep what was fetched from the hub, in a folder beside data.path that ends in -raw"
+    )
     order: Literal["shuffled", "sequential"] = setting(
         "shuffled",
         "shuffled: all windows of all shards, anew each epoch; sequential: as they stand in the files",
@@ -62,6 +71,7 @@ class DataRecipe:
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 1, "micro_batch", "total_batch_tokens", "validation_tokens", "shard_tokens")
+        yield from at_least(self, 0, "workers")
         for name in ("path", "source"):
             if not getattr(self, name).strip():
                 yield f"data.{name} is empty; name one"

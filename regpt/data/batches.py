@@ -68,7 +68,7 @@ class Batches:
         rows = self.windows.rows(mine)
         digest = hashlib.blake2b(of_step.tobytes() + rows.tobytes(), digest_size=8).hexdigest()
         cut = rows.reshape(-1, self.micro_batch, rows.shape[1])
-        return Batch(np.ascontiguousarray(cut[:, :, :-1]), np.ascontiguousarray(cut[:, :, 1:]), of_step, digest)
+        return Batch(cut[:, :, :-1].astype(np.int64), cut[:, :, 1:].astype(np.int64), of_step, digest)
 
     def close(self) -> None:
         self.reader.shutdown(wait=True, cancel_futures=True)

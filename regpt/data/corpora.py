@@ -1,59 +1,61 @@
-"""Where documents come from: text and source files, JSON lines, parquet, and the embedded corpus.
+"""Where documents come from: text and source files, JSON lines, parquet, the hub, and the embedded corpus.
 
-A corpus is an ordered list of parts; a part gives documents in its own order. Both orders depend on nothing but names
-and contents, so the same corpus always gives the same documents.
+A corpus is an ordered list of parts, such as files; a part is cut into sections of a few megabytes, which a worker
+process reads by itself. All three orders depend on nothing but names and contents, so the same corpus always gives the
+same documents, however many workers read it.
 """
 
-import gzip
 import hashlib
-import io
-import json
 import platform
 import sysconfig
-import zlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, Protocol
-
-import zstandard
+from typing import Any, Protocol
 
 from regpt.base.errors import DataError
-
-PROSE = {".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".html"}
-CODE = {
-    ".py",
-    ".pyi",
-    ".c",
-    ".h",
-    ".cc",
-    ".cpp",
-    ".hpp",
-    ".cu",
-    ".rs",
-    ".go",
-    ".java",
-    ".js",
-    ".ts",
-    ".rb",
-    ".sh",
-    ".sql",
-}
-TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-READABLE = f"{', '.join(TABLE_SUFFIXES)}, or text such as .txt, .md, .py"
-ROWS_AT_A_TIME = 256
+from regpt.base.files import sha256_of_json
+from regpt.data.sections import NO_TEXT, READABLE, FilePart, Section, Texts, kind_of
 
 
 class Part(Protocol):
     """A stretch of a corpus that can be read by itself."""
 
-    def documents(self, refused: Counter[str]) -> Iterator[str]:
-        """The documents in order. What is no text is left out and counted in `refused` by reason.
+    @property
+    def name(self) -> str:
+        """Stands in messages."""
 
-        Raises DataError where the part as a whole cannot be read.
-        """
+    @property
+    def size(self) -> int:
+        """Bytes, as they lie on the disk."""
+
+    @property
+    def likely_text_bytes(self) -> float:
+        """How much text it may hold, for an estimate of the space that is needed."""
+
+    def fingerprint(self) -> list[Any]:
+        """What must not change between two attempts at preparing it."""
+
+    def sections(self) -> Iterator[Section]:
+        """The part cut into pieces of work, always in the same way. Raises DataError where it cannot be read."""
+
+    def judge(self, documents: int, refused: Counter[str]) -> None:
+        """Called when all sections were read. Raises DataError where what came out says that it was the wrong file."""
+
+    def release(self) -> None:
+        """Called when what came out is safe on the disk: the part is not needed any more."""
+
+
+class Watch(Protocol):
+    """Who is told how far a long piece of work is, and may end it."""
+
+    def check(self) -> None:
+        """Called a few times a second. May raise, to stop at a point where nothing is lost."""
+
+    def fetching(self, name: str, done: int, size: int) -> None:
+        """So many bytes of a file have been fetched, and the work waits for it."""
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,39 @@ class Corpus:
 
     description: str
     parts: tuple[Part, ...]
+    origin: dict[str, Any] = field(default_factory=dict)  # more that belongs in the manifest, such as a revision
+
+    @property
+    def size(self) -> int:
+        """Bytes, as they lie on the disk."""
+        return sum(part.size for part in self.parts)
+
+    @property
+    def likely_text_bytes(self) -> float:
+        """As its first part has it, for all."""
+        first = self.parts[0]
+        return self.size * first.likely_text_bytes / max(1, first.size)
+
+    def fingerprint(self) -> str:
+        """Says whether two attempts have the same text before them."""
+        return sha256_of_json([part.fingerprint() for part in self.parts])
+
+    def bytes_to_fetch(self, first: int) -> int:
+        """Of files that will lie on this disk at one time and are not there yet, for the parts from `first` on."""
+        return 0
+
+    def at_hand(self, first: int, watch: Watch) -> Iterator[Part]:
+        """The parts from `first` on, each readable from then on until it is released."""
+        yield from self.parts[first:]
 
 
 def open_corpus(source: str, text_column: str) -> Corpus:
     """The corpus that `data.source` names: 'stdlib', a file, or a folder (all readable files below it, by name).
 
-    Raises DataError where there is nothing to read.
+    What lies on the hub is opened by `hub.open_hub`. Raises DataError where there is nothing to read.
     """
     if source == "stdlib":
         return embedded_corpus()
-    if source.startswith("hub:"):
-        raise DataError(
-            f"data.source = '{source}': this version of regpt does not download from the hub",
-            "fetch the parquet files yourself and set data.source to their folder",
-        )
     path = Path(source).expanduser()
     if path.is_dir():
         visible = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
@@ -88,13 +109,30 @@ def open_corpus(source: str, text_column: str) -> Corpus:
     elif not path.exists():
         raise DataError(
             f"data.source = '{source}': no such file or folder",
-            f"name {READABLE}, a folder of them, or 'stdlib'",
+            f"name {READABLE}, a folder of them, 'stdlib', or 'hub:OWNER/NAME/FOLDER'",
         )
     elif not kind_of(path):
         raise DataError(f"data.source = '{path}': regpt does not read '{path.suffix}' files", f"use {READABLE}")
     else:
         files = [path]
     return Corpus(str(source), tuple(FilePart(file, text_column) for file in files))
+
+
+def documents(part: Part, refused: Counter[str]) -> Iterator[str]:
+    """The documents of a part, in order; what is no text is left out and counted in `refused` by reason."""
+    for section in part.sections():
+        yield from accepted(section.read(refused), refused)
+
+
+def accepted(texts: Sequence[object], refused: Counter[str]) -> Iterator[str]:
+    """What is text and holds more than white space; the rest is counted."""
+    for text in texts:
+        if not isinstance(text, str):
+            refused[NO_TEXT] += 1
+        elif not text or text.isspace():
+            refused["empty"] += 1
+        else:
+            yield text
 
 
 # The embedded corpus
@@ -129,8 +167,32 @@ class EmbeddedPart:
 
     digit: str
 
-    def documents(self, refused: Counter[str]) -> Iterator[str]:
-        return (text for digest, text in embedded_documents() if digest.startswith(self.digit))
+    @property
+    def name(self) -> str:
+        return f"stdlib/{self.digit}"
+
+    @property
+    def size(self) -> int:
+        return sum(len(text.encode()) for text in self.texts())
+
+    @property
+    def likely_text_bytes(self) -> float:
+        return self.size
+
+    def fingerprint(self) -> list[Any]:
+        return [self.name, sha256_of_json(self.texts())]
+
+    def texts(self) -> list[str]:
+        return [text for digest, text in embedded_documents() if digest.startswith(self.digit)]
+
+    def sections(self) -> Iterator[Section]:
+        yield Texts(self.size, list(self.texts()))
+
+    def judge(self, documents: int, refused: Counter[str]) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
 
 
 @cache
@@ -162,123 +224,3 @@ def definitions(source: str) -> Iterator[str]:
             decorated = line.startswith("@")
         piece.append(line)
     yield "".join(piece)
-
-
-# Files
-
-
-@dataclass(frozen=True)
-class FilePart:
-    """One file of a user's."""
-
-    path: Path
-    text_column: str
-
-    def documents(self, refused: Counter[str]) -> Iterator[str]:
-        readers = {"text": text_documents, "jsonl": json_documents, "parquet": parquet_documents}
-        try:
-            for text in readers[kind_of(self.path)](self.path, self.text_column, refused):
-                if not isinstance(text, str):
-                    refused["no text in the column"] += 1
-                elif not text.strip():
-                    refused["empty"] += 1
-                else:
-                    yield text
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-            raise DataError(f"{self.path}: cannot be read ({error})", "mend or remove the file") from None
-
-
-def kind_of(path: Path) -> str:
-    """'text', 'jsonl' or 'parquet'; nothing for what cannot be read."""
-    name = path.name.lower()
-    if name.endswith(TABLE_SUFFIXES):
-        return "parquet" if name.endswith(".parquet") else "jsonl"
-    return "text" if path.suffix.lower() in PROSE | CODE else ""
-
-
-def text_documents(file: Path, text_column: str, refused: Counter[str]) -> Iterator[object]:
-    """A whole file is one document."""
-    try:
-        yield file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        refused["not UTF-8"] += 1
-
-
-def json_documents(file: Path, text_column: str, refused: Counter[str]) -> Iterator[object]:
-    """A line is one document, its text in a field."""
-    rows = found = 0
-    with open_unpacked(file) as lines:
-        for line in lines:
-            if not line.strip():
-                continue
-            rows += 1
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                refused["not JSON"] += 1
-                continue
-            found += isinstance(row, dict) and text_column in row
-            yield row.get(text_column) if isinstance(row, dict) else None
-    if rows and not found:
-        raise DataError(
-            f"{file}: none of its {rows} lines is JSON with a field '{text_column}'",
-            "name the field that holds the text: data.text_column=…",
-        )
-
-
-def open_unpacked(file: Path) -> IO[bytes]:
-    name = file.name.lower()
-    if name.endswith(".gz"):
-        return io.BufferedReader(gzip.open(file))
-    if name.endswith(".zst"):
-        return io.BufferedReader(WholeZstandard(file))
-    return file.open("rb")
-
-
-class WholeZstandard(io.RawIOBase):
-    """A Zstandard file, unpacked; unlike the library's own reader it does not take a cut file for a whole one."""
-
-    def __init__(self, path: Path) -> None:
-        self.packed = path.open("rb")
-        self.frame = zstandard.ZstdDecompressor().decompressobj()
-        self.ready = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, room: Any) -> int:
-        while not self.ready:
-            piece = self.frame.unused_data or self.packed.read(1 << 17)
-            if not piece:
-                if not self.frame.eof:
-                    raise EOFError("the file ends in the middle")
-                return 0
-            if self.frame.eof:  # another frame follows
-                self.frame = zstandard.ZstdDecompressor().decompressobj()
-            self.ready = self.frame.decompress(piece)
-        taken = self.ready[: len(room)]
-        room[: len(taken)] = taken
-        self.ready = self.ready[len(taken) :]
-        return len(taken)
-
-    def close(self) -> None:
-        self.packed.close()
-        super().close()
-
-
-def parquet_documents(file: Path, text_column: str, refused: Counter[str]) -> Iterator[object]:
-    """A row is one document, its text in a column; read in small groups of rows, so that memory stays bounded."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(file, memory_map=True) as table:
-            if text_column not in table.schema_arrow.names:
-                raise DataError(
-                    f"{file}: has no column '{text_column}', only {', '.join(table.schema_arrow.names)}",
-                    "name the one that holds the text: data.text_column=…",
-                )
-            for batch in table.iter_batches(ROWS_AT_A_TIME, columns=[text_column]):
-                yield from batch.column(0).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: is no whole parquet file ({error})", "fetch it again, or remove it") from None

@@ -1,25 +1,27 @@
-"""Token shards on the disk: plain .npy files of uint16, sealed by a manifest that holds their sizes and hashes."""
+"""A data set on the disk: shards of uint16 tokens, sealed by a manifest that holds their counts and hashes."""
 
 import json
-import os
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
-from regpt.base.files import sha256_of_file, sha256_of_json, write_json
+from regpt.base.files import sha256_of_json, write_json
+from regpt.data import tokenizer
+from regpt.data.formats import DTYPE, Form, read_header
 
 FORMAT = "regpt-tokens"
-FORMAT_VERSION = 1
-DTYPE = np.dtype("<u2")
+FORMAT_VERSION = 2
 
 Split = Literal["train", "val"]
-PREPARE_AGAIN = "delete the folder and run `regpt prepare` again"
+PREPARE_AGAIN = "get the data set again, or delete the folder and run `regpt prepare`"
+OPEN_FILES = 64  # at once, of a split; a terabyte of shards has more files than a process may open
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,11 @@ class Shard:
 
     name: str
     split: Split
+    form: Form
     tokens: int
     documents: int  # that begin in it
     sha256: str  # of the whole file
+    tokens_sha256: str  # of the tokens alone, which does not depend on the form
 
 
 @dataclass(frozen=True)
@@ -42,26 +46,37 @@ class Manifest:
     split_rule: str
     shards: tuple[Shard, ...]
     statistics: dict[str, Any]
+    made_with: dict[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """Names the data set for ever: SHA-256 over tokenizer, shards and split, not over where the text lay."""
+        """Names the data set for ever: SHA-256 over the tokenizer and each shard's split, count and tokens.
+
+        Neither where the text lay nor the files' names and form count: the same shards in llm.c's form have the same.
+        """
         return sha256_of_json(
             {
                 "tokenizer": self.tokenizer,
-                "split_rule": self.split_rule,
-                "shards": [asdict(shard) for shard in self.shards],
+                "shards": [(shard.split, shard.tokens, shard.tokens_sha256) for shard in self.shards],
             }
         )
 
     def tokens(self, split: Split) -> int:
         return sum(shard.tokens for shard in self.shards if shard.split == split)
 
+    def of_split(self, split: Split) -> list[Shard]:
+        return [shard for shard in self.shards if shard.split == split]
+
     def write(self, directory: Path) -> None:
         write_json(
             directory / "manifest.json",
             {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self), "digest": self.digest},
         )
+
+
+def gpt2_tokenizer() -> dict[str, Any]:
+    """The manifest's word for GPT-2's byte-pair encoding."""
+    return {"name": tokenizer.NAME, "vocabulary_sha256": tokenizer.FILES["vocab.bpe"]}
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -88,64 +103,76 @@ def read_manifest(directory: Path) -> Manifest:
     return manifest
 
 
-def write_shard(directory: Path, name: str, split: Split, tokens: NDArray[np.uint16], documents: int) -> Shard:
-    """Write one shard and say what the manifest has to say of it."""
-    path = directory / name
-    with path.open("wb") as file:
-        np.save(file, tokens.astype(DTYPE, copy=False))
-        file.flush()
-        os.fsync(file.fileno())
-    return Shard(name, split, len(tokens), documents, sha256_of_file(path))
-
-
 class TokenWindows:
-    """A split as windows of block_size + 1 tokens, numbered through all its shards, read from mapped files.
+    """A split as windows of block_size + 1 tokens, numbered through all its shards, read from the files as asked.
 
     A window gives block_size inputs and, one token later, block_size targets; the next begins where its inputs end. No
     window crosses from one shard into the next, so up to block_size tokens at the end of a shard are not used.
+
+    The files are read, not mapped: a mapped file that somebody truncates kills the process without a word, and mapped
+    pages count as the process's memory. Safe to use from several threads.
     """
 
     def __init__(self, directory: Path, manifest: Manifest, split: Split, block_size: int) -> None:
         self.block_size = block_size
-        self.shards = [shard for shard in manifest.shards if shard.split == split]
+        self.open: OrderedDict[int, IO[bytes]] = OrderedDict()  # shard number -> file, the longest unused first
+        self.reading = threading.Lock()
+        self.shards = manifest.of_split(split)
         self.paths = [directory / shard.name for shard in self.shards]
         windows = [max(0, (shard.tokens - 1) // block_size) for shard in self.shards]
         self.first_window = np.concatenate([[0], np.cumsum(windows, dtype=np.int64)])
-        for path, shard in zip(self.paths, self.shards, strict=True):
-            check_shard(path, shard)
+        self.header_bytes = [check_shard(path, shard) for path, shard in zip(self.paths, self.shards, strict=True)]
 
     def __len__(self) -> int:
         return int(self.first_window[-1])
 
-    @cached_property
-    def tokens(self) -> list[NDArray[np.uint16]]:
-        return [np.load(path, mmap_mode="r") for path in self.paths]
+    def rows(self, windows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint16]:
+        """The tokens of the windows, (windows, block_size + 1).
 
-    def rows(self, windows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.int64]:
-        """The tokens of the windows, (windows, block_size + 1)."""
+        Raises DataError, naming the file, where a shard was changed since it was checked.
+        """
         numbers = np.asarray(windows, dtype=np.int64)
-        out = np.empty((len(numbers), self.block_size + 1), dtype=np.int64)
+        out = np.empty((len(numbers), self.block_size + 1), dtype=DTYPE)
         of_shard = np.searchsorted(self.first_window, numbers, side="right") - 1
-        for row, (number, shard) in enumerate(zip(numbers, of_shard, strict=True)):
-            begin = int(number - self.first_window[shard]) * self.block_size
-            out[row] = self.tokens[shard][begin : begin + self.block_size + 1]
+        tokens_before = (numbers - self.first_window[of_shard]) * self.block_size
+        with self.reading:
+            for row, shard, before in zip(out, of_shard.tolist(), tokens_before.tolist(), strict=True):
+                file = self.file(shard)
+                file.seek(self.header_bytes[shard] + before * DTYPE.itemsize)
+                if file.readinto(row) != row.nbytes:  # type: ignore[attr-defined]
+                    raise DataError(f"{self.paths[shard]}: was cut short while it was in use", PREPARE_AGAIN)
+        if out.size and int(out.max()) >= tokenizer.VOCABULARY:
+            shard = int(of_shard[out.max(axis=1).argmax()])
+            raise DataError(
+                f"{self.paths[shard]}: holds the token {int(out.max())}, beyond GPT-2's {tokenizer.VOCABULARY:,}",
+                PREPARE_AGAIN,
+            )
         return out
 
+    def file(self, shard: int) -> IO[bytes]:
+        if shard not in self.open:
+            if len(self.open) >= OPEN_FILES:
+                self.open.popitem(last=False)[1].close()
+            self.open[shard] = self.paths[shard].open("rb", buffering=0)
+        self.open.move_to_end(shard)
+        return self.open[shard]
 
-def check_shard(path: Path, shard: Shard) -> None:
-    """Hold a file's size and header against the manifest; cheap, done at every start. `regpt` never maps another."""
-    if not path.is_file():
-        raise DataError(f"{path}: is missing", PREPARE_AGAIN)
-    try:
-        tokens = np.load(path, mmap_mode="r")
-        found = (tokens.dtype, tokens.ndim, len(tokens))
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: was cut short or is no token shard ({error})", PREPARE_AGAIN) from None
-    if found != (DTYPE, 1, shard.tokens):
-        raise DataError(
-            f"{path}: holds {found[2]:,} {found[0]}, the manifest promises {shard.tokens:,} {DTYPE} tokens",
-            PREPARE_AGAIN,
-        )
+    def close(self) -> None:
+        """Let go of the files; a later read opens them again."""
+        with self.reading:
+            while self.open:
+                self.open.popitem()[1].close()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def check_shard(path: Path, shard: Shard) -> int:
+    """Hold a file's size and header against the manifest; cheap, done at every start. Returns the header's bytes."""
+    tokens, header_bytes = read_header(path, shard.form)
+    if tokens != shard.tokens:
+        raise DataError(f"{path}: holds {tokens:,} tokens, the manifest promises {shard.tokens:,}", PREPARE_AGAIN)
+    return header_bytes
 
 
 def check_fits(tokens: dict[str, int], windows: dict[str, int], batch_windows: int, block_size: int) -> None:

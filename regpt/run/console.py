@@ -2,6 +2,8 @@
 
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
 
@@ -11,6 +13,7 @@ from rich.table import Column
 
 from regpt.data.shards import Manifest
 from regpt.run.journal import CheckpointRecord, SampleRecord, StepRecord, ValidationRecord
+from regpt.run.stopping import Stopping
 
 QUIET_SECONDS = 60.0  # between step lines in a pipe
 
@@ -28,6 +31,7 @@ class Console:
         self.peak_flops = 0.0
         self.seconds_per_step = 0.0
         self.last_line_at = time.perf_counter()
+        self.stopping: Stopping | None = None  # whose signals end a preparation
 
     def say(self, text: str) -> None:
         try:
@@ -59,27 +63,71 @@ class Console:
 
     # Preparation of data
 
-    def begin(self, parts: int, description: str) -> None:
-        self.say(f"preparing {description}")
+    def begin(self, description: str, size: int, workers: int) -> None:
+        at_once = f", {workers} workers" if workers > 1 else ""
+        self.say(f"preparing {description} ({size / 1e6:,.1f} MB{at_once})")
+        self.prepared_size, self.prepared_done = max(1, size), 0
+        self.prepared_tokens = self.tokens_now = self.text_bytes_now = 0
         self.preparing_since = time.perf_counter()
         if self.progress is not None:
-            self.task = self.progress.add_task("prepare", total=parts, status="")
+            self.task = self.progress.add_task("prepare", total=size, status="")
 
-    def part_done(self, tokens: int) -> None:
+    def going_on(self, done: int, tokens: int) -> None:
+        """An earlier attempt did so many bytes of the corpus."""
+        self.say(f"going on after {tokens:,} tokens, {done / self.prepared_size:.0%} of it")
+        self.prepared_done, self.prepared_tokens = done, tokens
+
+    def advanced(self, size: int, tokens: int, text_bytes: int) -> None:
+        self.prepared_done += size
+        self.prepared_tokens += tokens
+        self.tokens_now += tokens
+        self.text_bytes_now += text_bytes
+        seconds = time.perf_counter() - self.preparing_since
+        done = self.prepared_done / self.prepared_size
+        done_now = self.tokens_now / max(1, self.prepared_tokens) * done
+        left = timedelta(seconds=round(seconds / max(done_now, 1e-9) * max(0.0, 1 - done)))
+        status = (
+            f"{done:.0%} · {left} left · {self.prepared_tokens:,} tokens"
+            f" · {self.text_bytes_now / seconds / 1e6:,.1f} MB/s of text · {self.tokens_now / seconds:,.0f} tokens/s"
+        )
         if self.progress is not None:
-            rate = tokens / (time.perf_counter() - self.preparing_since)
-            status = f"{tokens:,} tokens · {rate:,.0f} tokens/s"
-            self.progress.update(self.task, advance=1, status=status)
+            self.progress.update(self.task, completed=self.prepared_done, status=status)
+        else:
+            self.say_seldom(status)
 
-    def prepared(self, where: str, manifest: Manifest) -> None:
+    def fetching(self, name: str, done: int, size: int) -> None:
+        status = f"fetching {name}: {done / 1e6:,.0f} of {size / 1e6:,.0f} MB"
+        if self.progress is not None:
+            self.progress.update(self.task, status=status)
+        else:
+            self.say_seldom(status)
+
+    def note(self, text: str) -> None:
+        self.say(f"note: {text}")
+
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Within, a signal ends a preparation where nothing is lost: `check` raises Stopped."""
+        with Stopping() as self.stopping:
+            yield
+        self.stopping = None
+
+    def check(self) -> None:
+        """Called between two pieces of a preparation; raises Stopped where `stopping` has had a signal."""
+        if self.stopping is not None:
+            self.stopping.check()
+
+    def prepared(self, where: str, manifest: Manifest, seconds: float) -> None:
         statistics = manifest.statistics
         self.say(
             f"{where}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
             f" {manifest.tokens('val'):,} validation tokens in {len(manifest.shards)} shards,"
-            f" {statistics['text_bytes'] / statistics['tokens']:.2f} bytes a token"
+            f" {statistics['bytes_per_token']:.2f} bytes a token, the longest document"
+            f" {statistics['longest_document_tokens']:,} tokens; {seconds:,.1f} s,"
+            f" {statistics['text_bytes'] / max(seconds, 1e-3) / 1e6:,.1f} MB/s of text"
         )
         for reason, count in statistics["refused"].items():
-            self.say(f"note: {count:,} left out: {reason}")
+            self.say(f"note: {count:,} documents left out: {reason}")
 
     # Training
 

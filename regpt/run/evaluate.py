@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from regpt.base.recipe import Recipe
@@ -33,9 +34,8 @@ def validation_loss(
     try:
         for first in range(0, count, recipe.data.micro_batch):
             between(first, count)
-            rows = torch.from_numpy(windows.rows(range(first, min(count, first + recipe.data.micro_batch)))).to(
-                device.place
-            )
+            tokens = windows.rows(range(first, min(count, first + recipe.data.micro_batch)))
+            rows = torch.from_numpy(tokens.astype(np.int64)).to(device.place)
             with device.autocast():
                 losses = model.losses(rows[:, :-1], rows[:, 1:])
             total += losses.double().sum().item() if device.place.type != "mps" else losses.sum().item()

@@ -52,7 +52,8 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
                 f"go on with `regpt resume {run.name}`, or start another: --name …",
             )
         device = open_device(recipe.run)
-        manifest = open_or_prepare(recipe, console)
+        with console.stoppable():
+            manifest = open_or_prepare(recipe, console)
         training = Training(recipe, run, device, manifest, console)
         with started(run):
             write_text(run / "recipe.toml", to_toml(recipe))

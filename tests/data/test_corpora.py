@@ -12,12 +12,19 @@ import pytest
 import zstandard
 
 from regpt.base.errors import DataError
-from regpt.data.corpora import definitions, open_corpus
+from regpt.data.corpora import definitions, documents, open_corpus
 
 
 def read(source: Path | str, column: str = "text") -> tuple[list[str], Counter[str]]:
     refused: Counter[str] = Counter()
-    return [text for part in open_corpus(str(source), column).parts for text in part.documents(refused)], refused
+    texts = []
+    for part in open_corpus(str(source), column).parts:
+        of_part: Counter[str] = Counter()
+        found = list(documents(part, of_part))
+        part.judge(len(found), of_part)
+        texts += found
+        refused += of_part
+    return texts, refused
 
 
 ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "  "}, {"text": None}, {"text": "drei – ß"}]
@@ -95,7 +102,7 @@ def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
         read(tmp_path / "a.parquet")
 
 
-@pytest.mark.parametrize("source", ["nowhere", "hub:someone/something"])
+@pytest.mark.parametrize("source", ["nowhere", "nowhere.txt"])
 def test_a_source_that_is_not_there_is_refused_with_a_remedy(source: str) -> None:
     with pytest.raises(DataError, match=source) as caught:
         open_corpus(source, "text")

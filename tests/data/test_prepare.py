@@ -11,7 +11,7 @@ import pytest
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.data import tokenizer
-from regpt.data.corpora import open_corpus
+from regpt.data.corpora import documents, open_corpus
 from regpt.data.prepare import prepare
 from regpt.data.shards import TokenWindows, read_manifest
 from tests.conftest import tiny_recipe
@@ -23,12 +23,12 @@ def tokens_on_disk(folder: Path, split: str) -> np.ndarray:
 
 def test_the_shards_hold_each_document_once_after_an_end_token(tiny: Recipe, tmp_path: Path) -> None:
     manifest = prepare(tiny)
-    documents = [text for part in open_corpus(tiny.data.source, "text").parts for text in part.documents(Counter())]
-    expected = np.concatenate([[tokenizer.END_OF_TEXT, *tokenizer.encode(text)] for text in documents])
+    texts = [text for part in open_corpus(tiny.data.source, "text").parts for text in documents(part, Counter())]
+    expected = np.concatenate([[tokenizer.END_OF_TEXT, *tokenizer.encode(text)] for text in texts])
     found = np.concatenate([tokens_on_disk(tmp_path / "data", split) for split in ("val", "train")])
     assert np.array_equal(found, expected)
-    assert manifest.statistics["documents"] == len(documents) == sum(shard.documents for shard in manifest.shards)
-    assert manifest.statistics["text_bytes"] == sum(len(text.encode()) for text in documents)
+    assert manifest.statistics["documents"] == len(texts) == sum(shard.documents for shard in manifest.shards)
+    assert manifest.statistics["text_bytes"] == sum(len(text.encode()) for text in texts)
 
 
 def test_validation_comes_first_and_shards_are_full_but_for_the_last_of_a_split(tiny: Recipe) -> None:

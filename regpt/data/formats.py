@@ -1,0 +1,89 @@
+"""The two forms in which token shards lie on people's disks: plain .npy files, and llm.c's .bin files.
+
+Both hold uint16 tokens, little-endian, after a header. What a file holds is read from its header and held against its
+size; nothing is guessed from a size alone.
+"""
+
+import io
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from regpt.base.errors import DataError
+
+Form = Literal["npy", "llm.c"]
+DTYPE = np.dtype("<u2")
+
+# llm.c's and modded-nanogpt's header: 256 int32, of which the first three say what follows.
+LLMC_HEADER = np.dtype("<i4")
+LLMC_HEADER_BYTES = 256 * 4
+LLMC_MAGIC = 20240520
+LLMC_VERSION = 1
+
+GET_AGAIN = "get or make the file again"
+
+
+def form_of(path: Path) -> Form | None:
+    """By the name; None for a file that is no shard."""
+    return {".npy": "npy", ".bin": "llm.c"}.get(path.suffix)  # type: ignore[return-value]
+
+
+def read_header(path: Path, form: Form) -> tuple[int, int]:
+    """(tokens, bytes of header) of a shard. Raises DataError, naming the file, where header and size disagree."""
+    size = file_size(path)
+    tokens, header_bytes = (npy_header if form == "npy" else llmc_header)(path, size)
+    promised = header_bytes + tokens * DTYPE.itemsize
+    if size != promised:
+        raise DataError(
+            f"{path}: was cut short or is no token shard (it has {size:,} bytes, its header promises {promised:,}"
+            f" for {tokens:,} tokens)",
+            GET_AGAIN,
+        )
+    return tokens, header_bytes
+
+
+def file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        raise DataError(f"{path}: is missing", GET_AGAIN) from None
+
+
+def npy_header(path: Path, size: int) -> tuple[int, int]:
+    try:
+        with path.open("rb") as file:
+            version = np.lib.format.read_magic(file)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+            shape, _, dtype = read(file)
+            header_bytes = file.tell()
+    except (ValueError, KeyError, OSError) as error:
+        raise DataError(f"{path}: was cut short or is no token shard ({error})", GET_AGAIN) from None
+    if dtype != DTYPE or len(shape) != 1:
+        raise DataError(
+            f"{path}: holds {dtype} in {len(shape)} dimensions; a shard is one row of {DTYPE.name} tokens",
+            "write its tokens as numpy.uint16, or prepare the text with regpt",
+        )
+    return shape[0], header_bytes
+
+
+def llmc_header(path: Path, size: int) -> tuple[int, int]:
+    with path.open("rb") as file:
+        header = np.frombuffer(file.read(LLMC_HEADER_BYTES), dtype=np.uint8)
+    if header.nbytes < LLMC_HEADER_BYTES:
+        raise DataError(f"{path}: was cut short or is no token shard ({size:,} bytes)", GET_AGAIN)
+    magic, version, tokens = header.view(LLMC_HEADER)[:3].tolist()
+    if (magic, version) != (LLMC_MAGIC, LLMC_VERSION) or tokens < 0:
+        raise DataError(
+            f"{path}: its header says magic {magic}, version {version}, {tokens:,} tokens; llm.c's shards of GPT-2"
+            f" tokens say magic {LLMC_MAGIC}, version {LLMC_VERSION}",
+            "name a folder of GPT-2 token shards (llm.c's version 7 holds Llama's tokens)",
+        )
+    return tokens, LLMC_HEADER_BYTES
+
+
+def npy_header_bytes(tokens: int) -> bytes:
+    """The header of our own shards, as numpy.save writes it; its length does not depend on the count."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": DTYPE.str, "fortran_order": False, "shape": (tokens,)})
+    return header.getvalue()
