@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from regpt import __version__
-from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
+from regpt.base.errors import DATA, DONE, INTERRUPTED, USAGE, UserError
 from regpt.run.stopping import Stopped
 
 DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
@@ -102,9 +102,55 @@ def parser() -> argparse.ArgumentParser:
         "turn text into a sealed data set of token shards",
         "example: regpt prepare demo-modern data.source=my-texts data.path=data/mine data.validation_tokens=20000\n\n"
         "data.source is a file or a folder of text (.txt, .md, .py …), JSON lines (.jsonl, .jsonl.gz, .jsonl.zst)\n"
-        "or parquet; or 'stdlib', the sources of Python's standard library.",
+        "or parquet; 'stdlib', the sources of Python's standard library; or hub:OWNER/NAME/FOLDER.\n\n"
+        "Stopped or killed, the same command goes on where it was. docs/data.md tells the whole way.",
+    )
+    prepare.add_argument(
+        "--executor",
+        choices=["local", "slurm", "ray"],
+        help="prepare by datatrove, a file a task, on a cluster (pip install 'regpt[cluster]')",
+    )
+    prepare.add_argument(
+        "--tasks", type=at_least(int, 1), default=14, metavar="N", help="of the executor (default: 14)"
+    )
+    prepare.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="of the executor, such as partition=cpu, time=04:00:00, cpus_per_task=2",
     )
     add_recipe(prepare)
+
+    data = command("data", run_data_show, "take over other people's shards; verify and look at data sets")
+    handled = data.add_subparsers(metavar="import|verify|show", required=True)
+    taken_over = handled.add_parser(
+        "import",
+        help="use a folder of build-nanogpt's .npy, or llm.c's or modded-nanogpt's .bin shards",
+        description="Read a folder of token shards once and give it a manifest. The shards stay as they are.",
+        epilog="example: regpt data import edu_fineweb10B && regpt train gpt2-050226 data.path=edu_fineweb10B",
+    )
+    taken_over.set_defaults(command=run_data_import)
+    add_directory(taken_over)
+    taken_over.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="make a folder of links instead, where DIR cannot be written"
+    )
+    verified = handled.add_parser("verify", help="read all of a data set again and hold it against its manifest")
+    verified.set_defaults(command=run_data_verify)
+    add_directory(verified)
+    shown = handled.add_parser(
+        "show",
+        help="what is in a data set",
+        epilog="example: regpt data show data/fineweb-edu-10BT --window 12 --text",
+    )
+    shown.set_defaults(command=run_data_show)
+    add_directory(shown)
+    shown.add_argument("--window", type=at_least(int, 0), metavar="N", help="print this window's tokens")
+    shown.add_argument("--text", action="store_true", help="… as text")
+    shown.add_argument("--split", choices=["train", "val"], default="train", help="of the window (default: train)")
+    shown.add_argument(
+        "--block-size", type=at_least(int, 1), default=1024, metavar="N", help="tokens in a window (default: 1024)"
+    )
 
     train = command(
         "train",
@@ -187,6 +233,10 @@ def add_recipe(to: argparse.ArgumentParser) -> None:
     add_overrides(to)
 
 
+def add_directory(to: argparse.ArgumentParser) -> None:
+    to.add_argument("directory", type=Path, metavar="DIR", help="the folder of shards")
+
+
 def add_overrides(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "overrides", metavar="section.key=value", nargs="*", help="settings to change (`regpt recipe help`)"
@@ -228,9 +278,80 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     from regpt.run.console import Console
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    with Console() as console, console.stoppable():
-        manifest = prepare(recipe, console)
+    if arguments.executor is not None:
+        from regpt.data.cluster import folder_of_logs, prepare_on
+
+        options = dict(option_of_executor(word) for word in arguments.option)
+        made = prepare_on(arguments.executor, recipe, arguments.tasks, options)
+        if made is None:
+            print(f"queued; {recipe.data.path} is there when the last job has ended. Logs: {folder_of_logs(recipe)}")
+            return DONE
+        manifest = made
+    else:
+        with Console() as console, console.stoppable():
+            manifest = prepare(recipe, console)
     print(f"digest {manifest.digest}")
+    return DONE
+
+
+def option_of_executor(word: str) -> tuple[str, str | int]:
+    key, equals, value = word.partition("=")
+    if not (key and equals):
+        raise UserError(f"--option {word}: is no KEY=VALUE", "write it as in --option partition=cpu")
+    return key, int(value) if value.isdecimal() else value
+
+
+def run_data_import(arguments: argparse.Namespace) -> int:
+    from regpt.data.adopt import adopt, find_shards
+    from regpt.run.console import Console
+
+    found = find_shards(arguments.directory)
+    with Console() as console:
+        advance = console.reading("import", sum(2 * one.tokens for one in found))
+        try:
+            manifest = adopt(arguments.directory, found, arguments.into, advance)
+        except PermissionError:
+            raise UserError(
+                f"{arguments.directory}: a manifest cannot be written there", "make a folder of links: --into FOLDER"
+            ) from None
+    where = arguments.into or arguments.directory
+    print(
+        f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"
+        f" in {len(manifest.shards)} shards; train on it with data.path={where}"
+    )
+    print(f"digest {manifest.digest}")
+    return DONE
+
+
+def run_data_verify(arguments: argparse.Namespace) -> int:
+    from regpt.data.adopt import verify
+    from regpt.data.shards import read_manifest
+    from regpt.run.console import Console
+
+    shards = read_manifest(arguments.directory).shards
+    with Console() as console:
+        advance = console.reading("verify", sum(2 * shard.tokens for shard in shards))
+        problems = list(verify(arguments.directory, advance))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        fix = "get or make these again before training on them"
+        print(f"error: {len(problems)} of {len(shards)} shards are not what was sealed — {fix}", file=sys.stderr)
+        return DATA
+    print(f"{arguments.directory}: all {len(shards)} shards are what was sealed")
+    return DONE
+
+
+def run_data_show(arguments: argparse.Namespace) -> int:
+    from regpt.data.show import describe, describe_window
+
+    if arguments.window is None:
+        lines = describe(arguments.directory, arguments.block_size)
+    else:
+        wanted = (arguments.split, arguments.window, arguments.block_size, arguments.text)
+        lines = describe_window(arguments.directory, *wanted)
+    for line in lines:
+        print(line)
     return DONE
 
 

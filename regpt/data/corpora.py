@@ -9,7 +9,7 @@ import hashlib
 import platform
 import sysconfig
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -85,9 +85,9 @@ class Corpus:
         """Of files that will lie on this disk at one time and are not there yet, for the parts from `first` on."""
         return 0
 
-    def at_hand(self, first: int, watch: Watch) -> Iterator[Part]:
-        """The parts from `first` on, each readable from then on until it is released."""
-        yield from self.parts[first:]
+    def at_hand(self, numbers: Iterable[int], watch: Watch) -> Iterator[Part]:
+        """The parts of these numbers in turn, each readable from then on until it is released."""
+        return (self.parts[number] for number in numbers)
 
 
 def open_corpus(source: str, text_column: str) -> Corpus:

@@ -41,6 +41,17 @@ class Encoded:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """A section that was encoded before, elsewhere."""
+
+    size: int
+    encoded: Encoded
+
+    def read(self, refused: Counter[str]) -> list[object]:
+        raise AssertionError("its text is not at hand")
+
+
+@dataclass(frozen=True)
 class Work:
     """A section to encode; without one, only a mark that passes through in its turn: the end of a part."""
 
@@ -55,6 +66,8 @@ def encode_section(section: Section, backend: Backend, begins: str) -> Encoded:
     Where it `begins` a part, named so, gigatoken's ids of its first documents are held against tiktoken's. Raises
     DataError where they differ, or where the section cannot be read.
     """
+    if isinstance(section, Ready):
+        return section.encoded
     refused: Counter[str] = Counter()
     texts = list(accepted(section.read(refused), refused))
     if backend == "gigatoken":

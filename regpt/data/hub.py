@@ -7,7 +7,7 @@ random names), so the function that continues one, `http_get`, is called here wi
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -202,10 +202,10 @@ class HubCorpus(Corpus):
             return sum(part.size for part in parts)
         return sum(sorted(part.size for part in parts)[-2:])  # one in work, one ahead
 
-    def at_hand(self, first: int, watch: Watch) -> Iterator[HubPart]:
-        """The parts from `first` on. While one is worked on, the next is fetched."""
+    def at_hand(self, numbers: Iterable[int], watch: Watch) -> Iterator[HubPart]:
+        """The parts of these numbers in turn. While one is worked on, the next is fetched."""
         assert self.downloads is not None
-        parts = self.parts[first:]
+        parts = [self.parts[number] for number in numbers]
         with self.downloads as downloads:
             fetched = [downloads.begin(part) for part in parts[:1]]
             for number, part in enumerate(parts):

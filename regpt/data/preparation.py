@@ -98,8 +98,8 @@ class Preparation:
 
     def holds_anything(self) -> bool:
         """Whether another attempt would find something done."""
-        if (self.folder / "raw").exists():
-            return True
+        if self.folder.is_dir() and any(path.is_dir() for path in self.folder.iterdir()):
+            return True  # fetched files, or pieces
         try:
             values = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
             return bool(values["counts"]["tokens"])
@@ -154,7 +154,7 @@ class Preparation:
         """The sections that are not written yet, and a mark after each part."""
         first, skipped = self.position.part, self.position.section
         self.check_space(corpus, corpus.size)
-        for part in corpus.at_hand(first, self.progress):
+        for part in corpus.at_hand(range(first, len(corpus.parts)), self.progress):
             for number, section in enumerate(part.sections()):
                 if number >= skipped:
                     yield Work(part, section, begins_part=number == 0)
@@ -205,7 +205,7 @@ class Preparation:
         return Position()
 
     def remove_all_but(self, names: set[str]) -> None:
-        """Remove what else lies in the folder; fetched files, which have a folder of their own, stay."""
+        """Remove what else lies in the folder, but for fetched files and pieces, which have folders of their own."""
         for path in self.folder.iterdir():
             if path.is_file() and path.name not in names:
                 path.unlink()
@@ -299,7 +299,9 @@ class Preparation:
     def name_it(self, manifest: Manifest) -> None:
         """Remove what was needed on the way only, and give the folder its name."""
         self.remove_all_but({PREPARATION, "manifest.json"} | {shard.name for shard in manifest.shards})
-        shutil.rmtree(self.folder / "raw", ignore_errors=True)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
         flush_directory(self.folder)
         self.folder.rename(self.target)
         flush_directory(self.target.parent)

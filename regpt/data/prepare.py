@@ -21,15 +21,19 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     What was done until then is kept, unless it was nothing or cannot be used.
     """
     progress = progress or NoProgress()
-    target = recipe.data.directory
-    if target.exists():
-        raise DataError(
-            f"data.path = '{target}' exists already", "use it as it is, delete it, or name another data.path"
-        )
-    with locked(lock_of(target)):
+    refuse_existing(recipe)
+    with locked(lock_of(recipe.data.directory)):
         manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).carry_out()
     progress.prepared(recipe.data.path, manifest, seconds)
     return manifest
+
+
+def refuse_existing(recipe: Recipe) -> None:
+    """A data set is never written over."""
+    if recipe.data.directory.exists():
+        raise DataError(
+            f"data.path = '{recipe.data.path}' exists already", "use it as it is, delete it, or name another data.path"
+        )
 
 
 def lock_of(target: Path) -> Path:

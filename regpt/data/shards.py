@@ -131,10 +131,8 @@ class TokenWindows:
 
         Raises DataError, naming the file, where a shard was changed since it was checked.
         """
-        numbers = np.asarray(windows, dtype=np.int64)
-        out = np.empty((len(numbers), self.block_size + 1), dtype=DTYPE)
-        of_shard = np.searchsorted(self.first_window, numbers, side="right") - 1
-        tokens_before = (numbers - self.first_window[of_shard]) * self.block_size
+        of_shard, tokens_before = self.places(np.asarray(windows, dtype=np.int64))
+        out = np.empty((len(of_shard), self.block_size + 1), dtype=DTYPE)
         with self.reading:
             for row, shard, before in zip(out, of_shard.tolist(), tokens_before.tolist(), strict=True):
                 file = self.file(shard)
@@ -148,6 +146,21 @@ class TokenWindows:
                 PREPARE_AGAIN,
             )
         return out
+
+    def places(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(number of its shard, tokens before it there) of each window."""
+        of_shard = np.searchsorted(self.first_window, numbers, side="right") - 1
+        return of_shard, (numbers - self.first_window[of_shard]) * self.block_size
+
+    def place(self, number: int) -> tuple[Shard, int]:
+        """A window's shard, and the tokens before it there. Raises DataError where there is no such window."""
+        if not 0 <= number < len(self):
+            raise DataError(
+                f"there is no window {number:,}: the split has {len(self):,} of {self.block_size:,} tokens",
+                "name a lower number, counted from 0" if len(self) else "it is too short for one",
+            )
+        of_shard, before = self.places(np.array([number]))
+        return self.shards[int(of_shard[0])], int(before[0])
 
     def file(self, shard: int) -> IO[bytes]:
         if shard not in self.open:

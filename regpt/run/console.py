@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import TracebackType
@@ -94,6 +94,24 @@ class Console:
             self.progress.update(self.task, completed=self.prepared_done, status=status)
         else:
             self.say_seldom(status)
+
+    def reading(self, what: str, size: int) -> Callable[[int], None]:
+        """Files of `size` bytes are to be read; returns whom to tell of each so many of them."""
+        began_at, done = time.perf_counter(), 0
+        if self.progress is not None:
+            self.task = self.progress.add_task(what, total=size, status="")
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            rate = done / (time.perf_counter() - began_at)
+            status = f"{done / 1e6:,.0f} of {size / 1e6:,.0f} MB · {rate / 1e6:,.0f} MB/s"
+            if self.progress is not None:
+                self.progress.update(self.task, completed=done, status=status)
+            else:
+                self.say_seldom(status)
+
+        return advance
 
     def fetching(self, name: str, done: int, size: int) -> None:
         status = f"fetching {name}: {done / 1e6:,.0f} of {size / 1e6:,.0f} MB"

@@ -1,0 +1,139 @@
+"""Data sets that are there already: other people's shards taken over as they are, and any data set verified."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from regpt.base.errors import DataError
+from regpt.base.files import new_directory
+from regpt.data import tokenizer
+from regpt.data.formats import DTYPE, Form, form_of, read_header
+from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer, read_manifest
+
+READ_AT_A_TIME = 1 << 22  # bytes
+
+Advance = Callable[[int], None]  # told of each so many bytes that were read
+
+
+@dataclass(frozen=True)
+class Found:
+    """A shard of somebody's, its header read."""
+
+    path: Path
+    form: Form
+    split: Split
+    tokens: int
+    header_bytes: int
+
+
+def find_shards(directory: Path) -> list[Found]:
+    """The shards in a folder, in the order of their names.
+
+    Raises DataError where there are none, where a header and a size disagree, or where a name does not say which split
+    it belongs to.
+    """
+    if not directory.is_dir():
+        raise DataError(f"{directory}: no such folder", "name the folder that holds the shards")
+    if (directory / "manifest.json").exists():
+        raise DataError(f"{directory}: is a data set of regpt's already", "use it: data.path=…, or `regpt data show`")
+    forms = [(path, form) for path in sorted(directory.iterdir()) if path.is_file() and (form := form_of(path))]
+    if not forms:
+        raise DataError(
+            f"{directory}: holds no token shards", "name a folder of build-nanogpt's .npy or llm.c's .bin files"
+        )
+    return [Found(path, form, split_of(path), *read_header(path, form)) for path, form in forms]
+
+
+def split_of(path: Path) -> Split:
+    name = path.name.lower()
+    if ("train" in name) == ("val" in name):
+        raise DataError(
+            f"{path}: its name does not say whether it is for training or for validation",
+            "rename it, with 'train' or 'val' in the name, or move it out of the folder",
+        )
+    return "train" if "train" in name else "val"
+
+
+def adopt(directory: Path, found: list[Found], into: Path | None, advance: Advance) -> Manifest:
+    """Give shards a manifest, in their own folder, or in a new one of links to them. The shards stay as they are.
+
+    Raises DataError where a token is none of GPT-2's.
+    """
+    manifest = Manifest(
+        tokenizer=gpt2_tokenizer(),
+        source={"asked": str(directory), "description": f"shards of {directory.resolve().name}", "imported": True},
+        split_rule="by the names of the files",
+        shards=tuple(shard_of(one, advance) for one in found),
+        statistics={},
+    )
+    statistics = {
+        "documents": sum(s.documents for s in manifest.shards),
+        "tokens": sum(s.tokens for s in manifest.shards),
+    }
+    manifest.statistics.update(statistics)
+    if into is None:
+        manifest.write(directory)
+        return manifest
+    if into.exists():
+        raise DataError(f"{into}: exists already", "name another folder")
+    with new_directory(into) as made:
+        for one in found:
+            (made / one.path.name).symlink_to(one.path.resolve())
+        manifest.write(made)
+    return manifest
+
+
+def shard_of(found: Found, advance: Advance) -> Shard:
+    """Read a file once: its hashes, its documents, and whether all its tokens are GPT-2's."""
+    hash_of_file, hash_of_tokens = hashlib.sha256(), hashlib.sha256()
+    documents = position = 0
+    with found.path.open("rb") as file:
+        hash_of_file.update(file.read(found.header_bytes))
+        while piece := file.read(READ_AT_A_TIME):
+            hash_of_file.update(piece)
+            hash_of_tokens.update(piece)
+            tokens: NDArray[np.uint16] = np.frombuffer(piece, dtype=DTYPE)
+            if int(tokens.max()) >= tokenizer.VOCABULARY:
+                where = int(np.argmax(tokens >= tokenizer.VOCABULARY))
+                raise DataError(
+                    f"{found.path}: holds {tokens[where]} at token {position + where:,}; GPT-2's vocabulary ends at"
+                    f" {tokenizer.VOCABULARY - 1:,}",
+                    "these are not GPT-2's tokens, or the file is damaged",
+                )
+            documents += int(np.count_nonzero(tokens == tokenizer.END_OF_TEXT))
+            position += len(tokens)
+            advance(len(piece))
+    return Shard(
+        found.path.name,
+        found.split,
+        found.form,
+        found.tokens,
+        documents,
+        hash_of_file.hexdigest(),
+        hash_of_tokens.hexdigest(),
+    )
+
+
+def verify(directory: Path, advance: Advance) -> Iterator[str]:
+    """Read all of a data set again; gives a line for each shard that is not what the manifest says.
+
+    Raises DataError where there is no manifest that can be believed.
+    """
+    for shard in read_manifest(directory).shards:
+        path = directory / shard.name
+        try:
+            check_shard(path, shard)
+        except DataError as error:
+            yield error.problem
+            continue
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while piece := file.read(READ_AT_A_TIME):
+                digest.update(piece)
+                advance(len(piece))
+        if digest.hexdigest() != shard.sha256:
+            yield f"{path}: its bytes are not those that were sealed (SHA-256 {digest.hexdigest()[:12]}… differs)"

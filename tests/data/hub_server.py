@@ -1,0 +1,149 @@
+"""A small server that speaks the part of the hub's protocol that regpt uses, on loopback, and misbehaves when asked."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PAGE = 2  # entries of a listing in one answer; the rest follow by links, as on the hub
+
+Misbehaviour = Callable[["Handler", bytes], None]
+
+
+class HubServer(ThreadingHTTPServer):
+    """Serves `files` (path -> bytes) as the data set `repository` at one commit."""
+
+    daemon_threads = True
+
+    def __init__(self, repository: str, files: dict[str, bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repository, self.files = repository, files
+        self.asked: list[tuple[str, str]] = []  # (path, Range header) of each download
+        self.misbehaviours: dict[str, list[Misbehaviour]] = {}  # for the next downloads of a path, in turn
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: HubServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *unused: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        dataset = f"/api/datasets/{self.server.repository}"
+        if path in (f"{dataset}/revision/main", f"{dataset}/revision/{COMMIT}"):
+            self.answer_json({"id": self.server.repository, "sha": COMMIT, "siblings": []})
+        elif path.startswith(f"{dataset}/tree/{COMMIT}"):
+            self.list_files(path.removeprefix(f"{dataset}/tree/{COMMIT}").strip("/"))
+        elif path.startswith(f"/datasets/{self.server.repository}/resolve/{COMMIT}/"):
+            self.send_file(path.split(f"/resolve/{COMMIT}/")[1])
+        elif path.startswith((f"{dataset}/", f"/datasets/{self.server.repository}/")):
+            self.answer_error(404, "RevisionNotFound")
+        else:
+            self.answer_error(404, "RepoNotFound")
+
+    def list_files(self, folder: str) -> None:
+        found = [path for path in self.server.files if not folder or path.startswith(f"{folder}/") or ".." in path]
+        if not found:
+            self.answer_error(404, "EntryNotFound")
+            return
+        first = int(urlsplit(self.path).query.partition("cursor=")[2] or 0)
+        query = f"?recursive=true&cursor={first + PAGE}"
+        link = f'<{self.server.address}{urlsplit(self.path).path}{query}>; rel="next"'
+        more = {"Link": link} if first + PAGE < len(found) else {}
+        self.answer_json([self.entry(path) for path in found[first : first + PAGE]], more)
+
+    def entry(self, path: str) -> dict[str, object]:
+        content = self.server.files[path]
+        entry = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(path.encode()).hexdigest()}
+        if path.endswith(".parquet"):
+            sha256 = hashlib.sha256(content).hexdigest()
+            return {**entry, "lfs": {"oid": sha256, "size": len(content), "pointerSize": 133}}
+        return {**entry, "oid": hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()}
+
+    def send_file(self, path: str) -> None:
+        wanted = self.headers.get("Range", "")
+        self.server.asked.append((path, wanted))
+        content = self.server.files[path]
+        if misbehaviours := self.server.misbehaviours.get(path):
+            misbehaviours.pop(0)(self, content)
+            return
+        first = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        self.wfile.write(content[first:])
+
+    def answer_json(self, value: object, headers: dict[str, str] | None = None) -> None:
+        self.answer(200, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
+
+    def answer_error(self, status: int, code: str) -> None:
+        self.answer(status, b"{}", {"X-Error-Code": code})
+
+    def answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+
+# Misbehaviour
+
+
+def error_500(handler: Handler, content: bytes) -> None:
+    handler.answer(500, b"", {})
+
+
+def wrong_bytes(handler: Handler, content: bytes) -> None:
+    handler.answer(200, bytes(byte ^ 1 for byte in content), {})
+
+
+def html_page(handler: Handler, content: bytes) -> None:
+    handler.answer(200, b"<html>Sign in to this network</html>", {"Content-Type": "text/html"})
+
+
+def short_body(handler: Handler, content: bytes) -> None:
+    """Promises all, sends a third, hangs up."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content[: len(content) // 3])
+    handler.wfile.flush()
+    handler.close_connection = True
+
+
+def endless_body(handler: Handler, content: bytes) -> None:
+    handler.send_response(200)
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    try:
+        for _ in range(200):
+            handler.wfile.write(b"x" * 1_000_000)
+    except OSError:
+        pass
+    handler.close_connection = True
+
+
+@contextmanager
+def served(repository: str, files: dict[str, bytes]) -> Iterator[HubServer]:
+    server = HubServer(repository, files)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,98 @@
+"""On a cluster the same bytes come out as on one machine: by datatrove's local executor, and by Slurm's scripts."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from regpt.base.errors import DataError
+from regpt.base.recipe import Recipe
+from regpt.data import cluster
+from regpt.data.cluster import encode_parts, folder_of_pieces, prepare_on, seal_pieces
+from regpt.data.prepare import prepare
+from tests.conftest import tiny_recipe
+
+# A Slurm of one machine that runs a job the moment it is queued, and an srun that only runs its command.
+SBATCH = r"""#!/bin/bash
+script="${@: -1}"
+last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$script")
+cp "$script" "$(mktemp "$FAKE_SLURM/job.XXXX")"
+for index in $(seq 0 "${last:-0}"); do
+    SLURM_ARRAY_TASK_ID=$index SLURM_NODELIST=localhost bash "$script" >>"$FAKE_SLURM/log" 2>&1
+done
+echo "Submitted batch job 7"
+"""
+SRUN = '#!/bin/bash\nshift 3\nexec "$@"\n'  # srun -l -n 1 COMMAND
+SCONTROL = '#!/bin/bash\necho "${@: -1}"\n'  # scontrol show hostnames NODES
+
+
+def elsewhere(tiny: Recipe, folder: Path) -> Recipe:
+    return tiny_recipe(folder, data={"path": str(folder / "by-cluster"), "source": tiny.data.source})
+
+
+def same_bytes(one: Path, other: Path) -> bool:
+    shards = sorted(path.name for path in one.glob("*.npy"))
+    assert shards == sorted(path.name for path in other.glob("*.npy"))
+    return all((one / name).read_bytes() == (other / name).read_bytes() for name in [*shards, "manifest.json"])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_local_executor_gives_the_bytes_of_one_machine(tiny: Recipe, tmp_path: Path, workers: int) -> None:
+    prepare(tiny)
+    manifest = prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": workers})
+    assert manifest is not None and same_bytes(tmp_path / "data", tmp_path / "by-cluster")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["by-cluster", "by-cluster-logs", "data", "texts"]
+
+
+def test_slurm_jobs_give_the_bytes_of_one_machine(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("scontrol", SCONTROL)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE_SLURM", str(programs))
+    prepare(tiny)
+    options = {"partition": "cpu", "time": "00:10:00", "workers": 2}
+    assert prepare_on("slurm", elsewhere(tiny, tmp_path), 3, options) is None
+    assert same_bytes(tmp_path / "data", tmp_path / "by-cluster"), (programs / "log").read_text()
+    jobs = "".join(path.read_text() for path in programs.glob("job.*"))
+    assert "--array=0-2%2" in jobs and "--partition=cpu" in jobs and str(Path(sys.executable).parent) in jobs
+
+
+def test_a_task_that_was_killed_is_done_again_and_the_others_are_not(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = elsewhere(tiny, tmp_path)
+    for rank in (0, 1, 2):
+        encode_parts(recipe, None, rank, 3)
+    pieces = folder_of_pieces(recipe)
+    (pieces / "000001.json").unlink()  # it is written last
+    (pieces / "000001.npy").write_bytes(b"half of it")
+    with pytest.raises(DataError, match=r"b\.md: its tokens are missing"):
+        seal_pieces(recipe, None, 0, 1)
+    encoded = []
+    monkeypatch.setattr(
+        cluster, "encode_part", lambda *a, real=cluster.encode_part: (encoded.append(a[1].number), real(*a))
+    )
+    for rank in (0, 1, 2):
+        encode_parts(recipe, None, rank, 3)
+    assert encoded == [1]
+    seal_pieces(recipe, None, 0, 1)
+    prepare(tiny)
+    assert same_bytes(tmp_path / "data", tmp_path / "by-cluster")
+
+
+def test_pieces_of_other_settings_are_not_used(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = elsewhere(tiny, tmp_path)
+    encode_parts(recipe, None, 0, 1)
+    with pytest.raises(DataError, match="its tokens are missing"):
+        seal_pieces(tiny_recipe(tmp_path, data={"path": recipe.data.path, "text_column": "body"}), None, 0, 1)
+
+
+def test_an_option_that_an_executor_does_not_take_is_said(tiny: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="--executor local: got an unexpected keyword argument 'partition'"):
+        prepare_on("local", elsewhere(tiny, tmp_path), 2, {"partition": "cpu"})

@@ -1,0 +1,209 @@
+"""Text from the hub, by the real client, from a server of ours: fetched once, whole or not at all, verified."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from regpt.base.errors import DataError
+from regpt.base.recipe import Recipe
+from regpt.data import hub
+from regpt.data.prepare import prepare
+from regpt.data.shards import read_manifest
+from tests.conftest import tiny_recipe
+from tests.data import hub_server
+from tests.data.hub_server import COMMIT, HubServer, served
+
+FOLDER = "sample/10BT"
+PATHS = [f"{FOLDER}/{number:03d}_00000.parquet" for number in range(3)]
+
+
+def parquet_file(texts: list[str]) -> bytes:
+    """A file with the columns of FineWeb-Edu's."""
+    count = len(texts)
+    table = pa.table(
+        {
+            "text": pa.array(texts, pa.large_string()),
+            "id": [f"<urn:uuid:{number}>" for number in range(count)],
+            "dump": ["CC-MAIN-2024-10"] * count,
+            "url": ["https://example.org/"] * count,
+            "date": ["2024-02-20T00:00:00Z"] * count,
+            "file_path": ["s3://commoncrawl/…"] * count,
+            "language": ["en"] * count,
+            "language_score": [0.9] * count,
+            "token_count": list(range(count)),
+            "score": [3.1] * count,
+            "int_score": [3] * count,
+        }
+    )
+    out = io.BytesIO()
+    pq.write_table(table, out, row_group_size=20)
+    return out.getvalue()
+
+
+@pytest.fixture
+def files(real_text: str) -> dict[str, bytes]:
+    pieces = [real_text[first : first + 500] for first in range(0, len(real_text), 500)]
+    third = len(pieces) // 3 + 1
+    of_path = {path: pieces[number * third : (number + 1) * third] for number, path in enumerate(PATHS)}
+    # listed out of order, and with a file that is none of the text
+    return {"README.md": b"# About", **{path: parquet_file(texts) for path, texts in reversed(of_path.items())}}
+
+
+@pytest.fixture
+def server(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    from huggingface_hub import constants
+
+    with served("someone/edu", files) as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.address)  # what HF_ENDPOINT sets when the client is imported
+        template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hub, "FIRST_WAIT_SECONDS", 0.001)
+        yield server
+
+
+def recipe_for(folder: Path, **changes: object) -> Recipe:
+    return tiny_recipe(folder, data={"source": f"hub:someone/edu/{FOLDER}", **changes})
+
+
+def digest_from_disk(folder: Path, files: dict[str, bytes]) -> str:
+    """What the same files give when they lie in a folder."""
+    (folder / "local").mkdir()
+    for path in PATHS:
+        (folder / "local" / Path(path).name).write_bytes(files[path])
+    local = {"source": str(folder / "local"), "path": str(folder / "local-data")}
+    return prepare(tiny_recipe(folder, data=local)).digest
+
+
+def test_text_from_the_hub_is_the_text_of_its_files(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
+    manifest = prepare(recipe_for(tmp_path))
+    assert manifest.digest == digest_from_disk(tmp_path, files)
+    assert manifest.source["revision"] == COMMIT
+    assert [file["name"] for file in manifest.source["files"]] == PATHS
+    assert [path for path, _ in server.asked] == PATHS
+    assert list((tmp_path / "data").rglob("*parquet*")) == []
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "local", "local-data"]
+
+
+def test_fetched_files_stay_where_that_is_asked_for_and_are_not_fetched_again(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    prepare(recipe_for(tmp_path, keep_raw=True, revision=COMMIT))
+    for path in PATHS:
+        assert (tmp_path / "data-raw" / path).read_bytes() == files[path]
+    prepare(recipe_for(tmp_path, keep_raw=True, path=str(tmp_path / "other"), revision=COMMIT))
+    assert len(server.asked) == 6  # another data set has another folder
+    (tmp_path / "data").rename(tmp_path / "moved")
+    prepare(recipe_for(tmp_path, keep_raw=True, revision=COMMIT))
+    assert len(server.asked) == 6
+    assert read_manifest(tmp_path / "data").digest == read_manifest(tmp_path / "moved").digest
+
+
+@pytest.mark.parametrize(
+    "misbehaviours",
+    [
+        [hub_server.error_500] * 3,
+        [hub_server.wrong_bytes],
+        [hub_server.html_page],
+        [hub_server.short_body],
+        [hub_server.endless_body],
+        [hub_server.short_body, hub_server.error_500, hub_server.wrong_bytes],
+    ],
+    ids=lambda faults: "-".join(fault.__name__ for fault in faults),
+)
+def test_a_server_that_misbehaves_and_then_behaves_changes_nothing(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path, misbehaviours: list[hub_server.Misbehaviour]
+) -> None:
+    server.misbehaviours[PATHS[1]] = list(misbehaviours)
+    assert prepare(recipe_for(tmp_path)).digest == digest_from_disk(tmp_path, files)
+
+
+@pytest.mark.parametrize("fault", [hub_server.error_500, hub_server.wrong_bytes, hub_server.html_page])
+def test_a_server_that_goes_on_misbehaving_is_given_up_and_its_bytes_never_become_a_shard(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path, fault: hub_server.Misbehaviour
+) -> None:
+    server.misbehaviours[PATHS[1]] = [fault] * 100
+    with pytest.raises(DataError, match=rf"{PATHS[1]}: could not be fetched in {hub.ATTEMPTS} attempts") as caught:
+        prepare(recipe_for(tmp_path))
+    assert "run the same command again" in caught.value.fix
+    assert len([path for path, _ in server.asked if path == PATHS[1]]) == hub.ATTEMPTS
+    assert not (tmp_path / "data").exists()
+    server.misbehaviours.clear()  # another day
+    asked_before = len(server.asked)
+    assert prepare(recipe_for(tmp_path)).digest == digest_from_disk(tmp_path, files)
+    assert PATHS[0] not in [path for path, _ in server.asked[asked_before:]]  # it was done already
+
+
+def test_a_download_that_was_cut_goes_on_where_it_was(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    raw = tmp_path / "data-raw" / PATHS[0]
+    raw.parent.mkdir(parents=True)
+    hub.partial_of(raw).write_bytes(files[PATHS[0]][:1000])
+    prepare(recipe_for(tmp_path, keep_raw=True))
+    assert raw.read_bytes() == files[PATHS[0]]
+    assert (PATHS[0], "bytes=1000-") in server.asked
+
+
+def test_a_partial_file_of_other_bytes_is_thrown_away(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path
+) -> None:
+    raw = tmp_path / "data-raw" / PATHS[0]
+    raw.parent.mkdir(parents=True)
+    hub.partial_of(raw).write_bytes(b"x" * 1000)
+    prepare(recipe_for(tmp_path, keep_raw=True))
+    assert raw.read_bytes() == files[PATHS[0]]
+
+
+@pytest.mark.parametrize(
+    "name", ["../evil.parquet", f"{FOLDER}/../../evil.parquet", "/evil.parquet", "a\\..\\evil.jsonl"]
+)
+def test_a_name_that_leads_out_of_the_folder_is_refused(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path, name: str
+) -> None:
+    server.files = {**files, name: files[PATHS[0]]}
+    with pytest.raises(DataError, match="would lie outside the folder"):
+        prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu"}))
+    assert list(tmp_path.rglob("*evil*")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"source": "hub:someone/other"}, "no such data set"),
+        ({"revision": "f" * 40}, "no such revision"),
+        ({"revision": "v9"}, "no such revision"),
+        ({"source": "hub:someone/edu/sample/9BT"}, "no such file or folder"),
+        ({"source": "hub:edu"}, "is no name on the hub"),
+        ({"source": "hub:someone/edu/../.."}, "is no name on the hub"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_refused_with_a_remedy(
+    server: HubServer, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    with pytest.raises(DataError, match=says) as caught:
+        prepare(recipe_for(tmp_path, **changes))
+    assert caught.value.fix
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hub_that_is_not_there_is_said_plainly(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client's, between its attempts
+    with pytest.raises(DataError, match="the hub could not be reached"):
+        prepare(recipe_for(tmp_path, revision=COMMIT))
+
+
+def test_a_small_file_that_git_keeps_is_verified_too(server: HubServer, tmp_path: Path, real_text: str) -> None:
+    server.files = {"texts/a.txt": real_text.encode()}
+    server.misbehaviours["texts/a.txt"] = [hub_server.wrong_bytes]
+    manifest = prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu/texts"}))
+    assert manifest.statistics["text_bytes"] == len(real_text.encode())
+    assert np.load(tmp_path / "data" / "val_000000.npy").dtype == np.uint16
