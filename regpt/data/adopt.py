@@ -31,7 +31,7 @@ class Found:
 
 
 def find_shards(directory: Path) -> list[Found]:
-    """The shards in a folder, in the order of their names.
+    """The shards in a folder: validation first, as regpt writes them, and by name.
 
     Raises DataError where there are none, where a header and a size disagree, or where a name does not say which split
     it belongs to.
@@ -45,7 +45,8 @@ def find_shards(directory: Path) -> list[Found]:
         raise DataError(
             f"{directory}: holds no token shards", "name a folder of build-nanogpt's .npy or llm.c's .bin files"
         )
-    return [Found(path, form, split_of(path), *read_header(path, form)) for path, form in forms]
+    found = [Found(path, form, split_of(path), *read_header(path, form)) for path, form in forms]
+    return sorted(found, key=lambda one: one.split != "val")
 
 
 def split_of(path: Path) -> Split:

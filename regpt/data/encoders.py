@@ -135,13 +135,21 @@ class Encoders:
                 yield piece, encode_section(*self.arguments(piece, piece.section)) if piece.section else None
             return
         waiting: deque[tuple[Work, Future[Encoded] | None]] = deque()
-        for piece in work:
-            future = self.pool.submit(encode_section, *self.arguments(piece, piece.section)) if piece.section else None
-            waiting.append((piece, future))
-            if len(waiting) >= WAITING_SECTIONS * self.workers:
+        try:
+            for piece in work:
+                task = self.arguments(piece, piece.section) if piece.section else None
+                waiting.append((piece, self.pool.submit(encode_section, *task) if task else None))
+                if len(waiting) >= WAITING_SECTIONS * self.workers:
+                    yield self.taken(*waiting.popleft(), check)
+            while waiting:
                 yield self.taken(*waiting.popleft(), check)
-        while waiting:
-            yield self.taken(*waiting.popleft(), check)
+        except BrokenProcessPool:
+            check()  # a signal to the whole group reaches the workers too, in their first moments
+            raise DataError(
+                "a worker process was killed, perhaps for want of memory",
+                f"run the command again with fewer than {self.workers} of them (data.workers=…);"
+                " it goes on where it was",
+            ) from None
 
     def arguments(self, piece: Work, section: Section) -> tuple[Section, Backend, str]:
         return section, self.backend, piece.part.name if piece.begins_part else ""
@@ -155,13 +163,6 @@ class Encoders:
                 return piece, future.result(timeout=0.5) if future else None
             except TimeoutError:
                 continue
-            except BrokenProcessPool:
-                check()
-                raise DataError(
-                    "a worker process was killed, perhaps for want of memory",
-                    f"run the command again with fewer than {self.workers} of them (data.workers=…);"
-                    " it goes on where it was",
-                ) from None
 
 
 def workers_for(asked: int, size: int) -> int:
@@ -178,7 +179,7 @@ def context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     method = multiprocessing.get_context("forkserver")
-    method.set_forkserver_preload(["regpt.data.encoders", "regpt.data.tokenizer"])
+    method.set_forkserver_preload(["regpt.data.encoders", "tiktoken", "pyarrow.parquet"])
     return method
 
 

@@ -7,12 +7,14 @@ itself. NumPy promises no random stream for ever, so the rounds are keyed with B
 """
 
 import hashlib
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Mixed after 6 log2(count) rounds in the authors' analysis of one position; 90 is what the Ethereum consensus uses.
 ROUNDS = 90
+HIGHEST_BIT = np.uint64(1 << 63)
 
 
 def shuffled_windows(positions: NDArray[np.integer], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -22,25 +24,33 @@ def shuffled_windows(positions: NDArray[np.integer], count: int, seed: int, epoc
     """
     x = np.asarray(positions, dtype=np.uint64)
     n = np.uint64(count)
-    for number in range(ROUNDS):
-        point, key = round_keys(count, seed, epoch, number)
-        mirrored = (point + n - x) % n
-        of_pair = np.maximum(x, mirrored)
-        x = np.where(mix(of_pair ^ key) >> np.uint64(63) == 1, mirrored, x)
+    for point, key in round_keys(count, seed, epoch):
+        mirrored = np.where(x <= point, point, point + n) - x
+        x = np.where(secret_bit(np.maximum(x, mirrored) ^ key), mirrored, x)
     return x.astype(np.int64)
 
 
-def round_keys(count: int, seed: int, epoch: int, number: int) -> tuple[np.uint64, np.uint64]:
-    """The mirror point, in range(count), and the key of the secret bits of one round."""
-    digest = hashlib.blake2b(f"regpt order|{seed}|{epoch}|{number}".encode(), digest_size=24).digest()
-    return np.uint64(int.from_bytes(digest[:16], "little") % count), np.uint64(int.from_bytes(digest[16:], "little"))
+@lru_cache(maxsize=4)
+def round_keys(count: int, seed: int, epoch: int) -> tuple[tuple[np.uint64, np.uint64], ...]:
+    """The mirror point, in range(count), and the key of the secret bits of each round."""
+    digests = (
+        hashlib.blake2b(f"regpt order|{seed}|{epoch}|{number}".encode(), digest_size=24).digest()
+        for number in range(ROUNDS)
+    )
+    return tuple(
+        (np.uint64(int.from_bytes(digest[:16], "little") % count), np.uint64(int.from_bytes(digest[16:], "little")))
+        for digest in digests
+    )
 
 
-def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finalizer of splitmix64 (Steele, Lea and Flood 2014): every input bit reaches every output bit."""
+def secret_bit(x: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """The highest bit of the finalizer of splitmix64 (Steele, Lea and Flood 2014), which every input bit reaches.
+
+    The finalizer's last step leaves that bit as it is, so it is not taken.
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return x >= HIGHEST_BIT
 
 
 def windows_of_step(step: int, batch_windows: int, count: int, seed: int, shuffled: bool) -> NDArray[np.int64]:

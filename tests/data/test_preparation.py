@@ -1,0 +1,359 @@
+"""The same bytes come out however many workers there were, and however often the preparation was stopped or killed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from regpt.base.errors import DataError, LockedError
+from regpt.base.files import locked
+from regpt.base.recipe import Recipe
+from regpt.base.settings import to_toml
+from regpt.data import encoders, gigatoken, preparation, sections, tokenizer
+from regpt.data.preparation import NoProgress
+from regpt.data.prepare import lock_of, prepare
+from regpt.data.shards import Manifest
+from tests.conftest import tiny_recipe
+
+
+@pytest.fixture
+def many(tmp_path: Path, real_text: str) -> Path:
+    """Text in every form, in files enough for several workers."""
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    pieces = [real_text[first : first + 2_000] for first in range(0, len(real_text), 2_000)]
+    for number, piece in enumerate(pieces[:15]):
+        (folder / f"{number:02d}.txt").write_text(piece, encoding="utf-8")
+    (folder / "lines.jsonl").write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces[15:30]))
+    pq.write_table(pa.table({"text": pieces[30:]}), folder / "rows.parquet", row_group_size=3)
+    return folder
+
+
+def recipe_at(folder: Path, name: str, **data: object) -> Recipe:
+    return tiny_recipe(folder, data={"path": str(folder / name), "source": str(folder / "texts"), **data})
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files but the one that tells how it went."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "preparation.json"}
+
+
+def test_workers_change_no_byte(many: Path, tmp_path: Path) -> None:
+    for workers in (1, 2, 3):
+        prepare(recipe_at(tmp_path, f"by-{workers}", workers=workers))
+    assert contents(tmp_path / "by-1") == contents(tmp_path / "by-2") == contents(tmp_path / "by-3")
+
+
+def test_how_the_text_is_cut_into_sections_changes_no_byte(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(recipe_at(tmp_path, "whole"))
+    monkeypatch.setattr(sections, "SECTION_BYTES", 5_000)
+    prepare(recipe_at(tmp_path, "cut"))
+    monkeypatch.setattr(sections, "WHOLE_ROW_GROUP_BYTES", 100)  # every row group is too large to be read whole
+    monkeypatch.setattr(sections, "ROWS_AT_A_TIME", 2)
+    prepare(recipe_at(tmp_path, "by-rows"))
+    assert contents(tmp_path / "whole") == contents(tmp_path / "cut") == contents(tmp_path / "by-rows")
+
+
+def test_files_made_in_another_order_change_no_byte(many: Path, tmp_path: Path) -> None:
+    prepare(recipe_at(tmp_path, "one"))
+    moved = tmp_path / "moved"
+    many.rename(moved)
+    many.mkdir()
+    for path in sorted(moved.iterdir(), reverse=True):
+        shutil.copy(path, many / path.name)
+    prepare(recipe_at(tmp_path, "other"))
+    assert contents(tmp_path / "one") == contents(tmp_path / "other")
+
+
+def test_the_public_preparation_s_tokens_come_out(tmp_path: Path) -> None:
+    """An end token before each document; the first are validation, cut in the middle of a document if need be."""
+    (tmp_path / "texts").mkdir()
+    lines = [{"text": "Hello, I'm a language model,"}, {"text": "hello world"}] * 30
+    (tmp_path / "texts" / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    prepare(recipe_at(tmp_path, "data", validation_tokens=40, shard_tokens=200))
+    one, other = [50256, 15496, 11, 314, 1101, 257, 3303, 2746, 11], [50256, 31373, 995]  # OpenAI's ids
+    expected = (one + other) * 30
+    assert np.load(tmp_path / "data" / "val_000000.npy").tolist() == expected[:40]
+    assert np.load(tmp_path / "data" / "train_000000.npy").tolist() == expected[40:240]
+    assert np.load(tmp_path / "data" / "train_000001.npy").tolist() == expected[240:]
+
+
+# Stopped and killed
+
+
+def test_killed_at_twenty_random_moments_it_gives_the_same_bytes(many: Path, tmp_path: Path) -> None:
+    prepare(recipe_at(tmp_path, "whole"))
+    random.seed(20)
+    kills, finished = 0, 0
+    while kills < 20 or not finished:
+        process = prepare_killed(
+            tmp_path, random.randint(1, 1500) if kills < 20 else 10**9, random.choice([1, 1, 1, 2])
+        )
+        if process.returncode == -signal.SIGKILL:
+            kills += 1
+            assert not (tmp_path / "data").exists() or contents(tmp_path / "data") == contents(tmp_path / "whole")
+        elif process.returncode == 3 and "exists already" in process.stderr:
+            pass  # killed after it had its name
+        else:
+            assert process.returncode == 0, process.stderr
+        if (tmp_path / "data").exists():
+            finished += 1
+            assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+            shutil.rmtree(tmp_path / "data")
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["texts", "whole"]
+
+
+def prepare_killed(folder: Path, calls: int, workers: int) -> "subprocess.CompletedProcess[str]":
+    (folder / "tiny.toml").write_text(recipe_text(folder, workers))
+    words = [sys.executable, "-m", "tests.data.killed", str(calls), "prepare", str(folder / "tiny.toml")]
+    process = subprocess.run(words, capture_output=True, text=True, check=False)
+    (folder / "tiny.toml").unlink()
+    return process
+
+
+def recipe_text(folder: Path, workers: int, **data: object) -> str:
+    return to_toml(recipe_at(folder, "data", workers=workers, **data))
+
+
+class StopAfter(NoProgress):
+    """Raises at the so-manieth check, as a signal would; remembers what it was told."""
+
+    def __init__(self, checks: int) -> None:
+        self.checks = checks
+        self.told: list[tuple[int, int]] = []
+        self.notes: list[str] = []
+
+    def check(self) -> None:
+        self.checks -= 1
+        if self.checks == 0:
+            raise KeyboardInterrupt
+
+    def going_on(self, done: int, tokens: int) -> None:
+        self.told.append((done, tokens))
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_stopped_it_goes_on_where_it_was(many: Path, tmp_path: Path) -> None:
+    whole = prepare(recipe_at(tmp_path, "whole"))
+    stops = 0
+    while not (tmp_path / "data").exists():
+        progress = StopAfter(4)
+        try:
+            assert prepare(recipe_at(tmp_path, "data"), progress) == whole
+        except KeyboardInterrupt:
+            stops += 1
+        if stops > 1:
+            assert progress.told[0][1] > 0
+    assert stops > 3
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+    assert json.loads((tmp_path / "data" / "preparation.json").read_text())["attempts"] == stops + 1
+
+
+@pytest.mark.parametrize("change", ["text", "setting", "progress", "shard"])
+def test_what_an_earlier_attempt_left_is_not_used_for_something_else(many: Path, tmp_path: Path, change: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        prepare(recipe_at(tmp_path, "data"), StopAfter(9))
+    partial = tmp_path / ".data.partial"
+    settings: dict[str, object] = {}
+    if change == "text":
+        (many / "00.txt").write_text("another beginning")
+    elif change == "setting":
+        settings = {"validation_tokens": 3_000}
+    elif change == "progress":
+        (partial / "progress.json").write_text("{")
+    else:
+        (partial / "val_000000.npy").write_bytes(b"")
+    progress = StopAfter(-1)
+    prepare(recipe_at(tmp_path, "data", **settings), progress)
+    assert "beginning anew" in progress.notes[0]
+    prepare(recipe_at(tmp_path, "whole", **settings))
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str) -> None:
+    (tmp_path / "texts").mkdir()
+    for number in range(40):
+        (tmp_path / "texts" / f"{number:02d}.txt").write_text(real_text * 20, encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(recipe_text(tmp_path, 2))
+    words = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml")]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: (tmp_path / ".data.partial" / "val_000000.npy").exists())
+        below = psutil.Process(process.pid).children(recursive=True)
+        assert len(below) >= 3  # the server that forks them, and two workers
+        process.kill()
+    wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in below))
+
+
+def wait_until(happened, seconds: float = 20.0) -> None:  # type: ignore[no-untyped-def]
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_whole_group_stops_it_where_nothing_is_lost(
+    tmp_path: Path, real_text: str, received: signal.Signals, code: int
+) -> None:
+    large = {"shard_tokens": 200_000}
+    (tmp_path / "texts").mkdir()
+    for number in range(40):
+        (tmp_path / "texts" / f"{number:02d}.txt").write_text(real_text * 4, encoding="utf-8")
+    (tmp_path / "tiny.toml").write_text(recipe_text(tmp_path, 2, **large))
+    words = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml")]
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        wait_until(lambda: (tmp_path / ".data.partial" / "train_000001.npy").exists())
+        os.killpg(process.pid, received)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == code, errors
+    assert "goes on from there" in errors and "Traceback" not in errors
+    again = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert "going on after" in again.stdout
+    prepare(recipe_at(tmp_path, "whole", **large))
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+def test_a_data_set_is_made_by_one_process_at_a_time(tiny: Recipe) -> None:
+    with locked(lock_of(tiny.data.directory)), pytest.raises(LockedError):
+        prepare(tiny)
+
+
+# Hostile text
+
+HOSTILE: list[object] = [
+    "an ordinary beginning",
+    " " * 1_000_000 + "x",
+    "half a pair \ud800 of surrogates",
+    "\x00",
+    "",
+    " \n\t ",
+    "before <|endoftext|> after",
+    "ten megabytes in a line " * 420_000,
+    None,
+    17,
+    "an ordinary end",
+]
+REFUSED = {"empty": 2, "no text in the column": 2, "tiktoken cannot encode it": 1}
+
+
+@pytest.mark.parametrize("backend", ["tiktoken", "gigatoken"])
+def test_hostile_documents_are_encoded_or_refused_and_counted(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "texts").mkdir()
+    lines = [*({"text": document} for document in HOSTILE), {"body": "no field of that name"}]
+    (tmp_path / "texts" / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    manifest = prepare(recipe_at(tmp_path, "data", tokenizer_backend=backend))
+    assert manifest.statistics["refused"] == {**REFUSED, "no text in the column": 3}
+    assert manifest.statistics["documents"] == 6
+    tokens = np.concatenate([np.load(tmp_path / "data" / shard.name) for shard in manifest.shards])
+    assert np.count_nonzero(tokens == tokenizer.END_OF_TEXT) == 6
+    texts = [document for document in HOSTILE if isinstance(document, str) and len(document) != 1_000_001]
+    expected = [[tokenizer.END_OF_TEXT, *tokenizer.encode(text)] for text in texts if text.strip(" \n\t")]
+    assert tokens.tolist() == [number for document in expected for number in document]
+
+
+def test_a_parquet_column_with_nulls_gives_the_rest(tmp_path: Path, real_text: str) -> None:
+    (tmp_path / "texts").mkdir()
+    pq.write_table(pa.table({"text": [real_text, None, real_text]}), tmp_path / "texts" / "a.parquet")
+    assert prepare(recipe_at(tmp_path, "data")).statistics["refused"] == {"no text in the column": 1}
+
+
+def test_a_column_that_holds_no_text_at_all_is_refused_by_name(tmp_path: Path, real_text: str) -> None:
+    (tmp_path / "texts").mkdir()
+    pq.write_table(pa.table({"text": [1, 2], "body": [real_text] * 2}), tmp_path / "texts" / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: none of its 2 rows holds text in the column 'text'"):
+        prepare(recipe_at(tmp_path, "data"))
+    assert prepare(recipe_at(tmp_path, "data", text_column="body")).statistics["documents"] == 2
+
+
+def test_a_broken_file_among_good_ones_is_named_and_what_was_done_is_kept(many: Path, tmp_path: Path) -> None:
+    (many / "zzz.parquet").write_bytes(b"<html>Not found</html>")
+    with pytest.raises(DataError, match=r"zzz\.parquet: is no whole parquet file"):
+        prepare(recipe_at(tmp_path, "data", workers=2))
+    assert (tmp_path / ".data.partial" / "progress.json").exists() and not (tmp_path / "data").exists()
+
+
+# gigatoken
+
+
+def test_gigatoken_gives_the_same_data_set_and_the_manifest_names_it(many: Path, tmp_path: Path) -> None:
+    by_tiktoken = prepare(recipe_at(tmp_path, "one"))
+    by_gigatoken = prepare(recipe_at(tmp_path, "other", tokenizer_backend="gigatoken", workers=2))
+    assert by_gigatoken.digest == by_tiktoken.digest
+    assert by_gigatoken.made_with == {"tokenizer_backend": "gigatoken", "version": gigatoken.version()}
+    assert by_tiktoken.made_with["tokenizer_backend"] == "tiktoken"
+
+
+def test_a_file_that_gigatoken_encodes_otherwise_is_refused(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = gigatoken.Gigatoken.encode
+
+    def wrong(self, texts):  # type: ignore[no-untyped-def]
+        for text, ids in zip(texts, encode(self, texts), strict=True):
+            yield ids[:-1] if text.startswith(documents[40]) else ids
+
+    documents = pq.read_table(many / "rows.parquet").column("text").to_pylist()
+    documents = ["?"] * 40 + [documents[1]]  # in the middle of the first 32 of that file
+    monkeypatch.setattr(gigatoken.Gigatoken, "encode", wrong)
+    monkeypatch.setattr(sections, "SECTION_BYTES", 10**6)
+    with pytest.raises(DataError, match=r"rows\.parquet: gigatoken .* gives document 2 other ids than tiktoken"):
+        prepare(recipe_at(tmp_path, "data", tokenizer_backend="gigatoken"))
+
+
+def test_gigatoken_is_loaded_anew_before_it_remembers_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = []
+    monkeypatch.setattr(gigatoken, "RENEWED_AFTER_CHARACTERS", 10)
+    monkeypatch.setattr(gigatoken, "load", lambda real=gigatoken.load: loads.append(1) or real())
+    ours = gigatoken.Gigatoken()
+    for _ in range(3):
+        assert [ids.tolist() for ids in ours.encode(["hello world"])] == [[31373, 995]]
+    assert len(loads) == 3
+
+
+# Space
+
+
+def test_a_disk_that_is_too_small_is_said_in_numbers_before_anything_is_written(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000))
+    with pytest.raises(DataError, match=r"0\.0 GB are free, about 0\.0 GB are needed"):
+        prepare(recipe_at(tmp_path, "data"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts"]
+
+
+def test_statistics_are_those_of_the_documents(many: Path, tmp_path: Path) -> None:
+    manifest: Manifest = prepare(recipe_at(tmp_path, "data", workers=2))
+    lengths = Counter(np.diff(np.flatnonzero(all_tokens(tmp_path / "data", manifest) == tokenizer.END_OF_TEXT)))
+    known = manifest.statistics
+    assert known["longest_document_tokens"] >= max(lengths)
+    assert known["tokens"] == sum(shard.tokens for shard in manifest.shards)
+    assert known["bytes_per_token"] == pytest.approx(known["text_bytes"] / known["tokens"], abs=1e-4)
+
+
+def all_tokens(folder: Path, manifest: Manifest) -> np.ndarray:
+    return np.concatenate([np.load(folder / shard.name) for shard in manifest.shards])
+
+
+def test_little_text_is_not_worth_a_second_process() -> None:
+    assert encoders.workers_for(0, 1_000_000) == 1
+    assert encoders.workers_for(0, 10**12) == len(os.sched_getaffinity(0))
+    assert encoders.workers_for(3, 1_000) == 3
