@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,3 +61,11 @@ def texts(tmp_path: Path, real_text: str) -> Path:
 @pytest.fixture
 def tiny(tmp_path: Path, texts: Path) -> Recipe:
     return tiny_recipe(tmp_path)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something that another process does; fails when it takes far too long."""
+    until = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)

@@ -124,6 +124,17 @@ def short_body(handler: Handler, content: bytes) -> None:
     handler.close_connection = True
 
 
+def half_and_then_silence(handler: Handler, content: bytes) -> None:
+    """Sends a half and keeps the line open, until the other side goes away."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(content)))
+    handler.end_headers()
+    handler.wfile.write(content[: len(content) // 2])
+    handler.wfile.flush()
+    handler.rfile.read(1)
+    handler.close_connection = True
+
+
 def endless_body(handler: Handler, content: bytes) -> None:
     handler.send_response(200)
     handler.send_header("Connection", "close")

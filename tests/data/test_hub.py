@@ -1,6 +1,9 @@
 """Text from the hub, by the real client, from a server of ours: fetched once, whole or not at all, verified."""
 
 import io
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +13,11 @@ import pytest
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
+from regpt.base.settings import to_toml
 from regpt.data import hub
 from regpt.data.prepare import prepare
 from regpt.data.shards import read_manifest
-from tests.conftest import tiny_recipe
+from tests.conftest import tiny_recipe, wait_until
 from tests.data import hub_server
 from tests.data.hub_server import COMMIT, HubServer, served
 
@@ -207,3 +211,29 @@ def test_a_small_file_that_git_keeps_is_verified_too(server: HubServer, tmp_path
     manifest = prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu/texts"}))
     assert manifest.statistics["text_bytes"] == len(real_text.encode())
     assert np.load(tmp_path / "data" / "val_000000.npy").dtype == np.uint16
+
+
+# By the command
+
+
+def test_the_command_takes_its_endpoint_from_the_environment_and_survives_a_kill_in_a_download(
+    server: HubServer, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(1)
+    words = ["".join(chr(97 + letter) for letter in random.integers(0, 26, 8)) for _ in range(5_000)]
+    texts = [" ".join(random.choice(words, 2_000)) for _ in range(1_500)]
+    server.files[PATHS[0]] = content = parquet_file(texts)  # larger than what the client reads at a time
+    assert len(content) > 21_000_000
+    server.misbehaviours[PATHS[0]] = [hub_server.half_and_then_silence]
+    (tmp_path / "tiny.toml").write_text(to_toml(recipe_for(tmp_path)))
+    command = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml"), "data.shard_tokens=5000000"]
+    environment = {**os.environ, "HF_ENDPOINT": server.address}
+    partial = hub.partial_of(tmp_path / ".data.partial" / "raw" / PATHS[0])
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
+        wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
+        process.kill()
+    fetched = partial.stat().st_size
+    process_again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert server.asked[:2] == [(PATHS[0], ""), (PATHS[0], f"bytes={fetched}-")]
+    assert read_manifest(tmp_path / "data").digest in process_again.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.toml"]

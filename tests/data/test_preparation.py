@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from regpt.data import encoders, gigatoken, preparation, sections, tokenizer
 from regpt.data.preparation import NoProgress
 from regpt.data.prepare import lock_of, prepare
 from regpt.data.shards import Manifest
-from tests.conftest import tiny_recipe
+from tests.conftest import tiny_recipe, wait_until
 
 
 @pytest.fixture
@@ -198,13 +197,6 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str)
         assert len(below) >= 3  # the server that forks them, and two workers
         process.kill()
     wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in below))
-
-
-def wait_until(happened, seconds: float = 20.0) -> None:  # type: ignore[no-untyped-def]
-    until = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
