@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import step
+from benchmarks import loader, prepare, step
 
 RESULTS = Path(__file__).parent / "results.md"
 
@@ -17,8 +17,12 @@ RESULTS = Path(__file__).parent / "results.md"
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     options.add_argument("--output", type=Path, default=RESULTS, help="where to write (default: benchmarks/results.md)")
-    output = options.parse_args().output
-    parts = [heading(), help_speed(), *step.report()]
+    options.add_argument(
+        "--text", nargs="+", default=[], metavar="FILE", help="parquet files to prepare (default: the embedded corpus)"
+    )
+    asked = options.parse_args()
+    output = asked.output
+    parts = [heading(), help_speed(), *prepare.report(files=asked.text), *loader.report(), *step.report()]
     output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"results: {output}")
     return 0

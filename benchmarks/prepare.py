@@ -67,7 +67,8 @@ def report(megabytes: int = MEGABYTES, files: list[str] | None = None) -> list[s
             f" | **{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
             f" | {goal} | {memory[name] / 1e6:,.0f} MB |"
         )
-    what = "the files given" if files else "the embedded corpus"
+    more = f" and {len(files) - 1} more" if files and len(files) > 1 else ""
+    what = f"{Path(files[0]).name}{more}" if files else "the embedded corpus"
     about = (
         f"{text_bytes / 1e6:,.0f} MB of text ({what}, repeated) in {documents_in_all:,} documents and {FILES} parquet"
         f" files, {os.cpu_count()} workers on each side, {ROUNDS} rounds in turn. Repeated text suits gigatoken, which"

@@ -34,6 +34,7 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest) -> dict[str,
             "validation_tokens": manifest.tokens("val"),
             "shards": len(manifest.shards),
             "text_bytes": manifest.statistics.get("text_bytes", 0),
+            "made_with": manifest.made_with,
         },
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
