@@ -36,6 +36,8 @@ FLOORS = [
         "run.stopping",
         "run.journal",
         "run.checkpoint",
+        "run.guard",
+        "run.evidence",
         "run.console",
         "run.evaluate",
         "run.sample",

@@ -29,11 +29,24 @@ class RunRecipe:
     matmul_precision: Literal["highest", "high", "medium"] = setting("high", "of float32 products; high: TF32 on CUDA")
     compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile; auto: on CUDA only")
     threads: int = setting(0, "of the CPU; 0: as many as there are cores")
+    deterministic: bool = setting(False, "only operations that give the same bits again; on a GPU slower")
+    time_limit: str = setting("", "hours:minutes:seconds after which the run saves and stops; empty: none")
     price_per_hour: float = setting(0.0, "of the machine, in USD; 0: no cost in the report")
+
+    @property
+    def time_limit_seconds(self) -> float:
+        """Infinity where there is no limit, or where it cannot be read."""
+        words = self.time_limit.split(":")
+        if len(words) != 3 or not all(word.isdecimal() for word in words):
+            return math.inf
+        hours, minutes, seconds = map(int, words)
+        return 3600.0 * hours + 60 * minutes + seconds
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 1, "max_steps")
         yield from at_least(self, 0, "seed", "threads", "price_per_hour")
+        if self.time_limit and not 0 < self.time_limit_seconds < math.inf:
+            yield f"run.time_limit = '{self.time_limit}' is no time; write hours:minutes:seconds, as in 23:50:00"
         if self.seed >= 2**63:
             yield f"run.seed = {self.seed} is not below 2^63"
 
@@ -184,9 +197,31 @@ class EvaluationRecipe:
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecipe:
     every: int = setting(5_000, "steps; the last step is always saved; 0: only the last")
+    keep_last: int = setting(0, "the newest so many are kept; 0: all")
+    keep_every: int = setting(0, "steps; with keep_last, those at its multiples are kept as well; 0: none")
+    keep_best: bool = setting(True, "with keep_last, the one with the lowest validation loss is kept as well")
+    background: bool = setting(True, "write them while the training goes on, from a copy in memory")
 
     def problems(self) -> Iterator[str]:
-        yield from at_least(self, 0, "every")
+        yield from at_least(self, 0, "every", "keep_last", "keep_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardRecipe:
+    """What is done about a step whose loss or gradient norm is no number, or far above what was usual."""
+
+    window: int = setting(128, "accepted steps that say what is usual")
+    loss_deviations: float = setting(
+        20.0, "above the window's median a loss is a spike, in robust standard deviations; 0: never"
+    )
+    norm_deviations: float = setting(0.0, "the same for the norm of the gradients, before clipping; 0: never")
+    skips: int = setting(3, "bad steps in a row that are passed over, without an update")
+    returns: int = setting(1, "times that the run then goes back to a checkpoint and leaves those batches out")
+
+    def problems(self) -> Iterator[str]:
+        yield from at_least(self, 0, "loss_deviations", "norm_deviations", "skips", "returns")
+        if self.window < 8:
+            yield f"guard.window = {self.window} is below 8, too few steps to say what is usual"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +252,7 @@ class Recipe:
     optimizer: OptimizerRecipe = OptimizerRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
     checkpoint: CheckpointRecipe = CheckpointRecipe()
+    guard: GuardRecipe = GuardRecipe()
     published: PublishedRecipe = PublishedRecipe()
 
     def problems(self) -> Iterator[str]:

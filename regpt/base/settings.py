@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from regpt.base.errors import RecipeError, UserError
 from regpt.base.files import sha256_of_json
-from regpt.base.recipe import SECTIONS, Recipe
+from regpt.base.recipe import SECTIONS, CheckpointRecipe, EvaluationRecipe, Recipe
 
 RECORD_ONLY = ("published",)  # sections that say what came out and never change a run
 # Settings that say where and when, not what: free to change in a resume. The data itself is held by its own digest.
@@ -18,6 +18,7 @@ FREE = {
     "run.price_per_hour",
     "run.threads",
     "run.device",
+    "run.time_limit",
     "data.path",
     "data.source",
     "data.revision",
@@ -27,8 +28,10 @@ FREE = {
     "data.text_column",
     "data.validation_tokens",
     "data.shard_tokens",
-    "checkpoint.every",
+    *(f"checkpoint.{f.name}" for f in fields(CheckpointRecipe)),
 }
+# Settings that a resume may change as well: how long, and what is looked at. It is written down.
+CHANGEABLE = {"run.max_steps", *(f"evaluation.{f.name}" for f in fields(EvaluationRecipe))}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -193,6 +196,27 @@ def recipe_digest(recipe: Recipe) -> str:
             if section not in RECORD_ONLY and f"{section}.{key}" not in FREE
         }
     )
+
+
+def flat(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Every value by 'section.key', without the sections that never change a run."""
+    return {
+        f"{section}.{key}": value
+        for section, table in tables.items()
+        if section not in RECORD_ONLY
+        for key, value in table.items()
+    }
+
+
+def changes(before: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
+    """(what a resume may not change, what it may and should write down): setting -> [before, now].
+
+    `before` are tables as `as_tables` gives them; where and when (FREE) count for neither.
+    """
+    then, now = flat(before), flat(as_tables(recipe))
+    other = {name: [then.get(name), value] for name, value in now.items() if name in then and then[name] != value}
+    refused = {name: pair for name, pair in other.items() if name not in FREE | CHANGEABLE}
+    return refused, {name: pair for name, pair in other.items() if name in CHANGEABLE}
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:

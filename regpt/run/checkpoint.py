@@ -1,9 +1,14 @@
-"""Checkpoints: one directory a step, of safetensors and JSON only, hashed, and there either whole or not at all."""
+"""Checkpoints: one directory a step, of safetensors and JSON only, hashed, and there either whole or not at all.
+
+A checkpoint is written from a copy in memory, so that training may go on meanwhile. `newest` uses nothing that it has
+not held against its hashes, and says what it passed over.
+"""
 
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,13 +19,29 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from regpt.base.errors import CheckpointError
+from regpt.base.errors import CheckpointError, NumericsError
 from regpt.base.files import new_directory, sha256_of_file, write_json
+from regpt.base.recipe import CheckpointRecipe
 from regpt.model.gpt import GPT
 
 FOLDER = "checkpoints"
 FORMAT = "regpt-checkpoint"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+SPARE_BYTES = 1_000_000  # for headers, JSON and the file system
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint is written from: copies that training does not touch."""
+
+    step: int
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    state: dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        return sum(tensor.nbytes for tensors in (self.weights, self.moments) for tensor in tensors.values())
 
 
 @dataclass(frozen=True)
@@ -28,52 +49,186 @@ class Saved:
     """A checkpoint on the disk."""
 
     path: Path
+    step: int
     bytes: int
     seconds: float
 
 
-def save(run: Path, step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any]) -> Saved:
-    """Write a checkpoint of `step` completed steps. `state` is JSON: what a resume must find unchanged."""
-    started_at = time.perf_counter()
-    path = run / FOLDER / f"step_{step:06d}"
-    if path.exists():
-        if next(faults(path), None) is None:
-            return Saved(path, 0, 0.0)
-        shutil.rmtree(path)  # damaged, and known to be
-    with new_directory(path) as beside:
-        save_file(weights_of(model), beside / "model.safetensors")
-        save_file(moments_of(model, optimizer), beside / "optimizer.safetensors")
-        write_json(beside / "state.json", {"step": step, **state})
-        files: dict[str, dict[str, Any]] = {
-            file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
-            for file in sorted(beside.iterdir())
-        }
-        write_json(beside / "manifest.json", {"format": FORMAT, "version": FORMAT_VERSION, "files": files})
-    return Saved(path, sum(file["bytes"] for file in files.values()), time.perf_counter() - started_at)
+def snapshot(
+    step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], reuse: Snapshot | None = None
+) -> Snapshot:
+    """Copy everything after `step` completed steps, into the memory of an earlier snapshot where there is one."""
+    return Snapshot(
+        step,
+        copied(weights_of(model), reuse.weights if reuse else {}),
+        copied(moments_of(model, optimizer), reuse.moments if reuse else {}),
+        state,
+    )
+
+
+def copied(tensors: dict[str, Tensor], memory: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name: memory[name].copy_(tensor) if name in memory else tensor.to("cpu", copy=True).contiguous()
+        for name, tensor in tensors.items()
+    }
 
 
 def weights_of(model: GPT) -> dict[str, Tensor]:
-    """The parameters by name, on the CPU; a tied one once."""
-    return {name: parameter.detach().cpu().contiguous() for name, parameter in model.named_parameters()}
+    """The parameters by name; a tied one once."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
 def moments_of(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
     """AdamW's state by the parameters' names, as in 'blocks.0.mlp.down.weight/exp_avg'."""
     return {
-        f"{name}/{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        f"{name}/{key}": torch.as_tensor(value).detach()
         for name, parameter in model.named_parameters()
         for key, value in optimizer.state[parameter].items()
     }
 
 
-def newest(run: Path) -> Path:
-    """The newest checkpoint whose files are whole. Raises CheckpointError where there is none."""
-    found = sorted((run / FOLDER).glob("step_*"), reverse=True)
+def path_of(run: Path, step: int) -> Path:
+    return run / FOLDER / f"step_{step:06d}"
+
+
+def write(run: Path, taken: Snapshot) -> Saved:
+    """Write a snapshot, hashed, flushed and then renamed. A whole checkpoint of that step is left as it is.
+
+    Raises NumericsError where a number in it is none, CheckpointError where there is no room.
+    """
+    started_at = time.perf_counter()
+    path = path_of(run, taken.step)
+    if path.exists():
+        if next(faults(path), None) is None:
+            return Saved(path, taken.step, 0, 0.0)
+        shutil.rmtree(path)  # damaged, and known to be
+    refuse_non_finite(taken)
+    path.parent.mkdir(exist_ok=True)
+    check_space(path, taken.bytes)
+    try:
+        with new_directory(path) as beside:
+            save_file(taken.weights, beside / "model.safetensors")
+            save_file(taken.moments, beside / "optimizer.safetensors")
+            write_json(beside / "state.json", {"step": taken.step, **taken.state})
+            files: dict[str, dict[str, Any]] = {
+                file.name: {"bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
+                for file in sorted(beside.iterdir())
+            }
+            write_json(beside / "manifest.json", {"format": FORMAT, "version": FORMAT_VERSION, "files": files})
+    except (OSError, SafetensorError) as error:
+        free = shutil.disk_usage(run).free
+        raise CheckpointError(
+            f"{path}: cannot be written ({error}); {free:,} bytes are free", "make room there; older ones are whole"
+        ) from None
+    size = sum(file["bytes"] for file in files.values())
+    return Saved(path, taken.step, size, time.perf_counter() - started_at)
+
+
+def refuse_non_finite(taken: Snapshot) -> None:
+    for tensors in (taken.weights, taken.moments):
+        for name, tensor in tensors.items():
+            if not torch.isfinite(tensor).all():
+                raise NumericsError(
+                    f"step {taken.step}: {name} holds numbers that are none, so it is not saved",
+                    "go on from the checkpoint before: regpt resume",
+                )
+
+
+def check_space(path: Path, size: int) -> None:
+    needed, free = size + SPARE_BYTES, shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise CheckpointError(
+            f"{path}: needs {needed:,} bytes, {free:,} are free", "make room there; older checkpoints are whole"
+        )
+
+
+class Saver:
+    """Writes checkpoints, one at a time, beside the training or at once, and removes those that need not be kept.
+
+    `begin` copies; `finished` hands over what has been written, or raises what went wrong. Use as a context manager.
+    """
+
+    def __init__(self, run: Path, asked: CheckpointRecipe) -> None:
+        self.run, self.asked = run, asked
+        self.writing: Future[Saved] | None = None
+        self.memory: Snapshot | None = None
+
+    def __enter__(self) -> "Saver":
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.thread.shutdown(wait=True)
+
+    def begin(
+        self, step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], losses: dict[int, float]
+    ) -> None:
+        """Copy what is to be saved and begin to write it. What was begun before must have been taken by `finished`.
+
+        `losses` are validation losses by step, for keep_best.
+        """
+        assert self.writing is None
+        self.memory = snapshot(step, model, optimizer, state, self.memory)
+        self.writing = self.thread.submit(self.write_and_prune, self.memory, dict(losses))
+
+    def write_and_prune(self, taken: Snapshot, losses: dict[int, float]) -> Saved:
+        saved = write(self.run, taken)
+        prune(self.run, self.asked, losses)
+        return saved
+
+    def finished(self, wait: bool) -> Saved | None:
+        """What was written since it was asked last; with `wait`, once it is. Raises what went wrong."""
+        if self.writing is None or not (wait or self.writing.done()):
+            return None
+        writing, self.writing = self.writing, None
+        return writing.result()
+
+
+def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[Path]:
+    """Remove checkpoints that the recipe does not keep; returns them. Nothing goes unless the newest is whole."""
+    found = all_of(run)
+    if asked.keep_last == 0 or len(found) <= asked.keep_last:
+        return []
+    kept = {step for step, _ in found[-asked.keep_last :]}
+    if asked.keep_every:
+        kept |= {step for step, _ in found if step % asked.keep_every == 0}
+    if asked.keep_best:
+        kept |= {min((step for step, _ in found if step in losses), key=lambda step: losses[step], default=-1)}
+    removed = [path for step, path in found if step not in kept]
+    if not removed or next(faults(found[-1][1]), None) is not None:
+        return []
+    for path in removed:
+        gone = path.with_name(f".{path.name}.removed")
+        path.rename(gone)
+        shutil.rmtree(gone)
+    return removed
+
+
+def clean(run: Path) -> None:
+    """Remove what a kill in the middle of writing or removing a checkpoint left behind. The caller holds the lock."""
+    for path in (run / FOLDER).glob(".step_*"):
+        shutil.rmtree(path)
+
+
+def all_of(run: Path) -> list[tuple[int, Path]]:
+    """(step, path) of every directory that may be a checkpoint, by step; the files' times say nothing."""
+    names = ((path.name.removeprefix("step_"), path) for path in (run / FOLDER).glob("step_*"))
+    return sorted((int(number), path) for number, path in names if number.isdecimal())
+
+
+def newest(run: Path, passed_over: Callable[[str], None] = lambda problem: None, before: int | None = None) -> Path:
+    """The newest checkpoint whose files are whole, of a step not above `before`; what it passes over is told.
+
+    Raises CheckpointError where there is none.
+    """
     problems = []
-    for path in found:
+    for step, path in reversed(all_of(run)):
+        if before is not None and step > before:
+            continue
         problem = next(faults(path), None)
         if problem is None:
             return path
+        passed_over(problem)
         problems.append(problem)
     if problems:
         raise CheckpointError(
@@ -89,17 +244,23 @@ def faults(path: Path) -> Iterator[str]:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         files = manifest["files"].items()
         if (manifest["format"], manifest["version"]) != (FORMAT, FORMAT_VERSION):
-            yield f"{path} is {manifest['format']} version {manifest['version']}"
+            yield (
+                f"{path} is {manifest['format']} version {manifest['version']}; this regpt reads {FORMAT} version"
+                f" {FORMAT_VERSION}"
+            )
             return
+        missing = {"model.safetensors", "optimizer.safetensors", "state.json"} - manifest["files"].keys()
+        if missing:
+            yield f"{path / 'manifest.json'} does not name {', '.join(sorted(missing))}"
+            return
+        for name, expected in files:
+            file = path / name
+            if not file.is_file() or file.stat().st_size != expected["bytes"]:
+                yield f"{file} is missing or was cut short"
+            elif sha256_of_file(file) != expected["sha256"]:
+                yield f"{file} was changed after it was written"
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         yield f"{path / 'manifest.json'} is missing or no manifest"
-        return
-    for name, expected in files:
-        file = path / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"]:
-            yield f"{file} is missing or was cut short"
-        elif sha256_of_file(file) != expected["sha256"]:
-            yield f"{file} was changed after it was written"
 
 
 def load_weights(path: Path, model: GPT) -> None:

@@ -65,6 +65,9 @@ def open_device(recipe: RunRecipe) -> Device:
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     torch.set_float32_matmul_precision(recipe.matmul_precision)
+    if recipe.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order
+        torch.use_deterministic_algorithms(True)
     device = torch.device(kind)
     precision = choose_precision(recipe.precision, kind)
     peak_flops, peak_source = peak_rate(device, precision)

@@ -50,8 +50,3 @@ def code_version() -> str:
         commit = ""
     inside = commit and (root / ".git").exists()
     return f"{regpt.__version__} ({commit})" if inside else regpt.__version__
-
-
-def identity(recipe: Recipe, manifest: Manifest) -> dict[str, Any]:
-    """What a resume must find as it was."""
-    return {"recipe": recipe_digest(recipe), "data": manifest.digest}

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,6 +24,18 @@ class StepRecord:
     learning_rate: float
     seconds: float  # of this step; evaluation and saving excluded
     batch: str  # digest of the windows and tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkippedRecord:
+    """A step that was passed over: its batch is spent, the weights are as they were."""
+
+    kind: ClassVar[str] = "skipped"
+    step: int  # completed steps, this one included
+    tokens: int
+    reason: str  # with the loss or the norm, which may be no number
+    batch: str
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +69,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EventRecord:
-    """started, resumed, stopped, finished."""
+    """started, resumed, went back, not saved, stopped, failed, finished."""
 
     kind: ClassVar[str] = "event"
     step: int
@@ -67,21 +80,37 @@ class EventRecord:
     )  # seconds since 1970, for people; durations come from a monotonic clock
 
 
-Record = StepRecord | ValidationRecord | SampleRecord | CheckpointRecord | EventRecord
+Record = StepRecord | SkippedRecord | ValidationRecord | SampleRecord | CheckpointRecord | EventRecord
 KINDS: dict[str, type[Record]] = {
-    kind.kind: kind for kind in (StepRecord, ValidationRecord, SampleRecord, CheckpointRecord, EventRecord)
+    kind.kind: kind
+    for kind in (StepRecord, SkippedRecord, ValidationRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
+GOES_BACK = ("resumed", "went back")  # events after which the run is at an earlier step than its journal
 
 
 class Journal:
-    """The one writer of a run's journal."""
+    """The one writer of a run's journal. What cannot be written waits in memory and is tried again with the next."""
 
-    def __init__(self, run: Path) -> None:
-        self.path = run / FILE
+    def __init__(self, run: Path, warn: Callable[[str], None] = lambda text: None) -> None:
+        self.path, self.warn = run / FILE, warn
+        self.waiting: list[str] = []
+        self.troubled = False
         end_last_line(self.path)
 
     def write(self, record: Record) -> None:
-        append_line(self.path, json.dumps({"kind": record.kind, **asdict(record)}, ensure_ascii=False))
+        self.waiting.append(json.dumps({"kind": record.kind, **asdict(record)}, ensure_ascii=False))
+        try:
+            if self.troubled:
+                end_last_line(self.path)  # of which a part may have been written
+            while self.waiting:
+                append_line(self.path, self.waiting[0])
+                del self.waiting[0]
+        except OSError as error:
+            if not self.troubled:
+                self.warn(f"{self.path}: cannot be written ({error.strerror}); its records wait in memory")
+            self.troubled = True
+        else:
+            self.troubled = False
 
 
 @dataclass(frozen=True)
@@ -89,6 +118,7 @@ class History:
     """A journal as read: the run's one line of development, without what a resume left behind."""
 
     steps: list[StepRecord] = field(default_factory=list)
+    skipped: list[SkippedRecord] = field(default_factory=list)
     validations: list[ValidationRecord] = field(default_factory=list)
     samples: list[SampleRecord] = field(default_factory=list)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
@@ -96,13 +126,18 @@ class History:
 
     @property
     def step(self) -> int:
-        """Completed steps."""
-        return self.steps[-1].step if self.steps else 0
+        """Completed steps, those included that were passed over."""
+        return max(records[-1].step if records else 0 for records in (self.steps, self.skipped))
 
     @property
     def status(self) -> str:
         last = self.events[-1].event if self.events else "empty"
-        return "running or killed" if last in ("started", "resumed") else last
+        return "running or killed" if last in ("started", "not saved", *GOES_BACK) else last
+
+    @property
+    def attempts(self) -> int:
+        """How often the run was started or resumed."""
+        return sum(event.event in ("started", "resumed") for event in self.events)
 
 
 def read_history(run: Path) -> History:
@@ -112,6 +147,7 @@ def read_history(run: Path) -> History:
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     places: dict[str, list[Any]] = {
         "step": history.steps,
+        "skipped": history.skipped,
         "validation": history.validations,
         "sample": history.samples,
         "checkpoint": history.checkpoints,
@@ -121,7 +157,7 @@ def read_history(run: Path) -> History:
         record = parse(line)
         if record is None:
             continue
-        if isinstance(record, EventRecord) and record.event == "resumed":
+        if isinstance(record, EventRecord) and record.event in GOES_BACK:
             for kind, place in places.items():
                 if kind != "event":
                     place[:] = [r for r in place if r.step <= record.step]

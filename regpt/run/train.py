@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from regpt.base.errors import DONE, CheckpointError, NumericsError, UserError
 from regpt.base.files import locked, write_json, write_text
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, to_toml
+from regpt.base.settings import as_tables, changes, load_recipe, to_toml
 from regpt.data.batches import Batch, Batches
 from regpt.data.prepare import open_or_prepare
 from regpt.data.shards import Manifest, TokenWindows, check_fits, read_manifest
@@ -25,19 +25,29 @@ from regpt.model.optimizer import learning_rate, make_optimizer
 from regpt.run import checkpoint
 from regpt.run.console import Console
 from regpt.run.devices import Device, memory_bytes, open_device, seed_step
-from regpt.run.environment import environment, identity
+from regpt.run.environment import environment
 from regpt.run.evaluate import validation_loss, validation_windows
+from regpt.run.evidence import write_evidence
+from regpt.run.guard import Guard
 from regpt.run.journal import (
     CheckpointRecord,
     EventRecord,
     Journal,
     SampleRecord,
+    SkippedRecord,
     StepRecord,
     ValidationRecord,
     read_history,
 )
 from regpt.run.sample import Sampling, continuations
 from regpt.run.stopping import Stopped, Stopping
+
+SAVING_RESERVE_SECONDS = 5.0  # before run.time_limit, besides two steps and two checkpoints
+IN_WORDS = {
+    "skip": "passed over",
+    "return": "going back to a checkpoint, without these batches",
+    "stop": "giving up",
+}
 
 
 def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
@@ -64,26 +74,51 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
 
 
 def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = None) -> int:
-    """Go on from a run's newest whole checkpoint; returns the exit code. Overrides may change no result."""
+    """Go on from a run's newest whole checkpoint; returns the exit code.
+
+    Overrides may ask for more steps and other looks, which is written down; what else would change the run is refused.
+    """
     recipe = load_recipe(run / "recipe.toml", overrides)
     with console or Console() as console, locked(run / "lock"):
-        path = checkpoint.newest(run)
+        checkpoint.clean(run)
+        passed_over: list[str] = []
+        path = checkpoint.newest(run, passed_over.append)
+        for problem in passed_over:
+            console.say(f"note: {problem}; going on from an earlier checkpoint, {path.name}")
         state = checkpoint.load_state(path)
         manifest = read_manifest(recipe.data.directory)
-        expected = identity(recipe, manifest)
-        changed = [name for name, value in expected.items() if state.get(name) != value]
-        if changed:
-            raise CheckpointError(
-                f"{path}: was made with another {' and another '.join(changed)}",
-                "put that back, or start a new run",
-            )
+        changed = allowed_changes(path, state, recipe, manifest)
         if read_history(run).status == "finished" and state["step"] == recipe.run.max_steps:
-            console.say(f"{run} is complete: {state['step']:,} steps")
+            console.say(f"{run} is complete: {state['step']:,} steps; for more: regpt resume {run} run.max_steps=…")
             return DONE
         training = Training(recipe, run, open_device(recipe.run), manifest, console)
-        checkpoint.load_weights(path, training.model)
-        checkpoint.load_moments(path, training.model, training.optimizer)
-        return training.go(first_step=state["step"], event="resumed")
+        training.load(path)
+        if changed:
+            write_text(run / "recipe.toml", to_toml(recipe))
+        detail = {"changed": changed, "passed_over": passed_over}
+        return training.go(first_step=state["step"], event="resumed", detail=detail)
+
+
+def allowed_changes(path: Path, state: dict[str, Any], recipe: Recipe, manifest: Manifest) -> dict[str, list[Any]]:
+    """What the recipe asks for otherwise than the checkpoint's, as far as that is allowed: setting -> [before, now].
+
+    Raises CheckpointError with the values where it is not.
+    """
+    refused, allowed = changes(state["settings"], recipe)
+    problems = [f"{name} = {then} there, {now} now" for name, (then, now) in refused.items()]
+    if state["data"] != manifest.digest:
+        problems.append(f"data digest {state['data'][:12]}… there, {manifest.digest[:12]}… in {recipe.data.path}")
+    if problems:
+        raise CheckpointError(
+            f"{path}: was made with another {'recipe' if refused else 'data set'} ({'; '.join(problems)})",
+            "put that back, or start a new run",
+        )
+    if recipe.run.max_steps < state["step"]:
+        raise CheckpointError(
+            f"{path}: has {state['step']:,} steps, more than run.max_steps = {recipe.run.max_steps:,}",
+            "ask for more steps",
+        )
+    return allowed
 
 
 class Training:
@@ -101,30 +136,58 @@ class Training:
         self.optimizer = make_optimizer(self.model, recipe)
         # Evaluation and sampling use `model`, the same weights uncompiled, because their shapes vary.
         self.trained_model = torch.compile(self.model) if device.compiled else self.model
-        self.identity = identity(recipe, manifest)
-        self.stopping = Stopping()
+        self.data_digest = manifest.digest
+        self.guard = Guard(recipe.guard)
+        self.saver = checkpoint.Saver(run, recipe.checkpoint)
+        self.stopping = Stopping(recipe.run.time_limit_seconds)
+        self.training_seconds = self.slowest_step = 0.0
 
-    def go(self, first_step: int, event: str) -> int:
+    # Going on
+
+    def load(self, path: Path) -> int:
+        """Put everything back as a checkpoint has it; returns its step."""
+        state = checkpoint.load_state(path)
+        checkpoint.load_weights(path, self.model)
+        checkpoint.load_moments(path, self.model, self.optimizer)
+        self.guard = Guard(self.recipe.guard, **state["guard"])
+        self.training_seconds = state["training_seconds"]
+        return int(state["step"])
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors. The position in the data is its step, and what was left out."""
+        return {
+            "settings": as_tables(self.recipe),
+            "data": self.data_digest,
+            "guard": self.guard.as_json(),
+            "best": self.best(),
+            "training_seconds": self.training_seconds,
+        }
+
+    def best(self) -> dict[str, float] | None:
+        """The step with the lowest validation loss so far."""
+        if not self.validation_losses:
+            return None
+        step = min(self.validation_losses, key=lambda step: self.validation_losses[step])
+        return {"step": step, "validation_loss": self.validation_losses[step]}
+
+    def go(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
-        self.journal = Journal(self.run)
-        detail = {"device": self.device.name, "precision": self.device.precision_name, "torch": torch.__version__}
-        self.journal.write(EventRecord(step=first_step, event=event, detail=detail))
-        history = read_history(self.run)  # after the event, so without what this attempt goes back behind
-        self.validated_before = {record.step for record in history.validations}
-        self.sampled_before = {record.step for record in history.samples}
+        self.journal = Journal(self.run, self.console.note)
+        about = {"device": self.device.name, "precision": self.device.precision_name, "torch": torch.__version__}
+        self.journal.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
+        self.recall()
         self.announce(first_step)
         step = first_step
-        with self.stopping, self.batches() as batches:
+        with self.stopping, self.saver, self.batches() as batches:
             try:
                 self.look(step)
                 while step < self.recipe.run.max_steps:
-                    record = self.train_step(step, batches.at(step))
-                    step += 1
-                    self.journal.write(record)
-                    self.console.step(record, self.recipe.data.total_batch_tokens)
+                    self.take_saved(wait=False)
+                    step = self.advance(step, batches)
                     self.look(step)
+                self.take_saved(wait=True)
             except Stopped as stopped:
-                self.save(step)
+                self.save_now(step)
                 self.finish(step, "stopped", {"signal": stopped.name})
                 self.console.say(f"stopped by {stopped.name} after step {step:,}; go on with: regpt resume {self.run}")
                 return stopped.code
@@ -132,10 +195,16 @@ class Training:
         self.console.say(f"finished: {step:,} steps; its record: regpt report {self.run}")
         return DONE
 
+    def recall(self) -> None:
+        """What earlier attempts have looked at already; after the event, so without what this one goes back behind."""
+        history = read_history(self.run)
+        self.validation_losses = {record.step: record.loss for record in history.validations}
+        self.sampled_before = {record.step for record in history.samples}
+
     def look(self, step: int) -> None:
         """Validate, sample and save where it is due after so many steps and no attempt before this one did it."""
         asked = self.recipe.evaluation
-        if (step == 0 or self.due(step, asked.validation_every)) and step not in self.validated_before:
+        if (step == 0 or self.due(step, asked.validation_every)) and step not in self.validation_losses:
             self.validate(step)
         if self.due(step, asked.sample_every) and step not in self.sampled_before:
             self.sample(step)
@@ -146,8 +215,28 @@ class Training:
         """Whether something happens after so many steps: at multiples of `every`, unless that is 0, and at the end."""
         return step == self.recipe.run.max_steps or (every > 0 and step > 0 and step % every == 0)
 
-    def train_step(self, step: int, batch: Batch) -> StepRecord:
-        """One optimizer step, from `step` to `step + 1` completed steps."""
+    def advance(self, step: int, batches: Batches) -> int:
+        """One step and its record; returns the completed steps, which are fewer after going back to a checkpoint."""
+        number = self.guard.batch_of(step)
+        batch = batches.at(number)
+        record = self.train_step(step, batch)
+        if isinstance(record, StepRecord):
+            self.journal.write(record)
+            self.console.step(record, self.recipe.data.total_batch_tokens)
+            self.training_seconds += record.seconds
+            self.slowest_step = max(self.slowest_step, record.seconds)
+            return step + 1
+        verdict = self.guard.refuse(number)
+        where = write_evidence(self.run, record, verdict, number, batch, self.model)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.console.note(f"step {record.step:,}: {record.reason}; {IN_WORDS[verdict]} ({where})")
+        if verdict == "skip":
+            self.journal.write(record)
+            return step + 1
+        return self.go_back(step) if verdict == "return" else self.give_up(step, record)
+
+    def train_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord:
+        """One optimizer step, from `step` to `step + 1` completed steps; without the update where the guard objects."""
         started_at = time.perf_counter()
         rate = learning_rate(step, self.recipe)
         seed_step(self.recipe.run.seed, step)
@@ -160,8 +249,15 @@ class Training:
                 micro_loss = self.trained_model(self.on_device(inputs), self.on_device(targets)) / len(batch.inputs)
             micro_loss.backward()
             loss += micro_loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.grad_clip)
-        self.refuse_non_finite(step, loss, norm)
+        parameters = list(self.model.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        known_loss, known_norm = loss.item(), norm.item()
+        tokens = (step + 1) * self.recipe.data.total_batch_tokens
+        if reason := self.guard.reason(known_loss, known_norm):
+            seconds = time.perf_counter() - started_at
+            return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=batch.digest, seconds=seconds)
+        self.guard.accept(known_loss, known_norm)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimizer.grad_clip, norm)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -169,22 +265,36 @@ class Training:
         self.device.synchronize()
         return StepRecord(
             step=step + 1,
-            tokens=(step + 1) * self.recipe.data.total_batch_tokens,
-            loss=loss.item(),
-            gradient_norm=norm.item(),
+            tokens=tokens,
+            loss=known_loss,
+            gradient_norm=known_norm,
             learning_rate=rate,
             seconds=time.perf_counter() - started_at,
             batch=batch.digest,
         )
 
-    def refuse_non_finite(self, step: int, loss: Tensor, norm: Tensor) -> None:
-        """Stop before anything that is not a number reaches the weights."""
-        if torch.isfinite(loss) and torch.isfinite(norm):
-            return
-        self.save(step)
-        self.finish(step, "failed", {"loss": str(loss.item()), "gradient_norm": str(norm.item())})
+    def go_back(self, step: int) -> int:
+        """To the last whole checkpoint, or to the beginning, and from there on without the bad batches."""
+        self.take_saved(wait=True)
+        bad, left_out, returns = self.guard.bad_batches, self.guard.left_out, self.guard.returns
+        try:
+            back = self.load(checkpoint.newest(self.run, self.console.note))
+        except CheckpointError:
+            back = 0
+            self.guard = Guard(self.recipe.guard)
+            self.model.initialize(self.recipe.run.seed)
+            self.optimizer.state.clear()
+        self.guard.leave_out([*left_out, *bad], returns + 1)
+        detail = {"from": step, "left_out": self.guard.left_out}
+        self.journal.write(EventRecord(step=back, event="went back", detail=detail))
+        self.recall()
+        return back
+
+    def give_up(self, step: int, record: SkippedRecord) -> NoReturn:
+        self.save_now(step)
+        self.finish(step, "failed", {"reason": record.reason})
         raise NumericsError(
-            f"step {step + 1}: the loss is {loss.item()} and the gradient norm {norm.item()}",
+            f"step {record.step}: {record.reason}, and {len(self.guard.bad_batches)} steps in a row were bad",
             f"the weights after step {step} are saved; start another run with a lower optimizer.max_lr",
         )
 
@@ -200,6 +310,7 @@ class Training:
             seconds=time.perf_counter() - started_at,
         )
         self.journal.write(record)
+        self.validation_losses[step] = loss
         self.console.validation(record)
 
     def between_windows(self, done: int, of: int) -> None:
@@ -226,12 +337,36 @@ class Training:
         self.console.sample(record)
 
     def save(self, step: int) -> None:
-        saved = checkpoint.save(self.run, step, self.model, self.optimizer, self.identity)
-        if saved.bytes:
+        """Begin to save; a checkpoint that cannot be written is said, and the run goes on without it."""
+        self.take_saved(wait=True)
+        self.saver.begin(step, self.model, self.optimizer, self.state(), self.validation_losses)
+        if step == self.recipe.run.max_steps:
+            self.take_saved(wait=True, must=True)
+        elif not self.recipe.checkpoint.background:
+            self.take_saved(wait=True)
+
+    def save_now(self, step: int) -> None:
+        """Save and wait until it is there. Raises CheckpointError where it cannot be written."""
+        self.take_saved(wait=True)
+        self.saver.begin(step, self.model, self.optimizer, self.state(), self.validation_losses)
+        self.take_saved(wait=True, must=True)
+
+    def take_saved(self, wait: bool, must: bool = False) -> None:
+        """Write down the checkpoint that was begun, if it is there by now. Raises what went wrong if it `must` be."""
+        try:
+            saved = self.saver.finished(wait)
+        except CheckpointError as error:
+            if must:
+                raise
+            self.journal.write(EventRecord(step=0, event="not saved", detail={"problem": error.problem}))
+            self.console.note(f"{error}; the run goes on")
+            return
+        if saved is not None and saved.bytes:
             path = saved.path.relative_to(self.run).as_posix()
-            record = CheckpointRecord(step=step, path=path, bytes=saved.bytes, seconds=saved.seconds)
+            record = CheckpointRecord(step=saved.step, path=path, bytes=saved.bytes, seconds=saved.seconds)
             self.journal.write(record)
             self.console.checkpoint(record)
+            self.stopping.reserve = 2 * (saved.seconds + self.slowest_step) + SAVING_RESERVE_SECONDS
 
     def finish(self, step: int, event: str, detail: dict[str, Any]) -> None:
         self.journal.write(

@@ -14,6 +14,12 @@ from regpt.model.optimizer import make_optimizer
 from regpt.run import checkpoint
 
 
+def save(
+    run: Path, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, object]
+) -> checkpoint.Saved:
+    return checkpoint.write(run, checkpoint.snapshot(step, model, optimizer, state))
+
+
 @pytest.fixture
 def trained(tiny: Recipe) -> tuple[GPT, torch.optim.Optimizer]:
     model = GPT(tiny.model)
@@ -27,7 +33,7 @@ def trained(tiny: Recipe) -> tuple[GPT, torch.optim.Optimizer]:
 
 def test_weights_and_moments_come_back_to_the_bit(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     model, optimizer = trained
-    saved = checkpoint.save(tmp_path, 1, model, optimizer, {"data": "x"})
+    saved = save(tmp_path, 1, model, optimizer, {"data": "x"})
     other = GPT(tiny.model)
     other_optimizer = make_optimizer(other, tiny)
     checkpoint.load_weights(saved.path, other)
@@ -42,7 +48,7 @@ def test_weights_and_moments_come_back_to_the_bit(tiny: Recipe, tmp_path: Path, 
 
 
 def test_a_checkpoint_is_safetensors_and_json_and_all_of_it_is_hashed(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
-    path = checkpoint.save(tmp_path, 1, *trained, {}).path
+    path = save(tmp_path, 1, *trained, {}).path
     files = {file.name for file in path.iterdir()}
     assert files == {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
     assert json.loads((path / "manifest.json").read_text())["files"].keys() == files - {"manifest.json"}
@@ -68,7 +74,7 @@ def test_damage_to_any_file_is_found_and_an_older_checkpoint_is_used(
     file: str,
     damage: Callable[[Path], None],  # type: ignore[no-untyped-def]
 ) -> None:
-    old, new = (checkpoint.save(tmp_path, step, *trained, {}).path for step in (1, 2))
+    old, new = (save(tmp_path, step, *trained, {}).path for step in (1, 2))
     assert checkpoint.newest(tmp_path) == new
     damage(new / file)
     assert checkpoint.newest(tmp_path) == old
@@ -88,6 +94,6 @@ def test_an_unfinished_checkpoint_is_none(tmp_path: Path) -> None:
 def test_another_models_weights_are_refused(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     from dataclasses import replace
 
-    path = checkpoint.save(tmp_path, 1, *trained, {}).path
+    path = save(tmp_path, 1, *trained, {}).path
     with pytest.raises(CheckpointError, match="holds another model"):
         checkpoint.load_weights(path, GPT(replace(tiny.model, n_layer=3)))
