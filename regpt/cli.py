@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from regpt import __version__
-from regpt.base.errors import DATA, DONE, INTERRUPTED, USAGE, UserError
+from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, USAGE, UserError
 from regpt.run.stopping import Stopped
 
 DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
@@ -167,10 +167,36 @@ def parser() -> argparse.ArgumentParser:
         "resume",
         run_resume,
         "go on from a run's newest whole checkpoint",
-        "Settings that change no result may be given anew, such as data.path when the data set has moved.",
+        "Settings that change no result may be given anew, such as data.path when the data set has moved; and more steps\n"
+        "(run.max_steps=…) and other looks (evaluation.…), which is written down. The rest is refused with its values.",
     )
     add_run(resume)
     add_overrides(resume)
+
+    checkpoints = command(
+        "checkpoints",
+        run_checkpoints,
+        "list a run's checkpoints and hold each against its hashes; exit code 4 if one is not",
+    )
+    add_run(checkpoints)
+
+    replay = command(
+        "replay",
+        run_replay,
+        "show what a step trained on, and that it is what the journal says",
+        "example: regpt replay gpt2-050226 --step 1200 | head",
+    )
+    add_run(replay)
+    replay.add_argument("--step", type=at_least(int, 1), required=True, metavar="N", help="the step, counted from 1")
+    replay.add_argument("--text", action="store_true", help="all of the text, not only its beginning")
+
+    reproduce = command(
+        "reproduce",
+        run_reproduce,
+        "train a run's first steps again and say where, if anywhere, the two part; exit code 5 if they do",
+    )
+    add_run(reproduce)
+    reproduce.add_argument("--steps", type=at_least(int, 1), default=10, metavar="K", help="to train (default: 10)")
 
     sample = command(
         "sample",
@@ -376,6 +402,45 @@ def run_resume(arguments: argparse.Namespace) -> int:
     return resume(path, arguments.overrides)
 
 
+def run_checkpoints(arguments: argparse.Namespace) -> int:
+    from regpt.results.runs import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.results.tables import checkpoints_table
+
+    all_whole, lines = checkpoints_table(path)
+    print("\n".join(lines))
+    return DONE if all_whole else CHECKPOINT
+
+
+def run_replay(arguments: argparse.Namespace) -> int:
+    from regpt.results.runs import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.run.repeat import replay
+
+    for line in replay(path, arguments.step, arguments.text):
+        print(line)
+    return DONE
+
+
+def run_reproduce(arguments: argparse.Namespace) -> int:
+    from regpt.results.runs import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.run.repeat import reproduce
+
+    parting = reproduce(path, arguments.steps, print)
+    if parting is None:
+        print(f"{path}: comes out the same, to the bit")
+        return DONE
+    print(
+        f"{path}: parts at step {parting.step:,}: {parting.what} {parting.then} in the journal, {parting.now} now;"
+        " another machine, number of threads or version of torch is reason enough (environment.json)"
+    )
+    return NUMERICS
+
+
 def run_sample(arguments: argparse.Namespace) -> int:
     from regpt.results.runs import find_run
 
@@ -406,25 +471,15 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 def run_runs(arguments: argparse.Namespace) -> int:
     from rich.console import Console as Terminal
-    from rich.table import Table
 
-    from regpt.results.runs import open_run, run_paths
+    from regpt.results.runs import run_paths
+    from regpt.results.tables import runs_table
 
     paths = run_paths(arguments.runs)
     if not paths:
         print(f"no runs in {arguments.runs}/ yet; `regpt demo` makes two")
         return DONE
-    table = Table("run", "state", "step", "tokens", "validation loss", "tokens/s", box=None, pad_edge=False)
-    for path in paths:
-        try:
-            run = open_run(path)
-        except UserError as error:
-            table.add_row(path.name, f"cannot be read: {error.problem}")
-            continue
-        loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
-        step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
-        table.add_row(run.id, run.history.status, step, f"{run.tokens:,}", loss, f"{run.tokens_per_second:,.0f}")
-    Terminal(highlight=False, soft_wrap=True).print(table)
+    Terminal(highlight=False, soft_wrap=True).print(runs_table(paths))
     return DONE
 
 

@@ -42,10 +42,12 @@ FLOORS = [
         "run.evaluate",
         "run.sample",
         "run.train",
+        "run.repeat",
     ],
     [
         "results.runs",
         "results.models",
+        "results.tables",
         "results.references",
         "results.differences",
         "results.plots",

@@ -162,6 +162,18 @@ class TokenWindows:
         of_shard, before = self.places(np.array([number]))
         return self.shards[int(of_shard[0])], int(before[0])
 
+    def documents_before(self, number: int) -> int:
+        """How many documents begin in the window's shard before it."""
+        of_shard, before = self.places(np.array([number]))
+        shard, left, found = int(of_shard[0]), int(before[0]), 0
+        with self.paths[shard].open("rb") as file:
+            file.seek(self.header_bytes[shard])
+            while left > 0:
+                some = np.frombuffer(file.read(DTYPE.itemsize * min(left, 1 << 22)), dtype=DTYPE)
+                found += int(np.count_nonzero(some == tokenizer.END_OF_TEXT))
+                left -= max(1, len(some))
+        return found
+
     def file(self, shard: int) -> IO[bytes]:
         if shard not in self.open:
             if len(self.open) >= OPEN_FILES:

@@ -1,7 +1,8 @@
 """The guard: whether a step may reach the weights, and what is done about those that may not.
 
 A bad step is passed over: no update, its batch is spent, the next one is tried. After too many in a row the run goes
-back to its last checkpoint and leaves out the batches that were bad; after that, it stops. Which batch a step trains on
+back to the last checkpoint before them and leaves those batches out; after that, it stops. Whichever checkpoint it
+finds, an earlier one or one that a stop has made, it comes to the same weights. Which batch a step trains on
 is then no longer the step's own number, but still a function of it and of the list of batches that were left out.
 """
 
@@ -28,6 +29,7 @@ class Guard:
     losses: list[float] = field(default_factory=list)  # of accepted steps, the last so many
     norms: list[float] = field(default_factory=list)
     bad_batches: list[int] = field(default_factory=list)  # in a row, up to now
+    bad_since: int = 0  # completed steps before the first of them
     left_out: list[int] = field(default_factory=list)  # batches that no step trains on any more, in order
     returns: int = 0
 
@@ -52,8 +54,10 @@ class Guard:
         self.norms = [*self.norms, norm][-self.asked.window :]
         self.bad_batches = []
 
-    def refuse(self, batch: int) -> Verdict:
-        """A bad step on this batch: what is to be done."""
+    def refuse(self, step: int, batch: int) -> Verdict:
+        """The step after `step` completed ones, on this batch, was bad: what is to be done."""
+        if not self.bad_batches:
+            self.bad_since = step
         self.bad_batches = [*self.bad_batches, batch]
         if len(self.bad_batches) <= self.asked.skips:
             return "skip"
@@ -74,7 +78,7 @@ class Guard:
         return batch
 
     def as_json(self) -> dict[str, Any]:
-        names = ("losses", "norms", "bad_batches", "left_out", "returns")
+        names = ("losses", "norms", "bad_batches", "bad_since", "left_out", "returns")
         return {name: getattr(self, name) for name in names}
 
 

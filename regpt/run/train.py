@@ -226,7 +226,7 @@ class Training:
             self.training_seconds += record.seconds
             self.slowest_step = max(self.slowest_step, record.seconds)
             return step + 1
-        verdict = self.guard.refuse(number)
+        verdict = self.guard.refuse(step, number)
         where = write_evidence(self.run, record, verdict, number, batch, self.model)
         self.optimizer.zero_grad(set_to_none=True)
         self.console.note(f"step {record.step:,}: {record.reason}; {IN_WORDS[verdict]} ({where})")
@@ -274,11 +274,11 @@ class Training:
         )
 
     def go_back(self, step: int) -> int:
-        """To the last whole checkpoint, or to the beginning, and from there on without the bad batches."""
+        """To the last whole checkpoint before the bad steps, or to the beginning, and on without their batches."""
         self.take_saved(wait=True)
         bad, left_out, returns = self.guard.bad_batches, self.guard.left_out, self.guard.returns
         try:
-            back = self.load(checkpoint.newest(self.run, self.console.note))
+            back = self.load(checkpoint.newest(self.run, self.console.note, before=self.guard.bad_since))
         except CheckpointError:
             back = 0
             self.guard = Guard(self.recipe.guard)

@@ -1,0 +1,42 @@
+"""Tables for a terminal: the runs, and a run's checkpoints."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table
+
+from regpt.base.errors import UserError
+from regpt.results.runs import open_run
+from regpt.run import checkpoint
+from regpt.run.journal import read_history
+
+
+def runs_table(paths: Sequence[Path]) -> Table:
+    """A line for each run."""
+    table = Table("run", "state", "step", "tokens", "validation loss", "tokens/s", box=None, pad_edge=False)
+    for path in paths:
+        try:
+            run = open_run(path)
+        except UserError as error:
+            table.add_row(path.name, f"cannot be read: {error.problem}")
+            continue
+        loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
+        step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
+        table.add_row(run.id, run.history.status, step, f"{run.tokens:,}", loss, f"{run.tokens_per_second:,.0f}")
+    return table
+
+
+def checkpoints_table(run: Path) -> tuple[bool, list[str]]:
+    """(whether all are whole, a line for each checkpoint): step, size, what is wrong with it, validation loss."""
+    losses = {record.step: record.loss for record in read_history(run).validations}
+    best = min(losses.values(), default=None)
+    lines, all_whole = [], True
+    for step, path in checkpoint.all_of(run):
+        problem = next(checkpoint.faults(path), None)
+        all_whole = all_whole and problem is None
+        size = sum(file.stat().st_size for file in path.iterdir())
+        loss = (
+            f"validation loss {losses[step]:.4f}{' (best)' if losses[step] == best else ''}" if step in losses else ""
+        )
+        lines.append(f"step {step:>8,}  {size / 1e6:>9,.1f} MB  {problem or 'whole'}  {loss}".rstrip())
+    return all_whole, lines or [f"{run}: has no checkpoint yet"]

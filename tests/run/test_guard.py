@@ -1,0 +1,203 @@
+"""A step that is no number, or a spike, never reaches the weights; what is done about it does not depend on stops."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from regpt.base.errors import DONE, NumericsError
+from regpt.base.recipe import GuardRecipe, Recipe
+from regpt.run import checkpoint
+from regpt.run.guard import Guard, spike_limit
+from regpt.run.journal import read_history
+from regpt.run.train import Training, resume, train
+from tests.conftest import tiny_recipe
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, batches: set[int], kind: str, value: float) -> None:
+    """From now on these batches give a loss, or one gradient, that is `value`."""
+    real = Training.train_step
+
+    def train_step(self: Training, step, batch):  # type: ignore[no-untyped-def]
+        if self.guard.batch_of(step) not in batches:
+            return real(self, step, batch)
+        with pytest.MonkeyPatch.context() as patched:
+            if kind == "loss":
+                forward = self.model.forward
+                patched.setattr(self.model, "forward", lambda *args: forward(*args) * value)
+                return real(self, step, batch)
+            hook = self.model.blocks[0].mlp.down.weight.register_hook(spoilt(value))
+            try:
+                return real(self, step, batch)
+            finally:
+                hook.remove()
+
+    monkeypatch.setattr(Training, "train_step", train_step)
+
+
+def spoilt(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        gradient = gradient.clone()
+        gradient[0, 0] = value
+        return gradient
+
+    return spoil
+
+
+@pytest.fixture
+def longer(tmp_path: Path, texts: Path) -> Recipe:
+    return tiny_recipe(tmp_path, run={"max_steps": 12}, evaluation={"sample_every": 0})
+
+
+def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
+    folder = checkpoint.path_of(run, step)
+    return {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
+
+
+def digests(run: Path) -> list[str]:
+    return [step.batch for step in read_history(run).steps]
+
+
+@pytest.mark.parametrize("kind", ["loss", "gradient"])
+@pytest.mark.parametrize("value", [NAN, INFINITY])
+def test_one_bad_step_is_passed_over_and_the_next_is_not(
+    longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
+) -> None:
+    train(longer, tmp_path / "clean")
+    poison(monkeypatch, {5}, kind, value)
+    assert train(longer, tmp_path / "a") == DONE
+    history = read_history(tmp_path / "a")
+    assert [record.step for record in history.skipped] == [6]
+    assert [record.step for record in history.steps] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]
+    assert digests(tmp_path / "a") == [d for n, d in enumerate(digests(tmp_path / "clean")) if n != 5]
+    assert all(math.isfinite(step.loss) and math.isfinite(step.gradient_norm) for step in history.steps)
+    for step in (3, 6, 9, 12):
+        assert all(torch.isfinite(tensor).all() for tensor in tensors(tmp_path / "a", step).values())
+
+
+def test_the_weights_after_a_skipped_step_are_those_before_it(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(tmp_path, run={"max_steps": 4}, checkpoint={"every": 1})
+    poison(monkeypatch, {2}, "loss", NAN)
+    train(recipe, tmp_path / "a")
+    before, after = tensors(tmp_path / "a", 2), tensors(tmp_path / "a", 3)
+    assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_after_too_many_the_run_goes_back_and_leaves_those_batches_out(
+    longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_recipe(tmp_path, run={"max_steps": 16}, evaluation={"sample_every": 0}), tmp_path / "clean")
+    poison(monkeypatch, {4, 5, 6, 7}, "gradient", NAN)
+    assert train(longer, tmp_path / "a") == DONE
+    history = read_history(tmp_path / "a")
+    assert [event.event for event in history.events] == ["started", "went back", "finished"]
+    assert history.events[1].step == 3 and history.events[1].detail == {"from": 7, "left_out": [4, 5, 6, 7]}
+    assert [step.step for step in history.steps] == list(range(1, 13)) and history.skipped == []
+    clean = digests(tmp_path / "clean")
+    assert digests(tmp_path / "a") == [d for n, d in enumerate(clean) if n not in (4, 5, 6, 7)]
+    assert all(torch.isfinite(tensor).all() for tensor in tensors(tmp_path / "a", 12).values())
+
+
+def test_without_a_checkpoint_it_goes_back_to_the_beginning(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(tmp_path, guard={"skips": 0}, checkpoint={"every": 0}, run={"max_steps": 5})
+    train(recipe, tmp_path / "clean")
+    poison(monkeypatch, {2}, "loss", NAN)
+    assert train(recipe, tmp_path / "a") == DONE
+    history = read_history(tmp_path / "a")
+    assert history.events[1].event == "went back" and history.events[1].step == 0
+    assert digests(tmp_path / "a")[:2] == digests(tmp_path / "clean")[:2]
+    assert [step.loss for step in history.steps][:2] == [step.loss for step in read_history(tmp_path / "clean").steps][
+        :2
+    ]
+
+
+def test_what_never_ends_stops_with_its_own_code_and_a_checkpoint_that_is_good(
+    longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, set(range(4, 1000)), "loss", NAN)
+    with pytest.raises(NumericsError, match=r"step 8: the loss is nan, and 4 steps in a row were bad") as caught:
+        train(longer, tmp_path / "a")
+    assert caught.value.code == 5
+    history = read_history(tmp_path / "a")
+    assert [event.event for event in history.events] == ["started", "went back", "failed"]
+    newest = checkpoint.newest(tmp_path / "a")
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(newest / "model.safetensors").values())
+
+
+def test_a_bad_step_leaves_its_windows_their_text_and_its_gradients(
+    longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {5}, "gradient", NAN)
+    train(longer, tmp_path / "a")
+    folder = tmp_path / "a" / "evidence" / "step_000006"
+    about = json.loads((folder / "step.json").read_text())
+    assert about["gradient_norms"]["blocks.0.mlp.down.weight"] == "nan"
+    assert float(about["gradient_norms"]["token_embedding.weight"]) > 0
+    assert len(about["windows"]) == 4 and about["reason"] == "the norm of the gradients is nan"
+    text = (folder / "text.txt").read_text(encoding="utf-8")
+    assert all(f"=== window {window}\n" in text for window in about["windows"]) and len(text) > 200
+
+
+def test_stopped_after_bad_steps_and_resumed_it_decides_as_the_uninterrupted_run(
+    longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, {3, 5, 6, 7, 8}, "gradient", INFINITY)
+    assert train(longer, tmp_path / "whole") == DONE
+    # at a constant rate, so that a run of 8 steps is the beginning of one of 12: it ends amid the bad steps
+    monkeypatch.setattr("regpt.run.train.learning_rate", lambda step, recipe: 1e-3)
+    first = tiny_recipe(tmp_path, run={"max_steps": 8}, evaluation={"sample_every": 0})
+    assert train(longer, tmp_path / "whole-2") == DONE
+    assert train(first, tmp_path / "a") == DONE
+    assert resume(tmp_path / "a", ["run.max_steps=12"]) == DONE
+    assert digests(tmp_path / "whole-2") == digests(tmp_path / "a") == digests(tmp_path / "whole")
+    one, other = tensors(tmp_path / "whole-2", 12), tensors(tmp_path / "a", 12)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# What is usual
+
+
+def test_a_spike_is_told_from_a_usual_step_by_the_median() -> None:
+    guard = Guard(GuardRecipe(window=64, loss_deviations=10.0, norm_deviations=10.0))
+    for number in range(64):
+        assert guard.reason(3.0 + 0.01 * (number % 5), 1.0) == ""
+        guard.accept(3.0 + 0.01 * (number % 5), 1.0)
+    assert "the loss is 3.5" in guard.reason(3.5, 1.0)
+    assert "the norm of the gradients is 4" in guard.reason(3.0, 4.0)
+    assert guard.reason(2.0, 0.1) == ""  # better than usual is no spike
+
+
+def test_what_was_refused_does_not_bend_what_is_usual() -> None:
+    guard = Guard(GuardRecipe(window=16, skips=1000))
+    for _ in range(16):
+        guard.accept(3.0, 1.0)
+    for batch in range(100):
+        for loss in (NAN, 50.0):
+            assert guard.reason(loss, 1.0)
+            guard.refuse(batch, batch)
+    assert guard.losses == [3.0] * 16 and guard.reason(3.0, 1.0) == "" and guard.reason(50.0, 1.0)
+
+
+def test_nothing_is_a_spike_while_little_is_known() -> None:
+    assert spike_limit([3.0] * 15, 10.0, 64) == math.inf
+    assert spike_limit([3.0] * 16, 10.0, 64) == pytest.approx(3.03)
+    assert spike_limit([3.0] * 64, 0.0, 64) == math.inf
+
+
+@given(left_out=st.sets(st.integers(0, 60)))
+def test_batches_are_all_numbers_but_those_left_out(left_out: set[int]) -> None:
+    guard = Guard(GuardRecipe())
+    guard.leave_out(sorted(left_out), 1)
+    assert [guard.batch_of(step) for step in range(40)] == [n for n in range(200) if n not in left_out][:40]
