@@ -110,9 +110,7 @@ def parser() -> argparse.ArgumentParser:
         choices=["local", "slurm", "ray"],
         help="prepare by datatrove, a file a task, on a cluster (pip install 'regpt[cluster]')",
     )
-    prepare.add_argument(
-        "--tasks", type=at_least(int, 1), default=14, metavar="N", help="of the executor (default: 14)"
-    )
+    prepare.add_argument("--tasks", type=at_least(int, 1), metavar="N", help="of the executor (default: 14)")
     prepare.add_argument(
         "--option",
         metavar="KEY=VALUE",
@@ -167,8 +165,8 @@ def parser() -> argparse.ArgumentParser:
         "resume",
         run_resume,
         "go on from a run's newest whole checkpoint",
-        "Settings that change no result may be given anew, such as data.path when the data set has moved; and more steps\n"
-        "(run.max_steps=…) and other looks (evaluation.…), which is written down. The rest is refused with its values.",
+        "Settings that change no result may be given anew, such as data.path when the data set has moved; and more\n"
+        "steps (run.max_steps=…) and other looks (evaluation.…), which is written down. The rest is refused.",
     )
     add_run(resume)
     add_overrides(resume)
@@ -304,11 +302,13 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     from regpt.run.console import Console
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.executor is None and (arguments.option or arguments.tasks is not None):
+        raise UserError("--tasks and --option are for an executor", "add --executor local, slurm or ray")
     if arguments.executor is not None:
         from regpt.data.cluster import folder_of_logs, prepare_on
 
         options = dict(option_of_executor(word) for word in arguments.option)
-        made = prepare_on(arguments.executor, recipe, arguments.tasks, options)
+        made = prepare_on(arguments.executor, recipe, arguments.tasks or 14, options)
         if made is None:
             print(f"queued; {recipe.data.path} is there when the last job has ended. Logs: {folder_of_logs(recipe)}")
             return DONE
@@ -334,12 +334,7 @@ def run_data_import(arguments: argparse.Namespace) -> int:
     found = find_shards(arguments.directory)
     with Console() as console:
         advance = console.reading("import", sum(2 * one.tokens for one in found))
-        try:
-            manifest = adopt(arguments.directory, found, arguments.into, advance)
-        except PermissionError:
-            raise UserError(
-                f"{arguments.directory}: a manifest cannot be written there", "make a folder of links: --into FOLDER"
-            ) from None
+        manifest = adopt(arguments.directory, found, arguments.into, advance)
     where = arguments.into or arguments.directory
     print(
         f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"

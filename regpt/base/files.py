@@ -78,7 +78,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield beside
         for file in beside.iterdir():
-            if file.is_file():
+            if file.is_file() and not file.is_symlink():
                 flush_file(file)
         flush_directory(beside)
         beside.rename(path)
@@ -92,8 +92,10 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, what: Path | None = None) -> Iterator[None]:
     """Hold the lock file `path`, or say who does. The system frees it when the process ends, however it ends.
+
+    `what` is being written under the lock: the lock's folder, unless it is said. Raises LockedError.
 
     The holder's process number stands in a file beside the lock, because Windows does not let others read a locked one.
     """
@@ -106,7 +108,7 @@ def locked(path: Path) -> Iterator[None]:
     except Timeout:
         who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "unknown"
         raise LockedError(
-            f"{path.parent} is being written by another process ({who})",
+            f"{what or path.parent} is being written by another process ({who})",
             "wait until it ends, or stop it",
         ) from None
     try:

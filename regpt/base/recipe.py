@@ -88,6 +88,10 @@ class DataRecipe:
         for name in ("path", "source"):
             if not getattr(self, name).strip():
                 yield f"data.{name} is empty; name one"
+            elif problem := path_problem(getattr(self, name)):
+                yield f"data.{name} = {getattr(self, name)!r} {problem}"
+        if Path(self.path).name in ("", "..") and self.path.strip():
+            yield f"data.path = '{self.path}' is no folder of its own; name one below it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -310,6 +314,17 @@ def what_would_divide(B: int, T: int, total: int, ranks: int) -> str:
         nearest = sorted(sorted(divisors, key=lambda n: abs(n - B))[:3])
         return f"data.micro_batch = {' or '.join(map(str, nearest))} would"
     return f"data.total_batch_tokens = {-(-total // (B * T * ranks)) * B * T * ranks} would"
+
+
+def path_problem(text: str) -> str:
+    """Why a text is no path on any system; nothing if it can be one."""
+    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+        return "holds characters that no path may have"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return "names the home folder of a user that does not exist"
+    return ""
 
 
 def at_least(values: Any, least: int, *names: str) -> Iterator[str]:

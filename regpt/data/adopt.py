@@ -1,6 +1,10 @@
 """Data sets that are there already: other people's shards taken over as they are, and any data set verified."""
 
 import hashlib
+import os
+import re
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +15,7 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.files import new_directory
 from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, Form, form_of, read_header
+from regpt.data.formats import DTYPE, Form, form_of, opened, read_header
 from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer, read_manifest
 
 READ_AT_A_TIME = 1 << 22  # bytes
@@ -40,7 +44,11 @@ def find_shards(directory: Path) -> list[Found]:
         raise DataError(f"{directory}: no such folder", "name the folder that holds the shards")
     if (directory / "manifest.json").exists():
         raise DataError(f"{directory}: is a data set of regpt's already", "use it: data.path=…, or `regpt data show`")
-    forms = [(path, form) for path in sorted(directory.iterdir()) if path.is_file() and (form := form_of(path))]
+    paths = sorted((path for path in directory.iterdir() if path.is_file()), key=natural)
+    forms = [(path, form) for path in paths if (form := form_of(path))]
+    twins = [stem for stem, count in Counter(path.stem for path, _ in forms).items() if count > 1]
+    if twins:
+        raise DataError(f"{directory}: holds {twins[0]} in two forms", "move one of them out of the folder")
     if not forms:
         raise DataError(
             f"{directory}: holds no token shards", "name a folder of build-nanogpt's .npy or llm.c's .bin files"
@@ -49,21 +57,28 @@ def find_shards(directory: Path) -> list[Found]:
     return sorted(found, key=lambda one: one.split != "val")
 
 
+def natural(path: Path) -> list[tuple[int, str]]:
+    """Sorts names with their numbers as numbers: train_2 before train_10."""
+    return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", path.name)]
+
+
 def split_of(path: Path) -> Split:
-    name = path.name.lower()
-    if ("train" in name) == ("val" in name):
+    words = set(re.split(r"[^a-z]+", path.stem.lower()))
+    name = {"train": "train" in words, "val": bool(words & {"val", "valid", "validation"})}
+    if name["train"] == name["val"]:
         raise DataError(
             f"{path}: its name does not say whether it is for training or for validation",
-            "rename it, with 'train' or 'val' in the name, or move it out of the folder",
+            "rename it, with the word 'train' or 'val' in the name, or move it out of the folder",
         )
-    return "train" if "train" in name else "val"
+    return "train" if name["train"] else "val"
 
 
 def adopt(directory: Path, found: list[Found], into: Path | None, advance: Advance) -> Manifest:
     """Give shards a manifest, in their own folder, or in a new one of links to them. The shards stay as they are.
 
-    Raises DataError where a token is none of GPT-2's.
+    Raises DataError where a token is none of GPT-2's, or where the manifest cannot be written.
     """
+    check_writable(directory, into)
     manifest = Manifest(
         tokenizer=gpt2_tokenizer(),
         source={"asked": str(directory), "description": f"shards of {directory.resolve().name}", "imported": True},
@@ -79,8 +94,6 @@ def adopt(directory: Path, found: list[Found], into: Path | None, advance: Advan
     if into is None:
         manifest.write(directory)
         return manifest
-    if into.exists():
-        raise DataError(f"{into}: exists already", "name another folder")
     with new_directory(into) as made:
         for one in found:
             (made / one.path.name).symlink_to(one.path.resolve())
@@ -88,11 +101,26 @@ def adopt(directory: Path, found: list[Found], into: Path | None, advance: Advan
     return manifest
 
 
+def check_writable(directory: Path, into: Path | None) -> None:
+    """Before everything is read: whether a manifest can be put beside the shards, or a folder of links be made."""
+    if into is None:
+        tried, fix = directory, "make a folder of links to the shards elsewhere: --into FOLDER"
+    elif os.path.lexists(into):
+        raise DataError(f"{into}: exists already", "name another folder: --into FOLDER")
+    else:
+        tried, fix = next(p for p in into.absolute().parents if p.exists()), "name another folder: --into FOLDER"
+    try:
+        with tempfile.TemporaryFile(dir=tried):
+            pass
+    except OSError as error:
+        raise DataError(f"{tried}: cannot be written ({error.strerror})", fix) from None
+
+
 def shard_of(found: Found, advance: Advance) -> Shard:
     """Read a file once: its hashes, its documents, and whether all its tokens are GPT-2's."""
     hash_of_file, hash_of_tokens = hashlib.sha256(), hashlib.sha256()
     documents = position = 0
-    with found.path.open("rb") as file:
+    with opened(found.path) as file:
         hash_of_file.update(file.read(found.header_bytes))
         while piece := file.read(READ_AT_A_TIME):
             hash_of_file.update(piece)
@@ -126,15 +154,15 @@ def verify(directory: Path, advance: Advance) -> Iterator[str]:
     """
     for shard in read_manifest(directory).shards:
         path = directory / shard.name
+        digest = hashlib.sha256()
         try:
             check_shard(path, shard)
+            with opened(path) as file:
+                while piece := file.read(READ_AT_A_TIME):
+                    digest.update(piece)
+                    advance(len(piece))
         except DataError as error:
             yield error.problem
             continue
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while piece := file.read(READ_AT_A_TIME):
-                digest.update(piece)
-                advance(len(piece))
         if digest.hexdigest() != shard.sha256:
             yield f"{path}: its bytes are not those that were sealed (SHA-256 {digest.hexdigest()[:12]}… differs)"

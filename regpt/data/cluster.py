@@ -11,6 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +19,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from regpt.base.errors import DataError
-from regpt.base.files import locked, sha256_of_json, write_json
+from regpt.base.errors import DataError, UserError
+from regpt.base.files import sha256_of_json, write_json
 from regpt.base.recipe import Recipe
 from regpt.data.corpora import Corpus, Part
 from regpt.data.encoders import Encoded, Encoders, Ready, Work
 from regpt.data.position import Counts
 from regpt.data.preparation import NoProgress, Preparation, folder_in_the_making, made_with
-from regpt.data.prepare import lock_of, open_source, refuse_existing
+from regpt.data.prepare import being_made, open_source, refuse_existing
 from regpt.data.sections import Section
 from regpt.data.shards import Manifest, read_manifest
 from regpt.data.writing import ShardFile
@@ -39,8 +40,8 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
     """Prepare by datatrove's executor of that name, in so many tasks; `options` are its own.
 
     Returns the manifest; None with Slurm, where the jobs are queued and the data set is there when the last has ended.
-    A task that was killed is done again, the others are not: call it again. Raises DataError where datatrove is missing
-    or does not take the options.
+    Pieces that are whole are not made again: call it again after a kill. Raises DataError where datatrove is missing or
+    does not take the options.
     """
     refuse_existing(recipe)
     try:
@@ -54,9 +55,8 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
     }
     corpus = open_source(recipe)
     tasks = min(tasks, len(corpus.parts))
-    folder_in_the_making(recipe.data.directory).mkdir(parents=True, exist_ok=True)
-    logs = folder_of_logs(recipe) / sha256_of_json([identity(part, recipe) for part in corpus.parts])[:12]
-    both: dict[str, Any] = dict(options)
+    logs = folder_of_logs(recipe)
+    both: dict[str, Any] = {**numbers_of(options), "skip_completed": False}  # tasks know themselves what is done
     if executor == "slurm":  # the jobs find this Python's programs first
         both = {"env_command": f'export PATH="{Path(sys.executable).parent}:$PATH"', **both}
     try:
@@ -71,7 +71,7 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
             pipeline=[partial(seal_pieces, recipe)],
             tasks=1,
             logging_dir=str(logs / "seal"),
-            depends=encoding,
+            depends=encoding if executor == "slurm" else None,
             **job_name(executor, "regpt-seal"),
             **{**both, "workers": 1},
         )
@@ -80,8 +80,53 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
             f"--executor {executor}: {str(error).split('__init__() ')[-1]}",
             "docs/data.md shows the options that it takes",
         ) from None
+    problems = folder_of_pieces(recipe) / "problems"
+    problems.mkdir(parents=True, exist_ok=True)
+    for old in problems.iterdir():
+        old.unlink()
+    if executor == "slurm":
+        sealing.run()  # queues both
+        return None
+    silence_datatrove()
+    encoding.run()
+    raise_first(problems)
     sealing.run()
-    return None if executor == "slurm" else read_manifest(recipe.data.directory)
+    if not recipe.data.directory.exists():
+        raise_first(problems)
+    return read_manifest(recipe.data.directory)
+
+
+def numbers_of(options: dict[str, Any]) -> dict[str, Any]:
+    """The options, those that count something checked."""
+    for name in ("workers", "cpus_per_task", "mem_per_cpu_gb"):
+        if name in options and (type(options[name]) is not int or options[name] < 1):
+            raise DataError(f"--option {name}={options[name]}: is no whole number above 0", "mend it")
+    return options
+
+
+def silence_datatrove() -> None:
+    """On this machine its lines on the console are in the way; jobs elsewhere keep their logs."""
+    from loguru import logger
+
+    logger.disable("datatrove")
+
+
+@contextmanager
+def problem_written_down(recipe: Recipe, task: str) -> Iterator[None]:
+    """A user's error in a task is kept in a file: whoever waits for the task says it in one line."""
+    try:
+        yield
+    except UserError as error:
+        problems = folder_of_pieces(recipe) / "problems"
+        problems.mkdir(parents=True, exist_ok=True)
+        write_json(problems / f"{task}.json", [error.problem, error.fix])
+        print(f"error: {error}", file=sys.stderr)
+
+
+def raise_first(problems: Path) -> None:
+    for path in sorted(problems.glob("*.json")):
+        problem, fix = json.loads(path.read_text(encoding="utf-8"))
+        raise DataError(problem, fix)
 
 
 def job_name(executor: Executor, name: str) -> dict[str, str]:
@@ -89,7 +134,7 @@ def job_name(executor: Executor, name: str) -> dict[str, str]:
 
 
 def folder_of_logs(recipe: Recipe) -> Path:
-    """Where datatrove writes its logs and which tasks are done: beside the data set, seen by all machines."""
+    """Where datatrove writes its logs: beside the data set, seen by all machines."""
     target = recipe.data.directory.resolve()
     return target.with_name(f"{target.name}-logs")
 
@@ -104,12 +149,13 @@ def identity(part: Part, recipe: Recipe) -> str:
 
 def encode_parts(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
     """What one of `world_size` tasks does: encode parts number `rank`, `rank + world_size` and so on into pieces."""
-    corpus = open_source(recipe)
-    numbers = range(rank, len(corpus.parts), world_size)
-    missing = [n for n in numbers if not Piece(folder_of_pieces(recipe), n).is_of(corpus.parts[n], recipe)]
-    for number, part in zip(missing, corpus.at_hand(missing, NoProgress()), strict=True):
-        encode_part(part, Piece(folder_of_pieces(recipe), number), recipe)
-        part.release()
+    with problem_written_down(recipe, f"encode-{rank:05d}"):
+        corpus = open_source(recipe)
+        numbers = range(rank, len(corpus.parts), world_size)
+        missing = [n for n in numbers if not Piece(folder_of_pieces(recipe), n).is_of(corpus.parts[n], recipe)]
+        for number, part in zip(missing, corpus.at_hand(missing, NoProgress()), strict=True):
+            encode_part(part, Piece(folder_of_pieces(recipe), number), recipe)
+            part.release()
 
 
 def folder_of_pieces(recipe: Recipe) -> Path:
@@ -123,13 +169,13 @@ def encode_part(part: Part, piece: Piece, recipe: Recipe) -> None:
     counts = Counts()
     file = ShardFile(piece.tokens_path, "train", expected=0)
     work = (Work(part, section, begins_part=number == 0) for number, section in enumerate(part.sections()))
-    with Encoders(1, recipe.data.tokenizer_backend) as encoders:
+    with closing(file.file), Encoders(1, recipe.data.tokenizer_backend) as encoders:
         for _, encoded in encoders.encode(work, check=NoProgress().check):
             assert encoded is not None
             file.append(encoded.tokens)
             counts = counts.plus(encoded)
-    part.judge(counts.documents, Counter(counts.refused))
-    shard = file.seal()
+        part.judge(counts.documents, Counter(counts.refused))
+        shard = file.seal()
     write_json(piece.about_path, {"identity": identity(part, recipe), "sha256": shard.sha256, "counts": asdict(counts)})
 
 
@@ -165,7 +211,7 @@ class Piece:
 def seal_pieces(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
     """Copy all pieces into shards. May be killed and called again, like any preparation."""
     alone = replace(recipe, data=replace(recipe.data, workers=1))
-    with locked(lock_of(recipe.data.directory)):
+    with problem_written_down(recipe, "seal"), being_made(recipe):
         Preparation(alone, NoProgress(), partial(corpus_of_pieces, recipe)).carry_out()
 
 
@@ -177,7 +223,7 @@ def corpus_of_pieces(recipe: Recipe) -> Corpus:
         if not piece.is_of(part, recipe):
             raise DataError(
                 f"{part.name}: its tokens are missing in {piece.folder}",
-                f"delete {folder_of_logs(recipe)} and run the same command again",
+                "run the same command again: it encodes what is missing",
             )
     parts = tuple(PiecePart(part.name, piece, piece.about()) for part, piece in zip(corpus.parts, pieces, strict=True))
     return Corpus(corpus.description, parts, corpus.origin)

@@ -6,10 +6,11 @@ same documents, however many workers read it.
 """
 
 import hashlib
+import os
 import platform
 import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from typing import Any, Protocol
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
 from regpt.data.sections import NO_TEXT, READABLE, FilePart, Section, Texts, kind_of
+
+LOOKED_AT = 50  # parts of a corpus, to estimate how much text it holds
 
 
 class Part(Protocol):
@@ -73,9 +76,10 @@ class Corpus:
 
     @property
     def likely_text_bytes(self) -> float:
-        """As its first part has it, for all."""
-        first = self.parts[0]
-        return self.size * first.likely_text_bytes / max(1, first.size)
+        """As its first parts have it, and the others as those."""
+        looked_at = self.parts[:LOOKED_AT]
+        share = sum(part.likely_text_bytes for part in looked_at) / max(1, sum(part.size for part in looked_at))
+        return sum(part.likely_text_bytes for part in looked_at) + share * sum(p.size for p in self.parts[LOOKED_AT:])
 
     def fingerprint(self) -> str:
         """Says whether two attempts have the same text before them."""
@@ -99,8 +103,7 @@ def open_corpus(source: str, text_column: str) -> Corpus:
         return embedded_corpus()
     path = Path(source).expanduser()
     if path.is_dir():
-        visible = (p for p in path.rglob("*") if not any(part.startswith(".") for part in p.relative_to(path).parts))
-        files = sorted((p for p in visible if p.is_file() and kind_of(p)), key=lambda p: p.relative_to(path).parts)
+        files = sorted(readable_files(path), key=lambda p: p.relative_to(path).parts)
         if not files:
             raise DataError(
                 f"data.source = '{path}': this folder holds nothing that regpt reads",
@@ -118,15 +121,39 @@ def open_corpus(source: str, text_column: str) -> Corpus:
     return Corpus(str(source), tuple(FilePart(file, text_column) for file in files))
 
 
+def readable_files(folder: Path) -> Iterator[Path]:
+    """All files below a folder that can be read by their names, but hidden ones; links to folders are not followed.
+
+    Raises DataError where a folder cannot be looked into, or a link leads nowhere: text must not be missing in silence.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror})", "allow it, or move it away")
+
+    for where, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(where, name) for name in names if not name.startswith(".")):
+            if kind_of(path) and not path.exists():
+                raise DataError(f"{path}: is a link that leads nowhere", "mend or remove it")
+            if kind_of(path) and path.is_file():
+                yield path
+
+
 def documents(part: Part, refused: Counter[str]) -> Iterator[str]:
     """The documents of a part, in order; what is no text is left out and counted in `refused` by reason."""
     for section in part.sections():
         yield from accepted(section.read(refused), refused)
 
 
-def accepted(texts: Sequence[object], refused: Counter[str]) -> Iterator[str]:
+def accepted(texts: Iterable[object], refused: Counter[str]) -> Iterator[str]:
     """What is text and holds more than white space; the rest is counted."""
     for text in texts:
+        if isinstance(text, bytes):
+            try:
+                text = text.decode("utf-8")
+            except UnicodeDecodeError:
+                refused["not UTF-8"] += 1
+                continue
         if not isinstance(text, str):
             refused[NO_TEXT] += 1
         elif not text or text.isspace():

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from types import TracebackType
 from typing import Literal
 
@@ -23,9 +24,11 @@ from regpt.data.sections import Section
 
 Backend = Literal["tiktoken", "gigatoken"]
 
+DOCUMENTS_AT_A_TIME = 256  # of a section
 COMPARED_DOCUMENTS = 32  # of each part, where gigatoken does the work
 WAITING_SECTIONS = 3  # for each worker, in work or done and not yet taken: this bounds the memory
 TEXT_FOR_A_WORKER = 16_000_000  # bytes of input; with less, starting a process costs more than it gives
+MOST_WORKERS = 61 if os.name == "nt" else 1024  # Windows cannot wait for more processes at once
 CANNOT_ENCODE = "tiktoken cannot encode it"
 
 
@@ -47,7 +50,7 @@ class Ready:
     size: int
     encoded: Encoded
 
-    def read(self, refused: Counter[str]) -> list[object]:
+    def read(self, refused: Counter[str]) -> Iterator[object]:
         raise AssertionError("its text is not at hand")
 
 
@@ -69,26 +72,33 @@ def encode_section(section: Section, backend: Backend, begins: str) -> Encoded:
     if isinstance(section, Ready):
         return section.encoded
     refused: Counter[str] = Counter()
-    texts = list(accepted(section.read(refused), refused))
-    if backend == "gigatoken":
-        ids_of_texts = list(one_gigatoken().encode(texts)) if texts else []
-        if begins:
-            compare_with_tiktoken(texts[:COMPARED_DOCUMENTS], ids_of_texts, begins)
-    else:
-        ids_of_texts = [tokenizer.encode_or_refuse(text) for text in texts]
+    texts = accepted(section.read(refused), refused)
     end = np.array([tokenizer.END_OF_TEXT], dtype=np.uint16)
-    pieces: list[NDArray[np.integer]] = [np.empty(0, dtype=np.uint16)]
+    pieces: list[NDArray[np.uint16]] = [np.empty(0, dtype=np.uint16)]
     text_bytes = longest = documents = 0
-    for text, ids in zip(texts, ids_of_texts, strict=True):
-        if ids is None:
-            refused[CANNOT_ENCODE] += 1
-            continue
-        documents += 1
-        text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-        longest = max(longest, len(ids) + 1)
-        pieces += (end, ids)
-    tokens = np.concatenate(pieces, dtype=np.uint16, casting="unsafe")  # ids of GPT-2's vocabulary fit
-    return Encoded(tokens, documents, text_bytes, longest, refused)
+    while group := list(islice(texts, DOCUMENTS_AT_A_TIME)):
+        ids_of_group = encode_group(group, backend, begins if not documents else "")
+        kept = [(text, ids) for text, ids in zip(group, ids_of_group, strict=True) if ids is not None]
+        if len(kept) < len(group):
+            refused[CANNOT_ENCODE] += len(group) - len(kept)
+        documents += len(kept)
+        for text, ids in kept:
+            text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+            longest = max(longest, len(ids) + 1)
+        rows = [row for _, ids in kept for row in (end, ids)]
+        if rows:
+            pieces.append(np.concatenate(rows, dtype=np.uint16, casting="unsafe"))  # GPT-2's ids fit
+    return Encoded(np.concatenate(pieces), documents, text_bytes, longest, refused)
+
+
+def encode_group(texts: list[str], backend: Backend, begins: str) -> list[NDArray[np.integer] | None]:
+    """Each text's ids; None for one that cannot be encoded."""
+    if backend == "tiktoken":
+        return [tokenizer.encode_or_refuse(text) for text in texts]
+    ids_of_texts = list(one_gigatoken().encode(texts))
+    if begins:
+        compare_with_tiktoken(texts[:COMPARED_DOCUMENTS], ids_of_texts, begins)
+    return ids_of_texts
 
 
 @cache
@@ -168,7 +178,7 @@ class Encoders:
 def workers_for(asked: int, size: int) -> int:
     """How many are worth starting for `size` bytes of input; 0 asks for as many as there are cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return asked or max(1, min(cores, size // TEXT_FOR_A_WORKER))
+    return min(MOST_WORKERS, asked or max(1, min(cores, size // TEXT_FOR_A_WORKER)))
 
 
 def context() -> multiprocessing.context.BaseContext:

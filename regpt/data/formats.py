@@ -5,8 +5,11 @@ size; nothing is guessed from a size alone.
 """
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import numpy as np
 
@@ -50,14 +53,26 @@ def file_size(path: Path) -> int:
         raise DataError(f"{path}: is missing", GET_AGAIN) from None
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})", "look at its permissions") from None
+    with file:
+        yield file
+
+
 def npy_header(path: Path, size: int) -> tuple[int, int]:
     try:
-        with path.open("rb") as file:
+        with opened(path) as file, warnings.catch_warnings(action="ignore"):
             version = np.lib.format.read_magic(file)
             read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
             shape, _, dtype = read(file)
             header_bytes = file.tell()
-    except (ValueError, KeyError, OSError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python, and a damaged one can raise whatever that raises
         raise DataError(f"{path}: was cut short or is no token shard ({error})", GET_AGAIN) from None
     if dtype != DTYPE or len(shape) != 1:
         raise DataError(
@@ -68,7 +83,7 @@ def npy_header(path: Path, size: int) -> tuple[int, int]:
 
 
 def llmc_header(path: Path, size: int) -> tuple[int, int]:
-    with path.open("rb") as file:
+    with opened(path) as file:
         header = np.frombuffer(file.read(LLMC_HEADER_BYTES), dtype=np.uint8)
     if header.nbytes < LLMC_HEADER_BYTES:
         raise DataError(f"{path}: was cut short or is no token shard ({size:,} bytes)", GET_AGAIN)

@@ -4,13 +4,15 @@
 random names), so the function that continues one, `http_get`, is called here with a file that is known by name.
 """
 
+import errno
 import hashlib
+import shutil
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
@@ -21,7 +23,9 @@ from regpt.data.sections import FilePart, Section, kind_of
 
 PREFIX = "hub:"
 ATTEMPTS = 6  # at one file
+AT_ONCE = 2  # files on the disk: one in work and one ahead
 FIRST_WAIT_SECONDS = 1.0  # before the second attempt; each later one waits twice as long
+TROUBLE_HERE = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG}
 PARQUET_TEXT_RATIO = 1.6  # bytes of text in a byte of FineWeb-Edu's parquet files, which hold other columns too
 
 
@@ -52,6 +56,7 @@ class HubPart:
     path: Path
     text_column: str
     keep: bool
+    downloads: "Downloads" = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -78,6 +83,7 @@ class HubPart:
     def release(self) -> None:
         if not self.keep:
             self.path.unlink(missing_ok=True)
+        self.downloads.released(self)
 
 
 def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: bool) -> Corpus:
@@ -89,6 +95,8 @@ def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: b
     repository, inside = split_source(source)
     commit, files = list_files(repository, inside, revision or "main")
     found = [f for f in files if kind_of(PurePosixPath(f.path))]
+    tables = [f for f in found if kind_of(PurePosixPath(f.path)) != "text"]
+    found = tables or found  # beside tables, text is what is written about them
     if not found:
         raise DataError(
             f"data.source = '{source}': nothing there at revision {commit[:12]} that regpt reads",
@@ -96,11 +104,12 @@ def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: b
         )
     found.sort(key=lambda f: PurePosixPath(f.path).parts)
     listed = [{"name": f.path, "bytes": f.size, "sha256": f.sha256} for f in found]
+    downloads = Downloads(repository, commit)
     return HubCorpus(
         f"{repository}{'/' + inside if inside else ''} at {commit[:12]}",
-        tuple(HubPart(f, folder / f.path, text_column, keep) for f in found),
+        tuple(HubPart(f, folder / f.path, text_column, keep, downloads) for f in found),
         {"repository": repository, "revision": commit, "files": listed},
-        Downloads(repository, commit),
+        downloads=downloads,
     )
 
 
@@ -116,7 +125,7 @@ def split_source(source: str) -> tuple[str, str]:
 
 def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[HubFile]]:
     """(commit, every file below a folder) at a revision."""
-    from huggingface_hub import HfApi
+    from huggingface_hub import HfApi, errors
     from huggingface_hub.hf_api import RepoFile
 
     api = HfApi()
@@ -126,6 +135,15 @@ def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[H
             entries = list(
                 api.list_repo_tree(repository, inside or None, recursive=True, revision=commit, repo_type="dataset")
             )
+    except DataError:
+        raise
+    except errors.HFValidationError as error:
+        raise DataError(f"{repository}: is no name on the hub ({first_line(error)})", "mend data.source") from None
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(
+            f"{repository}: the hub answers with something that is no list of files ({first_line(error)})",
+            "look at HF_ENDPOINT, or fetch the files elsewhere and set data.source to their folder",
+        ) from None
     except Exception as error:
         if not is_trouble_with_the_network(error):
             raise
@@ -138,6 +156,10 @@ def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[H
         for entry in entries
         if isinstance(entry, RepoFile)
     ]
+    for file in files:
+        texts = (file.path, file.sha256, file.blob_id)
+        if type(file.size) is not int or file.size < 0 or not all(type(text) is str for text in texts):
+            raise DataError(f"{repository}: the hub's list of files is not whole", "look at HF_ENDPOINT")
     for file in files:
         parts = PurePosixPath(file.path).parts
         if (
@@ -194,23 +216,24 @@ def first_line(error: BaseException) -> str:
 @dataclass(frozen=True)
 class HubCorpus(Corpus):
     parts: tuple[HubPart, ...]
-    downloads: "Downloads | None" = None
+    downloads: "Downloads" = field(kw_only=True)
 
     def bytes_to_fetch(self, first: int) -> int:
         parts = [part for part in self.parts[first:] if not part.path.is_file()]
         if any(part.keep for part in parts):
             return sum(part.size for part in parts)
-        return sum(sorted(part.size for part in parts)[-2:])  # one in work, one ahead
+        return sum(sorted(part.size for part in parts)[-AT_ONCE:])
 
     def at_hand(self, numbers: Iterable[int], watch: Watch) -> Iterator[HubPart]:
-        """The parts of these numbers in turn. While one is worked on, the next is fetched."""
-        assert self.downloads is not None
+        """The parts of these numbers in turn. While one is worked on, the next is fetched, and no more than that."""
         parts = [self.parts[number] for number in numbers]
         with self.downloads as downloads:
-            fetched = [downloads.begin(part) for part in parts[:1]]
-            for number, part in enumerate(parts):
-                self.wait_for(fetched[number], part, watch)
-                fetched += [downloads.begin(following) for following in parts[number + 1 : number + 2]]
+            downloads.ahead.extend(parts)
+            for part in parts:
+                if part not in downloads.begun:  # its turn has come before the one two before it was released
+                    downloads.begin_next()
+                self.wait_for(downloads.begun[part], part, watch)
+                downloads.begin_if_there_is_room()
                 yield part
 
     @staticmethod
@@ -228,11 +251,17 @@ def partial_of(path: Path) -> Path:
 
 
 class Downloads:
-    """Fetches files in the background, one at a time. Leaving the block stops it; what was fetched of a file stays."""
+    """Fetches files in the background, one at a time. Leaving the block stops it; what was fetched of a file stays.
+
+    Parts wait in `ahead`; those in `begun` are being fetched, or lie there until they are released.
+    """
 
     def __init__(self, repository: str, commit: str) -> None:
         self.repository, self.commit = repository, commit
         self.stopped = threading.Event()
+        self.thread: ThreadPoolExecutor | None = None
+        self.ahead: deque[HubPart] = deque()
+        self.begun: dict[HubPart, Future[None]] = {}
 
     def __enter__(self) -> "Downloads":
         self.stopped.clear()
@@ -241,10 +270,25 @@ class Downloads:
 
     def __exit__(self, *raised: object) -> None:
         self.stopped.set()
-        self.thread.shutdown(wait=True, cancel_futures=True)
+        self.ahead.clear()
+        self.begun.clear()
+        if self.thread is not None:
+            self.thread.shutdown(wait=True, cancel_futures=True)
+            self.thread = None
 
-    def begin(self, part: HubPart) -> "Future[None]":
-        return self.thread.submit(self.fetch, part.file, part.path)
+    def begin_next(self) -> None:
+        assert self.thread is not None
+        part = self.ahead.popleft()
+        self.begun[part] = self.thread.submit(self.fetch, part.file, part.path)
+
+    def begin_if_there_is_room(self) -> None:
+        if self.ahead and len(self.begun) < AT_ONCE:
+            self.begin_next()
+
+    def released(self, part: HubPart) -> None:
+        self.begun.pop(part, None)
+        if self.thread is not None:
+            self.begin_if_there_is_room()
 
     def fetch(self, file: HubFile, path: Path) -> None:
         """Make `path` the file, whole and verified, in a bounded number of attempts.
@@ -289,6 +333,12 @@ class Downloads:
                     tqdm_class=self.counter(out, file.size),
                 )
         except Exception as error:
+            if isinstance(error, OSError) and error.errno in TROUBLE_HERE:
+                free = shutil.disk_usage(partial.parent).free
+                raise DataError(
+                    f"{partial}: cannot be written ({error.strerror}); {free:,} bytes are free",
+                    "make room or name another data.path; what was fetched and prepared is kept",
+                ) from None
             if not is_trouble_with_the_network(error):
                 raise
             problem = first_line(error)

@@ -56,7 +56,7 @@ class NoProgress:
 
 
 def folder_in_the_making(target: Path) -> Path:
-    return target.with_name(f".{target.name}.partial")
+    return target.with_name(f".{target.name}.preparing")
 
 
 def made_with(recipe: Recipe) -> dict[str, Any]:
@@ -78,44 +78,51 @@ class Preparation:
 
     def carry_out(self) -> tuple[Manifest, float]:
         """Returns the manifest, and the seconds that all attempts took together."""
-        made_parents = [parent for parent in self.folder.parents if not parent.exists()]
+        self.position = Position()
         try:
-            tokenizer.check_vocabulary()  # before any work is done
-            made = made_with(self.recipe)
-            corpus = self.open_corpus()
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self.identity = sha256_of_json([corpus.fingerprint(), made, self.asked()])
-            self.position = self.position_before()
             if not self.is_sealed():
-                self.seal(self.manifest_of(corpus, made, self.encode_all(corpus)))
-        except BaseException as error:
-            if isinstance(error, TooSmall) or not self.holds_anything():
-                self.give_up(made_parents)
+                self.make()
+        except TooSmall:
+            self.forget_shards()
+            raise
+        except BaseException:
+            if not self.holds_anything():
+                self.forget_shards()
             raise
         manifest = read_manifest(self.folder)
         self.name_it(manifest)
         return manifest, self.position.seconds
 
-    def holds_anything(self) -> bool:
-        """Whether another attempt would find something done."""
-        if self.folder.is_dir() and any(path.is_dir() for path in self.folder.iterdir()):
-            return True  # fetched files, or pieces
-        try:
-            values = json.loads((self.folder / PROGRESS).read_text(encoding="utf-8"))
-            return bool(values["counts"]["tokens"])
-        except (OSError, ValueError, KeyError):
-            return False
+    def make(self) -> None:
+        """Everything up to a sealed data set that has not got its name yet."""
+        tokenizer.check_vocabulary()  # before any work is done
+        made = made_with(self.recipe)
+        corpus = self.open_corpus()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.identity = sha256_of_json([corpus.fingerprint(), made, self.asked()])
+        self.position = self.position_before()
+        self.seal(self.manifest_of(corpus, made, self.encode_all(corpus)))
 
-    def give_up(self, made_parents: list[Path]) -> None:
-        """Leave nothing behind, but for files that were fetched to be kept."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        for parent in made_parents:  # innermost first
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+    def holds_anything(self) -> bool:
+        """Whether another attempt would find something done: fetched files, pieces, or tokens."""
+        if self.folder.is_dir() and any(path.is_dir() for path in self.folder.iterdir()):
+            return True
+        return bool(read_json(self.folder / PROGRESS).get("counts", {}).get("tokens"))
+
+    def forget_shards(self) -> None:
+        """Leave nothing behind but a cluster's pieces, which other settings can use, and what was fetched for now."""
+        if not self.folder.is_dir():
+            return
+        self.remove_all_but(set())
+        shutil.rmtree(self.folder / "raw", ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def encode_all(self, corpus: Corpus) -> tuple[Shard, ...]:
         """Encode what is not encoded yet; returns the shards."""
         writer = self.open_writer()
+        for part in corpus.parts[: self.position.part]:
+            part.release()  # a kill may have come before it
         started_at, before = time.monotonic(), self.position.seconds
         size = corpus.size
         workers = workers_for(self.recipe.data.workers, size)
@@ -123,13 +130,16 @@ class Preparation:
         if self.position.done:
             self.progress.going_on(self.position.done, self.position.counts.tokens)
         save_at = started_at + SAVE_EVERY_SECONDS
+        between_sections = True  # what is written and how far it is said to be belong together
         try:
             with Encoders(workers, self.recipe.data.tokenizer_backend) as encoders:
                 work = self.work(corpus)
                 for piece, encoded in encoders.encode(work, self.progress.check):
                     if encoded is not None and piece.section is not None:
+                        between_sections = False
                         writer.add(encoded.tokens)
                         self.position = self.position.after(piece.section.size, encoded)
+                        between_sections = True
                         self.progress.advanced(piece.section.size, len(encoded.tokens), encoded.text_bytes)
                     else:
                         piece.part.judge(self.position.of_part.documents, Counter(self.position.of_part.refused))
@@ -143,9 +153,11 @@ class Preparation:
                     if encoded is None:
                         piece.part.release()
                         self.check_space(corpus, size)
+            between_sections = False
             return tuple(writer.finish())
         except BaseException:
-            self.save(writer)
+            if between_sections:
+                self.save(writer)  # else what was saved last is right, and the shards are cut back to it
             raise
         finally:
             writer.close()
@@ -167,6 +179,8 @@ class Preparation:
         """The settings that change what is written."""
         data = self.recipe.data
         return {
+            "source": data.source,
+            "revision": data.revision,
             "validation_tokens": data.validation_tokens,
             "shard_tokens": data.shard_tokens,
             "text_column": data.text_column,
@@ -176,15 +190,15 @@ class Preparation:
     def position_before(self) -> Position:
         """Where an earlier attempt at the same data set stands; the beginning where there was none."""
         path = self.folder / PROGRESS
+        if not path.exists():
+            return self.begin_anew()
+        values = read_json(path)
         try:
-            values = json.loads(path.read_text(encoding="utf-8"))
             if values.pop("identity") != self.identity:
                 self.progress.note("the text or the settings have changed since an earlier attempt; beginning anew")
                 return self.begin_anew()
             position = Position.from_json(values)
-        except FileNotFoundError:
-            return self.begin_anew()
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             self.progress.note(f"{path} cannot be read; beginning anew")
             return self.begin_anew()
         return replace(position, attempts=position.attempts + 1)
@@ -219,8 +233,9 @@ class Preparation:
     def check_space(self, corpus: Corpus, size: int) -> None:
         """Whether what is still to be written will find room. Raises DataError with the numbers."""
         position = self.position
-        if position.done:  # by now it is known how many tokens a byte of the corpus gives
-            tokens_left = position.counts.tokens / position.done * (size - position.done)
+        if position.done:  # from now on only for the next part: what comes later may be packed otherwise
+            following = corpus.parts[position.part : position.part + 1]
+            tokens_left = sum(part.likely_text_bytes for part in following) / BYTES_OF_TEXT_PER_TOKEN
         else:
             tokens_left = corpus.likely_text_bytes / BYTES_OF_TEXT_PER_TOKEN
         shards = round(DTYPE.itemsize * tokens_left * SPARE)
@@ -233,7 +248,7 @@ class Preparation:
             raise DataError(
                 f"{self.folder.parent}: {gigabytes(free)} are free, about {gigabytes(shards + raw)} are needed"
                 f" ({gigabytes(shards)} of shards, {gigabytes(raw)} of fetched files)",
-                "make room, or name another data.path; what was done is kept",
+                "make room, or name another data.path" + ("; what was done is kept" if position.done else ""),
             )
 
     # The end
@@ -284,17 +299,13 @@ class Preparation:
                 "attempts": position.attempts,
                 "text_bytes_per_second": round(position.counts.text_bytes / seconds),
                 "tokens_per_second": round(position.counts.tokens / seconds),
-                "identity": self.identity,
+                "asked": self.asked(),
             },
         )
 
     def is_sealed(self) -> bool:
-        """Whether an earlier attempt at the same data set was killed after it was sealed and before it had its name."""
-        try:
-            values = json.loads((self.folder / PREPARATION).read_text(encoding="utf-8"))
-            return bool(values["identity"] == self.identity)
-        except (OSError, ValueError, KeyError):
-            return False
+        """Whether an earlier attempt at this was killed after it was sealed and before it had its name."""
+        return bool(read_json(self.folder / PREPARATION).get("asked") == self.asked())
 
     def name_it(self, manifest: Manifest) -> None:
         """Remove what was needed on the way only, and give the folder its name."""
@@ -305,6 +316,15 @@ class Preparation:
         flush_directory(self.folder)
         self.folder.rename(self.target)
         flush_directory(self.target.parent)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A file of our own; empty where it is missing or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 class TooSmall(DataError):

@@ -1,7 +1,9 @@
 """The data set that a recipe names: made from its text, or opened where it is there already."""
 
-import hashlib
-import tempfile
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -22,26 +24,48 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
     """
     progress = progress or NoProgress()
     refuse_existing(recipe)
-    with locked(lock_of(recipe.data.directory)):
+    pieces = folder_in_the_making(recipe.data.directory) / "pieces"
+    if pieces.exists():
+        raise DataError(
+            f"{pieces}: a cluster prepares data.path = '{recipe.data.path}', or has begun to",
+            "go on with the same --executor; or delete that folder",
+        )
+    with being_made(recipe):
         manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).carry_out()
     progress.prepared(recipe.data.path, manifest, seconds)
     return manifest
 
 
+@contextmanager
+def being_made(recipe: Recipe) -> Iterator[None]:
+    """One process at a time makes a data set. The lock lies beside it, so that all machines see it, and goes after.
+
+    Raises LockedError where another has it, DataError where the data set is there by now.
+    """
+    target = recipe.data.directory
+    made = [parent for parent in target.parents if not parent.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.with_name(f".{target.name}.lock")
+    try:
+        with locked(lock, target):
+            try:
+                refuse_existing(recipe)
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows does not let go of an open file
+                    lock.unlink()
+    finally:
+        for parent in made:  # innermost first; those that hold something stay
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
 def refuse_existing(recipe: Recipe) -> None:
     """A data set is never written over."""
-    if recipe.data.directory.exists():
+    if os.path.lexists(recipe.data.directory):
         raise DataError(
             f"data.path = '{recipe.data.path}' exists already", "use it as it is, delete it, or name another data.path"
         )
-
-
-def lock_of(target: Path) -> Path:
-    """Where the lock of a data set in the making lies: not beside it, so that a failure leaves nothing there."""
-    name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / "regpt-preparing" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "lock"
 
 
 def folder_of_raw_files(recipe: Recipe) -> Path:

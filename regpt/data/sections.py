@@ -4,6 +4,7 @@ What a section holds depends on the file alone. A parquet section names row grou
 worker does the reading; lines of JSON are handed over as they stand, and the worker parses them.
 """
 
+import codecs
 import gzip
 import io
 import json
@@ -42,6 +43,7 @@ CODE = {
     ".sh",
     ".sql",
 }
+PACKED = (".gz", ".zst")
 TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
 READABLE = f"{', '.join(TABLE_SUFFIXES)}, or text such as .txt, .md, .py"
 
@@ -61,10 +63,10 @@ class Section(Protocol):
     def size(self) -> int:
         """Bytes of the part that it stands for, for the progress bar."""
 
-    def read(self, refused: Counter[str]) -> list[object]:
-        """The documents, in order; what is no text stands as something else, or is counted in `refused` by reason.
+    def read(self, refused: Counter[str]) -> Iterator[object]:
+        """The documents, in order: text, or bytes that should be UTF-8; what is neither stands as something else.
 
-        Raises DataError where the section cannot be read.
+        What is not even that is counted in `refused` by reason. Raises DataError where the section cannot be read.
         """
 
 
@@ -75,8 +77,8 @@ class Texts:
     size: int
     documents: list[object]
 
-    def read(self, refused: Counter[str]) -> list[object]:
-        return self.documents
+    def read(self, refused: Counter[str]) -> Iterator[object]:
+        return iter(self.documents)
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,9 @@ class TextFile:
     size: int
     path: Path
 
-    def read(self, refused: Counter[str]) -> list[object]:
+    def read(self, refused: Counter[str]) -> Iterator[object]:
         with readable(self.path):
-            try:
-                return [self.path.read_text(encoding="utf-8-sig")]
-            except UnicodeDecodeError:
-                refused["not UTF-8"] += 1
-                return []
+            yield self.path.read_bytes().removeprefix(codecs.BOM_UTF8)
 
 
 @dataclass(frozen=True)
@@ -103,8 +101,8 @@ class JsonLines:
     lines: list[bytes]
     text_column: str
 
-    def read(self, refused: Counter[str]) -> list[object]:
-        return [text for line in self.lines for text in self.text_of(line, refused)]
+    def read(self, refused: Counter[str]) -> Iterator[object]:
+        return (text for line in self.lines for text in self.text_of(line, refused))
 
     def text_of(self, line: bytes, refused: Counter[str]) -> list[object]:
         if not line.strip():
@@ -126,11 +124,12 @@ class RowGroups:
     groups: range
     text_column: str
 
-    def read(self, refused: Counter[str]) -> list[object]:
+    def read(self, refused: Counter[str]) -> Iterator[object]:
         with whole_parquet(self.path), open_parquet(self.path) as table:
-            rows = table.read_row_groups(list(self.groups), columns=[self.text_column], use_threads=False)
-            texts: list[object] = rows.column(0).to_pylist()
-        return texts
+            groups = list(self.groups)
+            # a few rows at a time: what the file says of a row group's size is what it packs to, not what it holds
+            for batch in table.iter_batches(ROWS_AT_A_TIME, groups, [self.text_column], use_threads=False):
+                yield from values_of(batch.column(0))
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ class FilePart:
             with whole_parquet(self.path), open_parquet(self.path) as table:
                 groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
                 return sum(bytes_of_column(group, self.text_column) for group in groups)
-        return self.size * (PACKED_TEXT_RATIO if self.path.suffix.lower() in (".gz", ".zst") else 1.0)
+        return self.size * (PACKED_TEXT_RATIO if self.path.suffix.lower() in PACKED else 1.0)
 
     def fingerprint(self) -> list[Any]:
         """What must not change between two attempts at preparing it."""
@@ -206,6 +205,8 @@ def readable(path: Path) -> Iterator[None]:
 
 def line_sections(path: Path, text_column: str) -> Iterator[Section]:
     """Lines, packed or not, some megabytes at a time. The bar counts packed bytes, so a section's size is its share."""
+    if path.suffix.lower() in PACKED and path.stat().st_size == 0:
+        raise DataError(f"{path}: cannot be read (it is empty)", "fetch it again, or remove it")
     with readable(path), path.open("rb") as packed, unpacked(packed, path.name) as lines:
         held: list[bytes] = []
         held_bytes = told = 0
@@ -287,7 +288,7 @@ def row_sections(table: "pyarrow.parquet.ParquetFile", group: int, text_column: 
     held: list[object] = []
     held_bytes = 0
     for batch in table.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=[text_column]):
-        held += batch.column(0).to_pylist()
+        held += values_of(batch.column(0))
         held_bytes += batch.nbytes
         if held_bytes >= SECTION_BYTES:
             yield Texts(round(held_bytes * share), held)
@@ -296,10 +297,21 @@ def row_sections(table: "pyarrow.parquet.ParquetFile", group: int, text_column: 
         yield Texts(round(held_bytes * share), held)
 
 
+def values_of(column: Any) -> list[object]:
+    """A column's values; as bytes where some of its text is none."""
+    import pyarrow
+
+    try:
+        values: list[object] = column.to_pylist()
+    except UnicodeDecodeError:
+        values = column.cast(pyarrow.large_binary()).to_pylist()
+    return values
+
+
 def bytes_of_column(group: Any, name: str) -> int:
     """Unpacked size of a column in a row group's metadata; of nested columns, all leaves together."""
     columns = (group.column(number) for number in range(group.num_columns))
-    return sum(c.total_uncompressed_size for c in columns if c.path_in_schema.split(".")[0] == name)
+    return sum(c.total_uncompressed_size for c in columns if f"{c.path_in_schema}.".startswith(f"{name}."))
 
 
 def open_parquet(path: Path) -> "pyarrow.parquet.ParquetFile":

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ FORMAT = "regpt-tokens"
 FORMAT_VERSION = 2
 
 Split = Literal["train", "val"]
+SPLITS, FORMS = get_args(Split), get_args(Form)
 PREPARE_AGAIN = "get the data set again, or delete the folder and run `regpt prepare`"
 OPEN_FILES = 64  # at once, of a split; a terabyte of shards has more files than a process may open
 
@@ -90,8 +91,10 @@ def read_manifest(directory: Path) -> Manifest:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         kind, version, digest = values.pop("format"), values.pop("version"), values.pop("digest")
-        manifest = Manifest(**{**values, "shards": tuple(Shard(**shard) for shard in values["shards"])})
-    except (ValueError, TypeError, KeyError, AttributeError):
+        if (kind, version) == (FORMAT, FORMAT_VERSION):
+            manifest = Manifest(**{**values, "shards": tuple(Shard(**shard) for shard in values["shards"])})
+            check_types(manifest)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise DataError(f"{path}: is not a manifest of regpt's, or not a whole one", PREPARE_AGAIN) from None
     if (kind, version) != (FORMAT, FORMAT_VERSION):
         raise DataError(
@@ -101,6 +104,23 @@ def read_manifest(directory: Path) -> Manifest:
     if digest != manifest.digest:
         raise DataError(f"{path}: was changed after it was written (its digest does not fit)", PREPARE_AGAIN)
     return manifest
+
+
+def check_types(manifest: Manifest) -> None:
+    """Raise TypeError or ValueError where a manifest holds something that no regpt has written."""
+    for shard in manifest.shards:
+        texts = (shard.name, shard.sha256, shard.tokens_sha256)
+        counts = (shard.tokens, shard.documents)
+        if not all(type(text) is str for text in texts) or not all(type(count) is int for count in counts):
+            raise TypeError
+        if Path(shard.name).name != shard.name or shard.split not in SPLITS or shard.form not in FORMS:
+            raise ValueError  # a shard lies in the manifest's own folder
+    if not isinstance(manifest.made_with, dict) or not isinstance(manifest.statistics, dict):
+        raise TypeError
+    if type(manifest.source["asked"]) is not str or type(manifest.source["description"]) is not str:
+        raise TypeError
+    if type(manifest.statistics["documents"]) is not int or type(manifest.statistics["tokens"]) is not int:
+        raise TypeError
 
 
 class TokenWindows:

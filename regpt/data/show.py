@@ -1,11 +1,10 @@
 """A data set in words: what it holds, where it came from, and the text of a window."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from regpt.data import tokenizer
-from regpt.data.preparation import PREPARATION
+from regpt.data.preparation import PREPARATION, read_json
 from regpt.data.shards import Manifest, Split, TokenWindows, read_manifest
 
 SHARDS_SHOWN = 6  # of each split; a large set has hundreds
@@ -35,7 +34,7 @@ def statistics(manifest: Manifest) -> Iterator[str]:
     known = manifest.statistics
     yield f"documents   {known['documents']:,}"
     yield f"tokens      {known['tokens']:,}"
-    if "text_bytes" in known:
+    if {"text_bytes", "bytes_per_token", "longest_document_tokens", "refused"} <= known.keys():
         yield f"bytes       {known['text_bytes']:,} of text, {known['bytes_per_token']:.3f} a token"
         yield f"longest     {known['longest_document_tokens']:,} tokens in one document"
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in known["refused"].items())
@@ -43,11 +42,10 @@ def statistics(manifest: Manifest) -> Iterator[str]:
 
 
 def preparation(directory: Path) -> Iterator[str]:
-    path = directory / PREPARATION
-    if path.is_file():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        attempts = f" in {known['attempts']} attempts" if known["attempts"] > 1 else ""
-        yield f"prepared    in {known['seconds']:,.1f} s{attempts}, {known['tokens_per_second']:,} tokens/s"
+    known = read_json(directory / PREPARATION)
+    if {"attempts", "seconds", "tokens_per_second"} <= known.keys():
+        attempts = f" in {known['attempts']} attempts" if known["attempts"] != 1 else ""
+        yield f"prepared    in {known['seconds']} s{attempts}, {known['tokens_per_second']} tokens/s"
 
 
 def shards_of(directory: Path, manifest: Manifest, split: Split, block_size: int) -> Iterator[str]:

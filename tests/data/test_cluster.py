@@ -1,6 +1,7 @@
 """On a cluster the same bytes come out as on one machine: by datatrove's local executor, and by Slurm's scripts."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.data import cluster
-from regpt.data.cluster import encode_parts, folder_of_pieces, prepare_on, seal_pieces
+from regpt.data.cluster import corpus_of_pieces, encode_parts, folder_of_pieces, prepare_on, seal_pieces
 from regpt.data.prepare import prepare
 from tests.conftest import tiny_recipe
 
@@ -73,7 +74,9 @@ def test_a_task_that_was_killed_is_done_again_and_the_others_are_not(
     (pieces / "000001.json").unlink()  # it is written last
     (pieces / "000001.npy").write_bytes(b"half of it")
     with pytest.raises(DataError, match=r"b\.md: its tokens are missing"):
-        seal_pieces(recipe, None, 0, 1)
+        corpus_of_pieces(recipe)
+    seal_pieces(recipe, None, 0, 1)  # says it in the job's log
+    assert not (tmp_path / "by-cluster").exists()
     encoded = []
     monkeypatch.setattr(
         cluster, "encode_part", lambda *a, real=cluster.encode_part: (encoded.append(a[1].number), real(*a))
@@ -90,7 +93,53 @@ def test_pieces_of_other_settings_are_not_used(tiny: Recipe, tmp_path: Path) -> 
     recipe = elsewhere(tiny, tmp_path)
     encode_parts(recipe, None, 0, 1)
     with pytest.raises(DataError, match="its tokens are missing"):
-        seal_pieces(tiny_recipe(tmp_path, data={"path": recipe.data.path, "text_column": "body"}), None, 0, 1)
+        corpus_of_pieces(tiny_recipe(tmp_path, data={"path": recipe.data.path, "text_column": "body"}))
+
+
+def test_what_is_too_small_keeps_its_pieces_and_its_advice_works(
+    tiny: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = str(tmp_path / "by-cluster")
+    greedy = tiny_recipe(tmp_path, data={"path": path, "validation_tokens": 1_000_000})
+    with pytest.raises(DataError, match="the training split holds 0 of"):
+        prepare_on("local", greedy, 2, {"workers": 1})
+    err = capfd.readouterr().err.strip().splitlines()
+    assert len(err) == 1 and err[0].startswith("error: the training split holds 0 of")
+    made = sorted(folder_of_pieces(greedy).glob("*.npy"))
+    before = [piece.stat().st_mtime_ns for piece in made]
+    prepare(tiny)
+    prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": 1})
+    assert len(before) == 3 and same_bytes(tmp_path / "data", tmp_path / "by-cluster")
+
+
+def test_a_data_set_that_was_deleted_can_be_made_again(tiny: Recipe, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": 1}) is not None
+        shutil.rmtree(tmp_path / "by-cluster")
+
+
+def test_a_task_s_error_is_one_line_for_whoever_waits(
+    tiny: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "texts" / "zzz.parquet").write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"zzz\.parquet: is no whole parquet file"):
+        prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": 1})
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_one_machine_leaves_a_cluster_s_work_alone(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = elsewhere(tiny, tmp_path)
+    encode_parts(recipe, None, 0, 3)
+    with pytest.raises(DataError, match="a cluster prepares"):
+        prepare(recipe)
+
+
+@pytest.mark.parametrize("options", [{"workers": "abc"}, {"workers": 0}, {"partition": "cpu"}])
+def test_an_option_that_cannot_be_used_leaves_nothing(tiny: Recipe, tmp_path: Path, options: dict[str, object]) -> None:
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DataError, match=f"{next(iter(options))}"):
+        prepare_on("local", elsewhere(tiny, tmp_path), 2, options)
+    assert [path for path in sorted(tmp_path.iterdir()) if path.name != "by-cluster-logs"] == before
 
 
 def test_an_option_that_an_executor_does_not_take_is_said(tiny: Recipe, tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_the_command_takes_its_endpoint_from_the_environment_and_survives_a_kill
     (tmp_path / "tiny.toml").write_text(to_toml(recipe_for(tmp_path)))
     command = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml"), "data.shard_tokens=5000000"]
     environment = {**os.environ, "HF_ENDPOINT": server.address}
-    partial = hub.partial_of(tmp_path / ".data.partial" / "raw" / PATHS[0])
+    partial = hub.partial_of(tmp_path / ".data.preparing" / "raw" / PATHS[0])
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
         process.kill()

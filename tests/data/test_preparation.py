@@ -8,7 +8,10 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import psutil
@@ -16,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from regpt.base import files
 from regpt.base.errors import DataError, LockedError
-from regpt.base.files import locked
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.data import encoders, gigatoken, preparation, sections, tokenizer
+from regpt.data import encoders, gigatoken, preparation, sections, tokenizer, writing
 from regpt.data.preparation import NoProgress
-from regpt.data.prepare import lock_of, prepare
+from regpt.data.prepare import being_made, prepare
 from regpt.data.shards import Manifest
 from tests.conftest import tiny_recipe, wait_until
 
@@ -128,6 +131,64 @@ def recipe_text(folder: Path, workers: int, **data: object) -> str:
     return to_toml(recipe_at(folder, "data", workers=workers, **data))
 
 
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "OSError"])
+def test_an_exception_at_twenty_random_moments_changes_no_byte(many: Path, tmp_path: Path, error: str) -> None:
+    """A second Ctrl-C, or a full disk: unlike a kill, it passes through the program's own hands."""
+    prepare(recipe_at(tmp_path, "whole"))
+    random.seed(21)
+    errors = 0
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sections, "SECTION_BYTES", 10_000)
+        while errors < 20:
+            try:
+                with raised_at_call(
+                    random.randint(1, 900), {"KeyboardInterrupt": KeyboardInterrupt, "OSError": OSError}[error]
+                ):
+                    prepare(recipe_at(tmp_path, "data"))
+            except (KeyboardInterrupt, OSError):
+                errors += 1
+            except DataError as named:
+                assert "exists already" in named.problem or "cannot be" in named.problem
+                errors += 1
+            if (tmp_path / "data").exists():
+                assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+                shutil.rmtree(tmp_path / "data")
+        prepare(recipe_at(tmp_path, "data"))
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "texts", "whole"]
+
+
+@contextmanager
+def raised_at_call(calls: int, error: type[BaseException]) -> Iterator[None]:
+    """Raise at the so-manieth call in the modules that write."""
+    ours = {preparation.__file__, writing.__file__, files.__file__}
+
+    def count(frame: FrameType, event: str, arg: object) -> None:
+        nonlocal calls
+        if event == "call" and frame.f_code.co_filename in ours:
+            calls -= 1
+            if calls == 0:
+                sys.setprofile(None)
+                raise error
+
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_killed_after_it_was_sealed_and_before_it_had_its_name_it_only_gets_the_name(
+    many: Path, tmp_path: Path
+) -> None:
+    prepare(recipe_at(tmp_path, "data"))
+    written = contents(tmp_path / "data")
+    (tmp_path / "data").rename(tmp_path / ".data.preparing")
+    many.rename(tmp_path / "gone")  # not even the text is needed
+    prepare(recipe_at(tmp_path, "data"))
+    assert contents(tmp_path / "data") == written
+
+
 class StopAfter(NoProgress):
     """Raises at the so-manieth check, as a signal would; remembers what it was told."""
 
@@ -168,7 +229,7 @@ def test_stopped_it_goes_on_where_it_was(many: Path, tmp_path: Path) -> None:
 def test_what_an_earlier_attempt_left_is_not_used_for_something_else(many: Path, tmp_path: Path, change: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(recipe_at(tmp_path, "data"), StopAfter(9))
-    partial = tmp_path / ".data.partial"
+    partial = tmp_path / ".data.preparing"
     settings: dict[str, object] = {}
     if change == "text":
         (many / "00.txt").write_text("another beginning")
@@ -192,7 +253,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str)
     (tmp_path / "tiny.toml").write_text(recipe_text(tmp_path, 2))
     words = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml")]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: (tmp_path / ".data.partial" / "val_000000.npy").exists())
+        wait_until(lambda: (tmp_path / ".data.preparing" / "val_000000.npy").exists())
         below = psutil.Process(process.pid).children(recursive=True)
         assert len(below) >= 3  # the server that forks them, and two workers
         process.kill()
@@ -212,7 +273,7 @@ def test_a_signal_to_the_whole_group_stops_it_where_nothing_is_lost(
     with subprocess.Popen(
         words, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
-        wait_until(lambda: (tmp_path / ".data.partial" / "train_000001.npy").exists())
+        wait_until(lambda: (tmp_path / ".data.preparing" / "train_000001.npy").exists())
         os.killpg(process.pid, received)
         _, errors = process.communicate(timeout=10)
     assert process.returncode == code, errors
@@ -224,8 +285,9 @@ def test_a_signal_to_the_whole_group_stops_it_where_nothing_is_lost(
 
 
 def test_a_data_set_is_made_by_one_process_at_a_time(tiny: Recipe) -> None:
-    with locked(lock_of(tiny.data.directory)), pytest.raises(LockedError):
+    with being_made(tiny), pytest.raises(LockedError, match=str(tiny.data.directory)):
         prepare(tiny)
+    assert [path.name for path in tiny.data.directory.parent.iterdir()] == ["texts"]
 
 
 # Hostile text
@@ -261,6 +323,48 @@ def test_hostile_documents_are_encoded_or_refused_and_counted(tmp_path: Path, ba
     assert tokens.tolist() == [number for document in expected for number in document]
 
 
+def test_bytes_that_are_no_utf8_cost_one_document(tmp_path: Path, real_text: str) -> None:
+    (tmp_path / "texts").mkdir()
+    values = [real_text.encode(), b"caf\xe9", real_text.encode()]
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    column = pa.StringArray.from_buffers(3, pa.py_buffer(offsets), pa.py_buffer(b"".join(values)))
+    pq.write_table(pa.table({"text": column}), tmp_path / "texts" / "a.parquet")
+    manifest = prepare(recipe_at(tmp_path, "data"))
+    assert manifest.statistics["refused"] == {"not UTF-8": 1} and manifest.statistics["documents"] == 2
+
+
+def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_bytes(b"\xef\xbb\xbf" + b"one\r\ntwo\rthree\n" * 100)
+    manifest = prepare(recipe_at(tmp_path, "data", validation_tokens=100, shard_tokens=1000))
+    assert tokenizer.decode(all_tokens(tmp_path / "data", manifest)[1:]) == "one\r\ntwo\rthree\n" * 100
+
+
+def test_a_column_whose_name_has_a_dot_is_cut_like_any_other(tmp_path: Path, real_text: str) -> None:
+    (tmp_path / "texts").mkdir()
+    path = tmp_path / "texts" / "a.parquet"
+    pq.write_table(pa.table({"my.text": [real_text] * 100}), path, row_group_size=1, use_dictionary=False)
+    parts = list(sections.FilePart(path, "my.text").sections())
+    assert len(parts) > 1 and sum(len(part.groups) for part in parts) == 100  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("left", [b"", b"null", b"[1]", b"{"])
+def test_a_damaged_note_of_an_earlier_attempt_costs_only_that_attempt(many: Path, tmp_path: Path, left: bytes) -> None:
+    (tmp_path / ".data.preparing").mkdir()
+    (tmp_path / ".data.preparing" / "progress.json").write_bytes(left)
+    (tmp_path / ".data.preparing" / "preparation.json").write_bytes(left)
+    prepare(recipe_at(tmp_path, "data"))
+    prepare(recipe_at(tmp_path, "whole"))
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
+def test_text_is_never_missing_in_silence(many: Path, tmp_path: Path) -> None:
+    (many / "z.txt").symlink_to(tmp_path / "nowhere.txt")
+    with pytest.raises(DataError, match=r"z\.txt: is a link that leads nowhere"):
+        prepare(recipe_at(tmp_path, "data"))
+
+
 def test_a_parquet_column_with_nulls_gives_the_rest(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     pq.write_table(pa.table({"text": [real_text, None, real_text]}), tmp_path / "texts" / "a.parquet")
@@ -275,11 +379,18 @@ def test_a_column_that_holds_no_text_at_all_is_refused_by_name(tmp_path: Path, r
     assert prepare(recipe_at(tmp_path, "data", text_column="body")).statistics["documents"] == 2
 
 
-def test_a_broken_file_among_good_ones_is_named_and_what_was_done_is_kept(many: Path, tmp_path: Path) -> None:
+def test_a_broken_file_among_good_ones_is_named_before_anything_is_done(many: Path, tmp_path: Path) -> None:
     (many / "zzz.parquet").write_bytes(b"<html>Not found</html>")
     with pytest.raises(DataError, match=r"zzz\.parquet: is no whole parquet file"):
         prepare(recipe_at(tmp_path, "data", workers=2))
-    assert (tmp_path / ".data.partial" / "progress.json").exists() and not (tmp_path / "data").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["texts"]
+
+
+def test_what_was_done_before_a_file_turned_out_to_be_the_wrong_one_is_kept(many: Path, tmp_path: Path) -> None:
+    (many / "zzz.jsonl").write_text('{"body": "no field of that name"}\n')
+    with pytest.raises(DataError, match=r"zzz\.jsonl: none of its 1 lines is JSON with a field 'text'"):
+        prepare(recipe_at(tmp_path, "data", workers=2))
+    assert (tmp_path / ".data.preparing" / "progress.json").exists() and not (tmp_path / "data").exists()
 
 
 # gigatoken
