@@ -210,3 +210,13 @@ def test_published_figures_do_not_change_a_recipes_identity() -> None:
 def test_a_recipe_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         Recipe(name="x").run.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["~nobody-of-that-name/x", "a\0b", "caf\udce9", "new/..", "/"],
+    ids=["home", "nul", "surrogate", "up", "root"],
+)
+def test_a_path_that_can_be_none_is_refused_before_anything_is_done(path: str) -> None:
+    _, problems = build_recipe("x", {"data": {"path": path}})
+    assert any(problem.startswith("data.path = ") for problem in problems)

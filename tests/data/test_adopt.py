@@ -162,11 +162,48 @@ def test_a_token_beyond_the_vocabulary_is_refused_with_its_place(llmc: Path, tok
         take_over(llmc)
 
 
-@pytest.mark.parametrize("name", ["shard_000001.npy", "train_and_val.npy"])
+@pytest.mark.parametrize("name", ["shard_000001.npy", "train_and_val.npy", "retrieval_000001.npy", "medieval.npy"])
 def test_a_name_that_does_not_say_its_split_is_refused(npy: Path, name: str) -> None:
     shutil.copy(npy / "edufineweb_val_000000.npy", npy / name)
     with pytest.raises(DataError, match=f"{name}: its name does not say"):
         take_over(npy)
+
+
+def test_shards_come_in_the_order_of_their_numbers_and_never_twice(npy: Path) -> None:
+    for number in (2, 10):
+        shutil.copy(npy / "edufineweb_train_000001.npy", npy / f"train_{number}.npy")
+    assert [one.path.name for one in find_shards(npy)][-2:] == ["train_2.npy", "train_10.npy"]
+    shutil.copy(npy / "train_2.npy", npy / "train_2.bin")
+    with pytest.raises(DataError, match="holds train_2 in two forms"):
+        find_shards(npy)
+
+
+def test_what_cannot_be_made_is_said_before_everything_is_read(npy: Path, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    read: list[int] = []
+    with pytest.raises(DataError, match="there: exists already"):
+        adopt(npy, find_shards(npy), tmp_path / "there", read.append)
+    assert read == []
+
+
+def test_links_beside_an_unfinished_preparation_leave_it_alone(npy: Path, tmp_path: Path) -> None:
+    unfinished = tmp_path / ".links.preparing" / "progress.json"
+    unfinished.parent.mkdir()
+    unfinished.touch()
+    take_over(npy, tmp_path / "links")
+    assert unfinished.exists()
+
+
+@pytest.mark.parametrize("place", range(0, 120, 7))
+def test_a_bent_header_is_refused_by_name_whatever_numpy_makes_of_it(npy: Path, place: int) -> None:
+    path = npy / "edufineweb_train_000001.npy"
+    content = bytearray(path.read_bytes())
+    content[place] = ord("(")
+    path.write_bytes(bytes(content))
+    try:
+        take_over(npy)
+    except DataError as error:
+        assert path.name in error.problem
 
 
 def test_a_folder_without_shards_or_with_a_manifest_is_refused(tmp_path: Path, npy: Path) -> None:

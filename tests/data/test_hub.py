@@ -1,5 +1,6 @@
 """Text from the hub, by the real client, from a server of ours: fetched once, whole or not at all, verified."""
 
+import errno
 import io
 import os
 import subprocess
@@ -192,6 +193,61 @@ def test_what_the_hub_does_not_have_is_refused_with_a_remedy(
         prepare(recipe_for(tmp_path, **changes))
     assert caught.value.fix
     assert list(tmp_path.iterdir()) == []
+
+
+def test_beside_tables_text_is_not_taken(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
+    server.files = {**files, "load.py": b"print()", "README.md": b"# About"}
+    manifest = prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu"}))
+    assert [file["name"] for file in manifest.source["files"]] == PATHS
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"type": "file", "path": "a.parquet", "oid": "x"},
+        {"type": "file", "path": "a.parquet", "oid": "x", "size": None},
+        {"type": "file", "path": "a.parquet", "oid": "x", "size": "12"},
+        {"type": "file", "path": "a.parquet", "oid": "x", "size": 1, "lfs": {}},
+        {"type": "file", "path": 7, "oid": "x", "size": 1},
+        {"type": "file", "oid": "x", "size": 1},
+        "a.parquet",
+    ],
+    ids=str,
+)
+def test_a_listing_that_is_none_is_refused(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: object
+) -> None:
+    monkeypatch.setattr(hub_server.Handler, "entry", lambda self, path: entry)
+    with pytest.raises(DataError, match="list of files"):
+        prepare(recipe_for(tmp_path))
+
+
+def test_no_more_than_two_files_lie_there_at_a_time(
+    server: HubServer, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.files = {f"many/{number:02d}.parquet": files[PATHS[number % 3]] for number in range(12)}
+    most = 0
+    fetch = hub.Downloads.fetch
+
+    def counted(self: hub.Downloads, file: hub.HubFile, path: Path) -> None:
+        nonlocal most
+        fetch(self, file, path)
+        most = max(most, len(list(path.parent.iterdir())))
+
+    monkeypatch.setattr(hub.Downloads, "fetch", counted)
+    manifest = prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu/many"}))
+    assert manifest.source["parts"] == 12 and most == 2
+
+
+def test_a_full_disk_is_no_trouble_of_the_network(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_space(*unused: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", no_space)
+    with pytest.raises(DataError, match=r"No space left on device\); [\d,]+ bytes are free"):
+        prepare(recipe_for(tmp_path))
 
 
 def test_a_hub_that_is_not_there_is_said_plainly(

@@ -144,6 +144,38 @@ def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, content: str) ->
         read_manifest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"statistics": {}},
+        {"source": None},
+        {"shards": [{"name": 7}]},
+        {"shards": "x"},
+        {"made_with": 3},
+    ],
+    ids=str,
+)
+def test_a_manifest_that_holds_something_else_is_refused(
+    tiny: Recipe, tmp_path: Path, change: dict[str, object]
+) -> None:
+    prepare(tiny)
+    path = tmp_path / "data" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        read_manifest(tmp_path / "data")
+
+
+@pytest.mark.parametrize(("key", "value"), [("name", "../elsewhere.npy"), ("form", "xyz"), ("split", "test")])
+def test_a_manifest_names_shards_in_its_own_folder(tiny: Recipe, tmp_path: Path, key: str, value: str) -> None:
+    prepare(tiny)
+    path = tmp_path / "data" / "manifest.json"
+    values = json.loads(path.read_text())
+    values["shards"][0][key] = value
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match=r"manifest\.json"):
+        read_manifest(tmp_path / "data")
+
+
 def test_a_manifest_that_was_changed_is_refused(tiny: Recipe, tmp_path: Path) -> None:
     prepare(tiny)
     path = tmp_path / "data" / "manifest.json"
