@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench clean help
+.PHONY: demo test check bench faults clean help
 
 help:            ## what can be made
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -22,6 +22,9 @@ check: $(VENV)/installed-dev        ## look at style and types
 
 bench: $(VENV)/installed-dev        ## measure against others on this machine; writes benchmarks/results.md
 	@$(BIN)/python -m benchmarks
+
+faults: $(VENV)/installed-dev       ## kill, stop, damage and fill up, over and over; writes docs/faults.md
+	@$(BIN)/python -m faults
 
 clean:           ## remove the environment; runs and data stay
 	rm -rf $(VENV)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import loader, prepare, step
+from benchmarks import checkpoints, loader, prepare, step
 
 RESULTS = Path(__file__).parent / "results.md"
 
@@ -22,7 +22,14 @@ def main() -> int:
     )
     asked = options.parse_args()
     output = asked.output
-    parts = [heading(), help_speed(), *prepare.report(files=asked.text), *loader.report(), *step.report()]
+    parts = [
+        heading(),
+        help_speed(),
+        *prepare.report(files=asked.text),
+        *loader.report(),
+        *step.report(),
+        *checkpoints.report(),
+    ]
     output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"results: {output}")
     return 0

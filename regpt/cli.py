@@ -4,6 +4,7 @@ Nothing heavy is imported here: each command imports what it needs when it runs,
 """
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -45,7 +46,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if left:
         arguments.overrides += left
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a model's text may hold what a console cannot show
+        with contextlib.suppress(OSError):  # a model's text may hold what a console cannot show
+            sys.stdout.reconfigure(errors="replace")
     try:
         code: int = arguments.command(arguments)
         sys.stdout.flush()

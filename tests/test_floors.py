@@ -37,6 +37,7 @@ FLOORS = [
         "run.journal",
         "run.checkpoint",
         "run.guard",
+        "run.sinks",
         "run.evidence",
         "run.console",
         "run.evaluate",

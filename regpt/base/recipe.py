@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+SINKS = ("tensorboard", "wandb", "trackio")
 GPT2_VOCABULARY = 50_257  # ids that GPT-2's tokenizer can give; `vocab_size` is padded beyond it
 
 
@@ -30,8 +31,13 @@ class RunRecipe:
     compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile; auto: on CUDA only")
     threads: int = setting(0, "of the CPU; 0: as many as there are cores")
     deterministic: bool = setting(False, "only operations that give the same bits again; on a GPU slower")
+    sinks: str = setting("", "copies of the figures: tensorboard, wandb, trackio, or several with commas between")
     time_limit: str = setting("", "hours:minutes:seconds after which the run saves and stops; empty: none")
     price_per_hour: float = setting(0.0, "of the machine, in USD; 0: no cost in the report")
+
+    @property
+    def sink_names(self) -> list[str]:
+        return [name.strip() for name in self.sinks.split(",") if name.strip()]
 
     @property
     def time_limit_seconds(self) -> float:
@@ -45,6 +51,9 @@ class RunRecipe:
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 1, "max_steps")
         yield from at_least(self, 0, "seed", "threads", "price_per_hour")
+        for name in self.sink_names:
+            if name not in SINKS:
+                yield f"run.sinks = '{self.sinks}': '{name}' is none of {', '.join(SINKS)}"
         if self.time_limit and not 0 < self.time_limit_seconds < math.inf:
             yield f"run.time_limit = '{self.time_limit}' is no time; write hours:minutes:seconds, as in 23:50:00"
         if self.seed >= 2**63:

@@ -19,6 +19,7 @@ FREE = {
     "run.threads",
     "run.device",
     "run.time_limit",
+    "run.sinks",
     "data.path",
     "data.source",
     "data.revision",

@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,7 @@ from regpt.run.journal import (
     CheckpointRecord,
     EventRecord,
     Journal,
+    Record,
     SampleRecord,
     SkippedRecord,
     StepRecord,
@@ -40,6 +41,7 @@ from regpt.run.journal import (
     read_history,
 )
 from regpt.run.sample import Sampling, continuations
+from regpt.run.sinks import Sinks
 from regpt.run.stopping import Stopped, Stopping
 
 SAVING_RESERVE_SECONDS = 5.0  # before run.time_limit, besides two steps and two checkpoints
@@ -139,6 +141,7 @@ class Training:
         self.data_digest = manifest.digest
         self.guard = Guard(recipe.guard)
         self.saver = checkpoint.Saver(run, recipe.checkpoint)
+        self.sinks = Sinks(recipe.run.sink_names, console.note)
         self.stopping = Stopping(recipe.run.time_limit_seconds)
         self.training_seconds = self.slowest_step = 0.0
 
@@ -174,11 +177,12 @@ class Training:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
         self.journal = Journal(self.run, self.console.note)
         about = {"device": self.device.name, "precision": self.device.precision_name, "torch": torch.__version__}
-        self.journal.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
+        self.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
         self.recall()
         self.announce(first_step)
+        self.sinks.begin(self.run, as_tables(self.recipe))
         step = first_step
-        with self.stopping, self.saver, self.batches() as batches:
+        with closing(self.sinks), self.stopping, self.saver, self.batches() as batches:
             try:
                 self.look(step)
                 while step < self.recipe.run.max_steps:
@@ -221,7 +225,7 @@ class Training:
         batch = batches.at(number)
         record = self.train_step(step, batch)
         if isinstance(record, StepRecord):
-            self.journal.write(record)
+            self.write(record)
             self.console.step(record, self.recipe.data.total_batch_tokens)
             self.training_seconds += record.seconds
             self.slowest_step = max(self.slowest_step, record.seconds)
@@ -231,7 +235,7 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.console.note(f"step {record.step:,}: {record.reason}; {IN_WORDS[verdict]} ({where})")
         if verdict == "skip":
-            self.journal.write(record)
+            self.write(record)
             return step + 1
         return self.go_back(step) if verdict == "return" else self.give_up(step, record)
 
@@ -286,7 +290,7 @@ class Training:
             self.optimizer.state.clear()
         self.guard.leave_out([*left_out, *bad], returns + 1)
         detail = {"from": step, "left_out": self.guard.left_out}
-        self.journal.write(EventRecord(step=back, event="went back", detail=detail))
+        self.write(EventRecord(step=back, event="went back", detail=detail))
         self.recall()
         return back
 
@@ -309,7 +313,7 @@ class Training:
             windows=count,
             seconds=time.perf_counter() - started_at,
         )
-        self.journal.write(record)
+        self.write(record)
         self.validation_losses[step] = loss
         self.console.validation(record)
 
@@ -333,7 +337,7 @@ class Training:
         record = SampleRecord(
             step=step, prompt=asked.sample_prompt, texts=texts, seed=asked.sample_seed, top_k=asked.sample_top_k
         )
-        self.journal.write(record)
+        self.write(record)
         self.console.sample(record)
 
     def save(self, step: int) -> None:
@@ -358,18 +362,23 @@ class Training:
         except CheckpointError as error:
             if must:
                 raise
-            self.journal.write(EventRecord(step=0, event="not saved", detail={"problem": error.problem}))
+            self.write(EventRecord(step=0, event="not saved", detail={"problem": error.problem}))
             self.console.note(f"{error}; the run goes on")
             return
         if saved is not None and saved.bytes:
             path = saved.path.relative_to(self.run).as_posix()
             record = CheckpointRecord(step=saved.step, path=path, bytes=saved.bytes, seconds=saved.seconds)
-            self.journal.write(record)
+            self.write(record)
             self.console.checkpoint(record)
             self.stopping.reserve = 2 * (saved.seconds + self.slowest_step) + SAVING_RESERVE_SECONDS
 
+    def write(self, record: Record) -> None:
+        """Into the journal first, and then wherever else it goes."""
+        self.journal.write(record)
+        self.sinks.write(record, self.recipe.data.total_batch_tokens)
+
     def finish(self, step: int, event: str, detail: dict[str, Any]) -> None:
-        self.journal.write(
+        self.write(
             EventRecord(step=step, event=event, detail={**detail, "memory_bytes": memory_bytes(self.device.place)})
         )
 

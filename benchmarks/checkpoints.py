@@ -1,0 +1,66 @@
+"""What checkpoints cost: training with one every 20 steps, hashed and flushed, against training without.
+
+    python -m benchmarks.checkpoints
+
+The 7M miniature, 100 steps of 1,024 tokens, each side the whole command in a process of its own, in turn; what a
+checkpoint makes the training wait is told beside it: with `checkpoint.background = false` everything.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from regpt.run.journal import read_history
+
+ROUNDS = 3
+STEPS = 100
+SIDES = {
+    "none": ["checkpoint.every=0"],
+    "every 20 steps, in the background": ["checkpoint.every=20"],
+    "every 20 steps, while training waits": ["checkpoint.every=20", "checkpoint.background=false"],
+}
+SETTINGS = [
+    f"run.max_steps={STEPS}",
+    "evaluation.validation_every=0",
+    "evaluation.validation_batches=1",
+    "evaluation.sample_count=0",
+]
+
+
+def report() -> list[str]:
+    seconds: dict[str, list[float]] = {name: [] for name in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = [*SETTINGS, f"data.path={folder}/data"]
+        train(folder, "warm", [*settings, "run.max_steps=1"])  # prepares the data
+        for number in range(ROUNDS):
+            for name, side in SIDES.items():
+                seconds[name].append(train(folder, f"{len(side)}{number}{len(name)}", [*settings, *side]))
+        sizes = [record.bytes for record in read_history(Path(folder) / f"10{len('none')}").checkpoints]
+    lines = ["| checkpoints | time | over none |", "|---|---|---|"]
+    for name, of_name in seconds.items():
+        ratios = [mine / none for mine, none in zip(of_name, seconds["none"], strict=True)]
+        lines.append(
+            f"| {name} | {statistics.median(of_name):.1f} s"
+            f" | **{statistics.median(ratios):.3f}** ({min(ratios):.3f} to {max(ratios):.3f}) |"
+        )
+    about = (
+        f"7M parameters, {STEPS} steps of 1,024 tokens, whole commands in turn, {ROUNDS} rounds; a checkpoint is"
+        f" {sizes[-1] / 1e6:.0f} MB. All sides save after the last step."
+    )
+    text = "\n".join([about, "", *lines])
+    print(text, flush=True)
+    return ["## Checkpoints", text]
+
+
+def train(folder: str, name: str, settings: list[str]) -> float:
+    words = [sys.executable, "-m", "regpt", "train", "demo-modern", "--runs", folder, "--name", name, *settings]
+    began_at = time.perf_counter()
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began_at
+
+
+if __name__ == "__main__":
+    report()

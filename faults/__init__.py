@@ -1,0 +1,1 @@
+"""Experiments in what a run survives. `make faults` carries them all out and writes docs/faults.md."""

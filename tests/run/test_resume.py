@@ -1,0 +1,404 @@
+"""What a resume finds, refuses, allows and writes down; what a stop and a lack of space leave behind."""
+
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from regpt.base import files
+from regpt.base.errors import DONE, TERMINATED, CheckpointError
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe
+from regpt.cli import main
+from regpt.run import checkpoint
+from regpt.run import train as training
+from regpt.run.journal import Journal, read_history
+from regpt.run.sinks import KINDS, TensorBoard
+from regpt.run.stopping import Stopping
+from regpt.run.train import Training, resume, train
+from tests.conftest import tiny_recipe
+
+
+def losses(run: Path) -> list[float]:
+    return [step.loss for step in read_history(run).steps]
+
+
+def steps_saved(run: Path) -> list[int]:
+    return [step for step, _ in checkpoint.all_of(run)]
+
+
+@pytest.fixture
+def twelve(tmp_path: Path, texts: Path) -> Recipe:
+    return tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}, evaluation={"sample_every": 0})
+
+
+# Changes
+
+
+def test_more_steps_and_other_looks_are_allowed_and_written_down(tiny: Recipe, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "a")
+    assert resume(tmp_path / "a", ["run.max_steps=9", "evaluation.validation_every=1"]) == DONE
+    history = read_history(tmp_path / "a")
+    assert [step.step for step in history.steps] == list(range(1, 10))
+    assert [v.step for v in history.validations] == [0, 3, 6, 7, 8, 9]
+    changed = history.events[2].detail["changed"]
+    assert changed == {"run.max_steps": [6, 9], "evaluation.validation_every": [3, 1]}
+    assert load_recipe(tmp_path / "a" / "recipe.toml").run.max_steps == 9
+    assert history.attempts == 2
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["model.n_embd=32", "run.seed=5", "data.total_batch_tokens=256", "optimizer.max_lr=0.5", "data.order=sequential"],
+)
+def test_what_would_make_another_run_is_refused_with_both_values(
+    tiny: Recipe, tmp_path: Path, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, tmp_path / "a")
+    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    assert main(["resume", str(tmp_path / "a"), "run.max_steps=9", setting]) == 4
+    name, value = setting.split("=")
+    err = capsys.readouterr().err
+    assert f"{name} = " in err and f" there, {value} now" in err and len(err.strip().splitlines()) == 1
+    assert before == {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+
+
+def test_fewer_steps_than_there_are_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+    train(tiny, tmp_path / "a")
+    with pytest.raises(CheckpointError, match=r"has 6 steps, more than run\.max_steps = 4"):
+        resume(tmp_path / "a", ["run.max_steps=4"])
+
+
+# Checkpoints: kept, passed over, in the background
+
+
+def test_retention_keeps_the_newest_those_at_multiples_and_the_best(tmp_path: Path, texts: Path) -> None:
+    keep = {"every": 1, "keep_last": 2, "keep_every": 5, "keep_best": True}
+    recipe = tiny_recipe(
+        tmp_path,
+        run={"max_steps": 12},
+        checkpoint=keep,
+        evaluation={"validation_every": 3, "sample_every": 0},
+        optimizer={"max_lr": 0.5, "min_lr": 0.4},  # so high that the loss rises again
+    )
+    train(recipe, tmp_path / "a")
+    found = {v.step: v.loss for v in read_history(tmp_path / "a").validations if v.step > 0}
+    best = min(found, key=lambda step: found[step])
+    assert best != 12
+    assert steps_saved(tmp_path / "a") == sorted({best, 5, 10, 11, 12})
+    assert [path.name for path in (tmp_path / "a" / "checkpoints").glob(".*")] == []
+
+
+def test_retention_removes_nothing_while_the_newest_is_damaged(twelve: Recipe, tmp_path: Path) -> None:
+    train(twelve, tmp_path / "a")
+    newest = checkpoint.path_of(tmp_path / "a", 12) / "state.json"
+    newest.write_text(newest.read_text() + " ")
+    keep = tiny_recipe(tmp_path, checkpoint={"keep_last": 1}).checkpoint
+    assert checkpoint.prune(tmp_path / "a", keep, {}) == []
+    assert steps_saved(tmp_path / "a") == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
+    twelve: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(twelve, tmp_path / "whole")
+    train(tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}), tmp_path / "a")
+    for step in (10, 12):
+        path = checkpoint.path_of(tmp_path / "a", step) / "optimizer.safetensors"
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(bytes(content))
+    capsys.readouterr()
+    assert resume(tmp_path / "a") == DONE
+    out = capsys.readouterr().out
+    assert (
+        "step_000012" in out
+        and "was changed after it was written; going on from an earlier checkpoint, step_000008"
+        in out.replace("\n", " ")
+    )
+    assert losses(tmp_path / "a") == losses(tmp_path / "whole")
+    assert len(read_history(tmp_path / "a").events[-2].detail["passed_over"]) == 2
+
+
+def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
+    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write waits until three more steps are done; the file holds what was when it began."""
+    go_on = threading.Event()
+    write = checkpoint.write
+
+    def slow(run: Path, taken: checkpoint.Snapshot) -> checkpoint.Saved:
+        if run.name == "a" and taken.step == 2:
+            assert go_on.wait(20)
+        return write(run, taken)
+
+    train(twelve, tmp_path / "whole")
+    monkeypatch.setattr(checkpoint, "write", slow)
+    real = Training.train_step
+
+    def train_step(self: Training, step: int, batch):  # type: ignore[no-untyped-def]
+        record = real(self, step, batch)
+        if step == 2:
+            go_on.set()
+        return record
+
+    monkeypatch.setattr(Training, "train_step", train_step)
+    train(twelve, tmp_path / "a")
+    one, other = (load_file(checkpoint.path_of(tmp_path / n, 2) / "model.safetensors") for n in ("whole", "a"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
+    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file = checkpoint.save_file
+
+    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if "step_000004" in str(path):
+            raise OSError(28, "No space left on device")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    assert train(twelve, tmp_path / "a") == DONE
+    assert steps_saved(tmp_path / "a") == [2, 6, 8, 10, 12]
+    out = " ".join(capsys.readouterr().out.split())
+    assert "step_000004: cannot be written" in out and "bytes are free" in out and "the run goes on" in out
+    assert "not saved" in [event.event for event in read_history(tmp_path / "a").events]
+
+
+def test_a_last_save_that_fails_ends_with_exit_code_4_and_the_older_ones_are_whole(
+    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        checkpoint,
+        "check_space",
+        lambda path, size, real=checkpoint.check_space: real(path, size if "12" not in path.name else 1 << 60),
+    )
+    with pytest.raises(CheckpointError, match=r"step_000012: needs [\d,]+ bytes, [\d,]+ are free") as caught:
+        train(twelve, tmp_path / "a")
+    assert caught.value.code == 4
+    assert checkpoint.newest(tmp_path / "a").name == "step_000010"
+    assert [path.name for path in (tmp_path / "a" / "checkpoints").glob(".*")] == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to set")
+def test_a_file_that_cannot_grow_leaves_no_partial_checkpoint(twelve: Recipe, tmp_path: Path) -> None:
+    import resource
+
+    train(tiny_recipe(tmp_path, run={"max_steps": 2}, checkpoint={"every": 2}), tmp_path / "a")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
+    try:
+        with pytest.raises(CheckpointError, match="cannot be written"):
+            resume(tmp_path / "a", ["run.max_steps=4"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert steps_saved(tmp_path / "a") == [2]
+    assert next(checkpoint.faults(checkpoint.path_of(tmp_path / "a", 2)), None) is None
+    assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_000002"]
+
+
+def test_everything_is_on_the_disk_before_it_has_its_name(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    flush, rename = files.flush_file, Path.rename
+    monkeypatch.setattr(files, "flush_file", lambda path: (order.append(f"flush {path.name}"), flush(path)))
+
+    def renamed(self: Path, target: Path) -> Path:
+        if self.name.startswith(".step_"):
+            order.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", renamed)
+    train(tiny_recipe(tmp_path, run={"max_steps": 1}), tmp_path / "a")
+    assert order[-1] == "rename"
+    assert {"flush model.safetensors", "flush optimizer.safetensors", "flush state.json", "flush manifest.json"} <= set(
+        order
+    )
+
+
+def test_the_highest_whole_step_is_the_newest_whatever_the_clock_says(
+    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(range(2_000_000_000, 0, -1_000_000))
+    monkeypatch.setattr("time.time", lambda: float(next(now)))
+    train(twelve, tmp_path / "a")
+    for place, (_, path) in enumerate(checkpoint.all_of(tmp_path / "a")):
+        os.utime(path, (10**9 - place, 10**9 - place))
+    assert checkpoint.newest(tmp_path / "a").name == "step_000012"
+    assert all(step.seconds > 0 for step in read_history(tmp_path / "a").steps)
+
+
+# Signals and time
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
+def test_sigusr1_saves_and_asks_to_be_started_again(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look, seen = Stopping.check, 0
+
+    def counted(self: Stopping) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 9:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        look(self)
+
+    monkeypatch.setattr(Stopping, "check", counted)
+    assert train(tiny, tmp_path / "a") == TERMINATED
+    assert read_history(tmp_path / "a").events[-1].detail["signal"] == "SIGUSR1"
+    assert steps_saved(tmp_path / "a") == [read_history(tmp_path / "a").step]
+
+
+def test_a_run_ends_in_time_for_its_last_checkpoint(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "SAVING_RESERVE_SECONDS", 0.1)
+    recipe = tiny_recipe(tmp_path, run={"max_steps": 100_000, "time_limit": "0:00:03"}, checkpoint={"every": 5})
+    assert train(recipe, tmp_path / "a") == TERMINATED
+    history = read_history(tmp_path / "a")
+    assert history.events[-1].detail["signal"] == "run.time_limit" and history.step > 5
+    assert steps_saved(tmp_path / "a")[-1] == history.step
+
+
+# The journal and the sinks
+
+
+def test_a_journal_that_cannot_be_written_for_a_while_loses_nothing(
+    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(twelve, tmp_path / "whole")
+    append = files.append_line
+    calls = 0
+
+    def sometimes(path: Path, line: str) -> None:
+        nonlocal calls
+        calls += 1
+        if path.parent.name == "a" and 8 <= calls <= 14:
+            if calls == 8:
+                with path.open("ab") as file:
+                    file.write(line[:20].encode())  # a part of it was written
+            raise OSError(28, "No space left on device")
+        append(path, line)
+
+    calls = 0
+    monkeypatch.setattr("regpt.run.journal.append_line", sometimes)
+    capsys.readouterr()
+    assert train(twelve, tmp_path / "a") == DONE
+    assert losses(tmp_path / "a") == losses(tmp_path / "whole")
+    assert [s.step for s in read_history(tmp_path / "a").steps] == list(range(1, 13))
+    assert capsys.readouterr().out.count("cannot be written") == 1
+
+
+class Failing:
+    def __init__(self, run: Path, settings: dict[str, object]) -> None:
+        self.left = 3
+
+    def log(self, figures: dict[str, float], step: int) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise ConnectionError("the server has gone")
+
+    def close(self) -> None:
+        raise AssertionError("it was let go")
+
+
+def test_a_sink_that_fails_is_let_go_with_one_word_and_the_others_go_on(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny_recipe(tmp_path), tmp_path / "whole")
+    monkeypatch.setitem(KINDS, "wandb", ("regpt", Failing))
+    capsys.readouterr()
+    train(tiny_recipe(tmp_path, run={"sinks": "wandb, tensorboard"}), tmp_path / "a")
+    assert capsys.readouterr().out.count("the sink 'wandb' failed and is let go") == 1
+    assert losses(tmp_path / "a") == losses(tmp_path / "whole")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path / "a" / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(tmp_path / "a"))
+    assert KINDS["tensorboard"][1] is TensorBoard
+
+
+def test_a_sink_that_is_not_installed_is_said_before_the_run(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(KINDS, "trackio", ("no_such_package", Failing))
+    from regpt.base.settings import to_toml
+
+    (tmp_path / "x.toml").write_text(to_toml(tiny_recipe(tmp_path, run={"sinks": "trackio"})))
+    assert main(["train", str(tmp_path / "x.toml"), "--runs", str(tmp_path / "runs")]) == 2
+    assert "pip install 'regpt[trackio]'" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "x").exists()
+
+
+# Again
+
+
+def test_replay_shows_the_batch_and_refuses_another(
+    tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, tmp_path / "a")
+    assert main(["replay", str(tmp_path / "a"), "--step", "4"]) == 0
+    out = capsys.readouterr().out
+    logged = read_history(tmp_path / "a").steps[3]
+    assert logged.batch in out and out.count("\nwindow ") == 4 and "continued, tokens" in out
+    (tmp_path / "data" / "train_000000.npy").write_bytes((tmp_path / "data" / "train_000001.npy").read_bytes())
+    codes = [main(["replay", str(tmp_path / "a"), "--step", str(step)]) for step in range(1, 7)]
+    assert 3 in codes and "the journal" in capsys.readouterr().err
+    assert main(["replay", str(tmp_path / "a"), "--step", "7"]) == 2
+
+
+def test_reproduce_comes_out_the_same_or_says_where_it_parts(
+    tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny, tmp_path / "a")
+    resume(tmp_path / "a", ["run.max_steps=8"])
+    assert main(["reproduce", str(tmp_path / "a"), "--steps", "6"]) == 0
+    assert "comes out the same, to the bit" in capsys.readouterr().out
+    journal = Journal(tmp_path / "a").path
+    third = read_history(tmp_path / "a").steps[2]
+    journal.write_text(journal.read_text().replace(f'"loss": {third.loss}', f'"loss": {third.loss + 1e-6}', 1))
+    assert main(["reproduce", str(tmp_path / "a")]) == 5
+    assert "parts at step 3: loss" in capsys.readouterr().out
+
+
+def test_a_data_position_off_by_one_would_be_seen(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: after a resume, every step reads the batch of the next."""
+    train(tiny, tmp_path / "whole")
+    train(tiny_recipe(tmp_path, run={"max_steps": 3}), tmp_path / "a")
+    monkeypatch.setattr("regpt.run.guard.Guard.batch_of", lambda self, step: step + 1)
+    resume(tmp_path / "a", ["run.max_steps=6"])
+    whole, off = (read_history(tmp_path / name).steps[3].batch for name in ("whole", "a"))
+    assert whole != off
+
+
+def test_a_checkpoint_s_hash_that_is_not_looked_at_would_be_seen(
+    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: a flipped bit is loaded in silence, and the losses differ."""
+    train(twelve, tmp_path / "whole")
+    first = tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}, evaluation={"sample_every": 0})
+    train(first, tmp_path / "a")
+    for step in (10, 12):
+        shutil.rmtree(checkpoint.path_of(tmp_path / "a", step))
+    path = checkpoint.path_of(tmp_path / "a", 8) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 8 * 4 + 3] ^= 64  # of an exponent
+    path.write_bytes(bytes(content))
+    monkeypatch.setattr(checkpoint, "faults", lambda path: iter(()))
+    resume(tmp_path / "a")
+    assert losses(tmp_path / "a") != losses(tmp_path / "whole")
