@@ -172,7 +172,7 @@ def kills_in_training(lab: Laboratory, kills: int) -> Finding:
 
 
 POINTS: dict[str, Callable[[int], None]] = {
-    "after its first file": lambda n: at_call(checkpoint, "save_file", 2 * n - 1, kill_myself, after=True),
+    "after its first file": lambda n: at_call(checkpoint, "write_tensors", 2 * n - 1, kill_myself, after=True),
     "before a flush": lambda n: at_call(files, "flush_file", 4 * n - 2, kill_myself),
     "before the rename": lambda n: at_call(Path, "rename", n, kill_myself, only=".step_"),
     "after the rename": lambda n: at_call(Path, "rename", n, kill_myself, after=True, only=".step_"),

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from regpt.base.errors import CheckpointError
+from regpt.base.files import sha256_of_file
 from regpt.base.recipe import Recipe
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
@@ -97,3 +99,20 @@ def test_another_models_weights_are_refused(tiny: Recipe, tmp_path: Path, traine
     path = save(tmp_path, 1, *trained, {}).path
     with pytest.raises(CheckpointError, match="holds another model"):
         checkpoint.load_weights(path, GPT(replace(tiny.model, n_layer=3)))
+
+
+def test_our_safetensors_files_are_those_of_the_library(tmp_path: Path) -> None:
+    tensors = {
+        "a": torch.randn(3, 5),
+        "scalar": torch.tensor(2.5),
+        "half": torch.randn(7).bfloat16(),
+        "count": torch.tensor([1, 2, 3]),
+        "empty": torch.empty(0, 4),
+        "né": torch.randn(2),
+    }
+    about = checkpoint.write_tensors(tmp_path / "ours", tensors)
+    assert about == {"bytes": (tmp_path / "ours").stat().st_size, "sha256": sha256_of_file(tmp_path / "ours")}
+    save_file(tensors, tmp_path / "theirs")
+    ours, theirs = load_file(tmp_path / "ours"), load_file(tmp_path / "theirs")
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].dtype == theirs[name].dtype and torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -157,14 +157,14 @@ def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
 def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_file = checkpoint.save_file
+    write_tensors = checkpoint.write_tensors
 
-    def full(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    def full(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, int | str]:
         if "step_000004" in str(path):
             raise OSError(28, "No space left on device")
-        save_file(tensors, path)
+        return write_tensors(path, tensors)
 
-    monkeypatch.setattr(checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "write_tensors", full)
     assert train(twelve, tmp_path / "a") == DONE
     assert steps_saved(tmp_path / "a") == [2, 6, 8, 10, 12]
     out = " ".join(capsys.readouterr().out.split())
