@@ -13,6 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
+
+from regpt.base.settings import load_recipe
+from regpt.model.gpt import GPT
+from regpt.model.optimizer import make_optimizer
+from regpt.run.checkpoint import Saver
 from regpt.run.journal import read_history
 
 ROUNDS = 3
@@ -50,9 +56,34 @@ def report() -> list[str]:
         f"7M parameters, {STEPS} steps of 1,024 tokens, whole commands in turn, {ROUNDS} rounds; a checkpoint is"
         f" {sizes[-1] / 1e6:.0f} MB. All sides save after the last step."
     )
-    text = "\n".join([about, "", *lines])
+    text = "\n".join([about, "", *lines, "", waiting()])
     print(text, flush=True)
     return ["## Checkpoints", text]
+
+
+def waiting(times: int = 10) -> str:
+    """How long a save holds training up: the copy, against the writing that goes on beside it."""
+    recipe = load_recipe("demo-modern")
+    model = GPT(recipe.model)
+    model.initialize(1)
+    optimizer = make_optimizer(model, recipe)
+    tokens = torch.randint(0, 50_257, (4, recipe.model.block_size + 1))
+    model(tokens[:, :-1], tokens[:, 1:]).backward()
+    optimizer.step()
+    copies, writes = [], []
+    with tempfile.TemporaryDirectory() as folder, Saver(Path(folder), recipe.checkpoint) as saver:
+        for step in range(times):
+            began_at = time.perf_counter()
+            saver.begin(step, model, optimizer, {}, {})
+            copies.append(time.perf_counter() - began_at)
+            saved = saver.finished(wait=True)
+            assert saved is not None
+            writes.append(saved.seconds)
+    return (
+        f"Training waits for the copy alone, {statistics.median(copies) * 1e3:.0f} ms ({max(copies) * 1e3:.0f} ms the"
+        f" first time); checking, writing, hashing and flushing take {statistics.median(writes) * 1e3:.0f} ms beside"
+        " it."
+    )
 
 
 def train(folder: str, name: str, settings: list[str]) -> float:

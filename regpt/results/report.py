@@ -105,7 +105,8 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "from_gpt2": differences_from_gpt2(run),
         "others": [{"name": other.name, "differences": rows_of_differences(recipe, other.recipe)} for other in others],
         "command": shlex.join(run.environment["command"]),
-        "attempts": sum(event.event in ("started", "resumed") for event in events),
+        "attempts": run.history.attempts,
+        "skipped": [f"step {record.step:,}: {record.reason}" for record in run.history.skipped],
         "attempt_lines": [
             f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {event.event} at step {event.step:,}"
             + (f" ({event.detail['signal']})" if "signal" in event.detail else "")

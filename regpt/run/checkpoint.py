@@ -113,7 +113,7 @@ def write(run: Path, taken: Snapshot) -> Saved:
         with new_directory(path) as beside:
             state = beside / "state.json"
             write_json(state, {"step": taken.step, **taken.state})
-            files = {
+            files: dict[str, dict[str, Any]] = {
                 "model.safetensors": write_tensors(beside / "model.safetensors", taken.weights),
                 "optimizer.safetensors": write_tensors(beside / "optimizer.safetensors", taken.moments),
                 "state.json": {"bytes": state.stat().st_size, "sha256": sha256_of_file(state)},
@@ -124,7 +124,7 @@ def write(run: Path, taken: Snapshot) -> Saved:
         raise CheckpointError(
             f"{path}: cannot be written ({error}); {free:,} bytes are free", "make room there; older ones are whole"
         ) from None
-    size = sum(int(file["bytes"]) for file in files.values())
+    size = sum(file["bytes"] for file in files.values())
     return Saved(path, taken.step, size, time.perf_counter() - started_at)
 
 

@@ -362,7 +362,8 @@ class Training:
         except CheckpointError as error:
             if must:
                 raise
-            self.write(EventRecord(step=0, event="not saved", detail={"problem": error.problem}))
+            step = self.saver.memory.step if self.saver.memory else 0
+            self.write(EventRecord(step=step, event="not saved", detail={"problem": error.problem}))
             self.console.note(f"{error}; the run goes on")
             return
         if saved is not None and saved.bytes:
