@@ -20,8 +20,9 @@ from safetensors import safe_open
 from faults.victim import KILLED, Outcome, at_call, checkpoint_folders, kill_myself, run
 from regpt.base import files
 from regpt.base.files import sha256_of_file
-from regpt.data.batches import Batch
-from regpt.run import checkpoint, guard, train
+from regpt.data import encoders
+from regpt.data.batches import Batch, Batches
+from regpt.run import checkpoint, guard, journal, sinks, train
 from regpt.run.journal import SkippedRecord, StepRecord, read_history
 from regpt.run.stopping import Stopping
 
@@ -258,6 +259,19 @@ def sigterm_twice(lab: Laboratory, times: int) -> Finding:
     return Finding("F3", "a second SIGTERM at once", 1, "ends at once; the checkpoint before is whole")
 
 
+def sigterm_in_preparing(lab: Laboratory, times: int) -> Finding:
+    settings = [f"data.path={lab.folder}/later"]
+    plant = partial(at_call, encoders, "encode_section", 1, partial(send, signal.SIGTERM))
+    outcome = lab.start("unprepared", plant, settings=settings)
+    assert outcome.code == 143 and "the same command goes on from there" in outcome.output, outcome.output
+    assert not lab.path("unprepared").exists() and lab.start("unprepared", settings=settings).code == 0
+    lab.finished_the_same("unprepared")
+    lab.forget("unprepared")
+    return Finding(
+        "F3", "SIGTERM while the data is prepared", 1, "exit 143; the same command again comes to the same bits"
+    )
+
+
 # Damaged
 
 
@@ -412,6 +426,81 @@ def clock_jumps(lab: Laboratory, times: int) -> Finding:
         1,
         "the newest is the highest step; no negative time",
     )
+
+
+def read_when_asked(lab: Laboratory, times: int) -> Finding:
+    def nothing_ahead() -> None:
+        Batches.at = Batches.read  # type: ignore[method-assign]
+
+    assert lab.start("unhurried", nothing_ahead).code == 0
+    lab.finished_the_same("unhurried")
+    lab.forget("unhurried")
+    return Finding("F8", "no batch is read ahead", 1, "the same bits")
+
+
+def slow_saves(lab: Laboratory, times: int) -> Finding:
+    def slow() -> None:
+        at_call(checkpoint, "write_tensors", 1, partial(time.sleep, 1.0))
+
+    assert lab.start("slow", slow).code == 0
+    files_of = [checkpoint.path_of(lab.path(name), 5) / "model.safetensors" for name in ("slow", "whole")]
+    assert files_of[0].read_bytes() == files_of[1].read_bytes(), "the file holds later weights"
+    lab.finished_the_same("slow")
+    lab.forget("slow")
+    return Finding("F13", "a save takes a second, while training goes on", 1, "the file holds what was when it began")
+
+
+def retention(lab: Laboratory, times: int) -> Finding:
+    keep = ["checkpoint.keep_last=2", "checkpoint.keep_best=false"]
+    done = 0
+    for number in (1, 2, 4):  # dies in the middle of removing one
+        plant = partial(at_call, shutil, "rmtree", number, kill_myself, only=".removed")
+        outcome = lab.start("kept", plant, settings=keep)
+        assert outcome.code == KILLED, outcome.output
+        assert newest_step(lab.path("kept")) >= 10
+        lab.finish("kept")
+        assert [step for step, _ in checkpoint.all_of(lab.path("kept"))] == [35, 40]
+        lab.forget("kept")
+        done += 1
+    return Finding(
+        "F14", "kill -9 while an old checkpoint is removed (keep_last = 2)", done, "the newest two are whole"
+    )
+
+
+def troubled_journal(lab: Laboratory, times: int) -> Finding:
+    def sometimes() -> None:
+        append, calls = files.append_line, 0
+
+        def append_line(path: Path, line: str) -> None:
+            nonlocal calls
+            calls += 1
+            if 10 <= calls < 30:
+                raise OSError(28, "No space left on device")
+            append(path, line)
+
+        vars(journal)["append_line"] = append_line
+
+    outcome = lab.start("mute", sometimes)
+    assert outcome.code == 0 and outcome.output.count("cannot be written") == 1, outcome.output
+    lab.finished_the_same("mute")
+    lab.forget("mute")
+    return Finding(
+        "F27", "the journal cannot be written for twenty records", 1, "said once; no record missing or twice"
+    )
+
+
+def failing_sink(lab: Laboratory, times: int) -> Finding:
+    def fail() -> None:
+        def log(self: object, figures: object, step: int) -> None:
+            raise ConnectionError("the server has gone")
+
+        sinks.TensorBoard.log = log  # type: ignore[method-assign]
+
+    outcome = lab.start("unwatched", fail, settings=["run.sinks=tensorboard"])
+    assert outcome.code == 0 and outcome.output.count("failed and is let go") == 1, outcome.output
+    lab.finished_the_same("unwatched")
+    lab.forget("unwatched")
+    return Finding("F27", "a sink raises at every record", 1, "said once; the same bits")
 
 
 def two_writers(lab: Laboratory, times: int) -> Finding:
@@ -664,6 +753,10 @@ EXPERIMENTS: list[
     (stops_at_steps, 8, 1),
     (sigterm_everywhere, 4, 2),
     (sigterm_twice, 1, 0),
+    (sigterm_in_preparing, 1, 0),
+    (read_when_asked, 1, 0),
+    (slow_saves, 1, 0),
+    (retention, 3, 0),
     (full_disk, 1, 0),
     (damaged_files, 20, 2),
     (all_damaged, 1, 1),
@@ -676,5 +769,7 @@ EXPERIMENTS: list[
     (order_of_saving, 1, 0),
     (cut_journal, 1, 1),
     (closed_output, 1, 0),
+    (troubled_journal, 1, 0),
+    (failing_sink, 1, 0),
     (bad_recipes, 1, 1),
 ]
