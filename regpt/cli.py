@@ -394,7 +394,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
     from regpt.results.runs import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.run.train import resume
+    from regpt.run.resume import resume
 
     return resume(path, arguments.overrides)
 

@@ -43,6 +43,7 @@ FLOORS = [
         "run.evaluate",
         "run.sample",
         "run.train",
+        "run.resume",
         "run.repeat",
     ],
     [

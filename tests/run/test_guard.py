@@ -16,7 +16,8 @@ from regpt.base.recipe import GuardRecipe, Recipe
 from regpt.run import checkpoint
 from regpt.run.guard import Guard, spike_limit
 from regpt.run.journal import read_history
-from regpt.run.train import Training, resume, train
+from regpt.run.resume import resume
+from regpt.run.train import Training, train
 from tests.conftest import tiny_recipe
 
 NAN, INFINITY = float("nan"), float("inf")

@@ -19,9 +19,10 @@ from regpt.cli import main
 from regpt.run import checkpoint
 from regpt.run import train as training
 from regpt.run.journal import Journal, read_history
+from regpt.run.resume import resume
 from regpt.run.sinks import KINDS, TensorBoard
 from regpt.run.stopping import Stopping
-from regpt.run.train import Training, resume, train
+from regpt.run.train import Training, train
 from tests.conftest import tiny_recipe
 
 

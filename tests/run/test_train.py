@@ -19,8 +19,9 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.data.prepare import prepare
 from regpt.run.journal import read_history
+from regpt.run.resume import resume
 from regpt.run.stopping import Stopping
-from regpt.run.train import resume, train
+from regpt.run.train import train
 from tests.conftest import tiny_recipe
 
 
