@@ -98,6 +98,26 @@ def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
         assert same(tensors(tmp_path / "whole", 6, file), tensors(tmp_path / "stopped", 6, file))
 
 
+@pytest.mark.parametrize("check", [7, 9, 10, 15])
+def test_a_run_stopped_at_the_edge_of_an_epoch_goes_on_in_the_next(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, check: int
+) -> None:
+    """Ten windows an epoch and four a step: the third step reads from two epochs."""
+    tokens = prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "all")})).statistics["tokens"]
+    small = {"validation_tokens": tokens - 330, "shard_tokens": tokens}
+    recipe = tiny_recipe(tmp_path, data=small, evaluation={"validation_every": 0, "sample_every": 0})
+    train(recipe, tmp_path / "whole")
+    environment = json.loads((tmp_path / "whole" / "environment.json").read_text())
+    assert (environment["data"]["train_tokens"] - 1) // 32 == 10
+    with monkeypatch.context() as patched:
+        stop_before(patched, check)
+        assert train(recipe, tmp_path / "stopped") == INTERRUPTED
+    assert resume(tmp_path / "stopped") == DONE
+    whole, stopped = (read_history(tmp_path / name).steps for name in ("whole", "stopped"))
+    assert [(s.loss, s.batch) for s in whole] == [(s.loss, s.batch) for s in stopped]
+    assert same(tensors(tmp_path / "whole", 6), tensors(tmp_path / "stopped", 6))
+
+
 def test_a_resume_without_the_moments_would_be_seen(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
