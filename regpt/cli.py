@@ -19,7 +19,7 @@ EPILOG = """\
 from text to report:
   regpt demo                                            all of it in miniature, in a few minutes
   regpt recipe show gpt2-050226 --against gpt2-230126   what a run will do, before it does it
-  regpt prepare gpt2-050226 data.source=FOLDER          text -> token shards
+  regpt prepare gpt2-050226                             text of the hub, or data.source=FOLDER -> token shards
   regpt train gpt2-050226                               token shards -> runs/gpt2-050226
   regpt resume gpt2-050226                              go on after Ctrl-C or a crash
   regpt report gpt2-050226 --against gpt2-230126        the record, with pictures
@@ -29,7 +29,7 @@ section.key=value behind it, as in: regpt train demo-modern run.max_steps=20 opt
 `regpt recipe help` lists all settings. RUN is the name of a folder in runs/, or a path.
 
 exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are none, 6 locked,
-            130 stopped by Ctrl-C after saving, 143 stopped by SIGTERM after saving
+            130 stopped by Ctrl-C after saving, 143 by SIGTERM, SIGUSR1 or run.time_limit after saving
 """
 
 
