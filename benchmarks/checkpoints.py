@@ -18,8 +18,8 @@ import torch
 from regpt.base.settings import load_recipe
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
-from regpt.run.checkpoint import Saver
 from regpt.run.journal import read_history
+from regpt.run.saving import Saver
 
 ROUNDS = 3
 STEPS = 100

@@ -6,12 +6,16 @@ Nothing heavy is imported here: each command imports what it needs when it runs,
 import argparse
 import contextlib
 import io
+import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from regpt import __version__
 from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, USAGE, UserError
+from regpt.run.launch import launched, leave
 from regpt.run.stopping import Stopped
 
 DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
@@ -34,17 +38,42 @@ exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are 
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code."""
+    """Run one command; returns the exit code. As one rank of several it ends the process."""
+    return carry_out(parsed(words)) if launched().ranks == 1 else carry_out_as_rank(words)
+
+
+def carry_out_as_rank(words: Sequence[str] | None) -> NoReturn:
+    """What all ranks would say, the first says; errors of one rank alone, that rank."""
+    nowhere = Path(os.devnull).open("w", encoding="utf-8") if launched().rank else None  # noqa: SIM115  to the end
+    sys.stdout = nowhere or sys.stdout
+    code = 1
+    try:
+        with contextlib.redirect_stderr(nowhere or sys.stderr):
+            arguments = parsed(words)
+        code = carry_out(arguments)
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    leave(code)
+
+
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
     if words is None and len(sys.argv) == 1:
         top.print_help()
-        return USAGE
+        sys.exit(USAGE)
     arguments, left = top.parse_known_args(words)
     # argparse takes settings in one group only; those behind a later option are left over
     if left and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in left)):
         top.error(f"unrecognized arguments: {' '.join(left)}")
     if left:
         arguments.overrides += left
+    return arguments
+
+
+def carry_out(arguments: argparse.Namespace) -> int:
+    """Run a command, and say what went wrong."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         with contextlib.suppress(OSError):  # a model's text may hold what a console cannot show
             sys.stdout.reconfigure(errors="replace")
@@ -53,7 +82,8 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if error.tells or (error.tells is None and launched().rank == 0):
+            print(f"error: {error}", file=sys.stderr)
         return error.code
     except BrokenPipeError:  # whoever read our output has left, as `head` does
         sys.stdout = None  # nothing is left to flush at exit
@@ -64,7 +94,8 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {problem} — check the path, its permissions and the space left", file=sys.stderr)
         return USAGE
     except Stopped as stopped:  # a preparation; a run of training has its own last line
-        print(f"stopped by {stopped.name}; the same command goes on from there", file=sys.stderr)
+        if launched().rank == 0:
+            print(f"stopped by {stopped.name}; the same command goes on from there", file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -385,7 +416,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     name = recipe.name if arguments.name is None else arguments.name
     if not name or name != Path(name).name:
         raise UserError(f"--name '{name}' is no name of a run", "use letters, digits, '-', '_' and '.', no slash")
-    from regpt.run.train import train
+    from regpt.run.start import train
 
     return train(recipe, arguments.runs / name)
 
@@ -394,7 +425,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
     from regpt.results.runs import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.run.resume import resume
+    from regpt.run.start import resume
 
     return resume(path, arguments.overrides)
 

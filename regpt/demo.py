@@ -7,7 +7,7 @@ from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
 from regpt.results.report import open_other, write_report
 from regpt.results.runs import open_run
-from regpt.run.train import train
+from regpt.run.start import train
 
 RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it
 

@@ -6,6 +6,7 @@ DATA = 3
 CHECKPOINT = 4
 NUMERICS = 5
 LOCKED = 6
+RANKS = 7
 HUNG_UP = 129  # 128 + SIGHUP
 INTERRUPTED = 130  # 128 + SIGINT
 TERMINATED = 143  # 128 + SIGTERM
@@ -15,6 +16,8 @@ class UserError(Exception):
     """Something a user can mend. Printed as one line without a traceback; the process exits with `code`."""
 
     code = USAGE
+    # Of several ranks one tells. None: all have met the same, so the first does; else whether this one is to.
+    tells: bool | None = None
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)
@@ -51,3 +54,19 @@ class NumericsError(UserError):
 
 class LockedError(UserError):
     code = LOCKED
+
+
+class RanksError(UserError):
+    """Another rank does not answer, or has gone."""
+
+    code = RANKS
+
+
+class OtherRankError(UserError):
+    """Another rank has met an error and told it; this one ends with the same code."""
+
+    tells = False
+
+    def __init__(self, code: int, problem: str) -> None:
+        super().__init__(problem, "see what that rank says")
+        self.code = code

@@ -64,27 +64,32 @@ def flush_directory(path: Path) -> None:
         os.close(handle)
 
 
+def beside(path: Path) -> Path:
+    """Where a directory is filled before it takes its name."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """A directory to fill: it takes its name `path` when the block ends well, and vanishes when it does not.
 
     The caller holds a lock, or knows otherwise that nobody else writes `path`.
     """
-    beside = path.with_name(f".{path.name}.partial")
+    folder = beside(path)
     made = [parent for parent in path.parents if not parent.exists()]
-    if beside.exists():
-        shutil.rmtree(beside)
-    beside.mkdir(parents=True)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
     try:
-        yield beside
-        for file in beside.iterdir():
+        yield folder
+        for file in folder.iterdir():
             if file.is_file() and not file.is_symlink():
                 flush_file(file)
-        flush_directory(beside)
-        beside.rename(path)
+        flush_directory(folder)
+        folder.rename(path)
         flush_directory(path.parent)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
         for parent in made:  # innermost first
             with contextlib.suppress(OSError):
                 parent.rmdir()

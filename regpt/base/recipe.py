@@ -34,6 +34,19 @@ class RunRecipe:
     sinks: str = setting("", "copies of the figures: tensorboard, wandb, trackio, or several with commas between")
     time_limit: str = setting("", "hours:minutes:seconds after which the run saves and stops; empty: none")
     price_per_hour: float = setting(0.0, "of the machine, in USD; 0: no cost in the report")
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp", "on several ranks: ddp: the whole model on each; fsdp: a share of it on each, for models beyond one card"
+    )
+    strict_sum: bool = setting(
+        False, "with ddp: gradients are added in one order, the same bits on any number of ranks; slower, for proofs"
+    )
+    gradients_reduced: Literal["step", "micro-batch"] = setting(
+        "step", "when ranks add them up; micro-batch: with fsdp, so that no rank ever holds all; more traffic"
+    )
+    activation_checkpointing: bool = setting(
+        False, "blocks are computed again in the backward pass: less memory, a third more work"
+    )
+    rank_timeout: int = setting(600, "seconds that a rank waits for the others before it gives up")
 
     @property
     def sink_names(self) -> list[str]:
@@ -49,8 +62,12 @@ class RunRecipe:
         return 3600.0 * hours + 60 * minutes + seconds
 
     def problems(self) -> Iterator[str]:
-        yield from at_least(self, 1, "max_steps")
+        yield from at_least(self, 1, "max_steps", "rank_timeout")
         yield from at_least(self, 0, "seed", "threads", "price_per_hour")
+        if self.parallel == "fsdp" and self.strict_sum:
+            yield "run.strict_sum = true needs whole gradients on each rank, run.parallel = 'fsdp' has none; use ddp"
+        if self.parallel == "ddp" and self.gradients_reduced == "micro-batch":
+            yield "run.gradients_reduced = 'micro-batch' saves nothing with run.parallel = 'ddp'; use step, or fsdp"
         for name in self.sink_names:
             if name not in SINKS:
                 yield f"run.sinks = '{self.sinks}': '{name}' is none of {', '.join(SINKS)}"
@@ -195,7 +212,7 @@ class EvaluationRecipe:
     sample_tokens: int = setting(32, "of a continuation, the prompt included")
     sample_prompt: str = setting("Hello, I'm a language model,", "that every continuation begins with")
     sample_top_k: int = setting(50, "tokens to choose the next one from")
-    sample_seed: int = setting(42, "of the choice; a rank adds its number")
+    sample_seed: int = setting(42, "of the first continuation's choices; each further one adds 1")
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 0, "validation_every", "hellaswag_every", "sample_every", "sample_count")
@@ -317,12 +334,20 @@ SECTIONS = tuple(f.name for f in fields(Recipe) if f.name != "name")
 
 def what_would_divide(B: int, T: int, total: int, ranks: int) -> str:
     """The remedy for a batch that does not divide, with numbers that can be pasted."""
+    remedies = []
     if total % (T * ranks) == 0:
-        sequences = total // (T * ranks)
-        divisors = [n for n in range(1, sequences + 1) if sequences % n == 0]
-        nearest = sorted(sorted(divisors, key=lambda n: abs(n - B))[:3])
-        return f"data.micro_batch = {' or '.join(map(str, nearest))} would"
-    return f"data.total_batch_tokens = {-(-total // (B * T * ranks)) * B * T * ranks} would"
+        remedies.append(f"data.micro_batch = {nearest_divisors(total // (T * ranks), B)}")
+    if ranks > 1 and total % (B * T) == 0:
+        remedies.append(f"{nearest_divisors(total // (B * T), ranks)} ranks")
+    if not remedies:
+        remedies.append(f"data.total_batch_tokens = {-(-total // (B * T * ranks)) * B * T * ranks}")
+    return f"{', or '.join(remedies)} would"
+
+
+def nearest_divisors(number: int, to: int) -> str:
+    """The three divisors of a number that lie nearest, as in '2 or 4 or 8'."""
+    divisors = [n for n in range(1, number + 1) if number % n == 0]
+    return " or ".join(map(str, sorted(sorted(divisors, key=lambda n: abs(n - to))[:3])))
 
 
 def path_problem(text: str) -> str:

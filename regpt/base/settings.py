@@ -20,6 +20,7 @@ FREE = {
     "run.device",
     "run.time_limit",
     "run.sinks",
+    "run.rank_timeout",
     "data.path",
     "data.source",
     "data.revision",
@@ -31,8 +32,17 @@ FREE = {
     "data.shard_tokens",
     *(f"checkpoint.{f.name}" for f in fields(CheckpointRecipe)),
 }
-# Settings that a resume may change as well: how long, and what is looked at. It is written down.
-CHANGEABLE = {"run.max_steps", *(f"evaluation.{f.name}" for f in fields(EvaluationRecipe))}
+# Settings that a resume may change as well: how long, what is looked at, and how the same sums are shared out, which
+# may alter their last bits. It is written down.
+CHANGEABLE = {
+    "run.max_steps",
+    "run.parallel",
+    "run.strict_sum",
+    "run.gradients_reduced",
+    "run.activation_checkpointing",
+    "data.micro_batch",
+    *(f"evaluation.{f.name}" for f in fields(EvaluationRecipe)),
+}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -101,7 +111,10 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
     sections = {}
     for section, table in tables.items():
         if section not in SECTIONS:
-            problems.append(unknown("section", section, SECTIONS, settings_by_key(section)))
+            keys = [section, *table] if isinstance(table, dict) else [section]
+            near = difflib.get_close_matches(section, SECTIONS, n=1)
+            elsewhere = [] if near else [name for key in keys for name in settings_by_key(key)]
+            problems.append(unknown("section", section, SECTIONS, elsewhere))
         elif not isinstance(table, dict):
             problems.append(f"'{section}' is a section; write [{section}] and its settings below it")
         else:

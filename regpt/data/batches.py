@@ -1,6 +1,7 @@
 """Batches by step number: which rows a rank trains on at a step, read ahead in the background."""
 
 import hashlib
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -14,16 +15,30 @@ from regpt.data.shards import TokenWindows
 
 @dataclass(frozen=True)
 class Batch:
-    """A rank's share of one step's global batch, cut into micro-batches.
+    """A rank's micro-batches of one step.
 
-    inputs and targets: (accumulation steps, micro-batch, block_size), int64. digest names the global batch's windows
-    and the tokens of this share, so that two runs can be seen to have read the same.
+    Of the global batch's micro-batches, number n is rank n mod ranks': which windows stand together in one, and their
+    order, does not depend on the ranks.
     """
 
-    inputs: NDArray[np.int64]
+    inputs: NDArray[np.int64]  # (this rank's micro-batches, sequences in one, block_size)
     targets: NDArray[np.int64]
-    windows: NDArray[np.int64]
-    digest: str
+    numbers: NDArray[np.int64]  # of these micro-batches in the global batch
+    windows: NDArray[np.int64]  # of the whole global batch
+    seal: int  # of this rank's share; all ranks' seals together name the global batch
+
+    @property
+    def digest(self) -> str:
+        """The global batch's, where there is one rank."""
+        return digest_of([self.seal])
+
+
+def digest_of(seals: Iterable[int]) -> str:
+    """A global batch's name: the same whatever the ranks and the micro-batch, so that two runs can be compared.
+
+    The sum, modulo 2^64, of BLAKE2 over each window's place in the batch, its number and its tokens.
+    """
+    return f"{sum(seals) % 2**64:016x}"
 
 
 class Batches:
@@ -61,14 +76,19 @@ class Batches:
         return batch
 
     def read(self, step: int) -> Batch:
-        """Read a step's batch now, from the mapped shards."""
+        """Read a step's batch now."""
         of_step = windows_of_step(step, self.batch_windows, len(self.windows), self.seed, self.shuffled)
-        share = self.batch_windows // self.ranks
-        mine = of_step[self.rank * share : (self.rank + 1) * share]
-        rows = self.windows.rows(mine)
-        digest = hashlib.blake2b(of_step.tobytes() + rows.tobytes(), digest_size=8).hexdigest()
-        cut = rows.reshape(-1, self.micro_batch, rows.shape[1])
-        return Batch(cut[:, :, :-1].astype(np.int64), cut[:, :, 1:].astype(np.int64), of_step, digest)
+        places = np.arange(self.batch_windows).reshape(-1, self.micro_batch)[self.rank :: self.ranks]
+        mine = places.ravel()
+        rows = self.windows.rows(of_step[mine])
+        seal = sum(
+            int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8, key=key.tobytes()).digest(), "little")
+            for row, key in zip(rows, np.stack([mine, of_step[mine]], axis=1), strict=True)
+        )
+        cut = rows.reshape(*places.shape, rows.shape[1])
+        inputs, targets = cut[:, :, :-1].astype(np.int64), cut[:, :, 1:].astype(np.int64)
+        numbers = np.arange(self.rank, self.batch_windows // self.micro_batch, self.ranks)
+        return Batch(inputs, targets, numbers, of_step, seal % 2**64)
 
     def close(self) -> None:
         self.reader.shutdown(wait=True, cancel_futures=True)

@@ -6,9 +6,12 @@ The recipe chooses each part by itself: positions, activation, normalization, bi
 parts together are GPT-2; all modern ones have exactly Llama's shape.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from regpt.base.recipe import ModelRecipe
 from regpt.model.elementwise import rms_norm, rotated_heads, split_heads, swiglu
@@ -33,6 +36,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
         self.register_buffer("rotations", rotations, persistent=False)
+        self.recomputing = False  # the blocks in the backward pass, instead of keeping what is inside them
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss over all targets, nats per token.  (B, T), (B, T) -> ()"""
@@ -49,6 +53,10 @@ class GPT(nn.Module):
         """Scores of every next token, for the few positions where somebody asks.  (..., C) -> (..., V)"""
         return F.linear(hidden, self.head_weight)
 
+    def next_logits(self, tokens: Tensor, cache: "KeyValueCache") -> Tensor:
+        """Scores of what follows the last of the tokens, which follow those in the cache.  (B, T) -> (B, V)"""
+        return self.logits(self.hidden(tokens, cache)[:, -1])
+
     def hidden(self, tokens: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
         """What the head reads. With a cache, `tokens` follow those that it holds.  (B, T) -> (B, T, C)"""
         first = cache.length if cache else 0
@@ -59,7 +67,10 @@ class GPT(nn.Module):
         x = self.dropout(x)
         rotations = self.rotations[:, first:last] if self.rotations is not None else None
         for layer, block in enumerate(self.blocks):
-            x = block(x, rotations, (cache, layer) if cache else None)
+            if self.recomputing and torch.is_grad_enabled():
+                x = checkpoint(block, x, rotations, None, use_reentrant=False)
+            else:
+                x = block(x, rotations, (cache, layer) if cache else None)
         if cache:
             cache.length = last
         return self.final_norm(x)
@@ -70,7 +81,14 @@ class GPT(nn.Module):
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def initialize(self, seed: int) -> None:
-        """Draw all weights anew: normal(0, init_std), residual projections x (2 n_layer)^-0.5, biases 0, norms 1.
+        """Draw all weights anew."""
+        with torch.no_grad():
+            for parameter, drawn in zip(self.parameters(), self.drawn_weights(seed), strict=True):
+                parameter.copy_(drawn)
+
+    def drawn_weights(self, seed: int) -> Iterator[Tensor]:
+        """Each parameter's first values, whole: normal(0, init_std), residual projections x (2 n_layer)^-0.5, biases 0,
+        norms 1.
 
         Drawn on the CPU, in the order of the forward pass, so that a seed gives the same weights on every device.
         """
@@ -78,14 +96,11 @@ class GPT(nn.Module):
         residual_std = self.recipe.init_std * (2 * self.recipe.n_layer) ** -0.5
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
-                nn.init.constant_(parameter, 1.0 if name.endswith("norm.weight") else 0.0)
+                yield torch.full(parameter.shape, 1.0 if name.endswith("norm.weight") else 0.0)
             else:
-                std = (
-                    residual_std if name.endswith(("attention.out.weight", "mlp.down.weight")) else self.recipe.init_std
-                )
-                drawn = torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
-                with torch.no_grad():
-                    parameter.copy_(drawn)
+                is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
+                std = residual_std if is_residual else self.recipe.init_std
+                yield torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
 
 
 class Block(nn.Module):

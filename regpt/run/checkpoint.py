@@ -1,46 +1,43 @@
 """Checkpoints: one directory a step, of safetensors and JSON only, hashed, and there either whole or not at all.
 
-A checkpoint is written from a copy in memory, so that training may go on meanwhile. `newest` uses nothing that it has
-not held against its hashes, and says what it passed over.
+A checkpoint is written from a copy in memory, so that training may go on meanwhile. Of a sharded model every rank
+writes its rows into files of its own; whoever reads asks for rows, so any number of ranks opens what others have saved.
+`newest` uses nothing that it has not held against its hashes, and says what it passed over.
 """
 
-import hashlib
 import json
 import shutil
-import struct
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from regpt.base.errors import CheckpointError, NumericsError
-from regpt.base.files import new_directory, sha256_of_file, write_json
-from regpt.base.recipe import CheckpointRecipe
+from regpt.base.files import beside, flush_file, new_directory, sha256_of_file, write_json
 from regpt.model.gpt import GPT
+from regpt.run.tensors import SavedTensors, like, local, rows_here, write_tensors
 
 FOLDER = "checkpoints"
 FORMAT = "regpt-checkpoint"
 FORMAT_VERSION = 2
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}  # safetensors' names
+Files = dict[str, dict[str, int | str]]  # by name: bytes and sha256
 SPARE_BYTES = 1_000_000  # for headers, JSON and the file system
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a checkpoint is written from: copies that training does not touch."""
+    """What a rank's files are written from: copies that training does not touch."""
 
     step: int
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
+    rows: dict[str, list[int]]  # of tensors of which a share is here: its first row, and how many the whole has
     state: dict[str, Any]
 
     @property
@@ -61,18 +58,25 @@ class Saved:
 def snapshot(
     step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], reuse: Snapshot | None = None
 ) -> Snapshot:
-    """Copy everything after `step` completed steps, into the memory of an earlier snapshot where there is one."""
+    """Copy what is here after `step` completed steps, into the memory of an earlier snapshot where there is one."""
+    weights, moments = weights_of(model), moments_of(model, optimizer)
+    rows = {
+        name: [rows_here(tensor)[0], tensor.shape[0]]
+        for name, tensor in (weights | moments).items()
+        if isinstance(tensor, DTensor)
+    }
     return Snapshot(
         step,
-        copied(weights_of(model), reuse.weights if reuse else {}),
-        copied(moments_of(model, optimizer), reuse.moments if reuse else {}),
+        copied(weights, reuse.weights if reuse else {}),
+        copied(moments, reuse.moments if reuse else {}),
+        rows,
         state,
     )
 
 
 def copied(tensors: dict[str, Tensor], memory: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: memory[name].copy_(tensor) if name in memory else tensor.to("cpu", copy=True).contiguous()
+        name: memory[name].copy_(local(tensor)) if name in memory else local(tensor).to("cpu", copy=True).contiguous()
         for name, tensor in tensors.items()
     }
 
@@ -95,10 +99,17 @@ def path_of(run: Path, step: int) -> Path:
     return run / FOLDER / f"step_{step:06d}"
 
 
-def write(run: Path, taken: Snapshot) -> Saved:
+def write(
+    run: Path,
+    taken: Snapshot,
+    parts: int = 1,
+    begun: Callable[[], None] = lambda: None,
+    others: Callable[[], Files] = dict,
+) -> Saved:
     """Write a snapshot, hashed, flushed and then renamed. A whole checkpoint of that step is left as it is.
 
-    Raises NumericsError where a number in it is none, CheckpointError where there is no room.
+    Where it is one of several `parts`, `begun` is called once there is a directory for the others, and `others` waits
+    for their files. Raises NumericsError where a number in it is none, CheckpointError where there is no room.
     """
     started_at = time.perf_counter()
     path = path_of(run, taken.step)
@@ -108,53 +119,55 @@ def write(run: Path, taken: Snapshot) -> Saved:
         shutil.rmtree(path)  # damaged, and known to be
     refuse_non_finite(taken)
     path.parent.mkdir(exist_ok=True)
-    check_space(path, taken.bytes)
+    check_space(path, taken.bytes * parts)
     try:
-        with new_directory(path) as beside:
-            state = beside / "state.json"
+        with new_directory(path) as folder:
+            begun()
+            state = folder / "state.json"
             write_json(state, {"step": taken.step, **taken.state})
-            files: dict[str, dict[str, Any]] = {
-                "model.safetensors": write_tensors(beside / "model.safetensors", taken.weights),
-                "optimizer.safetensors": write_tensors(beside / "optimizer.safetensors", taken.moments),
-                "state.json": {"bytes": state.stat().st_size, "sha256": sha256_of_file(state)},
-            }
-            write_json(beside / "manifest.json", {"format": FORMAT, "version": FORMAT_VERSION, "files": files})
+            files = write_tensor_files(folder, taken, 0, parts) | others()
+            files["state.json"] = {"bytes": state.stat().st_size, "sha256": sha256_of_file(state)}
+            about = {"format": FORMAT, "version": FORMAT_VERSION, "parts": parts, "files": files}
+            write_json(folder / "manifest.json", about)
     except OSError as error:
-        free = shutil.disk_usage(run).free
-        raise CheckpointError(
-            f"{path}: cannot be written ({error}); {free:,} bytes are free", "make room there; older ones are whole"
-        ) from None
-    size = sum(file["bytes"] for file in files.values())
+        raise unwritten(path, error) from None
+    size = sum(int(file["bytes"]) for file in files.values())
     return Saved(path, taken.step, size, time.perf_counter() - started_at)
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> dict[str, int | str]:
-    """Write a safetensors file, hashed on the way: what the manifest says of it.
-
-    The library's `save_file` copies everything into Python's bytes first and holds the interpreter while it does, which
-    training would wait for. The form (https://github.com/huggingface/safetensors#format) is a length, a header in JSON,
-    and the tensors one after another; the library reads it, and a test holds the two against each other.
-    """
-    header: dict[str, Any] = {}
-    end = 0
-    for name, tensor in tensors.items():
-        begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    with path.open("wb", buffering=0) as file:
-        for piece in chain([memoryview(struct.pack("<Q", len(text)) + text)], map(bytes_of, tensors.values())):
-            digest.update(piece)
-            left = piece
-            while left:
-                left = left[file.write(left) :]
-    return {"bytes": 8 + len(text) + end, "sha256": digest.hexdigest()}
+def write_part(run: Path, taken: Snapshot, part: int, parts: int) -> Files:
+    """Write another rank's part into the directory that `write` has begun, flushed; returns sizes and hashes."""
+    path = path_of(run, taken.step)
+    refuse_non_finite(taken)
+    folder = beside(path)
+    try:
+        files = write_tensor_files(folder, taken, part, parts)
+        for name in files:
+            flush_file(folder / name)
+    except OSError as error:
+        raise unwritten(path, error) from None
+    return files
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
-    """A contiguous tensor's memory."""
-    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+def write_tensor_files(folder: Path, taken: Snapshot, part: int, parts: int) -> Files:
+    model, optimizer = tensor_files(parts)[2 * part : 2 * part + 2]
+    return {
+        model: write_tensors(folder / model, taken.weights, taken.rows),
+        optimizer: write_tensors(folder / optimizer, taken.moments, taken.rows),
+    }
+
+
+def tensor_files(parts: int) -> list[str]:
+    """The names of the files that hold tensors: weights and moments of each part."""
+    numbers = [f"-{part:05d}-of-{parts:05d}" if parts > 1 else "" for part in range(1, parts + 1)]
+    return [f"{kind}{number}.safetensors" for number in numbers for kind in ("model", "optimizer")]
+
+
+def unwritten(path: Path, error: OSError) -> CheckpointError:
+    free = shutil.disk_usage(path.parent).free
+    return CheckpointError(
+        f"{path}: cannot be written ({error}); {free:,} bytes are free", "make room there; older ones are whole"
+    )
 
 
 def refuse_non_finite(taken: Snapshot) -> None:
@@ -173,68 +186,6 @@ def check_space(path: Path, size: int) -> None:
         raise CheckpointError(
             f"{path}: needs {needed:,} bytes, {free:,} are free", "make room there; older checkpoints are whole"
         )
-
-
-class Saver:
-    """Writes checkpoints, one at a time, beside the training or at once, and removes those that need not be kept.
-
-    `begin` copies; `finished` hands over what has been written, or raises what went wrong. Use as a context manager.
-    """
-
-    def __init__(self, run: Path, asked: CheckpointRecipe) -> None:
-        self.run, self.asked = run, asked
-        self.writing: Future[Saved] | None = None
-        self.memory: Snapshot | None = None
-
-    def __enter__(self) -> "Saver":
-        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self.thread.shutdown(wait=True)
-
-    def begin(
-        self, step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], losses: dict[int, float]
-    ) -> None:
-        """Copy what is to be saved and begin to write it. What was begun before must have been taken by `finished`.
-
-        `losses` are validation losses by step, for keep_best.
-        """
-        assert self.writing is None
-        self.memory = snapshot(step, model, optimizer, state, self.memory)
-        self.writing = self.thread.submit(self.write_and_prune, self.memory, dict(losses))
-
-    def write_and_prune(self, taken: Snapshot, losses: dict[int, float]) -> Saved:
-        saved = write(self.run, taken)
-        prune(self.run, self.asked, losses)
-        return saved
-
-    def finished(self, wait: bool) -> Saved | None:
-        """What was written since it was asked last; with `wait`, once it is. Raises what went wrong."""
-        if self.writing is None or not (wait or self.writing.done()):
-            return None
-        writing, self.writing = self.writing, None
-        return writing.result()
-
-
-def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[Path]:
-    """Remove checkpoints that the recipe does not keep; returns them. Nothing goes unless the newest is whole."""
-    found = all_of(run)
-    if asked.keep_last == 0 or len(found) <= asked.keep_last:
-        return []
-    kept = {step for step, _ in found[-asked.keep_last :]}
-    if asked.keep_every:
-        kept |= {step for step, _ in found if step % asked.keep_every == 0}
-    if asked.keep_best:
-        kept |= {min((step for step, _ in found if step in losses), key=lambda step: losses[step], default=-1)}
-    removed = [path for step, path in found if step not in kept]
-    if not removed or next(faults(found[-1][1]), None) is not None:
-        return []
-    for path in removed:
-        gone = path.with_name(f".{path.name}.removed")
-        path.rename(gone)
-        shutil.rmtree(gone)
-    return removed
 
 
 def clean(run: Path) -> None:
@@ -282,7 +233,7 @@ def faults(path: Path) -> Iterator[str]:
                 f" {FORMAT_VERSION}"
             )
             return
-        missing = {"model.safetensors", "optimizer.safetensors", "state.json"} - manifest["files"].keys()
+        missing = {*tensor_files(manifest.get("parts", 1)), "state.json"} - manifest["files"].keys()
         if missing:
             yield f"{path / 'manifest.json'} does not name {', '.join(sorted(missing))}"
             return
@@ -297,36 +248,38 @@ def faults(path: Path) -> Iterator[str]:
 
 
 def load_weights(path: Path, model: GPT) -> None:
-    """Put a checkpoint's weights into a model of the same recipe."""
-    saved = load_tensors(path / "model.safetensors")
+    """Put a checkpoint's weights into a model of the same recipe; into a sharded one, this rank's rows."""
+    saved = saved_tensors(path, "model")
     ours = dict(model.named_parameters())
-    if saved.keys() != ours.keys() or any(saved[name].shape != ours[name].shape for name in ours):
+    if saved.shapes.keys() != ours.keys() or any(saved.shapes[name] != ours[name].shape for name in ours):
         raise CheckpointError(
             f"{path}: holds another model than the recipe describes", "use the recipe it was trained with"
         )
     with torch.no_grad():
         for name, parameter in ours.items():
-            parameter.copy_(saved[name])
+            local(parameter).copy_(saved.rows(name, *rows_here(parameter)))
 
 
 def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:
-    """Put a checkpoint's optimizer state into the optimizer of a model of the same recipe."""
-    saved = load_tensors(path / "optimizer.safetensors")
+    """Put a checkpoint's optimizer state into the optimizer of a model of the same recipe, sharded as the model is."""
+    saved = saved_tensors(path, "optimizer")
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"
-        moments = {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
-        # a fused AdamW keeps its step counter on the parameter's device, in float32
-        optimizer.state[parameter] = {key: value.to(parameter.device) for key, value in moments.items()}
+        optimizer.state[parameter] = {}
+        for key in (key for key in saved.shapes if key.startswith(prefix)):
+            rows = saved.rows(key, *rows_here(parameter))
+            # a fused AdamW keeps its step counter on the parameter's device, in float32
+            here = rows.to(local(parameter).device)
+            is_sharded = saved.shapes[key] == parameter.shape
+            optimizer.state[parameter][key.removeprefix(prefix)] = like(parameter, here) if is_sharded else here
+
+
+def saved_tensors(path: Path, kind: str) -> SavedTensors:
+    """Those of a checkpoint's model, or of its optimizer."""
+    parts = json.loads((path / "manifest.json").read_text(encoding="utf-8")).get("parts", 1)
+    return SavedTensors([path / name for name in tensor_files(parts) if name.startswith(kind)])
 
 
 def load_state(path: Path) -> dict[str, Any]:
     state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     return state
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})", "use another checkpoint") from None
-    return tensors

@@ -124,9 +124,9 @@ class Console:
         self.say(f"note: {text}")
 
     @contextmanager
-    def stoppable(self) -> Iterator[None]:
+    def stoppable(self, several_ranks: bool = False) -> Iterator[None]:
         """Within, a signal ends a preparation where nothing is lost: `check` raises Stopped."""
-        with Stopping() as self.stopping:
+        with Stopping(several_ranks=several_ranks) as self.stopping:
             yield
         self.stopping = None
 
@@ -198,3 +198,8 @@ class Console:
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         self.say(f"step {record.step:>6,} · saved {record.path} ({record.bytes / 1e6:,.0f} MB, {record.seconds:.1f} s)")
+
+
+def quiet_console() -> Console:
+    """Of a rank that has nothing to say."""
+    return Console(Terminal(quiet=True))

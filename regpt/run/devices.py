@@ -1,8 +1,7 @@
-"""What a run runs on: device, precision, threads, peak rate, seeds; the only reader of environment variables."""
+"""What a rank computes on: device, precision, threads, peak rate, seeds."""
 
 import contextlib
 import hashlib
-import os
 import platform
 import time
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.recipe import RunRecipe
+from regpt.run.launch import Launch, fixed_cublas, launched
 
 # Dense bfloat16 peaks in TFLOP/s, float32 accumulation, from NVIDIA's data sheets and architecture papers.
 BFLOAT16_PEAKS = {
@@ -54,8 +54,8 @@ class Device:
 
 
 def open_device(recipe: RunRecipe) -> Device:
-    """The device, set up as the recipe asks. Raises UserError where this machine lacks what was asked for."""
-    check_one_rank()
+    """This rank's device, set up as the recipe asks. Raises UserError where the machine lacks what was asked for."""
+    launch = launched()
     kind = recipe.device if recipe.device != "auto" else best_device()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[kind]:
@@ -64,11 +64,13 @@ def open_device(recipe: RunRecipe) -> Device:
         )
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
+    elif launch.local_ranks > 1:  # torchrun gives each rank a single one
+        torch.set_num_threads(max(1, (psutil.cpu_count(logical=False) or 1) // launch.local_ranks))
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may add in another order
+        fixed_cublas()
         torch.use_deterministic_algorithms(True)
-    device = torch.device(kind)
+    device = place_of(kind, launch)
     precision = choose_precision(recipe.precision, kind)
     peak_flops, peak_source = peak_rate(device, precision)
     return Device(
@@ -87,12 +89,19 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def check_one_rank() -> None:
-    ranks = int(os.environ.get("WORLD_SIZE") or 1)
-    if ranks > 1:
+def place_of(kind: str, launch: Launch) -> torch.device:
+    """The device of that kind that is this rank's own: on CUDA the card of its number on this machine."""
+    if kind == "mps" and launch.ranks > 1:
+        raise UserError(f"run.device = 'mps' is one device, torchrun started {launch.ranks} ranks", "start one")
+    if kind != "cuda" or launch.ranks == 1:
+        return torch.device(kind)
+    if launch.local_rank >= torch.cuda.device_count():
         raise UserError(
-            f"torchrun started {ranks} ranks; this version of regpt trains on one", "start it without torchrun"
+            f"rank {launch.rank}: this machine has {torch.cuda.device_count()} cards for {launch.local_ranks} ranks",
+            f"use --nproc_per_node={torch.cuda.device_count()}",
         )
+    torch.cuda.set_device(launch.local_rank)
+    return torch.device(kind, launch.local_rank)
 
 
 def choose_precision(wanted: str, kind: str) -> torch.dtype:
@@ -139,9 +148,12 @@ def measured_matmul_rate(device: torch.device, precision: torch.dtype, seconds: 
     return 2 * size**3 * products / best
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Make a step's random numbers (dropout) a function of the pair (seed, step), so that resume needs no state."""
-    digest = hashlib.blake2b(f"regpt step|{seed}|{step}".encode(), digest_size=8).digest()
+def seed_micro_batch(seed: int, step: int, number: int) -> None:
+    """Make the random numbers of a step's micro-batch (dropout) a function of (seed, step, number in the global batch).
+
+    So resume needs no state, and it does not matter which rank computes it.
+    """
+    digest = hashlib.blake2b(f"regpt step|{seed}|{step}|{number}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)
 
 

@@ -17,7 +17,7 @@ from regpt.data.shards import Manifest
 from regpt.run.devices import Device
 
 
-def environment(recipe: Recipe, device: Device, manifest: Manifest) -> dict[str, Any]:
+def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) -> dict[str, Any]:
     """What environment.json says of a run."""
     return {
         "recipe_name": recipe.name,
@@ -26,7 +26,7 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest) -> dict[str,
         "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "system": platform.platform(),
         "device": {**asdict(device), "place": str(device.place), "precision": device.precision_name},
-        "ranks": 1,
+        "ranks": ranks,
         "data": {
             "digest": manifest.digest,
             "source": manifest.source,

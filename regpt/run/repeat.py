@@ -14,10 +14,9 @@ from regpt.base.settings import apply_override, as_tables, build_recipe, load_re
 from regpt.data.batches import Batches
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tokenizer import END_OF_TEXT, decode
-from regpt.run.console import Console
-from regpt.run.devices import open_device
 from regpt.run.guard import Guard
 from regpt.run.journal import History, SkippedRecord, StepRecord, read_history
+from regpt.run.start import opened, same_data
 from regpt.run.train import Training
 
 
@@ -123,11 +122,9 @@ def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Parting | N
         raise UserError(f"{run}: its journal holds no step", "train it first")
     if left_out_of(history):
         count = min(count, min(event.step for event in history.events if event.event == "went back"))
-    with tempfile.TemporaryDirectory() as folder, Console() as console:
-        training = Training(
-            recipe, Path(folder), open_device(recipe.run), read_manifest(recipe.data.directory), console
-        )
-        training.model.initialize(recipe.run.seed)
+    with opened(recipe, None) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
+        training = Training(recipe, Path(folder), device, ranks, same_data(recipe, ranks), console)
+        training.parallel.initialize(recipe.run.seed)
         with training.stopping, training.batches() as batches:
             for step in range(count):
                 record = training.train_step(step, batches.at(step))
@@ -137,7 +134,8 @@ def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Parting | N
                 parting = compare(known[step + 1], record)
                 if parting is not None:
                     return parting
-                told(f"step {step + 1:,} of {count:,}: the same")
+                if ranks.first:
+                    told(f"step {step + 1:,} of {count:,}: the same")
     return None
 
 

@@ -16,6 +16,9 @@ if hasattr(signal, "SIGHUP"):  # a closed terminal; Windows has none
 if hasattr(signal, "SIGUSR1"):  # what Slurm sends before the end, with --signal=USR1@120
     EXIT_CODES[signal.SIGUSR1] = TERMINATED
 TIME_LIMIT = "run.time_limit"
+# Whatever may stop a run, by name: exit code. Ranks agree on one by its place here.
+REASONS = {"": 0} | {number.name: code for number, code in EXIT_CODES.items()} | {TIME_LIMIT: TERMINATED}
+ONE_STOP_SECONDS = 3.0  # torchrun hands signals on, so that one stop may come twice to a rank
 
 
 class Stopped(Exception):
@@ -32,19 +35,25 @@ class Stopping:
     With a time limit, `check()` also ends a run in time for its last checkpoint: `reserve` seconds before.
     """
 
-    def __init__(self, time_limit: float = math.inf) -> None:
-        """`time_limit` is in seconds from now on."""
+    def __init__(self, time_limit: float = math.inf, several_ranks: bool = False) -> None:
+        """`time_limit` is in seconds from now on. With `several_ranks` signals that come together are one."""
         self.received: signal.Signals | None = None
+        self.received_at = 0.0
+        self.one_stop_seconds = ONE_STOP_SECONDS if several_ranks else 0.0
         self.before: dict[signal.Signals, Any] = {}
         self.ends_at = time.monotonic() + time_limit
         self.reserve = 0.0
 
+    def wanted(self) -> str:
+        """What asks the run to stop, by its name in REASONS; empty if nothing does."""
+        if self.received is not None:
+            return self.received.name
+        return TIME_LIMIT if time.monotonic() > self.ends_at - self.reserve else ""
+
     def check(self) -> None:
         """Raise Stopped if a signal has come or the time is out. Call it every few seconds at least."""
-        if self.received is not None:
-            raise Stopped(self.received.name, EXIT_CODES[self.received])
-        if time.monotonic() > self.ends_at - self.reserve:
-            raise Stopped(TIME_LIMIT, TERMINATED)
+        if name := self.wanted():
+            raise Stopped(name, REASONS[name])
 
     def __enter__(self) -> "Stopping":
         for number in EXIT_CODES:
@@ -57,11 +66,22 @@ class Stopping:
         self.restore()
 
     def notice(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        self.restore()
-        with contextlib.suppress(OSError):  # print() may not be entered twice
-            os.write(2, b"\nstopping at the next safe point, then saving; once more to end at once\n")
+        if self.received is None:
+            self.received, self.received_at = signal.Signals(number), time.monotonic()
+            with contextlib.suppress(OSError):  # print() may not be entered twice
+                os.write(2, b"\nstopping at the next safe point, then saving; once more to end at once\n")
+            if self.one_stop_seconds == 0.0:
+                self.restore()
+        elif time.monotonic() - self.received_at > self.one_stop_seconds:
+            self.restore()
+            signal.raise_signal(number)
 
     def restore(self) -> None:
         while self.before:
             signal.signal(*self.before.popitem())
+
+
+def ignore_stops() -> None:
+    """From here on nothing but SIGKILL stops this process: it has done its work and is about to end."""
+    for number in EXIT_CODES:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,9 +1,11 @@
-"""A run: from a recipe to weights and a journal. `Training.go` is the table of contents."""
+"""A run's training, on one rank or on many: `Training.go` is the table of contents, `train_step` a step.
 
-import shutil
+Every rank goes through the same lines and comes to the same decisions, because what they decide by is shared before.
+"""
+
+import math
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -12,22 +14,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regpt.base.errors import DONE, CheckpointError, NumericsError, UserError
-from regpt.base.files import locked, write_json, write_text
+from regpt.base.errors import DONE, CheckpointError, NumericsError
 from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables, to_toml
-from regpt.data.batches import Batch, Batches
-from regpt.data.prepare import open_or_prepare
+from regpt.base.settings import as_tables
+from regpt.data.batches import Batch, Batches, digest_of
 from regpt.data.shards import Manifest, TokenWindows, check_fits
 from regpt.data.tokenizer import encode
-from regpt.model.gpt import GPT
-from regpt.model.optimizer import learning_rate, make_optimizer
+from regpt.model.optimizer import learning_rate
 from regpt.run import checkpoint
 from regpt.run.console import Console
-from regpt.run.devices import Device, memory_bytes, open_device, seed_step
-from regpt.run.environment import environment
+from regpt.run.devices import Device, memory_bytes, seed_micro_batch
 from regpt.run.evaluate import validation_loss, validation_windows
-from regpt.run.evidence import write_evidence
+from regpt.run.evidence import gradient_norms, write_evidence
 from regpt.run.guard import Guard
 from regpt.run.journal import (
     CheckpointRecord,
@@ -40,9 +38,12 @@ from regpt.run.journal import (
     ValidationRecord,
     read_history,
 )
+from regpt.run.parallel import make_parallel
+from regpt.run.ranks import Ranks
 from regpt.run.sample import Sampling, continuations
+from regpt.run.saving import Saver
 from regpt.run.sinks import Sinks
-from regpt.run.stopping import Stopped, Stopping
+from regpt.run.stopping import REASONS, Stopped, Stopping
 
 SAVING_RESERVE_SECONDS = 5.0  # before run.time_limit, besides two steps and two checkpoints
 IN_WORDS = {
@@ -52,58 +53,34 @@ IN_WORDS = {
 }
 
 
-def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
-    """Start a run in a directory that does not exist yet; returns the exit code.
-
-    Everything that can be refused is refused before the directory is made.
-    """
-    with console or Console() as console:
-        if run.exists():
-            raise UserError(
-                f"{run}: a run of this name exists already",
-                f"go on with `regpt resume {run.name}`, or start another: --name …",
-            )
-        device = open_device(recipe.run)
-        with console.stoppable():
-            manifest = open_or_prepare(recipe, console)
-        training = Training(recipe, run, device, manifest, console)
-        with started(run):
-            write_text(run / "recipe.toml", to_toml(recipe))
-            write_json(run / "environment.json", environment(recipe, device, manifest))
-            with locked(run / "lock"):
-                training.model.initialize(recipe.run.seed)
-                return training.go(first_step=0, event="started")
-
-
 class Training:
     """A run's parts, put together, and the loop over them."""
 
-    def __init__(self, recipe: Recipe, run: Path, device: Device, manifest: Manifest, console: Console) -> None:
-        self.recipe, self.run, self.device, self.console = recipe, run, device, console
+    def __init__(
+        self, recipe: Recipe, run: Path, device: Device, ranks: Ranks, manifest: Manifest, console: Console
+    ) -> None:
+        self.recipe, self.run, self.device, self.ranks, self.console = recipe, run, device, ranks, console
         directory = recipe.data.directory
         self.train_windows = TokenWindows(directory, manifest, "train", recipe.model.block_size)
         self.validation_windows = TokenWindows(directory, manifest, "val", recipe.model.block_size)
         tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
         windows = {"train": len(self.train_windows), "val": len(self.validation_windows)}
         check_fits(tokens, windows, recipe.batch_windows, recipe.model.block_size)
-        self.model = GPT(recipe.model).to(device.place)
-        self.optimizer = make_optimizer(self.model, recipe)
-        # Evaluation and sampling use `model`, the same weights uncompiled, because their shapes vary.
-        self.trained_model = torch.compile(self.model) if device.compiled else self.model
-        self.data_digest = manifest.digest
+        self.parallel = make_parallel(recipe, device, ranks)
+        self.model, self.optimizer = self.parallel.model, self.parallel.optimizer
+        self.manifest = manifest
         self.guard = Guard(recipe.guard)
-        self.saver = checkpoint.Saver(run, recipe.checkpoint)
-        self.sinks = Sinks(recipe.run.sink_names, console.note)
-        self.stopping = Stopping(recipe.run.time_limit_seconds)
+        self.saver = Saver(run, recipe.checkpoint, ranks)
+        self.sinks = Sinks(recipe.run.sink_names if ranks.first else [], console.note)
+        self.stopping = Stopping(recipe.run.time_limit_seconds, several_ranks=ranks.count > 1)
         self.training_seconds = self.slowest_step = 0.0
 
     # Going on
 
     def load(self, path: Path) -> int:
         """Put everything back as a checkpoint has it; returns its step."""
-        state = checkpoint.load_state(path)
-        checkpoint.load_weights(path, self.model)
-        checkpoint.load_moments(path, self.model, self.optimizer)
+        state = self.ranks.by_first(lambda: checkpoint.load_state(path))
+        self.parallel.load(path)
         self.guard = Guard(self.recipe.guard, **state["guard"])
         self.training_seconds = state["training_seconds"]
         return int(state["step"])
@@ -112,7 +89,7 @@ class Training:
         """What a checkpoint holds besides tensors. The position in the data is its step, and what was left out."""
         return {
             "settings": as_tables(self.recipe),
-            "data": self.data_digest,
+            "data": self.manifest.digest,
             "guard": self.guard.as_json(),
             "best": self.best(),
             "training_seconds": self.training_seconds,
@@ -127,8 +104,13 @@ class Training:
 
     def go(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
-        self.journal = Journal(self.run, self.console.note)
-        about = {"device": self.device.name, "precision": self.device.precision_name, "torch": torch.__version__}
+        self.journal = Journal(self.run, self.console.note) if self.ranks.first else None
+        about = {
+            "device": self.device.name,
+            "precision": self.device.precision_name,
+            "torch": torch.__version__,
+            "ranks": self.ranks.count,
+        }
         self.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
         self.recall()
         self.announce(first_step)
@@ -153,9 +135,13 @@ class Training:
 
     def recall(self) -> None:
         """What earlier attempts have looked at already; after the event, so without what this one goes back behind."""
-        history = read_history(self.run)
-        self.validation_losses = {record.step: record.loss for record in history.validations}
-        self.sampled_before = {record.step for record in history.samples}
+
+        def known() -> tuple[list[tuple[int, float]], list[int]]:
+            history = read_history(self.run)
+            return [(record.step, record.loss) for record in history.validations], [r.step for r in history.samples]
+
+        losses, sampled = self.ranks.by_first(known)
+        self.validation_losses, self.sampled_before = dict(losses), set(sampled)
 
     def look(self, step: int) -> None:
         """Validate, sample and save where it is due after so many steps and no attempt before this one did it."""
@@ -183,9 +169,11 @@ class Training:
             self.slowest_step = max(self.slowest_step, record.seconds)
             return step + 1
         verdict = self.guard.refuse(step, number)
-        where = write_evidence(self.run, record, verdict, number, batch, self.model)
+        norms = gradient_norms(self.model)
+        if self.ranks.first:
+            where = write_evidence(self.run, record, verdict, number, batch, self.train_windows, norms)
+            self.console.note(f"step {record.step:,}: {record.reason}; {IN_WORDS[verdict]} ({where})")
         self.optimizer.zero_grad(set_to_none=True)
-        self.console.note(f"step {record.step:,}: {record.reason}; {IN_WORDS[verdict]} ({where})")
         if verdict == "skip":
             self.write(record)
             return step + 1
@@ -194,26 +182,15 @@ class Training:
     def train_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         """One optimizer step, from `step` to `step + 1` completed steps; without the update where the guard objects."""
         started_at = time.perf_counter()
-        rate = learning_rate(step, self.recipe)
-        seed_step(self.recipe.run.seed, step)
-        loss = torch.zeros((), device=self.device.place)
-        for number, (inputs, targets) in enumerate(zip(batch.inputs, batch.targets, strict=True)):
-            self.stopping.check()
-            if number:
-                self.console.busy(f"step {step + 1:,}: micro-batch", number, len(batch.inputs))
-            with self.device.autocast():
-                micro_loss = self.trained_model(self.on_device(inputs), self.on_device(targets)) / len(batch.inputs)
-            micro_loss.backward()
-            loss += micro_loss.detach()
-        parameters = list(self.model.parameters())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        known_loss, known_norm = loss.item(), norm.item()
+        losses = self.forward_and_backward(step, batch)
+        loss, norm, digest = self.agreed(losses, batch)
         tokens = (step + 1) * self.recipe.data.total_batch_tokens
-        if reason := self.guard.reason(known_loss, known_norm):
+        if reason := self.guard.reason(loss, norm):
             seconds = time.perf_counter() - started_at
-            return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=batch.digest, seconds=seconds)
-        self.guard.accept(known_loss, known_norm)
-        torch.nn.utils.clip_grads_with_norm_(parameters, self.recipe.optimizer.grad_clip, norm)
+            return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=digest, seconds=seconds)
+        self.guard.accept(loss, norm)
+        self.parallel.clip(norm)
+        rate = learning_rate(step, self.recipe)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
@@ -222,29 +199,74 @@ class Training:
         return StepRecord(
             step=step + 1,
             tokens=tokens,
-            loss=known_loss,
-            gradient_norm=known_norm,
+            loss=loss,
+            gradient_norm=norm,
             learning_rate=rate,
             seconds=time.perf_counter() - started_at,
-            batch=batch.digest,
+            batch=digest,
         )
+
+    def forward_and_backward(self, step: int, batch: Batch) -> Tensor:
+        """The losses of this rank's micro-batches; afterwards the gradients are the global batch's.  (micro-batches)"""
+        count = len(batch.numbers)
+        share = 1.0 / self.parallel.micro_batches_in_mean(count)
+        losses = []
+        for turn, (number, inputs, targets) in enumerate(zip(batch.numbers, batch.inputs, batch.targets, strict=True)):
+            self.check()
+            if turn:
+                self.console.busy(f"step {step + 1:,}: micro-batch", turn, count)
+            seed_micro_batch(self.recipe.run.seed, step, number)
+            with self.parallel.micro_batch(last=turn == count - 1):
+                with self.device.autocast():
+                    loss = self.parallel.trained(self.on_device(inputs), self.on_device(targets))
+                (share * loss).backward()
+            self.parallel.after_backward()
+            losses.append(loss.detach())
+        self.parallel.after_last_backward()
+        return torch.stack(losses)
+
+    def agreed(self, losses: Tensor, batch: Batch) -> tuple[float, float, str]:
+        """Mean loss, gradient norm and digest of the global batch, the same on every rank, so that all decide alike.
+
+        The losses of all micro-batches are added in the order of their numbers, so the mean depends on no split.
+        """
+        mine = np.array([self.parallel.squared_norm(), *losses.double().tolist()])
+        squares, *of_turns = self.ranks.gathered(mine).T  # each by rank; turn by turn, the losses are in order
+        seals = self.ranks.gathered(np.array([batch.seal], dtype=np.uint64).view(np.int64)).view(np.uint64)
+        in_order = [float(loss) for of_turn in of_turns for loss in of_turn]
+        norm = math.sqrt(self.parallel.whole_square(squares))
+        return sum(in_order) / len(in_order), norm, digest_of(int(seal) for seal in seals.ravel())
+
+    def check(self) -> None:
+        """Between two pieces of work: if anything asks one rank to stop, all raise Stopped here."""
+        reasons = list(REASONS)
+        name = reasons[self.ranks.highest(reasons.index(self.stopping.wanted()))]
+        if name:
+            raise Stopped(name, REASONS[name])
 
     def go_back(self, step: int) -> int:
         """To the last whole checkpoint before the bad steps, or to the beginning, and on without their batches."""
         self.take_saved(wait=True)
         bad, left_out, returns = self.guard.bad_batches, self.guard.left_out, self.guard.returns
-        try:
-            back = self.load(checkpoint.newest(self.run, self.console.note, before=self.guard.bad_since))
-        except CheckpointError:
-            back = 0
+        back = self.ranks.by_first(lambda: self.last_good(self.guard.bad_since))
+        if back:
+            self.load(checkpoint.path_of(self.run, back))
+        else:
             self.guard = Guard(self.recipe.guard)
-            self.model.initialize(self.recipe.run.seed)
-            self.optimizer.state.clear()
+            self.parallel.initialize(self.recipe.run.seed)
         self.guard.leave_out([*left_out, *bad], returns + 1)
         detail = {"from": step, "left_out": self.guard.left_out}
         self.write(EventRecord(step=back, event="went back", detail=detail))
         self.recall()
         return back
+
+    def last_good(self, before: int) -> int:
+        """The step of the newest whole checkpoint up to there; 0 where there is none."""
+        try:
+            path = checkpoint.newest(self.run, self.console.note, before=before)
+        except CheckpointError:
+            return 0
+        return int(path.name.removeprefix("step_"))
 
     def give_up(self, step: int, record: SkippedRecord) -> NoReturn:
         self.save_now(step)
@@ -257,7 +279,10 @@ class Training:
     def validate(self, step: int) -> None:
         started_at = time.perf_counter()
         count = validation_windows(self.recipe, self.validation_windows)
-        loss = validation_loss(self.model, self.validation_windows, self.recipe, self.device, self.between_windows)
+        with self.parallel.looking() as model:
+            loss = validation_loss(
+                model, self.validation_windows, self.recipe, self.device, self.between_micro_batches, self.ranks
+            )
         record = ValidationRecord(
             step=step,
             tokens=step * self.recipe.data.total_batch_tokens,
@@ -269,23 +294,25 @@ class Training:
         self.validation_losses[step] = loss
         self.console.validation(record)
 
-    def between_windows(self, done: int, of: int) -> None:
-        self.stopping.check()
+    def between_micro_batches(self, done: int, of: int) -> None:
+        self.check()
         if done:
-            self.console.busy("validation: window", done, of)
+            self.console.busy("validation: micro-batch", done, of)
 
     def sample(self, step: int) -> None:
         asked = self.recipe.evaluation
         if asked.sample_count == 0:
             return
-        texts = continuations(
-            self.model,
-            asked.sample_prompt,
-            asked.sample_count,
-            max(0, asked.sample_tokens - len(encode(asked.sample_prompt))),
-            Sampling(top_k=asked.sample_top_k, seed=asked.sample_seed),
-            self.stopping.check,
-        )
+        with self.parallel.looking() as model:
+            texts = continuations(
+                model,
+                asked.sample_prompt,
+                asked.sample_count,
+                max(0, asked.sample_tokens - len(encode(asked.sample_prompt))),
+                Sampling(top_k=asked.sample_top_k, seed=asked.sample_seed),
+                self.check,
+                self.ranks,
+            )
         record = SampleRecord(
             step=step, prompt=asked.sample_prompt, texts=texts, seed=asked.sample_seed, top_k=asked.sample_top_k
         )
@@ -314,8 +341,7 @@ class Training:
         except CheckpointError as error:
             if must:
                 raise
-            step = self.saver.memory.step if self.saver.memory else 0
-            self.write(EventRecord(step=step, event="not saved", detail={"problem": error.problem}))
+            self.write(EventRecord(step=self.saver.step, event="not saved", detail={"problem": error.problem}))
             self.console.note(f"{error}; the run goes on")
             return
         if saved is not None and saved.bytes:
@@ -326,7 +352,9 @@ class Training:
             self.stopping.reserve = 2 * (saved.seconds + self.slowest_step) + SAVING_RESERVE_SECONDS
 
     def write(self, record: Record) -> None:
-        """Into the journal first, and then wherever else it goes."""
+        """Into the journal first, and then wherever else it goes; rank 0's part."""
+        if self.journal is None:
+            return
         self.journal.write(record)
         self.sinks.write(record, self.recipe.data.total_batch_tokens)
 
@@ -342,6 +370,8 @@ class Training:
             micro_batch=self.recipe.data.micro_batch,
             seed=self.recipe.run.seed,
             shuffled=self.recipe.data.order == "shuffled",
+            rank=self.ranks.rank,
+            ranks=self.ranks.count,
         )
 
     def on_device(self, array: NDArray[np.int64]) -> Tensor:
@@ -351,11 +381,13 @@ class Training:
         return tensor.to(self.device.place)
 
     def announce(self, first_step: int) -> None:
-        recipe, device = self.recipe, self.device
+        recipe, device, ranks = self.recipe, self.device, self.ranks.count
+        on_ranks = f" · {ranks} ranks, {self.parallel.name}" if ranks > 1 else ""
         self.console.say(
-            f"{self.run} · {recipe.model.parameters:,} parameters · {device.name} · {device.precision_name}"
+            f"{self.run} · {recipe.model.parameters:,} parameters · {device.name}{on_ranks} · {device.precision_name}"
             f"{' · compiled' if device.compiled else ''} · {recipe.data.total_batch_tokens:,} tokens a step"
-            f" = {recipe.accumulation_steps()} x {recipe.data.micro_batch} x {recipe.model.block_size}"
+            f" = {f'{ranks} x ' if ranks > 1 else ''}{recipe.accumulation_steps(ranks)} x {recipe.data.micro_batch}"
+            f" x {recipe.model.block_size}"
         )
         if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
             self.console.say(
@@ -364,16 +396,4 @@ class Training:
             )
         if recipe.evaluation.hellaswag_every:
             self.console.say("note: HellaSwag is not measured by this version of regpt (evaluation.hellaswag_every)")
-        self.console.training(first_step, recipe.run.max_steps, recipe.model.flops_per_token, device.peak_flops)
-
-
-@contextmanager
-def started(run: Path) -> Iterator[None]:
-    """The directory of a new run; gone again if the run ends in an error before its journal begins."""
-    run.mkdir(parents=True)
-    try:
-        yield
-    except BaseException:
-        if not (run / "journal.jsonl").exists():
-            shutil.rmtree(run)
-        raise
+        self.console.training(first_step, recipe.run.max_steps, recipe.model.flops_per_token, ranks * device.peak_flops)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from regpt.base.recipe import Recipe
-from regpt.data.batches import Batches
+from regpt.data.batches import Batches, digest_of
 from regpt.data.order import windows_of_step
 from regpt.data.prepare import prepare
 from regpt.data.shards import TokenWindows
@@ -41,9 +41,31 @@ def test_reading_ahead_changes_nothing(windows: TokenWindows) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch", [1, 2])
 def test_all_ranks_together_see_the_same_global_batch(windows: TokenWindows, ranks: int, micro_batch: int) -> None:
-    shares = []
+    with batches(windows) as reader:
+        alone = reader.at(3)
+    in_order = alone.inputs.reshape(-1, micro_batch, 32)
+    seals = []
     for rank in range(ranks):
         with batches(windows, rank=rank, ranks=ranks, micro_batch=micro_batch) as reader:
-            shares.append(reader.at(3).inputs.reshape(-1, 32))
-    with batches(windows) as alone:
-        assert np.array_equal(np.concatenate(shares), alone.at(3).inputs.reshape(-1, 32))
+            share = reader.at(3)
+        assert np.array_equal(share.inputs, in_order[share.numbers])
+        assert share.numbers.tolist() == list(range(rank, 8 // micro_batch, ranks))
+        seals.append(share.seal)
+    assert digest_of(seals) == alone.digest
+
+
+def test_a_digest_sees_other_tokens_other_windows_and_another_order(windows: TokenWindows, tmp_path: Path) -> None:
+    with batches(windows) as reader:
+        digests = {reader.read(step).digest for step in range(4)}
+        rows = windows.rows
+        of_step = reader.read(0).windows
+        changes = {
+            "one token": lambda wanted: np.where(np.arange(33) == 5, 7, rows(wanted)).astype(np.uint16),
+            "two rows in each other's places": lambda wanted: rows(wanted)[[1, 0, *range(2, len(wanted))]],
+        }
+        for change in changes.values():
+            windows.rows = change  # type: ignore[method-assign,assignment]
+            digests.add(reader.read(0).digest)
+        windows.rows = rows  # type: ignore[method-assign]
+        assert np.array_equal(reader.read(0).windows, of_step) and reader.read(0).digest in digests
+    assert len(digests) == 6

@@ -13,7 +13,7 @@ from regpt.results.differences import differences_from_gpt2, rows_of_differences
 from regpt.results.report import open_other, write_report
 from regpt.results.runs import find_run, open_run
 from regpt.run.journal import read_history
-from regpt.run.train import train
+from regpt.run.start import train
 from tests.conftest import tiny_recipe
 
 SEED_RECORD_SECTIONS = """Model architecture

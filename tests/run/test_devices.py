@@ -5,7 +5,7 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.recipe import RunRecipe
-from regpt.run.devices import choose_precision, open_device, seed_step
+from regpt.run.devices import choose_precision, open_device, seed_micro_batch
 
 
 def test_a_device_that_is_not_there_is_refused_with_one_that_is() -> None:
@@ -26,19 +26,13 @@ def test_a_cpu_computes_in_bfloat16_only_where_it_multiplies_it(
     assert choose_precision("float32", "cpu") == torch.float32
 
 
-def test_several_ranks_are_refused_until_they_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="torchrun started 2 ranks"):
-        open_device(RunRecipe(device="cpu"))
-
-
-def test_random_numbers_follow_from_the_pair_of_seed_and_step() -> None:
-    def drawn(seed: int, step: int) -> float:
-        seed_step(seed, step)
+def test_random_numbers_follow_from_seed_micro_batch_and_number_of_the_micro_batch() -> None:
+    def drawn(seed: int, step: int, number: int) -> float:
+        seed_micro_batch(seed, step, number)
         return float(torch.rand(()))
 
-    assert drawn(1, 2) == drawn(1, 2)
-    assert len({drawn(seed, step) for seed in range(4) for step in range(4)}) == 16
+    assert drawn(1, 2, 3) == drawn(1, 2, 3)
+    assert len({drawn(seed, step, number) for seed in range(4) for step in range(4) for number in range(4)}) == 64
 
 
 def test_a_cpus_peak_is_measured() -> None:

@@ -16,8 +16,8 @@ from regpt.base.recipe import GuardRecipe, Recipe
 from regpt.run import checkpoint
 from regpt.run.guard import Guard, spike_limit
 from regpt.run.journal import read_history
-from regpt.run.resume import resume
-from regpt.run.train import Training, train
+from regpt.run.start import resume, train
+from regpt.run.train import Training
 from tests.conftest import tiny_recipe
 
 NAN, INFINITY = float("nan"), float("inf")

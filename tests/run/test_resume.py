@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,13 +17,13 @@ from regpt.base.errors import DONE, TERMINATED, CheckpointError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.cli import main
-from regpt.run import checkpoint
+from regpt.run import checkpoint, saving
 from regpt.run import train as training
 from regpt.run.journal import Journal, read_history
-from regpt.run.resume import resume
 from regpt.run.sinks import KINDS, TensorBoard
+from regpt.run.start import resume, train
 from regpt.run.stopping import Stopping
-from regpt.run.train import Training, train
+from regpt.run.train import Training
 from tests.conftest import tiny_recipe
 
 
@@ -86,7 +87,7 @@ def test_retention_keeps_the_newest_those_at_multiples_and_the_best(tmp_path: Pa
         run={"max_steps": 12},
         checkpoint=keep,
         evaluation={"validation_every": 3, "sample_every": 0},
-        optimizer={"max_lr": 0.5, "min_lr": 0.4},  # so high that the loss rises again
+        optimizer={"max_lr": 3.0, "min_lr": 2.9},  # so high that the loss rises again
     )
     train(recipe, tmp_path / "a")
     found = {v.step: v.loss for v in read_history(tmp_path / "a").validations if v.step > 0}
@@ -101,7 +102,7 @@ def test_retention_removes_nothing_while_the_newest_is_damaged(twelve: Recipe, t
     newest = checkpoint.path_of(tmp_path / "a", 12) / "state.json"
     newest.write_text(newest.read_text() + " ")
     keep = tiny_recipe(tmp_path, checkpoint={"keep_last": 1}).checkpoint
-    assert checkpoint.prune(tmp_path / "a", keep, {}) == []
+    assert saving.prune(tmp_path / "a", keep, {}) == []
     assert steps_saved(tmp_path / "a") == [2, 4, 6, 8, 10, 12]
 
 
@@ -134,10 +135,10 @@ def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
     go_on = threading.Event()
     write = checkpoint.write
 
-    def slow(run: Path, taken: checkpoint.Snapshot) -> checkpoint.Saved:
+    def slow(run: Path, taken: checkpoint.Snapshot, *how: Any, **else_: Any) -> checkpoint.Saved:
         if run.name == "a" and taken.step == 2:
             assert go_on.wait(20)
-        return write(run, taken)
+        return write(run, taken, *how, **else_)
 
     train(twelve, tmp_path / "whole")
     monkeypatch.setattr(checkpoint, "write", slow)
@@ -160,10 +161,10 @@ def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
 ) -> None:
     write_tensors = checkpoint.write_tensors
 
-    def full(path: Path, tensors: dict[str, torch.Tensor]) -> dict[str, int | str]:
+    def full(path: Path, *what: Any) -> dict[str, int | str]:
         if "step_000004" in str(path):
             raise OSError(28, "No space left on device")
-        return write_tensors(path, tensors)
+        return write_tensors(path, *what)
 
     monkeypatch.setattr(checkpoint, "write_tensors", full)
     assert train(twelve, tmp_path / "a") == DONE
@@ -246,16 +247,16 @@ def test_the_highest_whole_step_is_the_newest_whatever_the_clock_says(
 def test_sigusr1_saves_and_asks_to_be_started_again(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, seen = Stopping.check, 0
+    look, seen = Stopping.wanted, 0
 
-    def counted(self: Stopping) -> None:
+    def counted(self: Stopping) -> str:
         nonlocal seen
         seen += 1
         if seen == 9:
             os.kill(os.getpid(), signal.SIGUSR1)
-        look(self)
+        return look(self)
 
-    monkeypatch.setattr(Stopping, "check", counted)
+    monkeypatch.setattr(Stopping, "wanted", counted)
     assert train(tiny, tmp_path / "a") == TERMINATED
     assert read_history(tmp_path / "a").events[-1].detail["signal"] == "SIGUSR1"
     assert steps_saved(tmp_path / "a") == [read_history(tmp_path / "a").step]

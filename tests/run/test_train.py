@@ -19,9 +19,8 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.data.prepare import prepare
 from regpt.run.journal import read_history
-from regpt.run.resume import resume
+from regpt.run.start import resume, train
 from regpt.run.stopping import Stopping
-from regpt.run.train import train
 from tests.conftest import tiny_recipe
 
 
@@ -40,17 +39,17 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
     """Send this process Ctrl-C just before the so-many-th look at the signals."""
     seen = 0
-    look = Stopping.check
+    look = Stopping.wanted
 
-    def counted(self: Stopping) -> None:
+    def counted(self: Stopping) -> str:
         nonlocal seen
         seen += 1
         if seen == check:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)  # the handler runs in this thread between two bytecodes
-        look(self)
+        return look(self)
 
-    monkeypatch.setattr(Stopping, "check", counted)
+    monkeypatch.setattr(Stopping, "wanted", counted)
 
 
 def test_a_run_learns_and_writes_down_everything(tiny: Recipe, tmp_path: Path) -> None:
@@ -126,7 +125,7 @@ def test_a_resume_without_the_moments_would_be_seen(
     with monkeypatch.context() as patched:
         stop_before(patched, 9)
         train(tiny, tmp_path / "stopped")
-        patched.setattr("regpt.run.checkpoint.load_moments", lambda *_: None)
+        patched.setattr("regpt.run.parallel.load_moments", lambda *_: None)
         resume(tmp_path / "stopped")
     assert losses(tmp_path / "whole") != losses(tmp_path / "stopped")
 

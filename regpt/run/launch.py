@@ -1,0 +1,46 @@
+"""How this process was started: alone, or by torchrun as one of several ranks. The only reader of the environment."""
+
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import NoReturn
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What torchrun says of this process (https://docs.pytorch.org/docs/stable/elastic/run.html)."""
+
+    rank: int = 0
+    ranks: int = 1
+    local_rank: int = 0  # on this machine
+    local_ranks: int = 1
+    restarts: int = 0  # how often torchrun has started all ranks anew
+
+
+def launched() -> Launch:
+    def number(name: str, otherwise: int) -> int:
+        text = os.environ.get(name, "")
+        return int(text) if text.isdecimal() else otherwise
+
+    return Launch(
+        rank=number("RANK", 0),
+        ranks=number("WORLD_SIZE", 1),
+        local_rank=number("LOCAL_RANK", 0),
+        local_ranks=number("LOCAL_WORLD_SIZE", 1),
+        restarts=number("TORCHELASTIC_RESTART_COUNT", 0),
+    )
+
+
+def fixed_cublas() -> None:
+    """Keep cuBLAS from adding in another order next time. Before CUDA's first product."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def leave(code: int) -> NoReturn:
+    """End this rank at once. Torn down in order, gloo's threads can wait for the interpreter that waits for them."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    os._exit(code)

@@ -1,0 +1,235 @@
+"""The model on all ranks: whole on each (ddp), a share of it on each (fsdp), or whole with sums in one fixed order.
+
+What the training loop asks of it is the same for all: a forward pass of a micro-batch, gradients that are everybody's
+mean, and weights and optimizer state that can be saved, loaded and drawn anew.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from regpt.base.recipe import Recipe
+from regpt.model.gpt import GPT, rotary_table
+from regpt.model.optimizer import make_optimizer
+from regpt.run.checkpoint import load_moments, load_weights
+from regpt.run.devices import Device
+from regpt.run.ranks import Ranks
+from regpt.run.tensors import local, put
+
+
+class Parallel:
+    """A model and its optimizer on one rank: nothing is to be reduced. The other forms say what differs."""
+
+    name = "alone"
+
+    def __init__(self, recipe: Recipe, device: Device, ranks: Ranks) -> None:
+        self.recipe, self.device, self.ranks = recipe, device, ranks
+        self.model = self.made_model()
+        self.model.recomputing = recipe.run.activation_checkpointing
+        self.optimizer: Optimizer = make_optimizer(self.model, recipe)
+        self.trained = self.made_trained()
+
+    def made_model(self) -> GPT:
+        return GPT(self.recipe.model).to(self.device.place)
+
+    def made_trained(self) -> nn.Module:
+        """What a training step calls. Evaluation and sampling use `model`, the same weights, as their shapes vary."""
+        return self.compiled(self.model)
+
+    def compiled(self, module: nn.Module) -> nn.Module:
+        return torch.compile(module) if self.device.compiled else module  # type: ignore[return-value]
+
+    # A step
+
+    def micro_batches_in_mean(self, of_rank: int) -> int:
+        """By how many the loss of a micro-batch is divided before its backward pass."""
+        return of_rank
+
+    def micro_batch(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Around forward and backward pass of a step's micro-batch: gradients are reduced with the last."""
+        return contextlib.nullcontext()
+
+    def after_backward(self) -> None:
+        """After each micro-batch's backward pass."""
+
+    def after_last_backward(self) -> None:
+        """Afterwards the gradients are the global batch's."""
+
+    def gradients(self) -> list[Tensor]:
+        """What of them is on this rank."""
+        return [local(parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
+
+    def squared_norm(self) -> float:
+        """The sum of the squares of this rank's gradients.
+
+        Row by row, then in float64: over all of a large tensor, torch's sum on a CPU is wrong in the third digit.
+        """
+        rows = torch.cat([torch.linalg.vector_norm(gradient, dim=-1).reshape(-1) for gradient in self.gradients()])
+        return float(rows.cpu().double().square().sum())
+
+    def whole_square(self, squares: NDArray[np.float64]) -> float:
+        """Of all ranks' sums that of the whole gradient: everybody's, or no number if one rank has none."""
+        return float(np.max(squares))
+
+    def clip(self, norm: float) -> None:
+        """Scale the gradients, whose norm this is, to the recipe's `optimizer.grad_clip` at most."""
+        scale = self.recipe.optimizer.grad_clip / (norm + 1e-6)
+        if scale < 1.0:
+            for gradient in self.gradients():
+                gradient.mul_(scale)
+
+    # Looking
+
+    @contextmanager
+    def looking(self) -> Iterator[GPT]:
+        """The model for evaluation and sampling, which leave training as it was."""
+        yield self.model
+
+    # State
+
+    def initialize(self, seed: int) -> None:
+        """As at the start of a run; every rank draws the same."""
+        with torch.no_grad():
+            for parameter, drawn in zip(self.model.parameters(), self.model.drawn_weights(seed), strict=True):
+                put(parameter, drawn)
+        self.optimizer.state.clear()
+
+    def load(self, path: Path) -> None:
+        """Weights and optimizer state as a checkpoint has them: read by rank 0, which hands them out."""
+        if self.ranks.first:
+            load_weights(path, self.model)
+            load_moments(path, self.model, self.optimizer)
+        if self.ranks.count == 1:
+            return
+        state, place = self.optimizer.state, self.device.place
+        for parameter in self.model.parameters():
+            self.ranks.take_from_first(parameter.data)
+        shapes = self.ranks.by_first(
+            lambda: [{key: list(value.shape) for key, value in state[p].items()} for p in self.model.parameters()]
+        )
+        for parameter, names in zip(self.model.parameters(), shapes, strict=True):
+            if not self.ranks.first:
+                state[parameter] = {key: torch.empty(shape, device=place) for key, shape in names.items()}
+            for key in names:
+                self.ranks.take_from_first(state[parameter][key])
+
+
+class InOneOrder(Parallel):
+    """Whole on each rank; the gradients of all micro-batches are added one after another, as one rank adds them.
+
+    Micro-batch number n is rank n mod ranks'. So after each round of one micro-batch a rank, everybody adds the round's
+    gradients in the order of the ranks. Every micro-batch's gradients travel, which is why it is slow.
+    """
+
+    name = "ddp in one order"
+
+    def __init__(self, recipe: Recipe, device: Device, ranks: Ranks) -> None:
+        super().__init__(recipe, device, ranks)
+        self.sums: list[Tensor | None] = [None for _ in self.model.parameters()]
+
+    def micro_batches_in_mean(self, of_rank: int) -> int:
+        return of_rank * self.ranks.count
+
+    def after_backward(self) -> None:
+        for number, parameter in enumerate(self.model.parameters()):
+            assert parameter.grad is not None
+            for gradient in self.ranks.gathered_in_order(parameter.grad):
+                earlier = self.sums[number]
+                self.sums[number] = gradient if earlier is None else earlier.add_(gradient)
+            parameter.grad = None
+
+    def after_last_backward(self) -> None:
+        for number, parameter in enumerate(self.model.parameters()):
+            parameter.grad, self.sums[number] = self.sums[number], None
+
+
+class Replicated(Parallel):
+    """Whole on each rank, by DistributedDataParallel: gradients travel while the last backward pass goes on."""
+
+    name = "ddp"
+
+    def made_trained(self) -> nn.Module:
+        cards = [self.device.place] if self.device.place.type == "cuda" else None
+        # Weights are drawn or handed out by us, the same on all; the one buffer never changes.
+        self.replica = DistributedDataParallel(
+            self.model, device_ids=cards, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True
+        )
+        return self.compiled(self.replica)
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        with contextlib.nullcontext() if last else self.replica.no_sync():
+            yield
+
+
+class Sharded(Parallel):
+    """Rows of every parameter, its gradient and its moments on each rank, by fully_shard; gathered block by block.
+
+    Weights travel in float32, so that it computes what the other forms do.
+    """
+
+    name = "fsdp"
+
+    model: Any  # a GPT and an FSDPModule at once
+
+    def made_model(self) -> GPT:
+        with torch.device("meta"):
+            model = GPT(self.recipe.model)
+        mesh = init_device_mesh(self.device.place.type, (self.ranks.count,))
+        for block in model.blocks:
+            if self.device.compiled:
+                block.compile()
+            fully_shard(block, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for method in ("losses", "next_logits"):
+            register_fsdp_forward_method(model, method)
+        model.to_empty(device=self.device.place)
+        if self.recipe.model.positions == "rope":
+            model.rotations = rotary_table(self.recipe.model).to(self.device.place)
+        return model
+
+    def made_trained(self) -> nn.Module:
+        model: nn.Module = self.model
+        return model
+
+    def load(self, path: Path) -> None:
+        """Every rank reads its own rows; the directory must lie where all of them see it."""
+        load_weights(path, self.model)
+        load_moments(path, self.model, self.optimizer)
+
+    def whole_square(self, squares: NDArray[np.float64]) -> float:
+        return float(np.sum(squares))
+
+    @contextmanager
+    def micro_batch(self, last: bool) -> Iterator[None]:
+        self.model.set_requires_gradient_sync(last or self.recipe.run.gradients_reduced == "micro-batch")
+        yield
+
+    @contextmanager
+    def looking(self) -> Iterator[GPT]:
+        """Every rank must make the same number of passes within, because each gathers from all."""
+        try:
+            with torch.compiler.set_stance("force_eager") if self.device.compiled else contextlib.nullcontext():
+                yield self.model
+        finally:
+            self.model.reshard()
+
+
+def make_parallel(recipe: Recipe, device: Device, ranks: Ranks) -> Parallel:
+    """As `run.parallel` and `run.strict_sum` ask, on the ranks there are."""
+    if ranks.count == 1:
+        return Parallel(recipe, device, ranks)
+    if recipe.run.parallel == "fsdp":
+        return Sharded(recipe, device, ranks)
+    return (InOneOrder if recipe.run.strict_sum else Replicated)(recipe, device, ranks)

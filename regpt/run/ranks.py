@@ -1,0 +1,277 @@
+"""Several processes as one run: what they agree on, what the first does for all, and what is said when one is lost.
+
+Ranks talk in two ways. What all do at the same time goes by collectives of torch.distributed: NCCL between cards, gloo
+for a few numbers between processes, which waits for no card. What takes long, or happens on a thread beside the
+training, goes by notes in the store that torchrun keeps. With one rank everything here is free.
+"""
+
+import json
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributed.distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+
+from regpt.base.errors import (
+    USAGE,
+    CheckpointError,
+    DataError,
+    LockedError,
+    NumericsError,
+    OtherRankError,
+    RanksError,
+    UserError,
+)
+from regpt.run.devices import Device
+from regpt.run.launch import launched
+from regpt.run.stopping import Stopped, ignore_stops
+
+Made = TypeVar("Made")
+LOOKS = 0.01, 0.2  # seconds between two looks for a note, the first and the longest
+TOLD_WITHIN = 3.0  # seconds that a rank which lost another waits for that one's last words
+FAILURE = "failure"
+KINDS = {kind.__name__: kind for kind in (UserError, CheckpointError, DataError, LockedError, NumericsError)}
+
+
+class Ranks:
+    """This process among all ranks. Only values that JSON can write are shared."""
+
+    def __init__(self, rank: int = 0, count: int = 1, store: Store | None = None, timeout: float = 600) -> None:
+        self.rank, self.count, self.store, self.timeout = rank, count, store, timeout
+        self.shared = 0
+
+    @property
+    def first(self) -> bool:
+        """Rank 0 writes all files but its own share of a sharded checkpoint, and prints."""
+        return self.rank == 0
+
+    # All at the same time
+
+    def gathered(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Everybody's values, by rank; of one shape and type, float64 or int64.  (...) -> (ranks, ...)"""
+        if self.count == 1:
+            return values[None]
+        mine = torch.from_numpy(np.ascontiguousarray(values))
+        theirs = [torch.empty_like(mine) for _ in range(self.count)]
+        with self.watched():
+            dist.all_gather(theirs, mine)
+        return np.stack([tensor.numpy() for tensor in theirs])
+
+    def highest(self, number: int) -> int:
+        """The highest of everybody's numbers."""
+        return int(self.gathered(np.array([number], dtype=np.int64)).max())
+
+    def gathered_in_order(self, tensor: Tensor) -> list[Tensor]:
+        """Everybody's tensor, by rank, on the device."""
+        if self.count == 1:
+            return [tensor]
+        theirs = [torch.empty_like(tensor) for _ in range(self.count)]
+        dist.all_gather(theirs, tensor.contiguous())
+        return theirs
+
+    def take_from_first(self, tensor: Tensor) -> None:
+        """Overwrite a tensor by that of rank 0."""
+        if self.count > 1:
+            with self.watched():
+                dist.broadcast(tensor, src=0)
+
+    # One for all
+
+    def by_first(
+        self, make: Callable[[], Made], between: Callable[[], None] = lambda: None, patience: float | None = None
+    ) -> Made:
+        """What rank 0 makes, on every rank. An error of a user's that it meets there is raised on every rank.
+
+        The others wait as long as `patience` says, in seconds (None: the ranks' timeout), and call `between` meanwhile.
+        """
+        if self.count == 1:
+            return make()
+        self.shared += 1
+        name = f"made/{self.shared}"
+        made: Made = self.tell(name, make) if self.first else self.heard(name, between=between, patience=patience)
+        return made
+
+    # Notes
+
+    def post(self, name: str, value: Any) -> None:
+        """Leave a note for all ranks."""
+        assert self.store is not None
+        with self.watched():
+            self.store.set(name, json.dumps(value))
+
+    def tell(self, name: str, make: Callable[[], Made]) -> Made:
+        """Make something, and leave a note with it, or with the user's error that came up, which is raised here too."""
+        if self.count == 1:
+            return make()
+        try:
+            made = make()
+        except UserError as error:
+            self.post(name, {"problem": error.problem, "fix": error.fix, "kind": type(error).__name__})
+            error.tells = self.first
+            raise
+        self.post(name, {"made": made})
+        return made
+
+    def heard(self, name: str, between: Callable[[], None] = lambda: None, patience: float | None = None) -> Any:
+        """What another rank tells under that name, once it does; its error is raised here."""
+        assert self.store is not None
+        self.awaited(name, between=between, patience=patience)
+        with self.watched():
+            note = json.loads(self.store.get(name))
+        if "problem" not in note:
+            return note["made"]
+        error = KINDS.get(note["kind"], UserError)(note["problem"], note["fix"])
+        error.tells = self.first
+        raise error
+
+    def awaited(self, *names: str, between: Callable[[], None] = lambda: None, patience: float | None = None) -> str:
+        """Wait until there is a note of one of the names; returns that name.
+
+        Raises RanksError after `patience` seconds (None: the ranks' timeout), or if a rank has failed.
+        """
+        assert self.store is not None
+        until = time.monotonic() + (self.timeout if patience is None else patience)
+        pause, longest = LOOKS
+        while True:
+            with self.watched():
+                for name in names:
+                    if self.store.check([name]):
+                        return name
+                if self.store.check([FAILURE]):
+                    raise self.failure_of_another()
+            between()
+            if time.monotonic() > until:
+                raise self.silence()
+            time.sleep(pause)
+            pause = min(longest, 1.5 * pause)
+
+    # Loss of another
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within, a broken or silent connection is an error of a user's that says so."""
+        try:
+            yield
+        except RuntimeError as error:
+            if self.count > 1 and is_of_connection(error):
+                raise self.lost(error) from error
+            raise
+
+    def lost(self, error: BaseException) -> UserError:
+        """What a broken connection means: another rank's own error if it has told one, else that it is gone."""
+        until = time.monotonic() + TOLD_WITHIN
+        while time.monotonic() < until:
+            try:
+                if self.store is not None and self.store.check([FAILURE]):
+                    return self.failure_of_another()
+            except RuntimeError:
+                break  # the store has gone with the rank
+            time.sleep(LOOKS[1])
+        waited = "timed out" in str(error).lower() or "timeout" in str(error).lower()
+        return self.silence() if waited else self.gone(str(error).splitlines()[0])
+
+    def silence(self) -> RanksError:
+        where = "".join(traceback.format_stack(sys._current_frames()[threading.main_thread().ident or 0]))
+        print(f"rank {self.rank} of {self.count} waited here:\n{where}", file=sys.stderr, flush=True)
+        error = RanksError(
+            f"rank {self.rank} of {self.count}: another rank did not answer within {self.timeout:g} s",
+            "look at that process and its machine, then go on with `regpt resume`; run.rank_timeout sets the time",
+        )
+        error.tells = True
+        return error
+
+    def gone(self, why: str) -> RanksError:
+        error = RanksError(
+            f"rank {self.rank} of {self.count}: another rank has gone ({why[:200]})",
+            "its own last lines say more; go on with `regpt resume`, or start with torchrun --max-restarts",
+        )
+        error.tells = True
+        return error
+
+    def failure_of_another(self) -> OtherRankError:
+        assert self.store is not None
+        told = json.loads(self.store.get(FAILURE))
+        return OtherRankError(told["code"], told["problem"])
+
+    def tell_failure(self, code: int, problem: str) -> tuple[int, bool]:
+        """Tell the others why this rank ends, unless one was earlier; returns everybody's code, and if it is ours."""
+        if self.store is None:
+            return code, True
+        mine = json.dumps({"code": code, "problem": problem, "rank": self.rank})
+        try:
+            told = json.loads(self.store.compare_set(FAILURE, "", mine))
+        except RuntimeError:  # the store has gone with rank 0
+            return code, True
+        return int(told["code"]), bool(told["rank"] == self.rank)
+
+
+def is_of_connection(error: BaseException) -> bool:
+    """gloo's errors are plain RuntimeErrors that name it; those of NCCL and of the store have a class."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+
+
+@contextmanager
+def open_ranks(device: Device, timeout: float) -> Iterator[Ranks]:
+    """All ranks that torchrun started, connected; a single one if it was not torchrun.
+
+    Whatever ends the block on one rank ends it on all, with the code of the first that failed; one of them tells.
+    Connections end with the process, see `launch.leave`.
+    """
+    launch = launched()
+    if launch.ranks == 1:
+        yield Ranks()
+        return
+    ranks = connect(device, launch.rank, launch.ranks, timeout)
+    try:
+        yield ranks
+        ranks.highest(0)  # nobody goes while another may still ask
+    except UserError as error:
+        error.code, ours = ranks.tell_failure(error.code, str(error))
+        if error.tells is None:  # all have met it, or this rank alone: whoever is first tells
+            error.tells = ours
+        raise
+    except Stopped as stopped:
+        stopped.code, _ = ranks.tell_failure(stopped.code, f"stopped by {stopped.name}")
+        raise
+    except RuntimeError as error:
+        if not is_of_connection(error):
+            ranks.tell_failure(1, f"{type(error).__name__}: {error}")
+            raise
+        lost = ranks.lost(error)
+        lost.code, _ = ranks.tell_failure(lost.code, str(lost))
+        raise lost from error
+    except BaseException as error:
+        ranks.tell_failure(USAGE if isinstance(error, OSError) else 1, f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        ignore_stops()  # torchrun tells the others to stop when one ends; they are about to
+
+
+def connect(device: Device, rank: int, count: int, timeout: float) -> Ranks:
+    """Join the others. Raises RanksError where they do not come."""
+    backend = "cpu:gloo,cuda:nccl" if device.place.type == "cuda" else "gloo"
+    patience = timedelta(seconds=timeout)
+    try:
+        store, rank, count = next(rendezvous("env://", timeout=patience))
+        store.set_timeout(patience)
+        # gloo shall be the first to notice a silent rank: it raises, where NCCL's watchdog ends the process
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=patience)
+    except (RuntimeError, ValueError) as error:
+        lost = RanksError(
+            f"rank {rank} of {count}: the ranks do not find each other ({str(error).splitlines()[0][:200]})",
+            "start them with torchrun; docs/scale.md has the commands",
+        )
+        lost.tells = True
+        raise lost from error
+    return Ranks(rank, count, store, timeout)

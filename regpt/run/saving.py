@@ -1,0 +1,138 @@
+"""Saving beside the training: a copy is taken, a thread writes it, all ranks hear how it went, old ones are removed."""
+
+import contextlib
+import shutil
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+from regpt.base.errors import RanksError, UserError
+from regpt.base.recipe import CheckpointRecipe
+from regpt.model.gpt import GPT
+from regpt.run import checkpoint
+from regpt.run.checkpoint import Files, Saved, Snapshot, path_of
+from regpt.run.ranks import Ranks
+
+
+class Saver:
+    """Writes checkpoints, one at a time, beside the training or at once, and removes those that need not be kept.
+
+    `begin` copies; `finished` hands over what has been written, or raises what went wrong, the same on every rank.
+    Where every rank has the whole model, rank 0 writes it and the others only hear of it. Use as a context manager.
+    """
+
+    def __init__(self, run: Path, asked: CheckpointRecipe, ranks: Ranks | None = None) -> None:
+        self.run, self.asked, self.ranks = run, asked, ranks or Ranks()
+        self.writing: Future[Saved] | None = None
+        self.memory: Snapshot | None = None
+        self.step = 0  # of what was begun last
+        self.count = 0
+        self.left_alone = threading.Event()  # by an error: nobody waits for notes any more
+
+    def __enter__(self) -> "Saver":
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.left_alone.set()
+        self.thread.shutdown(wait=True)
+
+    def begin(
+        self, step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], losses: dict[int, float]
+    ) -> None:
+        """Copy what is to be saved and begin to write it. What was begun before must have been taken by `finished`.
+
+        `losses` are validation losses by step, for keep_best.
+        """
+        assert self.writing is None
+        self.step, self.count = step, self.count + 1
+        note = f"saved/{self.count}"
+        is_sharded = self.ranks.count > 1 and has_share(model)
+        if self.ranks.first or is_sharded:
+            self.memory = checkpoint.snapshot(step, model, optimizer, state, self.memory)
+        if self.ranks.first:
+            assert self.memory is not None
+            self.writing = self.thread.submit(self.write_for_all, self.memory, is_sharded, note, dict(losses))
+        else:
+            self.writing = self.thread.submit(self.hear, step, self.memory if is_sharded else None, note)
+
+    def finished(self, wait: bool) -> Saved | None:
+        """What was written since it was asked last; with `wait`, once it is. Raises what went wrong."""
+        if self.writing is None or not (wait or self.writing.done()):
+            return None
+        writing, self.writing = self.writing, None
+        return writing.result()
+
+    # On the thread
+
+    def write_for_all(self, taken: Snapshot, is_sharded: bool, note: str, losses: dict[int, float]) -> Saved:
+        """Rank 0's: write, with the others' parts where there are any, and tell them."""
+        ranks, parts = self.ranks, self.ranks.count if is_sharded else 1
+
+        def made() -> dict[str, float]:
+            saved = checkpoint.write(
+                self.run,
+                taken,
+                parts,
+                begun=lambda: ranks.post(f"{note}/begun", {}) if is_sharded else None,
+                others=lambda: self.parts_of_others(note) if is_sharded else {},
+            )
+            return {"bytes": saved.bytes, "seconds": saved.seconds}
+
+        told = ranks.tell(f"{note}/done", made)
+        prune(self.run, self.asked, losses)
+        return Saved(path_of(self.run, taken.step), taken.step, int(told["bytes"]), told["seconds"])
+
+    def parts_of_others(self, note: str) -> Files:
+        files: Files = {}
+        for rank in range(1, self.ranks.count):
+            files |= self.ranks.heard(f"{note}/part {rank}", between=self.go_on)
+        return files
+
+    def hear(self, step: int, taken: Snapshot | None, note: str) -> Saved:
+        """Another rank's: write its part, if it has one, and hear how all of it went."""
+        begun, done, ranks = f"{note}/begun", f"{note}/done", self.ranks
+        if taken is not None and ranks.awaited(begun, done, between=self.go_on) == begun:
+            part = partial(checkpoint.write_part, self.run, taken, ranks.rank, ranks.count)
+            with contextlib.suppress(UserError):  # rank 0 hears of it, and then all
+                ranks.tell(f"{note}/part {ranks.rank}", part)
+        told = ranks.heard(done, between=self.go_on)
+        return Saved(path_of(self.run, step), step, int(told["bytes"]), told["seconds"])
+
+    def go_on(self) -> None:
+        if self.left_alone.is_set():
+            raise RanksError("the checkpoint was given up", "go on from the one before: regpt resume")
+
+
+def has_share(model: GPT) -> bool:
+    """Whether this rank holds a share of the model only."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[Path]:
+    """Remove checkpoints that the recipe does not keep; returns them. Nothing goes unless the newest is whole."""
+    found = checkpoint.all_of(run)
+    if asked.keep_last == 0 or len(found) <= asked.keep_last:
+        return []
+    kept = {step for step, _ in found[-asked.keep_last :]}
+    if asked.keep_every:
+        kept |= {step for step, _ in found if step % asked.keep_every == 0}
+    if asked.keep_best:
+        kept |= {min((step for step, _ in found if step in losses), key=lambda step: losses[step], default=-1)}
+    removed = [path for step, path in found if step not in kept]
+    if not removed or next(checkpoint.faults(found[-1][1]), None) is not None:
+        return []
+    for path in removed:
+        gone = path.with_name(f".{path.name}.removed")
+        path.rename(gone)
+        shutil.rmtree(gone)
+    return removed

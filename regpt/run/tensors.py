@@ -1,0 +1,133 @@
+"""Tensors by name, in safetensors files and out of them; a rank that holds some rows of each writes and reads those."""
+
+import hashlib
+import json
+import struct
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from regpt.base.errors import CheckpointError
+
+DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}  # safetensors' names
+ROWS = "rows"  # in a file's metadata: of each tensor that is a share, its first row and how many the whole has
+
+
+# In memory
+
+
+def local(tensor: Tensor) -> Tensor:
+    """What of a tensor is on this rank."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_number(tensor: Tensor) -> Tensor:
+    """A number that every rank holds, or to which every rank holds a part."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def rows_here(tensor: Tensor) -> tuple[int, int]:
+    """The first row that this rank holds, and the last + 1: all of them, unless the tensor is sharded."""
+    count = tensor.shape[0] if tensor.ndim else 1
+    if not isinstance(tensor, DTensor):
+        return 0, count
+    rank, ranks = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
+    each = -(-count // ranks)  # fully_shard cuts as torch.chunk does
+    return min(count, rank * each), min(count, (rank + 1) * each)
+
+
+def put(tensor: Tensor, whole: Tensor) -> None:
+    """Fill a tensor, or this rank's rows of it."""
+    first, last = rows_here(tensor)
+    local(tensor).copy_(whole[first:last] if isinstance(tensor, DTensor) else whole)
+
+
+def like(model: Tensor, rows: Tensor) -> Tensor:
+    """This rank's rows as a tensor that is sharded as `model` is."""
+    if not isinstance(model, DTensor):
+        return rows
+    mesh, placements = model.device_mesh, model.placements
+    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=model.shape, stride=model.stride())
+
+
+# On the disk
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], rows: dict[str, list[int]]) -> dict[str, int | str]:
+    """Write a safetensors file, hashed on the way; returns its size and hash.
+
+    `rows` says of which tensors only a share is written: its first row, and how many rows the whole has.
+
+    The library's `save_file` copies everything into Python's bytes first and holds the interpreter while it does, which
+    training would wait for. The form (https://github.com/huggingface/safetensors#format) is a length, a header in JSON,
+    and the tensors one after another; the library reads it, and a test holds the two against each other.
+    """
+    header: dict[str, Any] = {}
+    if shares := {name: rows[name] for name in tensors if name in rows}:
+        header["__metadata__"] = {ROWS: json.dumps(shares)}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    digest = hashlib.sha256()
+    with path.open("wb", buffering=0) as file:
+        for piece in chain([memoryview(struct.pack("<Q", len(text)) + text)], map(bytes_of, tensors.values())):
+            digest.update(piece)
+            left = piece
+            while left:
+                left = left[file.write(left) :]
+    return {"bytes": 8 + len(text) + end, "sha256": digest.hexdigest()}
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """A contiguous tensor's memory."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
+
+
+class SavedTensors:
+    """Whole tensors, or rows of them, out of files that each hold all or a share. Raises CheckpointError."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of the whole tensors
+        self.shares: dict[str, list[tuple[int, int, Any]]] = {}  # first row, last + 1, and the open file
+        try:
+            for path in paths:
+                self.add(safe_open(path, "pt"))
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: cannot be read ({error})", "use another checkpoint") from None
+
+    def add(self, file: Any) -> None:
+        rows = json.loads((file.metadata() or {}).get(ROWS, "{}"))
+        for name in file.keys():  # noqa: SIM118  a safetensors file is no dictionary
+            shape = file.get_slice(name).get_shape()
+            here = shape[0] if shape else 1
+            first, count = rows.get(name, (0, here))
+            self.shapes[name] = (count, *shape[1:]) if shape else ()
+            self.shares.setdefault(name, []).append((first, first + here, file))
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        """Rows `first` to `last` - 1 of a tensor; all of a number."""
+        if not self.shapes[name]:
+            number: Tensor = self.shares[name][0][2].get_tensor(name)
+            return number
+        pieces = []
+        at = first
+        for begin, end, file in sorted(self.shares[name], key=lambda share: share[0]):
+            if begin <= at < min(end, last):
+                pieces.append(file.get_slice(name)[at - begin : min(end, last) - begin])
+                at = min(end, last)
+        if at < last:
+            raise CheckpointError(
+                f"{self.paths[0].parent}: lacks rows {at:,} to {last:,} of {name}", "use another checkpoint"
+            )
+        shape = (0, *self.shapes[name][1:])
+        return pieces[0] if len(pieces) == 1 else torch.cat([torch.empty(shape), *pieces])
