@@ -22,7 +22,7 @@ from regpt.base import files
 from regpt.base.files import sha256_of_file
 from regpt.data import encoders
 from regpt.data.batches import Batch, Batches
-from regpt.run import checkpoint, guard, journal, sinks, train
+from regpt.run import checkpoint, guard, journal, parallel, sinks, train
 from regpt.run.journal import SkippedRecord, StepRecord, read_history
 from regpt.run.stopping import Stopping
 
@@ -211,7 +211,7 @@ def stops_at_steps(lab: Laboratory, times: int) -> Finding:
     """Before the checks of these numbers: between micro-batches, at the first, at an epoch's edge, at a save."""
     checks = [61, 1, 2, 15, 40, 58, 59, 60][:times]
     for number in checks:
-        outcome = lab.start("stopped", partial(at_call, Stopping, "check", number, partial(send, signal.SIGINT)))
+        outcome = lab.start("stopped", partial(at_call, Stopping, "wanted", number, partial(send, signal.SIGINT)))
         assert outcome.code == 130, outcome.output
         assert "go on with: regpt resume" in outcome.output.splitlines()[-1]
         lab.finish("stopped")
@@ -700,7 +700,7 @@ def planted(lab: Laboratory) -> Iterator[Finding]:
         return not same
 
     def moments() -> None:
-        checkpoint.load_moments = lambda *given: None
+        parallel.load_moments = lambda *given: None  # type: ignore[attr-defined]
 
     def position() -> None:
         guard.Guard.batch_of = lambda self, step: step + 1  # type: ignore[method-assign]

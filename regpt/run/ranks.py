@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -20,7 +21,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributed.distributed_c10d import Store
+from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from regpt.base.errors import (
@@ -263,8 +264,9 @@ def connect(device: Device, rank: int, count: int, timeout: float) -> Ranks:
     backend = "cpu:gloo,cuda:nccl" if device.place.type == "cuda" else "gloo"
     patience = timedelta(seconds=timeout)
     try:
-        store, rank, count = next(rendezvous("env://", timeout=patience))
-        store.set_timeout(patience)
+        shared, rank, count = next(rendezvous("env://", timeout=patience))
+        shared.set_timeout(patience)
+        store = PrefixStore(meeting(shared, rank, count, timeout), shared)
         # gloo shall be the first to notice a silent rank: it raises, where NCCL's watchdog ends the process
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=patience)
     except (RuntimeError, ValueError) as error:
@@ -275,3 +277,29 @@ def connect(device: Device, rank: int, count: int, timeout: float) -> Ranks:
         lost.tells = True
         raise lost from error
     return Ranks(rank, count, store, timeout)
+
+
+def meeting(store: Store, rank: int, count: int, timeout: float) -> str:
+    """A name for this coming together of all ranks, that no earlier one had.
+
+    torchrun keeps one store while it starts ranks anew, so what the lost ones wrote is still there. Every rank leaves a
+    mark of its own; rank 0 puts a name to the marks that it finds; a rank takes the name only if its own mark is among
+    them, and says so; once all have, all go. Marks of the lost never answer.
+    """
+    mine = uuid.uuid4().hex
+    store.set(f"here/{rank}", mine)
+    until = time.monotonic() + timeout
+    names = [f"here/{number}" for number in range(count)]
+    while time.monotonic() < until:
+        if rank == 0 and store.check(names):
+            marks = [store.get(name).decode() for name in names]
+            if not store.check(["meeting"]) or json.loads(store.get("meeting"))["marks"] != marks:
+                store.set("meeting", json.dumps({"name": uuid.uuid4().hex, "marks": marks}))
+        if store.check(["meeting"]):
+            found = json.loads(store.get("meeting"))
+            if rank < len(found["marks"]) and found["marks"][rank] == mine:
+                store.set(f"{found['name']}/{rank}", "")
+                if store.check([f"{found['name']}/{number}" for number in range(len(found["marks"]))]):
+                    return str(found["name"])
+        time.sleep(LOOKS[0])
+    raise RuntimeError(f"not all {count} came within {timeout:g} s")

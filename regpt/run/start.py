@@ -28,12 +28,12 @@ from regpt.run.train import Training
 def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
     """Start a run in a directory that does not exist yet; returns the exit code. On every rank that there is.
 
-    Everything that can be refused is refused before the directory is made. Where torchrun has started all ranks anew
-    after a loss, a run that is there goes on.
+    Everything that can be refused is refused before the directory is made. Where torchrun starts ranks anew after a
+    loss (--max-restarts), a run that is there goes on.
     """
     with opened(recipe, console) as (device, ranks, console):
         if ranks.by_first(run.exists):
-            if launched().restarts:
+            if launched().restarted:
                 return go_on(recipe, run, device, ranks, console)
             raise UserError(
                 f"{run}: a run of this name exists already",
@@ -70,8 +70,8 @@ def go_on(recipe: Recipe, run: Path, device: Device, ranks: Ranks, console: Cons
             training.load(checkpoint.path_of(run, found["step"]))
         else:
             training.parallel.initialize(recipe.run.seed)
-        if found["changed"] and ranks.first:
-            write_text(run / "recipe.toml", to_toml(recipe))
+        if ranks.first and (found["changed"] or not (run / "environment.json").exists()):
+            describe(training)
         detail = {"changed": found["changed"], "passed_over": found["passed_over"]}
         return training.go(first_step=found["step"], event="resumed", detail=detail)
 
@@ -79,10 +79,10 @@ def go_on(recipe: Recipe, run: Path, device: Device, ranks: Ranks, console: Cons
 def where_to_go_on(recipe: Recipe, run: Path, console: Console) -> dict[str, Any]:
     """The newest whole checkpoint's step, and what is asked for otherwise than there.
 
-    Raises CheckpointError where there is none; only torchrun, starting all ranks anew, begins again at step 0.
+    Raises CheckpointError where there is none; only where torchrun starts ranks anew, the run begins again at step 0.
     """
     checkpoint.clean(run)
-    if launched().restarts and not checkpoint.all_of(run):
+    if launched().restarted and not checkpoint.all_of(run):
         return {"step": 0, "changed": {}, "passed_over": [], "complete": False}
     passed_over: list[str] = []
     path = checkpoint.newest(run, passed_over.append)
@@ -141,17 +141,25 @@ def same_data(recipe: Recipe, ranks: Ranks) -> Manifest:
 @contextmanager
 def started(training: Training) -> Iterator[None]:
     """The directory of a new run, made and locked by rank 0; gone again if it ends before its journal begins."""
-    run, recipe, ranks = training.run, training.recipe, training.ranks
+    run, ranks = training.run, training.ranks
     if not ranks.first:
         yield
         return
     run.mkdir(parents=True)
     try:
-        write_text(run / "recipe.toml", to_toml(recipe))
-        write_json(run / "environment.json", environment(recipe, training.device, training.manifest, ranks.count))
+        describe(training)
         with locked(run / "lock"):
             yield
     except BaseException:
         if not (run / "journal.jsonl").exists():
             shutil.rmtree(run)
         raise
+
+
+def describe(training: Training) -> None:
+    """Write down what a run is, and where it was begun."""
+    run, recipe = training.run, training.recipe
+    write_text(run / "recipe.toml", to_toml(recipe))
+    if not (run / "environment.json").exists():
+        about = environment(recipe, training.device, training.manifest, training.ranks.count)
+        write_json(run / "environment.json", about)
