@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoints, loader, prepare, step
+from benchmarks import checkpoints, loader, prepare, ranks, step
 
 RESULTS = Path(__file__).parent / "results.md"
 
@@ -29,6 +29,7 @@ def main() -> int:
         *loader.report(),
         *step.report(),
         *checkpoints.report(),
+        *ranks.report(),
     ]
     output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"results: {output}")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from regpt import __version__
-from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, USAGE, UserError
+from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, USAGE, RecipeError, UserError
 from regpt.run.launch import launched, leave
 from regpt.run.stopping import Stopped
 
@@ -32,7 +32,9 @@ RECIPE is a .toml file or the name of one that regpt comes with. Any setting can
 section.key=value behind it, as in: regpt train demo-modern run.max_steps=20 optimizer.max_lr=1e-3
 `regpt recipe help` lists all settings. RUN is the name of a folder in runs/, or a path.
 
-exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are none, 6 locked,
+on several cards: torchrun --standalone --nproc_per_node=4 -m regpt train gpt2-050226   (docs/scale.md)
+
+exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are none, 6 locked, 7 a rank was lost,
             130 stopped by Ctrl-C after saving, 143 by SIGTERM, SIGUSR1 or run.time_limit after saving
 """
 
@@ -50,6 +52,8 @@ def carry_out_as_rank(words: Sequence[str] | None) -> NoReturn:
     try:
         with contextlib.redirect_stderr(nowhere or sys.stderr):
             arguments = parsed(words)
+        if arguments.command not in (run_train, run_resume, run_reproduce):
+            arguments.command = refuse_ranks
         code = carry_out(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
@@ -82,7 +86,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        if error.tells or (error.tells is None and launched().rank == 0):
+        if error.tells or (error.tells is None and launched().local_rank == 0):
             print(f"error: {error}", file=sys.stderr)
         return error.code
     except BrokenPipeError:  # whoever read our output has left, as `head` does
@@ -279,6 +283,9 @@ def parser() -> argparse.ArgumentParser:
     show = looks.add_parser("show", help="a recipe, resolved, and what follows from it")
     show.set_defaults(command=run_recipe_show)
     show.add_argument("--against", metavar="RECIPE", help="another one; prints what differs")
+    show.add_argument(
+        "--ranks", type=at_least(int, 1), default=1, metavar="N", help="that it shall run on (default: 1)"
+    )
     add_recipe(show)
     looks.add_parser("list", help="the recipes that regpt comes with").set_defaults(command=run_recipe_list)
     looks.add_parser("help", help="every setting, its default and its meaning").set_defaults(command=run_recipe_help)
@@ -321,6 +328,13 @@ def at_least(kind: Callable[[str], float], least: float) -> Callable[[str], floa
 
 
 # The commands
+
+
+def refuse_ranks(arguments: argparse.Namespace) -> int:
+    raise UserError(
+        f"torchrun started {launched().ranks} ranks for a command that runs on one",
+        "start it without torchrun; train, resume and reproduce run on several",
+    )
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -531,9 +545,12 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     print(to_toml(recipe))
     micro_batch = f"{recipe.data.micro_batch} x {recipe.model.block_size} tokens"
+    if problems := list(recipe.batch_problems(arguments.ranks)):
+        raise RecipeError(recipe.name, problems)
+    on = f"each of {arguments.ranks} ranks" if arguments.ranks > 1 else "one device"
     follows = {
         "parameters": f"{recipe.model.parameters:,}",
-        "accumulation": f"{recipe.accumulation_steps()} micro-batches of {micro_batch} on one device",
+        "accumulation": f"{recipe.accumulation_steps(arguments.ranks)} micro-batches of {micro_batch} on {on}",
         "tokens": f"{recipe.total_tokens:,} in {recipe.run.max_steps:,} steps",
         "warm-up": f"{recipe.warmup_tokens:,} tokens in {recipe.optimizer.warmup_steps:,} steps",
         "FLOPs per token": f"{recipe.model.flops_per_token:,}",

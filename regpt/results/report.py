@@ -94,6 +94,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "order": "all windows of all shards shuffled, anew each epoch"
         if recipe.data.order == "shuffled"
         else "sequential, as the windows stand in the files",
+        "ranks": ranks(run),
         "memory": memory(run),
         "cost": cost(run),
         "columns": columns(run, others),
@@ -109,6 +110,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "skipped": [f"step {record.step:,}: {record.reason}" for record in run.history.skipped],
         "attempt_lines": [
             f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {event.event} at step {event.step:,}"
+            + (f" on {event.detail['ranks']} ranks" if event.detail.get("ranks", 1) > 1 else "")
             + (f" ({event.detail['signal']})" if "signal" in event.detail else "")
             for event in events
         ],
@@ -184,10 +186,17 @@ def hellaswag_interval(recipe: Recipe) -> str:
     return f"asked for every {asked:,} steps; {NOT_MEASURED}, this version cannot" if asked else "off"
 
 
+def ranks(run: Run) -> str:
+    """How many, attempt by attempt where they changed, and how the model lay on them."""
+    counts = [count for number, count in enumerate(run.ranks) if number == 0 or count != run.ranks[number - 1]]
+    together = run.recipe.run.parallel + (", sums in one order" if run.recipe.run.strict_sum else "")
+    return ", then ".join(map(str, counts or [1])) + (f" ({together})" if max(counts, default=1) > 1 else "")
+
+
 def memory(run: Run) -> str:
     """The most that was written down when the run ended or stopped."""
     most = max((int(event.detail.get("memory_bytes", 0)) for event in run.history.events), default=0)
-    of = "of the card at most" if run.environment["device"]["place"] == "cuda" else "of the process at the end"
+    of = "of the card at most" if run.environment["device"]["place"].startswith("cuda") else "of the process at the end"
     return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
 
 

@@ -41,10 +41,15 @@ class Run:
         return self.recipe.data.total_batch_tokens / seconds[len(seconds) // 2] if seconds else 0.0
 
     @property
+    def ranks(self) -> list[int]:
+        """How many each attempt ran on."""
+        return [int(event.detail["ranks"]) for event in self.history.events if "ranks" in event.detail]
+
+    @property
     def share_of_peak(self) -> float:
-        return (
-            self.tokens_per_second * self.recipe.model.flops_per_token / float(self.environment["device"]["peak_flops"])
-        )
+        """Of all devices of the first attempt together."""
+        peak = float(self.environment["device"]["peak_flops"]) * int(self.environment["ranks"])
+        return self.tokens_per_second * self.recipe.model.flops_per_token / peak
 
     @property
     def epochs(self) -> float:

@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ FOLDER = "checkpoints"
 FORMAT = "regpt-checkpoint"
 FORMAT_VERSION = 2
 Files = dict[str, dict[str, int | str]]  # by name: bytes and sha256
+HASHED_AT_ONCE = 8
 SPARE_BYTES = 1_000_000  # for headers, JSON and the file system
 
 
@@ -237,14 +239,17 @@ def faults(path: Path) -> Iterator[str]:
         if missing:
             yield f"{path / 'manifest.json'} does not name {', '.join(sorted(missing))}"
             return
-        for name, expected in files:
-            file = path / name
-            if not file.is_file() or file.stat().st_size != expected["bytes"]:
-                yield f"{file} is missing or was cut short"
-            elif sha256_of_file(file) != expected["sha256"]:
-                yield f"{file} was changed after it was written"
+        with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
+            problems = threads.map(lambda named: fault_of_file(path / named[0], named[1]), files)
+        yield from filter(None, problems)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         yield f"{path / 'manifest.json'} is missing or no manifest"
+
+
+def fault_of_file(file: Path, expected: dict[str, Any]) -> str:
+    if not file.is_file() or file.stat().st_size != expected["bytes"]:
+        return f"{file} is missing or was cut short"
+    return f"{file} was changed after it was written" if sha256_of_file(file) != expected["sha256"] else ""
 
 
 def load_weights(path: Path, model: GPT) -> None:

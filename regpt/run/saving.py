@@ -19,6 +19,8 @@ from regpt.run import checkpoint
 from regpt.run.checkpoint import Files, Saved, Snapshot, path_of
 from regpt.run.ranks import Ranks
 
+SAVING_PATIENCE = 10  # times that a rank waits longer for a save than for a step
+
 
 class Saver:
     """Writes checkpoints, one at a time, beside the training or at once, and removes those that need not be kept.
@@ -33,6 +35,7 @@ class Saver:
         self.memory: Snapshot | None = None
         self.step = 0  # of what was begun last
         self.count = 0
+        self.patience = SAVING_PATIENCE * self.ranks.timeout
         self.left_alone = threading.Event()  # by an error: nobody waits for notes any more
 
     def __enter__(self) -> "Saver":
@@ -95,17 +98,18 @@ class Saver:
     def parts_of_others(self, note: str) -> Files:
         files: Files = {}
         for rank in range(1, self.ranks.count):
-            files |= self.ranks.heard(f"{note}/part {rank}", between=self.go_on)
+            files |= self.ranks.heard(f"{note}/part {rank}", between=self.go_on, patience=self.patience)
         return files
 
     def hear(self, step: int, taken: Snapshot | None, note: str) -> Saved:
         """Another rank's: write its part, if it has one, and hear how all of it went."""
-        begun, done, ranks = f"{note}/begun", f"{note}/done", self.ranks
-        if taken is not None and ranks.awaited(begun, done, between=self.go_on) == begun:
+        ranks = self.ranks
+        notes = begun, done = f"{note}/begun", f"{note}/done"
+        if taken is not None and ranks.awaited(*notes, between=self.go_on, patience=self.patience) == begun:
             part = partial(checkpoint.write_part, self.run, taken, ranks.rank, ranks.count)
             with contextlib.suppress(UserError):  # rank 0 hears of it, and then all
                 ranks.tell(f"{note}/part {ranks.rank}", part)
-        told = ranks.heard(done, between=self.go_on)
+        told = ranks.heard(done, between=self.go_on, patience=self.patience)
         return Saved(path_of(self.run, step), step, int(told["bytes"]), told["seconds"])
 
     def go_on(self) -> None:

@@ -1,0 +1,127 @@
+"""What two ranks say to each other: the share of a training step that is communication, by gloo on one machine.
+
+    python -m benchmarks.ranks
+
+Two processes under torchrun, one thread each. In turn a step with the gradients reduced, as training does it, and one
+without; what the first takes longer is communication that computing did not hide. The steps are those of a run (forward,
+backward, norm, clipping, AdamW), of 4 x 256 tokens a micro-batch, in float32.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe
+from regpt.run.devices import open_device
+from regpt.run.parallel import Parallel, make_parallel
+from regpt.run.ranks import open_ranks
+
+ROUNDS = 5
+SIZES = {
+    "7 M": ["demo-modern"],
+    "30 M": ["demo-modern", "model.n_layer=6", "model.n_head=6", "model.n_embd=384", "model.mlp_hidden=1024"],
+}
+ALWAYS = ["run.device=cpu", "run.precision=float32", "run.threads=1", "model.block_size=256", "data.micro_batch=4"]
+FORMS = {
+    "ddp, 1 micro-batch a step": (1, []),
+    "ddp, 4 micro-batches a step": (4, []),
+    "fsdp, 1 micro-batch a step": (1, ["run.parallel=fsdp"]),
+    "ddp in one order, 1 micro-batch a step": (1, ["run.strict_sum=true"]),
+}
+
+
+def report() -> list[str]:
+    lines = [
+        "| parameters | form | step | without reducing | share of communication | all-reduce of all gradients, alone |",
+        "|---|---|---|---|---|---|",
+    ]
+    for size, words in SIZES.items():
+        for form, (micro_batches, settings) in FORMS.items():
+            with_it, without, alone = measured([*words, *settings, *ALWAYS], micro_batches)
+            shares = [1 - quiet / full for full, quiet in zip(with_it, without, strict=True)]
+            lines.append(
+                f"| {size} | {form} | {statistics.median(with_it):.3f} s | {statistics.median(without):.3f} s"
+                f" | **{statistics.median(shares):.1%}** ({min(shares):.1%} to {max(shares):.1%})"
+                f" | {statistics.median(alone):.3f} s |"
+            )
+            print(lines[-1], flush=True)
+    about = (
+        f"Two gloo ranks on this machine, one thread each, micro-batches of 4 x 256 tokens, float32; {ROUNDS} rounds of a"
+        " step with and one without the reduction. The step without is that of one rank alone, whose gradients and"
+        " weights stay its own: for fsdp and sums in one order it is a ddp step without its reduction."
+    )
+    return ["## Ranks", "\n".join([about, "", *lines])]
+
+
+def measured(words: list[str], micro_batches: int) -> tuple[list[float], list[float], list[float]]:
+    """Seconds of steps with and without reduction, and of reducing as many numbers alone."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "benchmarks.ranks", "--as-rank", str(micro_batches), *words]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    with_it, without, alone = json.loads(output.splitlines()[-1])
+    return with_it, without, alone
+
+
+def as_rank(words: list[str], micro_batches: int) -> None:
+    recipe = load_recipe(words[0], words[1:])
+    device = open_device(recipe.run)
+    with open_ranks(device, 600) as ranks:
+        asked = make_parallel(recipe, device, ranks)
+        plain = Parallel(recipe, device, ranks)
+        for parallel in (asked, plain):
+            parallel.initialize(1)
+        tokens = torch.randint(0, 50_257, (4, recipe.model.block_size + 1))
+        size = sum(parameter.numel() for parameter in plain.model.parameters())
+        gradients = torch.zeros(size)
+        seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
+        for turn in range(ROUNDS + 1):
+            taken = (
+                timed(lambda: step(asked, recipe, tokens, micro_batches)),
+                timed(lambda: step(plain, recipe, tokens, micro_batches)),
+                timed(lambda: dist.all_reduce(gradients)),
+            )
+            for place, value in zip(seconds, taken, strict=True):
+                if turn:  # the first one warms up
+                    place.append(value)
+        if ranks.first:
+            print(json.dumps(seconds), flush=True)
+
+
+def step(parallel: Parallel, recipe: Recipe, tokens: torch.Tensor, micro_batches: int) -> None:
+    share = 1.0 / parallel.micro_batches_in_mean(micro_batches)
+    for number in range(micro_batches):
+        with parallel.micro_batch(last=number == micro_batches - 1):
+            (share * parallel.trained(tokens[:, :-1], tokens[:, 1:])).backward()
+        parallel.after_backward()
+    parallel.after_last_backward()
+    parallel.clip(parallel.squared_norm() ** 0.5)
+    parallel.optimizer.step()
+    parallel.optimizer.zero_grad(set_to_none=True)
+
+
+def timed(what: Callable[[], object]) -> float:
+    """Seconds from when both ranks are ready until both are done."""
+    dist.barrier()
+    began_at = time.perf_counter()
+    what()
+    dist.barrier()
+    return time.perf_counter() - began_at
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__)
+    options.add_argument("--as-rank", type=int, metavar="N", help="used by the benchmark itself")
+    options.add_argument("words", nargs="*")
+    asked = options.parse_args()
+    if asked.as_rank:
+        as_rank(asked.words, asked.as_rank)
+    else:
+        print("\n".join(report()))
