@@ -3,8 +3,8 @@
     python -m benchmarks.ranks
 
 Two processes under torchrun, one thread each. In turn a step with the gradients reduced, as training does it, and one
-without; what the first takes longer is communication that computing did not hide. The steps are those of a run (forward,
-backward, norm, clipping, AdamW), of 4 x 256 tokens a micro-batch, in float32.
+without; what the first takes longer is communication that computing did not hide. The steps are those of a run
+(forward, backward, norm, clipping, AdamW), of 4 x 256 tokens a micro-batch, in float32.
 """
 
 import argparse
@@ -54,9 +54,9 @@ def report() -> list[str]:
             )
             print(lines[-1], flush=True)
     about = (
-        f"Two gloo ranks on this machine, one thread each, micro-batches of 4 x 256 tokens, float32; {ROUNDS} rounds of a"
-        " step with and one without the reduction. The step without is that of one rank alone, whose gradients and"
-        " weights stay its own: for fsdp and sums in one order it is a ddp step without its reduction."
+        f"Two gloo ranks on this machine, one thread each, micro-batches of 4 x 256 tokens, float32; {ROUNDS} rounds of"
+        " a step with and one without the reduction. The step without is that of a rank alone, with the whole model,"
+        " which keeps its gradients to itself."
     )
     return ["## Ranks", "\n".join([about, "", *lines])]
 

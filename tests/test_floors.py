@@ -57,6 +57,7 @@ FLOORS = [
         "results.tables",
         "results.references",
         "results.differences",
+        "results.reckoning",
         "results.plots",
         "results.export",
         "results.report",
