@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from faults.experiments import EXPERIMENTS, Finding, Laboratory, planted
+from faults.ranks import RANK_EXPERIMENTS
 
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 
@@ -20,24 +21,25 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     options.add_argument("--quick", action="store_true", help="each experiment a few times only; writes nothing")
     options.add_argument("--output", type=Path, default=PAGE, help="where to write (default: docs/faults.md)")
+    options.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of experiments; writes nothing")
     asked = options.parse_args()
     began_at = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        findings, failed = carry_out(Laboratory(Path(folder) / "lab"), asked.quick)
+        findings, failed = carry_out(Laboratory(Path(folder) / "lab"), asked.quick, asked.only)
     minutes = (time.monotonic() - began_at) / 60
     print(f"{len(findings)} passed, {failed} failed, {minutes:.1f} minutes")
-    if not asked.quick and not failed:
+    if not asked.quick and not asked.only and not failed:
         asked.output.write_text(page(findings, minutes), encoding="utf-8")
         print(f"written: {asked.output}")
     return 1 if failed else 0
 
 
-def carry_out(lab: Laboratory, quick: bool) -> tuple[list[Finding], int]:
+def carry_out(lab: Laboratory, quick: bool, only: list[str]) -> tuple[list[Finding], int]:
     findings: list[Finding] = []
     failed = 0
-    for experiment, times, quick_times in EXPERIMENTS:
+    for experiment, times, quick_times in [*EXPERIMENTS, *RANK_EXPERIMENTS]:
         began_at = time.monotonic()
-        if quick and not quick_times:
+        if (quick and not quick_times) or (only and experiment.__name__ not in only):
             continue
         try:
             finding = experiment(lab, quick_times if quick else times)
@@ -49,7 +51,7 @@ def carry_out(lab: Laboratory, quick: bool) -> tuple[list[Finding], int]:
         findings.append(finding)
         print(f"passed  {finding.times:>4} x  {finding.done} ({time.monotonic() - began_at:.1f} s)", flush=True)
     try:
-        for finding in planted(lab) if not quick else ():
+        for finding in planted(lab) if not quick and not only else ():
             findings.append(finding)
             print(f"seen           {finding.done}", flush=True)
     except AssertionError:

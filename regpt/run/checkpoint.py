@@ -89,11 +89,11 @@ def weights_of(model: GPT) -> dict[str, Tensor]:
 
 
 def moments_of(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by the parameters' names, as in 'blocks.0.mlp.down.weight/exp_avg'."""
+    """AdamW's state by the parameters' names, as in 'blocks.0.mlp.down.weight/exp_avg', always in one order."""
     return {
         f"{name}/{key}": torch.as_tensor(value).detach()
         for name, parameter in model.named_parameters()
-        for key, value in optimizer.state[parameter].items()
+        for key, value in sorted(optimizer.state[parameter].items())
     }
 
 

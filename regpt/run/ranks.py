@@ -180,17 +180,19 @@ class Ranks:
                 break  # the store has gone with the rank
             time.sleep(LOOKS[1])
         waited = "timed out" in str(error).lower() or "timeout" in str(error).lower()
-        return self.silence() if waited else self.gone(str(error).splitlines()[0])
+        return self.silence(error) if waited else self.gone(str(error).splitlines()[0])
 
-    def silence(self) -> RanksError:
-        where = "".join(traceback.format_stack(sys._current_frames()[threading.main_thread().ident or 0]))
-        print(f"rank {self.rank} of {self.count} waited here:\n{where}", file=sys.stderr, flush=True)
-        error = RanksError(
+    def silence(self, error: BaseException | None = None) -> RanksError:
+        """Another rank is there and says nothing; where this one waited is printed."""
+        where = traceback.format_stack(sys._current_frames()[threading.main_thread().ident or 0])
+        where += traceback.format_tb(error.__traceback__) if error else []
+        print(f"rank {self.rank} of {self.count} waited here:\n{''.join(where)}", file=sys.stderr, flush=True)
+        silent = RanksError(
             f"rank {self.rank} of {self.count}: another rank did not answer within {self.timeout:g} s",
             "look at that process and its machine, then go on with `regpt resume`; run.rank_timeout sets the time",
         )
-        error.tells = True
-        return error
+        silent.tells = True
+        return silent
 
     def gone(self, why: str) -> RanksError:
         error = RanksError(

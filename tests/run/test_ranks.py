@@ -493,7 +493,7 @@ def test_a_rank_that_hangs_is_given_up_with_a_stack(place: Place) -> None:
     os.kill(stopped, signal.SIGKILL)  # torchrun would do so after its own 30 s
     output, _ = agent.communicate(timeout=60)
     assert agent.returncode != 0
-    assert "rank 0 of 2 waited here:" in output and "in train_step" in output
+    assert "rank 0 of 2 waited here:" in output and "regpt/run/train.py" in output
     assert "another rank did not answer within 3 s" in output
     newest = checkpoint.newest(place.path("hangs"))
     assert int(newest.name.removeprefix("step_")) >= 5

@@ -1,0 +1,277 @@
+"""The experiments with several ranks: gloo processes under torchrun itself, killed, stopped, signalled, poisoned."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import psutil
+
+from faults.experiments import STEPS, Finding, Laboratory, newest_step
+from regpt.base.errors import NUMERICS, USAGE
+from regpt.base.files import sha256_of_file
+from regpt.run import checkpoint
+from regpt.run.journal import read_history
+
+FSDP = ["run.parallel=fsdp"]
+STRICT = ["run.strict_sum=true"]
+PATIENCE = 120.0  # seconds that no command here may take
+
+
+class Agent:
+    """torchrun and the ranks that it has started."""
+
+    def __init__(
+        self, lab: Laboratory, command: str, name: str, settings: Sequence[str], plant: str, of_rank: int, ranks: int
+    ) -> None:
+        self.run, self.began_at = lab.path(name), time.monotonic()
+        words = ["--runs", str(lab.folder / "runs"), *settings]
+        if command == "train":
+            words = ["train", str(lab.folder / "tiny.toml"), "--name", name, *words]
+        else:
+            words = [command, name, *words]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+        torchrun += ["--max-restarts=1", "-m", "faults.rank", plant, str(of_rank)]
+        self.path = lab.folder / f"{name}.output"
+        with self.path.open("a") as output:
+            self.process = subprocess.Popen([*torchrun, *words], stdout=output, stderr=subprocess.STDOUT)
+
+    def ranks(self) -> list[psutil.Process]:
+        found = [child for child in psutil.Process(self.process.pid).children() if "RANK" in child.environ()]
+        return sorted(found, key=lambda child: int(child.environ()["RANK"]))
+
+    def wait_for(self, step: int) -> None:
+        while read_history(self.run).step < step:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() - self.began_at < PATIENCE, self.output
+            time.sleep(0.02)
+
+    def ended(self) -> int:
+        try:
+            return self.process.wait(PATIENCE)
+        finally:
+            for process in [*psutil.Process(self.process.pid).children()] if self.process.poll() is None else []:
+                process.kill()
+            self.process.kill()
+
+    @property
+    def output(self) -> str:
+        return self.path.read_text(errors="replace")
+
+
+def start(
+    lab: Laboratory,
+    name: str,
+    settings: Sequence[str] = (),
+    *,
+    command: str = "train",
+    plant: str = "nothing",
+    of_rank: int = 0,
+    ranks: int = 2,
+) -> Agent:
+    return Agent(lab, command, name, settings, plant, of_rank, ranks)
+
+
+def finished(lab: Laboratory, name: str, settings: Sequence[str] = (), **how: object) -> Agent:
+    agent = start(lab, name, settings, **how)  # type: ignore[arg-type]
+    assert agent.ended() == 0, agent.output
+    return agent
+
+
+def clean(lab: Laboratory, mode: Sequence[str]) -> list[object]:
+    """What a run on two ranks comes to when nothing happens to it; made once."""
+    name = f"clean-{'-'.join(mode)}"
+    if not lab.path(name).exists():
+        finished(lab, name, mode)
+    return result(lab, name)
+
+
+def result(lab: Laboratory, name: str) -> list[object]:
+    """Every step, look and the hashes of the last checkpoint."""
+    history = read_history(lab.path(name))
+    assert [step.step for step in history.steps] == list(range(1, STEPS + 1)), "a step is missing or stands twice"
+    steps = [(step.loss, step.gradient_norm, step.batch) for step in history.steps]
+    looks = [(look.step, look.loss) for look in history.validations], [sample.texts for sample in history.samples]
+    last = checkpoint.path_of(lab.path(name), STEPS)
+    assert next(checkpoint.faults(last), None) is None
+    left = [path.name for path in last.parent.iterdir() if path.name.startswith(".")]
+    assert not left, f"left behind: {left}"
+    tensors = {path.name: sha256_of_file(path) for path in last.glob("*.safetensors")}
+    return [steps, looks, tensors]
+
+
+# Kills
+
+
+def killed_ranks(lab: Laboratory, times: int) -> Finding:
+    moments = random.Random(2)
+    expected = clean(lab, [])
+    for number in range(times):
+        agent = start(lab, "killed")
+        agent.wait_for(moments.randrange(1, STEPS - 1))
+        time.sleep(0.05 * moments.random())
+        agent.ranks()[number % 2].kill()
+        assert agent.ended() == 0, agent.output
+        assert result(lab, "killed") == expected, agent.output
+        lab.forget("killed")
+    return Finding("F5", "kill -9 of one of two ranks at random steps", times, "started again; the same bits")
+
+
+def killed_in_places(lab: Laboratory, times: int) -> Finding:
+    cases = [
+        ("killed after its first file", 1, FSDP),
+        ("killed before the manifest", 0, FSDP),
+        ("killed after its last file", 1, FSDP),
+        ("killed before the rename", 0, FSDP),
+        ("killed before the rename", 0, []),
+        ("killed in a step", 1, FSDP),
+        ("killed in validation", 0, FSDP),
+        ("killed in sampling", 1, []),
+    ][:times]
+    for plant, of_rank, mode in cases:
+        expected = clean(lab, mode)
+        agent = start(lab, "placed", mode, plant=plant, of_rank=of_rank)
+        assert agent.ended() == 0, agent.output
+        assert "resumed" in [event.event for event in read_history(lab.path("placed")).events], (plant, agent.output)
+        assert result(lab, "placed") == expected, (plant, agent.output)
+        lab.forget("placed")
+    return Finding(
+        "F5", "a rank killed in a save (by parts, and whole), a step, validation, sampling", len(cases), "the same bits"
+    )
+
+
+# Signals, and silence
+
+
+def signalled_ranks(lab: Laboratory, times: int) -> Finding:
+    moments = random.Random(3)
+    for number in range(times):
+        mode, to = (FSDP if number % 4 > 1 else []), ("torchrun", "rank 1", "rank 0")[number % 3]
+        expected = clean(lab, mode)
+        agent = start(lab, "signalled", mode)
+        agent.wait_for(moments.randrange(1, STEPS - 5))
+        sent_at = time.monotonic()
+        if to == "torchrun":
+            agent.process.send_signal(signal.SIGTERM)
+        else:
+            agent.ranks()[int(to[-1])].send_signal(signal.SIGTERM)
+        code = agent.ended()
+        assert time.monotonic() - sent_at < 30 or to != "torchrun", agent.output
+        stops = [event.step for event in read_history(lab.path("signalled")).events if event.event == "stopped"]
+        assert len(stops) == 1, agent.output
+        if to == "torchrun":
+            assert code != 0 and newest_step(lab.path("signalled")) == stops[0], agent.output
+            finished(lab, "signalled", mode, command="resume")
+        else:  # one exit that is no success: torchrun starts all ranks anew, and they go on
+            assert code == 0, agent.output
+        assert result(lab, "signalled") == expected, agent.output
+        lab.forget("signalled")
+    return Finding("F4", "SIGTERM to torchrun, and to one of two ranks", times, "saved by all; the same bits")
+
+
+def silent_rank(lab: Laboratory, times: int) -> Finding:
+    for of_rank in (1, 0)[:times]:
+        agent = start(lab, "silent", ["run.rank_timeout=4", "run.max_steps=100000"])
+        agent.wait_for(7)
+        stopped = agent.ranks()[of_rank]
+        os.kill(stopped.pid, signal.SIGSTOP)
+        stopped_at = time.monotonic()
+        while "did not answer within 4 s" not in agent.output:
+            assert time.monotonic() - stopped_at < 30, agent.output
+            time.sleep(0.1)
+        assert "waited here:" in agent.output and "regpt/run/train.py" in agent.output
+        assert newest_step(lab.path("silent")) >= 5
+        agent.process.send_signal(signal.SIGTERM)
+        stopped.kill()
+        agent.ended()
+        assert not list((lab.path("silent") / "checkpoints").glob(".*"))
+        lab.forget("silent")
+    return Finding(
+        "F6", "one of two ranks stopped (SIGSTOP)", times, "given up after run.rank_timeout, with a stack; exit 7"
+    )
+
+
+# The same run on other ranks
+
+
+def moved(lab: Laboratory, times: int) -> Finding:
+    """One rank, then two, then one, with sums in one order: the bits of the run that one rank made."""
+    for first, second in ((7, 20), (1, 39), (19, 21))[:times]:
+        stopping = [*STRICT, f"run.max_steps={STEPS}"]
+        agent = start(lab, "moved", stopping, ranks=1)
+        agent.wait_for(first)
+        agent.process.send_signal(signal.SIGTERM)
+        agent.ended()
+        agent = start(lab, "moved", STRICT, command="resume")
+        agent.wait_for(second)
+        agent.process.send_signal(signal.SIGTERM)
+        agent.ended()
+        assert lab.resume("moved").code == 0
+        lab.finished_the_same("moved")
+        lab.forget("moved")
+    return Finding("F7", "1 rank, then 2, then 1, stopped between", times, "the same bits as on 1 (run.strict_sum)")
+
+
+def shared_out(lab: Laboratory, times: int) -> Finding:
+    """The same windows and, within rounding, the same losses."""
+    settings = ["model.dropout=0.0", "data.total_batch_tokens=256"]
+    shares = [(1, []), (2, []), (4, []), (2, ["data.micro_batch=2"]), (2, FSDP), (4, FSDP), (2, STRICT), (4, STRICT)]
+    runs = []
+    for number, (ranks, more) in enumerate(shares):
+        finished(lab, f"share{number}", [*settings, *more], ranks=ranks)
+        runs.append(read_history(lab.path(f"share{number}")).steps[:20])
+    most = 0.0
+    for steps in runs[1:]:
+        assert [step.batch for step in steps] == [step.batch for step in runs[0]]
+        most = max([most, *(abs(a.loss / b.loss - 1) for a, b in zip(steps, runs[0], strict=True))])
+    assert most < 1e-6, most
+    for steps in runs[-2:]:
+        assert [step.loss for step in steps] == [step.loss for step in runs[0]]
+    agent = start(lab, "thirds", settings, ranks=3)
+    agent.ended()
+    assert not lab.path("thirds").exists() and f"(exitcode: {USAGE})" in agent.output, agent.output
+    return Finding(
+        "F7, F29",
+        "1, 2, 4 ranks; ddp, fsdp, one order; micro-batches of 1 and 2",
+        len(shares),
+        f"the same windows; losses of 20 steps within {most:.1e}, in one order the same bits; 3 ranks are refused",
+    )
+
+
+# Numbers that are none
+
+
+def no_numbers_on_one_rank(lab: Laboratory, times: int) -> Finding:
+    cases = [(what, mode) for what in ("loss", "gradient") for mode in ([], FSDP)]
+    for what, mode in cases:
+        agent = finished(lab, "poisoned", mode, plant=f"no number in one {what}", of_rank=1)
+        history = read_history(lab.path("poisoned"))
+        assert [record.step for record in history.skipped] == [18], agent.output
+        assert [step.step for step in history.steps] == [step for step in range(1, STEPS + 1) if step != 18]
+        lab.forget("poisoned")
+    agent = start(lab, "poisoned", plant="no number in twenty losses", of_rank=1)
+    agent.ended()
+    history = read_history(lab.path("poisoned"))
+    assert [event.event for event in history.events].count("went back") >= 1
+    assert f"exitcode: {NUMERICS}" in agent.output.replace("(exitcode", "exitcode"), agent.output
+    lab.forget("poisoned")
+    return Finding(
+        "F26",
+        "infinity in a loss, or NaN in a gradient, on one of two ranks, for 1 step and for 20",
+        len(cases) + 1,
+        "passed over by both; then back to a checkpoint without those batches, then exit 5",
+    )
+
+
+RANK_EXPERIMENTS: list[tuple[Callable[[Laboratory, int], Finding], int, int]] = [
+    (killed_ranks, 10, 0),
+    (killed_in_places, 8, 0),
+    (signalled_ranks, 6, 0),
+    (silent_rank, 2, 0),
+    (moved, 3, 0),
+    (shared_out, 1, 0),
+    (no_numbers_on_one_rank, 1, 0),
+]
