@@ -67,9 +67,9 @@ def page(findings: list[Finding], minutes: float) -> str:
         [
             "# Faults that were tried",
             "",
-            "Written by `make faults`, which carries out every experiment of `faults/experiments.py` and `faults/ranks.py`",
-            "on a model of two layers and 40 steps, in float32 on one thread, with dropout; a short form is part of",
-            "`make test`.",
+            "Written by `make faults`, which carries out every experiment of `faults/experiments.py` and",
+            "`faults/ranks.py` on a model of two layers and 40 steps, in float32 on one thread, with dropout; a short",
+            "form is part of `make test`.",
             "*The same bits* means that the last weights, the optimizer's state, all losses, gradient norms, batches,",
             "validations and samples equal those of a run that nothing happened to. Planted faults are put into regpt",
             "itself, to see that the experiments notice.",

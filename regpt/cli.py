@@ -478,7 +478,7 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
         return DONE
     print(
         f"{path}: parts at step {parting.step:,}: {parting.what} {parting.then} in the journal, {parting.now} now;"
-        " another machine, number of threads or version of torch is reason enough (environment.json)"
+        " another machine, number of ranks or threads, or version of torch is reason enough (environment.json)"
     )
     return NUMERICS
 

@@ -35,6 +35,7 @@ FLOORS = [
         "run.devices",
         "run.environment",
         "run.stopping",
+        "run.watch",
         "run.ranks",
         "run.tensors",
         "run.checkpoint",

@@ -43,7 +43,7 @@ class Memory:
 
     state: float  # weights, gradients, AdamW's two moments
     gathered: float  # fsdp: whole weights of the block at hand and the next, and whole gradients until they are reduced
-    casts: float  # the weights' copies in bfloat16 that autocast keeps
+    casts: float  # the weights' copies in bfloat16 that autocast keeps; a sharded block's arrive as such
     activations: float
     loss: float
 
@@ -117,7 +117,9 @@ def memory(recipe: Recipe, ranks: int, micro_batch: int, accumulation: int, shar
     of_block = (model.matmul_parameters - model.vocab_size * model.n_embd) / model.n_layer
     outside = model.parameters - model.n_layer * of_block  # embedding, head and norms stay gathered in a pass
     whole_gradients = accumulation > 1 and recipe.run.gradients_reduced == "step"
-    gathered = 4 * (outside + 2 * of_block + (model.parameters if whole_gradients else of_block)) if sharded else 0.0
+    gathered = 0.0
+    if sharded:  # outside the blocks float32, two blocks in bfloat16, and gradients on their way
+        gathered = 4 * outside + 2 * 2 * of_block + 4 * (model.parameters if whole_gradients else of_block)
     positions = micro_batch * model.block_size
     inside = positions * activation_bytes(recipe)
     layers = (
@@ -125,7 +127,7 @@ def memory(recipe: Recipe, ranks: int, micro_batch: int, accumulation: int, shar
         if recipe.run.activation_checkpointing
         else (inside * model.n_layer)
     )
-    casts = 2 * (of_block * (1 if sharded else model.n_layer) + model.vocab_size * model.n_embd)
+    casts = 2 * (0 if sharded else of_block * model.n_layer) + 2 * model.vocab_size * model.n_embd
     loss = LOGITS + 4 * model.vocab_size * model.n_embd + 12 * positions * model.n_embd
     return Memory(16 * model.parameters / share, gathered, casts, layers, loss)
 
@@ -151,15 +153,18 @@ def network_seconds(recipe: Recipe, ranks: int, accumulation: int, sharded: bool
     if ranks == 1:
         return 0.0
     buckets = 4 * recipe.model.parameters / BUCKET
-    collectives = 3 * recipe.model.n_layer * accumulation if sharded else 2 * buckets
+    collectives = 6 * recipe.model.n_layer * accumulation if sharded else 2 * buckets  # attention and MLP by themselves
     hops = collectives * math.log2(ranks) * LATENCY
     return bytes_sent(recipe, ranks, accumulation, sharded) / cards.bandwidth(ranks) + hops
 
 
 def bytes_sent(recipe: Recipe, ranks: int, accumulation: int, sharded: bool) -> float:
-    """By each card in a step, over a ring: float32 gradients, and with fsdp float32 weights."""
-    once = 4 * recipe.model.parameters * (ranks - 1) / ranks
+    """By each card in a step, over a ring: float32 gradients; with fsdp the blocks' weights twice in bfloat16, too."""
+    model = recipe.model
+    others = (ranks - 1) / ranks
     if not sharded:
-        return 2 * once
+        return 2 * 4 * model.parameters * others
+    of_blocks = model.matmul_parameters - model.vocab_size * model.n_embd
+    weights = 2 * 2 * of_blocks + 4 * (model.parameters - of_blocks)
     reductions = accumulation if recipe.run.gradients_reduced == "micro-batch" else 1
-    return once * (2 * accumulation + reductions)
+    return others * (weights * accumulation + 4 * model.parameters * reductions)

@@ -166,7 +166,8 @@ def tensor_files(parts: int) -> list[str]:
 
 
 def unwritten(path: Path, error: OSError) -> CheckpointError:
-    free = shutil.disk_usage(path.parent).free
+    there = next(parent for parent in path.parents if parent.exists())
+    free = shutil.disk_usage(there).free
     return CheckpointError(
         f"{path}: cannot be written ({error}); {free:,} bytes are free", "make room there; older ones are whole"
     )
@@ -249,7 +250,10 @@ def faults(path: Path) -> Iterator[str]:
 def fault_of_file(file: Path, expected: dict[str, Any]) -> str:
     if not file.is_file() or file.stat().st_size != expected["bytes"]:
         return f"{file} is missing or was cut short"
-    return f"{file} was changed after it was written" if sha256_of_file(file) != expected["sha256"] else ""
+    try:
+        return f"{file} was changed after it was written" if sha256_of_file(file) != expected["sha256"] else ""
+    except OSError as error:
+        return f"{file} cannot be read ({error.strerror})"
 
 
 def load_weights(path: Path, model: GPT) -> None:

@@ -95,9 +95,9 @@ def place_of(kind: str, launch: Launch) -> torch.device:
         raise UserError(f"run.device = 'mps' is one device, torchrun started {launch.ranks} ranks", "start one")
     if kind != "cuda" or launch.ranks == 1:
         return torch.device(kind)
-    if launch.local_rank >= torch.cuda.device_count():
+    if launch.local_ranks > torch.cuda.device_count():
         raise UserError(
-            f"rank {launch.rank}: this machine has {torch.cuda.device_count()} cards for {launch.local_ranks} ranks",
+            f"this machine has {torch.cuda.device_count()} cards for {launch.local_ranks} ranks",
             f"use --nproc_per_node={torch.cuda.device_count()}",
         )
     torch.cuda.set_device(launch.local_rank)

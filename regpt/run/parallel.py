@@ -15,12 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from regpt.base.recipe import Recipe
-from regpt.model.gpt import GPT, rotary_table
+from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.optimizer import make_optimizer
 from regpt.run.checkpoint import load_moments, load_weights
 from regpt.run.devices import Device
@@ -174,9 +174,9 @@ class Replicated(Parallel):
 
 
 class Sharded(Parallel):
-    """Rows of every parameter, its gradient and its moments on each rank, by fully_shard; gathered block by block.
+    """Rows of every parameter, its gradient and its moments on each rank, by fully_shard; gathered part by part.
 
-    Weights travel in float32, so that it computes what the other forms do.
+    Products see the same numbers as in the other forms, and gradients are added in float32.
     """
 
     name = "fsdp"
@@ -187,10 +187,15 @@ class Sharded(Parallel):
         with torch.device("meta"):
             model = GPT(self.recipe.model)
         mesh = init_device_mesh(self.device.place.type, (self.ranks.count,))
+        # What autocast would cast travels cast already; norms, embedding and head stay float32, as in the other forms.
+        cast = None if self.device.precision == torch.float32 else self.device.precision
+        policy = MixedPrecisionPolicy(param_dtype=cast, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in model.blocks:
-            if self.device.compiled:
-                block.compile()
-            fully_shard(block, mesh=mesh)
+            assert isinstance(block, Block)
+            for part in (block.attention, block.mlp):
+                if self.device.compiled:
+                    part.compile()
+                fully_shard(part, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
         for method in ("losses", "next_logits"):
             register_fsdp_forward_method(model, method)
@@ -220,7 +225,8 @@ class Sharded(Parallel):
     def looking(self) -> Iterator[GPT]:
         """Every rank must make the same number of passes within, because each gathers from all."""
         try:
-            with torch.compiler.set_stance("force_eager") if self.device.compiled else contextlib.nullcontext():
+            eager = torch.compiler.set_stance("force_eager") if self.device.compiled else contextlib.nullcontext()
+            with eager, self.device.autocast():  # for sampling too: the weights of products come cast
                 yield self.model
         finally:
             self.model.reshard()

@@ -5,6 +5,7 @@ for a few numbers between processes, which waits for no card. What takes long, o
 training, goes by notes in the store that torchrun keeps. With one rank everything here is free.
 """
 
+import contextlib
 import json
 import sys
 import threading
@@ -25,6 +26,8 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from regpt.base.errors import (
+    INTERRUPTED,
+    RANKS,
     USAGE,
     CheckpointError,
     DataError,
@@ -37,19 +40,32 @@ from regpt.base.errors import (
 from regpt.run.devices import Device
 from regpt.run.launch import launched
 from regpt.run.stopping import Stopped, ignore_stops
+from regpt.run.watch import FAILURE, watching
 
 Made = TypeVar("Made")
 LOOKS = 0.01, 0.2  # seconds between two looks for a note, the first and the longest
+ENDED = "ended"
 TOLD_WITHIN = 3.0  # seconds that a rank which lost another waits for that one's last words
-FAILURE = "failure"
-KINDS = {kind.__name__: kind for kind in (UserError, CheckpointError, DataError, LockedError, NumericsError)}
+KINDS = {
+    kind.__name__: kind for kind in (UserError, CheckpointError, DataError, LockedError, NumericsError, RanksError)
+}
 
 
 class Ranks:
     """This process among all ranks. Only values that JSON can write are shared."""
 
-    def __init__(self, rank: int = 0, count: int = 1, store: Store | None = None, timeout: float = 600) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        count: int = 1,
+        store: Store | None = None,
+        timeout: float = 600,
+        outliving: Store | None = None,
+        numbers: dist.ProcessGroup | None = None,
+    ) -> None:
+        """`outliving` keeps its notes while torchrun starts ranks anew; `numbers` is gloo's group beside NCCL's."""
         self.rank, self.count, self.store, self.timeout = rank, count, store, timeout
+        self.outliving, self.numbers = outliving, numbers
         self.shared = 0
 
     @property
@@ -66,7 +82,7 @@ class Ranks:
         mine = torch.from_numpy(np.ascontiguousarray(values))
         theirs = [torch.empty_like(mine) for _ in range(self.count)]
         with self.watched():
-            dist.all_gather(theirs, mine)
+            dist.all_gather(theirs, mine, group=self.numbers)
         return np.stack([tensor.numpy() for tensor in theirs])
 
     def highest(self, number: int) -> int:
@@ -153,9 +169,15 @@ class Ranks:
                     raise self.failure_of_another()
             between()
             if time.monotonic() > until:
-                raise self.silence()
+                raise self.silence(waited=self.timeout if patience is None else patience)
             time.sleep(pause)
             pause = min(longest, 1.5 * pause)
+
+    def end_for_good(self, code: int) -> None:
+        """The run has stopped or failed by itself: where torchrun starts ranks anew, they are to end with that code."""
+        if self.outliving is not None and code != RANKS:
+            with contextlib.suppress(RuntimeError):
+                self.outliving.set(ENDED, str(code))
 
     # Loss of another
 
@@ -182,33 +204,53 @@ class Ranks:
         waited = "timed out" in str(error).lower() or "timeout" in str(error).lower()
         return self.silence(error) if waited else self.gone(str(error).splitlines()[0])
 
-    def silence(self, error: BaseException | None = None) -> RanksError:
+    def silence(self, error: BaseException | None = None, waited: float | None = None) -> RanksError:
         """Another rank is there and says nothing; where this one waited is printed."""
         where = traceback.format_stack(sys._current_frames()[threading.main_thread().ident or 0])
         where += traceback.format_tb(error.__traceback__) if error else []
         print(f"rank {self.rank} of {self.count} waited here:\n{''.join(where)}", file=sys.stderr, flush=True)
-        silent = RanksError(
-            f"rank {self.rank} of {self.count}: another rank did not answer within {self.timeout:g} s",
+        return RanksError(
+            f"rank {self.rank} of {self.count}: another rank did not answer within {waited or self.timeout:g} s",
             "look at that process and its machine, then go on with `regpt resume`; run.rank_timeout sets the time",
         )
-        silent.tells = True
-        return silent
 
     def gone(self, why: str) -> RanksError:
-        error = RanksError(
+        return RanksError(
             f"rank {self.rank} of {self.count}: another rank has gone ({why[:200]})",
             "its own last lines say more; go on with `regpt resume`, or start with torchrun --max-restarts",
         )
-        error.tells = True
-        return error
 
     def failure_of_another(self) -> OtherRankError:
         assert self.store is not None
         told = json.loads(self.store.get(FAILURE))
         return OtherRankError(told["code"], told["problem"])
 
+    def ended_by(self, error: BaseException) -> BaseException:
+        """Tell the others what ends this rank; returns what it is to end by, with the code of the first that failed."""
+        if isinstance(error, RuntimeError) and is_of_connection(error):
+            error = self.lost(error)
+        code, what = 1, f"{type(error).__name__}: {error}"
+        if isinstance(error, UserError):
+            code, what = error.code, str(error)
+        elif isinstance(error, Stopped):
+            code, what = error.code, f"stopped by {error.name}"
+        elif isinstance(error, OSError):
+            code = USAGE
+        elif isinstance(error, KeyboardInterrupt):
+            code = INTERRUPTED
+        told, ours = self.tell_failure(code, what)
+        if isinstance(error, UserError | Stopped):
+            self.end_for_good(told)
+        if isinstance(error, UserError | Stopped):
+            error.code = told
+        if isinstance(error, UserError) and error.tells is None:
+            error.tells = ours  # all have met it, or this rank alone: whoever is first tells
+        if isinstance(error, OSError | KeyboardInterrupt) and not ours:
+            return OtherRankError(told, what)
+        return error
+
     def tell_failure(self, code: int, problem: str) -> tuple[int, bool]:
-        """Tell the others why this rank ends, unless one was earlier; returns everybody's code, and if it is ours."""
+        """Leave a note of why this rank ends, unless another has; returns everybody's code, and if it is this one's."""
         if self.store is None:
             return code, True
         mine = json.dumps({"code": code, "problem": problem, "rank": self.rank})
@@ -220,8 +262,8 @@ class Ranks:
 
 
 def is_of_connection(error: BaseException) -> bool:
-    """gloo's errors are plain RuntimeErrors that name it; those of NCCL and of the store have a class."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
+    """gloo's errors are plain RuntimeErrors that name its files; those of NCCL and of the store have a class."""
+    return isinstance(error, dist.DistError) or "gloo/transport" in str(error)
 
 
 @contextmanager
@@ -235,42 +277,35 @@ def open_ranks(device: Device, timeout: float) -> Iterator[Ranks]:
     if launch.ranks == 1:
         yield Ranks()
         return
-    ranks = connect(device, launch.rank, launch.ranks, timeout)
-    try:
-        yield ranks
-        ranks.highest(0)  # nobody goes while another may still ask
-    except UserError as error:
-        error.code, ours = ranks.tell_failure(error.code, str(error))
-        if error.tells is None:  # all have met it, or this rank alone: whoever is first tells
-            error.tells = ours
-        raise
-    except Stopped as stopped:
-        stopped.code, _ = ranks.tell_failure(stopped.code, f"stopped by {stopped.name}")
-        raise
-    except RuntimeError as error:
-        if not is_of_connection(error):
-            ranks.tell_failure(1, f"{type(error).__name__}: {error}")
-            raise
-        lost = ranks.lost(error)
-        lost.code, _ = ranks.tell_failure(lost.code, str(lost))
-        raise lost from error
-    except BaseException as error:
-        ranks.tell_failure(USAGE if isinstance(error, OSError) else 1, f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        ignore_stops()  # torchrun tells the others to stop when one ends; they are about to
+    ranks, store = connect(device, launch.rank, launch.ranks, timeout)
+    with watching(ranks.rank, ranks.count, store, timeout):
+        try:
+            yield ranks
+            ignore_stops()  # torchrun tells the others to stop when one ends; they are about to
+            ranks.highest(0)  # nobody goes while another may still ask
+        except BaseException as error:
+            ignore_stops()
+            ended = ranks.ended_by(error)
+            if ended is error:
+                raise
+            raise ended from error
 
 
-def connect(device: Device, rank: int, count: int, timeout: float) -> Ranks:
-    """Join the others. Raises RanksError where they do not come."""
-    backend = "cpu:gloo,cuda:nccl" if device.place.type == "cuda" else "gloo"
+def connect(device: Device, rank: int, count: int, timeout: float) -> tuple[Ranks, Store]:
+    """Join the others; returns a second connection to their notes as well. Raises RanksError where they do not come."""
+    backend = "nccl" if device.place.type == "cuda" else "gloo"
     patience = timedelta(seconds=timeout)
     try:
         shared, rank, count = next(rendezvous("env://", timeout=patience))
         shared.set_timeout(patience)
-        store = PrefixStore(meeting(shared, rank, count, timeout), shared)
-        # gloo shall be the first to notice a silent rank: it raises, where NCCL's watchdog ends the process
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=patience)
+        if shared.check([ENDED]):
+            raise ended_before(int(shared.get(ENDED)), rank)
+        meeting_name = meeting(shared, rank, count, timeout)
+        store, beside = PrefixStore(meeting_name, shared), PrefixStore(meeting_name, shared.clone())
+        # NCCL's own watchdog aborts the process: it is to come last, after gloo and our watch
+        longer = patience if backend == "gloo" else 2 * patience
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=longer)
+        numbers = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=patience)
     except (RuntimeError, ValueError) as error:
         lost = RanksError(
             f"rank {rank} of {count}: the ranks do not find each other ({str(error).splitlines()[0][:200]})",
@@ -278,7 +313,15 @@ def connect(device: Device, rank: int, count: int, timeout: float) -> Ranks:
         )
         lost.tells = True
         raise lost from error
-    return Ranks(rank, count, store, timeout)
+    outliving = shared if launched().restarted else None
+    return Ranks(rank, count, store, timeout, outliving, numbers), beside
+
+
+def ended_before(code: int, rank: int) -> UserError:
+    """What a rank says that torchrun has started once more after the run had ended by itself."""
+    ended = OtherRankError(code, f"the run has ended with exit code {code}; torchrun starts it again for nothing")
+    ended.tells = rank == 0
+    return ended
 
 
 def meeting(store: Store, rank: int, count: int, timeout: float) -> str:

@@ -16,7 +16,7 @@ from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tokenizer import END_OF_TEXT, decode
 from regpt.run.guard import Guard
 from regpt.run.journal import History, SkippedRecord, StepRecord, read_history
-from regpt.run.start import opened, same_data
+from regpt.run.start import opened, same_for_all
 from regpt.run.train import Training
 
 
@@ -123,7 +123,7 @@ def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Parting | N
     if left_out_of(history):
         count = min(count, min(event.step for event in history.events if event.event == "went back"))
     with opened(recipe, None) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
-        training = Training(recipe, Path(folder), device, ranks, same_data(recipe, ranks), console)
+        training = Training(recipe, Path(folder), device, ranks, same_for_all(recipe, device, ranks), console)
         training.parallel.initialize(recipe.run.seed)
         with training.stopping, training.batches() as batches:
             for step in range(count):

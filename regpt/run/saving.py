@@ -89,10 +89,10 @@ class Saver:
                 begun=lambda: ranks.post(f"{note}/begun", {}) if is_sharded else None,
                 others=lambda: self.parts_of_others(note) if is_sharded else {},
             )
+            prune(self.run, self.asked, losses)
             return {"bytes": saved.bytes, "seconds": saved.seconds}
 
         told = ranks.tell(f"{note}/done", made)
-        prune(self.run, self.asked, losses)
         return Saved(path_of(self.run, taken.step), taken.step, int(told["bytes"]), told["seconds"])
 
     def parts_of_others(self, note: str) -> Files:

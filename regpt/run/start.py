@@ -1,5 +1,6 @@
 """Starting a run and going on with one: what is refused before anything is made, and what a resume allows."""
 
+import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -8,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from regpt.base.errors import DONE, CheckpointError, DataError, RecipeError, UserError
-from regpt.base.files import locked, write_json, write_text
+from regpt.base.files import locked, sha256_of_json, write_json, write_text
 from regpt.base.recipe import Recipe
-from regpt.base.settings import changes, load_recipe, to_toml
+from regpt.base.settings import as_tables, changes, load_recipe, recipe_digest, to_toml
 from regpt.data.prepare import open_or_prepare
 from regpt.data.shards import Manifest, read_manifest
 from regpt.run import checkpoint
 from regpt.run.console import Console, quiet_console
 from regpt.run.devices import Device, open_device
-from regpt.run.environment import environment
+from regpt.run.environment import code_version, environment
 from regpt.run.journal import read_history
 from regpt.run.launch import launched
 from regpt.run.ranks import Ranks, open_ranks
@@ -41,10 +43,10 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
             )
         with console.stoppable(several_ranks=ranks.count > 1):
             ranks.by_first(lambda: open_or_prepare(recipe, console).digest, between=console.check, patience=math.inf)
-        training = Training(recipe, run, device, ranks, same_data(recipe, ranks), console)
+        training = Training(recipe, run, device, ranks, same_for_all(recipe, device, ranks), console)
         with started(training):
             training.parallel.initialize(recipe.run.seed)
-            return training.go(first_step=0, event="started")
+            return gone(ranks, training.go(first_step=0, event="started"))
 
 
 def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = None) -> int:
@@ -60,7 +62,7 @@ def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = N
 def go_on(recipe: Recipe, run: Path, device: Device, ranks: Ranks, console: Console) -> int:
     with locked(run / "lock") if ranks.first else nullcontext():
         found = ranks.by_first(lambda: where_to_go_on(recipe, run, console))
-        manifest = same_data(recipe, ranks)
+        manifest = same_for_all(recipe, device, ranks)
         if found["complete"]:
             steps = recipe.run.max_steps
             console.say(f"{run} is complete: {steps:,} steps; for more: regpt resume {run} run.max_steps=…")
@@ -73,7 +75,14 @@ def go_on(recipe: Recipe, run: Path, device: Device, ranks: Ranks, console: Cons
         if ranks.first and (found["changed"] or not (run / "environment.json").exists()):
             describe(training)
         detail = {"changed": found["changed"], "passed_over": found["passed_over"]}
-        return training.go(first_step=found["step"], event="resumed", detail=detail)
+        return gone(ranks, training.go(first_step=found["step"], event="resumed", detail=detail))
+
+
+def gone(ranks: Ranks, code: int) -> int:
+    """The code that a run ends with; one that was stopped is not to be started again by torchrun."""
+    if code != DONE:
+        ranks.end_for_good(code)
+    return code
 
 
 def where_to_go_on(recipe: Recipe, run: Path, console: Console) -> dict[str, Any]:
@@ -83,7 +92,7 @@ def where_to_go_on(recipe: Recipe, run: Path, console: Console) -> dict[str, Any
     """
     checkpoint.clean(run)
     if launched().restarted and not checkpoint.all_of(run):
-        return {"step": 0, "changed": {}, "passed_over": [], "complete": False}
+        return {"step": 0, "changed": changed_before_any(recipe, run), "passed_over": [], "complete": False}
     passed_over: list[str] = []
     path = checkpoint.newest(run, passed_over.append)
     for problem in passed_over:
@@ -92,6 +101,18 @@ def where_to_go_on(recipe: Recipe, run: Path, console: Console) -> dict[str, Any
     changed = allowed_changes(path, state, recipe, read_manifest(recipe.data.directory))
     complete = read_history(run).status == "finished" and state["step"] == recipe.run.max_steps
     return {"step": state["step"], "changed": changed, "passed_over": passed_over, "complete": complete}
+
+
+def changed_before_any(recipe: Recipe, run: Path) -> dict[str, list[Any]]:
+    """The same as `allowed_changes` for a run that was lost before its first checkpoint."""
+    if not (run / "environment.json").exists():
+        return {}
+    state = {
+        "step": 0,
+        "settings": as_tables(load_recipe(run / "recipe.toml")),
+        "data": json.loads((run / "environment.json").read_text(encoding="utf-8"))["data"]["digest"],
+    }
+    return allowed_changes(run, state, recipe, read_manifest(recipe.data.directory))
 
 
 def allowed_changes(path: Path, state: dict[str, Any], recipe: Recipe, manifest: Manifest) -> dict[str, list[Any]]:
@@ -127,14 +148,20 @@ def opened(recipe: Recipe, console: Console | None) -> Iterator[tuple[Device, Ra
             yield device, ranks, console
 
 
-def same_data(recipe: Recipe, ranks: Ranks) -> Manifest:
-    """The data set, as this rank sees it. Raises DataError where another rank sees another one."""
+def same_for_all(recipe: Recipe, device: Device, ranks: Ranks) -> Manifest:
+    """The data set, as this rank sees it. Raises where another rank sees another one, or is to do something else."""
     manifest = read_manifest(recipe.data.directory)
-    mine = np.array([int(manifest.digest[:15], 16)], dtype=np.int64)
-    if len(set(ranks.gathered(mine).ravel().tolist())) > 1:
-        raise DataError(
-            f"data.path = '{recipe.data.path}' is not the same data set for all ranks", "copy one to all machines"
-        )
+    seen = {
+        f"the data set at data.path = '{recipe.data.path}'": manifest.digest,
+        "the recipe, with what the command line changes": recipe_digest(recipe),
+        "the version of regpt or of torch": sha256_of_json([code_version(), torch.__version__]),
+        "the precision or torch.compile": sha256_of_json([device.precision_name, device.compiled]),
+    }
+    mine = np.array([int(digest[:15], 16) for digest in seen.values()], dtype=np.int64)
+    for what, values in zip(seen, ranks.gathered(mine).T, strict=True):
+        if len(set(values.tolist())) > 1:
+            kind = DataError if "data" in what else UserError
+            raise kind(f"{what}: is not the same on all ranks", "make it the same on all machines")
     return manifest
 
 

@@ -68,8 +68,11 @@ class Stopping:
     def notice(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self.received_at = signal.Signals(number), time.monotonic()
+            later = f" (after {self.one_stop_seconds:.0f} s)" if self.one_stop_seconds else ""
             with contextlib.suppress(OSError):  # print() may not be entered twice
-                os.write(2, b"\nstopping at the next safe point, then saving; once more to end at once\n")
+                os.write(
+                    2, f"\nstopping at the next safe point, then saving; once more{later} to end at once\n".encode()
+                )
             if self.one_stop_seconds == 0.0:
                 self.restore()
         elif time.monotonic() - self.received_at > self.one_stop_seconds:

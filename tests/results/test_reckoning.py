@@ -64,7 +64,10 @@ def test_more_cards_compute_less_each_and_send_almost_the_same() -> None:
     assert compute_seconds(recipe, 8, H100)[0] == pytest.approx(compute_seconds(recipe, 1, H100)[0] / 8)
     assert bytes_sent(recipe, 2, 1, sharded=False) == 4 * recipe.model.parameters
     assert bytes_sent(recipe, 64, 1, sharded=False) == pytest.approx(8 * recipe.model.parameters, rel=0.02)
-    assert bytes_sent(recipe, 2, 4, sharded=True) == 4 * recipe.model.parameters * 9 / 2
+    blocks = 12 * (4 * 768**2 + 3 * 768 * 2048)
+    outside = recipe.model.parameters - blocks
+    expected = (4 * (2 * 2 * blocks + 4 * outside) + 4 * recipe.model.parameters) / 2
+    assert bytes_sent(recipe, 2, 4, sharded=True) == expected
 
 
 def test_what_does_not_fit_is_sharded_and_what_cannot_is_said() -> None:

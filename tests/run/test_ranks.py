@@ -324,7 +324,7 @@ def test_ranks_that_see_other_data_are_refused(place: Place, tmp_path: Path) -> 
     prepare(recipe)
     ended = place.carry_out("train", 2, "apart", (), partial(other_data, 1, str(tmp_path / "other")))
     assert [outcome.code for outcome in ended] == [3, 3], ended
-    assert (ended[0].output + ended[1].output).count("is not the same data set for all ranks") == 1
+    assert (ended[0].output + ended[1].output).count("is not the same on all ranks") == 1
     assert not place.path("apart").exists()
 
 
