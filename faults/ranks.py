@@ -173,7 +173,7 @@ def signalled_ranks(lab: Laboratory, times: int) -> Finding:
 def silent_rank(lab: Laboratory, times: int) -> Finding:
     for of_rank in (1, 0)[:times]:
         agent = start(lab, "silent", ["run.rank_timeout=4", "run.max_steps=100000"])
-        agent.wait_for(7)
+        agent.wait_for(12)  # the checkpoint of step 5 has been written by then
         stopped = agent.ranks()[of_rank]
         os.kill(stopped.pid, signal.SIGSTOP)
         stopped_at = time.monotonic()

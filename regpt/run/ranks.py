@@ -299,7 +299,7 @@ def connect(device: Device, rank: int, count: int, timeout: float) -> tuple[Rank
         shared, rank, count = next(rendezvous("env://", timeout=patience))
         shared.set_timeout(patience)
         if shared.check([ENDED]):
-            raise ended_before(int(shared.get(ENDED)), rank)
+            raise ended_before(int(shared.get(ENDED)), tells=shared.add(f"{ENDED}/told", 1) == 1)
         meeting_name = meeting(shared, rank, count, timeout)
         store, beside = PrefixStore(meeting_name, shared), PrefixStore(meeting_name, shared.clone())
         # NCCL's own watchdog aborts the process: it is to come last, after gloo and our watch
@@ -317,10 +317,11 @@ def connect(device: Device, rank: int, count: int, timeout: float) -> tuple[Rank
     return Ranks(rank, count, store, timeout, outliving, numbers), beside
 
 
-def ended_before(code: int, rank: int) -> UserError:
-    """What a rank says that torchrun has started once more after the run had ended by itself."""
+def ended_before(code: int, tells: bool) -> UserError:
+    """What a rank ends with that torchrun has started once more after the run had ended by itself."""
+    ignore_stops()  # or the first to end would have torchrun end the others before they can tell
     ended = OtherRankError(code, f"the run has ended with exit code {code}; torchrun starts it again for nothing")
-    ended.tells = rank == 0
+    ended.tells = tells
     return ended
 
 

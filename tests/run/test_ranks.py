@@ -28,7 +28,7 @@ from regpt.run.journal import History, SkippedRecord, StepRecord, read_history
 from regpt.run.parallel import Parallel
 from regpt.run.stopping import Stopping
 from tests.conftest import tiny_recipe, wait_until
-from tests.several import Outcome, run_ranks
+from tests.several import Outcome, run_ranks, start_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo under torchrun")
 STEPS = 20
@@ -138,6 +138,13 @@ def test_the_same_batches_and_the_same_curve(place: Place, alone: History, ranks
     validations, samples = looks(history)
     assert validations == pytest.approx(looks(alone)[0], rel=1e-6) and samples == looks(alone)[1]
     assert json.loads((place.path(name) / "environment.json").read_text())["ranks"] == ranks
+
+
+def test_a_sharded_model_in_bfloat16_computes_what_a_whole_one_does(place: Place) -> None:
+    settings = ["run.precision=bfloat16", "run.max_steps=8"]
+    whole, sharded = (place.train(2, f"bfloat16-{mode}", [*settings, *MODES[mode]]) for mode in ("ddp", "fsdp"))
+    assert losses(sharded) == pytest.approx(losses(whole), rel=1e-6)
+    assert looks(sharded)[0] == pytest.approx(looks(whole)[0], rel=1e-6)
 
 
 def test_strict_sums_are_equal_to_the_bit_on_any_number_of_ranks(place: Place) -> None:
@@ -328,6 +335,38 @@ def test_ranks_that_see_other_data_are_refused(place: Place, tmp_path: Path) -> 
     assert not place.path("apart").exists()
 
 
+def other_recipe(of_rank: int, rank: int) -> None:
+    from regpt.run import start
+
+    if rank == of_rank:
+        real = start.recipe_digest
+        start.recipe_digest = lambda recipe: real(recipe)[::-1]  # type: ignore[attr-defined]
+
+
+def test_ranks_that_have_another_recipe_are_refused(place: Place) -> None:
+    ended = place.carry_out("train", 2, "apart", (), partial(other_recipe, 1))
+    assert [outcome.code for outcome in ended] == [2, 2], ended
+    assert (ended[0].output + ended[1].output).count("is not the same on all ranks") == 1
+
+
+def lost_before_a_checkpoint(rank: int) -> None:
+    os.environ["TORCHELASTIC_MAX_RESTARTS"] = "1"
+
+
+def test_a_run_of_another_recipe_is_not_gone_on_with_where_torchrun_starts_anew(place: Place) -> None:
+    place.train(1, "foreign", ["run.max_steps=2"])
+    shutil.rmtree(place.path("foreign") / "checkpoints")
+    before = (place.path("foreign") / "journal.jsonl").read_bytes()
+    ended = place.carry_out("train", 2, "foreign", ["model.n_embd=32"], lost_before_a_checkpoint)
+    assert [outcome.code for outcome in ended] == [4, 4], ended
+    assert "model.n_embd = 16 there, 32 now" in ended[0].output
+    assert (place.path("foreign") / "journal.jsonl").read_bytes() == before
+    ended = place.carry_out("train", 2, "foreign", (), lost_before_a_checkpoint)
+    assert [outcome.code for outcome in ended] == [0, 0], ended
+    history = read_history(place.path("foreign"))
+    assert history.step == STEPS and load_recipe(place.path("foreign") / "recipe.toml").run.max_steps == STEPS
+
+
 def cut_shard(of_rank: int, rank: int) -> None:
     """From the fourth batch on, one of the ranks cannot read."""
     from regpt.base.errors import DataError
@@ -428,6 +467,58 @@ def test_a_step_of_two_ranks_can_be_replayed_and_reproduced(place: Place) -> Non
     assert "comes out the same, to the bit" in ended[0].output and not ended[1].output
 
 
+# Silence
+
+
+def frozen_in_a_save(of_rank: int, rank: int) -> None:
+    real = checkpoint.write_tensors
+
+    def write_tensors(path: Path, *what: Any) -> Any:
+        if rank == of_rank and "step_000005" in str(path):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return real(path, *what)
+
+    checkpoint.write_tensors = write_tensors  # type: ignore[attr-defined]
+
+
+def frozen_in_a_step(of_rank: int, rank: int) -> None:
+    real = train.Training.train_step
+
+    def train_step(self: train.Training, step: int, batch: Batch) -> StepRecord | SkippedRecord:
+        if rank == of_rank and step == 6:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return real(self, step, batch)
+
+    train.Training.train_step = train_step  # type: ignore[method-assign]
+
+
+def test_a_rank_that_freezes_while_all_wait_for_a_save_is_given_up(place: Place) -> None:
+    """Nobody is in a collective then: the watching threads notice."""
+    settings = [*MODES["fsdp"], "run.rank_timeout=3", "checkpoint.background=false"]
+    folder = place.folder / "frozen"
+    ranks = start_ranks(2, place.words("train", "frozen", settings), folder, partial(frozen_in_a_save, 1))
+    ranks[0].join(40)
+    ranks[1].kill()
+    assert ranks[0].exitcode == 7, (folder / "rank0").read_text()
+    told = (folder / "rank0").read_text()
+    assert "rank 1 did not answer within 3 s" in told and "in take_saved" in told
+
+
+def test_a_second_signal_ends_a_rank_that_waits_for_another(place: Place) -> None:
+    folder = place.folder / "waiting"
+    ranks = start_ranks(2, place.words("train", "waiting"), folder, partial(frozen_in_a_step, 1))
+    wait_until(at_step(place, "waiting", 6), 60)
+    time.sleep(0.5)
+    for _ in range(2):
+        assert ranks[0].pid is not None and ranks[0].is_alive()
+        os.kill(ranks[0].pid, signal.SIGTERM)
+        time.sleep(3.5)
+    ranks[0].join(5)
+    ranks[1].kill()
+    assert ranks[0].exitcode == 143
+    assert checkpoint.newest(place.path("waiting")).name == "step_000005"
+
+
 # Under torchrun itself
 
 
@@ -467,6 +558,15 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(place: Place) -> None:
     assert history.status == "stopped" and checkpoint.newest(place.path("terminated")).name.endswith(
         f"{history.step:06d}"
     )
+
+
+def test_a_run_that_is_stopped_stays_stopped_though_torchrun_starts_its_ranks_anew(place: Place) -> None:
+    agent = torchrun(place, "stopped", ["run.max_steps=100000"], restarts=1)
+    wait_until(at_step(place, "stopped", 5), 60)
+    os.kill(ranks_of(agent)[1], signal.SIGTERM)
+    output, _ = agent.communicate(timeout=60)
+    assert agent.returncode != 0 and "the run has ended with exit code 143" in output
+    assert [event.event for event in read_history(place.path("stopped")).events] == ["started", "stopped"]
 
 
 @pytest.mark.parametrize("of_rank", [0, 1])
