@@ -143,7 +143,7 @@ def opened(recipe: Recipe, console: Console | None) -> Iterator[tuple[Device, Ra
     device = open_device(recipe.run)
     with open_ranks(device, recipe.run.rank_timeout) as ranks:
         if problems := list(recipe.batch_problems(ranks.count)):
-            raise RecipeError(recipe.name, problems)
+            raise RecipeError(f"{recipe.name}, on {ranks.count} ranks" if ranks.count > 1 else recipe.name, problems)
         with console or (Console() if ranks.first else quiet_console()) as console:
             yield device, ranks, console
 
