@@ -338,7 +338,8 @@ def what_would_divide(B: int, T: int, total: int, ranks: int) -> str:
     if total % (T * ranks) == 0:
         remedies.append(f"data.micro_batch = {nearest_divisors(total // (T * ranks), B)}")
     if ranks > 1 and total % (B * T) == 0:
-        remedies.append(f"{nearest_divisors(total // (B * T), ranks)} ranks")
+        fewer = nearest_divisors(total // (B * T), ranks)
+        remedies.append(f"{fewer} rank{'s' if fewer != '1' else ''}")
     if not remedies:
         remedies.append(f"data.total_batch_tokens = {-(-total // (B * T * ranks)) * B * T * ranks}")
     return f"{', or '.join(remedies)} would"
