@@ -48,6 +48,10 @@ def poison_gradient(number: int) -> None:
     Parallel.squared_norm = squared_norm  # type: ignore[method-assign]
 
 
+def fail() -> None:
+    raise RuntimeError("a fault of our own")
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
     "killed after its first file": partial(at_call, checkpoint, "write_tensors", 3, kill_myself, after=True),
@@ -58,6 +62,7 @@ PLANTS: dict[str, Callable[[], None]] = {
     "killed in validation": partial(at_call, train, "validation_loss", 2, kill_myself),
     "killed in sampling": partial(at_call, train, "continuations", 1, kill_myself),
     "slow to save": lambda: at_call(checkpoint, "write_tensors", 1, partial(time.sleep, 2.0)),
+    "fails in a step": partial(at_call, train.Training, "forward_and_backward", 13, fail),
     "no number in one loss": partial(poison_loss, range(17, 18)),
     "no number in twenty losses": partial(poison_loss, range(17, 37)),
     "no number in one gradient": partial(poison_gradient, 18),

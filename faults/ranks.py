@@ -130,6 +130,7 @@ def killed_in_places(lab: Laboratory, times: int) -> Finding:
         ("killed in a step", 1, FSDP),
         ("killed in validation", 0, FSDP),
         ("killed in sampling", 1, []),
+        ("fails in a step", 0, []),
     ][:times]
     for plant, of_rank, mode in cases:
         expected = clean(lab, mode)
@@ -139,7 +140,10 @@ def killed_in_places(lab: Laboratory, times: int) -> Finding:
         assert result(lab, "placed") == expected, (plant, agent.output)
         lab.forget("placed")
     return Finding(
-        "F5", "a rank killed in a save (by parts, and whole), a step, validation, sampling", len(cases), "the same bits"
+        "F5",
+        "a rank killed in a save (by parts, and whole), a step, validation, sampling; one that fails",
+        len(cases),
+        "the same bits",
     )
 
 
@@ -266,7 +270,7 @@ def no_numbers_on_one_rank(lab: Laboratory, times: int) -> Finding:
 
 RANK_EXPERIMENTS: list[tuple[Callable[[Laboratory, int], Finding], int, int]] = [
     (killed_ranks, 10, 0),
-    (killed_in_places, 8, 0),
+    (killed_in_places, 9, 0),
     (signalled_ranks, 6, 0),
     (silent_rank, 2, 0),
     (moved, 3, 0),

@@ -15,7 +15,7 @@ class Launch:
     ranks: int = 1
     local_rank: int = 0  # on this machine
     local_ranks: int = 1
-    restarted: bool = False  # whether torchrun starts all ranks anew when one is lost
+    elastic: bool = False  # whether torchrun starts all ranks anew when one is lost
 
 
 def launched() -> Launch:
@@ -28,7 +28,7 @@ def launched() -> Launch:
         ranks=number("WORLD_SIZE", 1),
         local_rank=number("LOCAL_RANK", 0),
         local_ranks=number("LOCAL_WORLD_SIZE", 1),
-        restarted=number("TORCHELASTIC_MAX_RESTARTS", 0) > 0,
+        elastic=number("TORCHELASTIC_MAX_RESTARTS", 0) > 0,
     )
 
 

@@ -26,6 +26,7 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from regpt.base.errors import (
+    DONE,
     INTERRUPTED,
     RANKS,
     USAGE,
@@ -174,8 +175,11 @@ class Ranks:
             pause = min(longest, 1.5 * pause)
 
     def end_for_good(self, code: int) -> None:
-        """The run has stopped or failed by itself: where torchrun starts ranks anew, they are to end with that code."""
-        if self.outliving is not None and code != RANKS:
+        """The run has stopped, or met what another try will meet: ranks that torchrun starts anew end with that code.
+
+        A lost rank, and an error that is nobody's (1), are what it starts them anew for.
+        """
+        if self.outliving is not None and code not in (DONE, 1, RANKS):
             with contextlib.suppress(RuntimeError):
                 self.outliving.set(ENDED, str(code))
 
@@ -239,8 +243,7 @@ class Ranks:
         elif isinstance(error, KeyboardInterrupt):
             code = INTERRUPTED
         told, ours = self.tell_failure(code, what)
-        if isinstance(error, UserError | Stopped):
-            self.end_for_good(told)
+        self.end_for_good(told)
         if isinstance(error, UserError | Stopped):
             error.code = told
         if isinstance(error, UserError) and error.tells is None:
@@ -313,7 +316,7 @@ def connect(device: Device, rank: int, count: int, timeout: float) -> tuple[Rank
         )
         lost.tells = True
         raise lost from error
-    outliving = shared if launched().restarted else None
+    outliving = shared if launched().elastic else None
     return Ranks(rank, count, store, timeout, outliving, numbers), beside
 
 

@@ -35,7 +35,7 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
     """
     with opened(recipe, console) as (device, ranks, console):
         if ranks.by_first(run.exists):
-            if launched().restarted:
+            if launched().elastic:
                 return go_on(recipe, run, device, ranks, console)
             raise UserError(
                 f"{run}: a run of this name exists already",
@@ -46,7 +46,7 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
         training = Training(recipe, run, device, ranks, same_for_all(recipe, device, ranks), console)
         with started(training):
             training.parallel.initialize(recipe.run.seed)
-            return gone(ranks, training.go(first_step=0, event="started"))
+            return training.go(first_step=0, event="started")
 
 
 def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = None) -> int:
@@ -75,14 +75,7 @@ def go_on(recipe: Recipe, run: Path, device: Device, ranks: Ranks, console: Cons
         if ranks.first and (found["changed"] or not (run / "environment.json").exists()):
             describe(training)
         detail = {"changed": found["changed"], "passed_over": found["passed_over"]}
-        return gone(ranks, training.go(first_step=found["step"], event="resumed", detail=detail))
-
-
-def gone(ranks: Ranks, code: int) -> int:
-    """The code that a run ends with; one that was stopped is not to be started again by torchrun."""
-    if code != DONE:
-        ranks.end_for_good(code)
-    return code
+        return training.go(first_step=found["step"], event="resumed", detail=detail)
 
 
 def where_to_go_on(recipe: Recipe, run: Path, console: Console) -> dict[str, Any]:
@@ -91,7 +84,7 @@ def where_to_go_on(recipe: Recipe, run: Path, console: Console) -> dict[str, Any
     Raises CheckpointError where there is none; only where torchrun starts ranks anew, the run begins again at step 0.
     """
     checkpoint.clean(run)
-    if launched().restarted and not checkpoint.all_of(run):
+    if launched().elastic and not checkpoint.all_of(run):
         return {"step": 0, "changed": changed_before_any(recipe, run), "passed_over": [], "complete": False}
     passed_over: list[str] = []
     path = checkpoint.newest(run, passed_over.append)
@@ -151,16 +144,19 @@ def opened(recipe: Recipe, console: Console | None) -> Iterator[tuple[Device, Ra
 def same_for_all(recipe: Recipe, device: Device, ranks: Ranks) -> Manifest:
     """The data set, as this rank sees it. Raises where another rank sees another one, or is to do something else."""
     manifest = read_manifest(recipe.data.directory)
+    if ranks.count == 1:
+        return manifest
+    when_to_save = as_tables(recipe)["checkpoint"]  # changes no result, but all ranks save together
     seen = {
         f"the data set at data.path = '{recipe.data.path}'": manifest.digest,
-        "the recipe, with what the command line changes": recipe_digest(recipe),
+        "the recipe, with what the command line changes": sha256_of_json([recipe_digest(recipe), when_to_save]),
         "the version of regpt or of torch": sha256_of_json([code_version(), torch.__version__]),
         "the precision or torch.compile": sha256_of_json([device.precision_name, device.compiled]),
     }
     mine = np.array([int(digest[:15], 16) for digest in seen.values()], dtype=np.int64)
-    for what, values in zip(seen, ranks.gathered(mine).T, strict=True):
+    for number, (what, values) in enumerate(zip(seen, ranks.gathered(mine).T, strict=True)):
         if len(set(values.tolist())) > 1:
-            kind = DataError if "data" in what else UserError
+            kind = UserError if number else DataError
             raise kind(f"{what}: is not the same on all ranks", "make it the same on all machines")
     return manifest
 

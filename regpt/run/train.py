@@ -127,6 +127,7 @@ class Training:
             except Stopped as stopped:
                 self.save_now(step)
                 self.finish(step, "stopped", {"signal": stopped.name})
+                self.ranks.end_for_good(stopped.code)
                 self.console.say(f"stopped by {stopped.name} after step {step:,}; go on with: regpt resume {self.run}")
                 return stopped.code
         self.finish(step, "finished", {})

@@ -522,8 +522,10 @@ def test_a_second_signal_ends_a_rank_that_waits_for_another(place: Place) -> Non
 # Under torchrun itself
 
 
-def torchrun(place: Place, name: str, settings: Sequence[str] = (), *, restarts: int = 0) -> "subprocess.Popen[str]":
-    words = ["--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}", "-m", "regpt"]
+def torchrun(
+    place: Place, name: str, settings: Sequence[str] = (), *, restarts: int = 0, module: Sequence[str] = ("regpt",)
+) -> "subprocess.Popen[str]":
+    words = ["--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}", "-m", *module]
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *words, *place.words("train", name, settings)],
         stdout=subprocess.PIPE,
@@ -582,6 +584,14 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_comes_out_the_same(p
     assert losses(history) == losses(clean) and looks(history) == looks(clean)
     last = [checkpoint.path_of(place.path(f"{name}-{of_rank}"), STEPS) for name in ("clean", "killed")]
     assert same_tensors(*last)
+
+
+def test_an_error_that_is_nobodys_is_tried_again_where_torchrun_starts_ranks_anew(place: Place) -> None:
+    agent = torchrun(place, "failing", restarts=1, module=("faults.rank", "fails in a step", "0"))
+    output, _ = agent.communicate(timeout=120)
+    assert agent.returncode == 0, output
+    assert "a fault of our own" in output
+    assert [event.event for event in read_history(place.path("failing")).events] == ["started", "resumed", "finished"]
 
 
 def test_a_rank_that_hangs_is_given_up_with_a_stack(place: Place) -> None:
