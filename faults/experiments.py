@@ -22,7 +22,7 @@ from regpt.base import files
 from regpt.base.files import sha256_of_file
 from regpt.data import encoders
 from regpt.data.batches import Batch, Batches
-from regpt.run import checkpoint, guard, journal, parallel, sinks, train
+from regpt.run import checkpoint, guard, journal, looks, parallel, sinks, train
 from regpt.run.journal import SkippedRecord, StepRecord, read_history
 from regpt.run.stopping import Stopping
 
@@ -226,8 +226,8 @@ def stops_at_steps(lab: Laboratory, times: int) -> Finding:
 
 PLACES: dict[str, Callable[[], None]] = {
     "a step": lambda: at_call(train.Training, "train_step", 7, partial(send, signal.SIGTERM)),
-    "validation": lambda: at_call(train, "validation_loss", 2, partial(send, signal.SIGTERM)),
-    "sampling": lambda: at_call(train, "continuations", 1, partial(send, signal.SIGTERM)),
+    "validation": lambda: at_call(looks, "validation", 2, partial(send, signal.SIGTERM)),
+    "sampling": lambda: at_call(looks, "continuations", 1, partial(send, signal.SIGTERM)),
     "a save": lambda: at_call(checkpoint, "write", 2, partial(send, signal.SIGTERM)),
 }
 

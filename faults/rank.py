@@ -14,7 +14,7 @@ import torch
 from faults.victim import at_call, kill_myself
 from regpt.base import files
 from regpt.cli import main
-from regpt.run import checkpoint, train
+from regpt.run import checkpoint, looks, train
 from regpt.run.parallel import Parallel
 
 
@@ -59,8 +59,8 @@ PLANTS: dict[str, Callable[[], None]] = {
     "killed before the manifest": partial(at_call, checkpoint, "write_json", 4, kill_myself, only="manifest.json"),
     "killed before the rename": partial(at_call, files, "flush_directory", 5, kill_myself, only=".partial"),
     "killed in a step": partial(at_call, train.Training, "forward_and_backward", 13, kill_myself),
-    "killed in validation": partial(at_call, train, "validation_loss", 2, kill_myself),
-    "killed in sampling": partial(at_call, train, "continuations", 1, kill_myself),
+    "killed in validation": partial(at_call, looks, "validation", 2, kill_myself),
+    "killed in sampling": partial(at_call, looks, "continuations", 1, kill_myself),
     "slow to save": lambda: at_call(checkpoint, "write_tensors", 1, partial(time.sleep, 2.0)),
     "fails in a step": partial(at_call, train.Training, "forward_and_backward", 13, fail),
     "no number in one loss": partial(poison_loss, range(17, 18)),

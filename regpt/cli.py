@@ -27,6 +27,8 @@ from text to report:
   regpt train gpt2-050226                               token shards -> runs/gpt2-050226
   regpt resume gpt2-050226                              go on after Ctrl-C or a crash
   regpt report gpt2-050226 --against gpt2-230126        the record, with pictures
+  regpt evaluate gpt2-050226 --tasks hellaswag,piqa     a finished model asked more, or somebody else's
+  regpt compare gpt2-050226 gpt2-230126                 which differences are differences
 
 RECIPE is a .toml file or the name of one that regpt comes with. Any setting can be changed for one command by writing
 section.key=value behind it, as in: regpt train demo-modern run.max_steps=20 optimizer.max_lr=1e-3
@@ -52,7 +54,7 @@ def carry_out_as_rank(words: Sequence[str] | None) -> NoReturn:
     try:
         with contextlib.redirect_stderr(nowhere or sys.stderr):
             arguments = parsed(words)
-        if arguments.command not in (run_train, run_resume, run_reproduce):
+        if arguments.command not in (run_train, run_resume, run_reproduce, run_evaluate):
             arguments.command = refuse_ranks
         code = carry_out(arguments)
     except SystemExit as ended:
@@ -260,6 +262,46 @@ def parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--seed", type=at_least(int, 0), default=42, metavar="N", help="of the choice (default 42)")
 
+    evaluate = command(
+        "evaluate",
+        run_evaluate,
+        "ask a model multiple-choice tasks, and measure its validation loss",
+        "examples: regpt evaluate demo-modern\n"
+        "          regpt evaluate runs/gpt2-050226/checkpoints/step_005000 --tasks hellaswag,arc_easy,piqa\n"
+        "          regpt evaluate some/hugging-face-directory --tasks validation data.path=data/fineweb-edu-10BT\n"
+        "          regpt evaluate gpt2-050226 --tasks lambada_openai --lm-eval\n\n"
+        "tasks: validation, hellaswag, hellaswag_lm_eval, arc_easy, arc_challenge, piqa, sciq, winogrande,\n"
+        "       openbookqa, social_iqa, boolq\n\n"
+        "Every accuracy stands with its standard error and the rule by which endings are judged. The answer to each\n"
+        "item is kept in RUN/evaluations/step_N (of a model that is no run's, in evaluations/NAME), for regpt compare.",
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="a run, a checkpoint's folder, or a Hugging Face directory")
+    evaluate.add_argument(
+        "--tasks", metavar="A,B", help="(default: hellaswag, and validation where there is its data set)"
+    )
+    evaluate.add_argument(
+        "--items", type=at_least(int, 1), default=0, metavar="N", help="a fixed choice of so many (default: all)"
+    )
+    evaluate.add_argument("--into", type=Path, metavar="FOLDER", help="where to keep the answers instead")
+    evaluate.add_argument(
+        "--lm-eval", action="store_true", help="tasks of lm-evaluation-harness, by it (pip install 'regpt[lm-eval]')"
+    )
+    evaluate.add_argument(
+        "--include-path", type=Path, metavar="FOLDER", help="with --lm-eval, tasks of your own (.yaml)"
+    )
+    add_runs(evaluate)
+    add_overrides(evaluate)
+
+    compare = command(
+        "compare",
+        run_compare,
+        "hold models against each other, and say which differences are differences",
+        "The first is held against each other one. Where both were asked the same items: McNemar's exact test on the\n"
+        "items that only one got right, and the interval of 10,000 resamples.",
+    )
+    compare.add_argument("models", metavar="RUN", nargs="+", help="a run, or a folder that `regpt evaluate` made")
+    add_runs(compare)
+
     report = command("report", run_report, "write a run's record: report.md and its pictures, in the run's folder")
     add_run(report)
     report.add_argument(
@@ -333,7 +375,7 @@ def at_least(kind: Callable[[str], float], least: float) -> Callable[[str], floa
 def refuse_ranks(arguments: argparse.Namespace) -> int:
     raise UserError(
         f"torchrun started {launched().ranks} ranks for a command that runs on one",
-        "start it without torchrun; train, resume and reproduce run on several",
+        "start it without torchrun; train, resume, reproduce and evaluate run on several",
     )
 
 
@@ -501,11 +543,63 @@ def run_sample(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    from regpt.results.evaluation import default_tasks, evaluate, folder_of, known_tasks
+    from regpt.results.models import open_model
+    from regpt.results.tables import results_table
+    from regpt.run.console import Console, quiet_console
+    from regpt.run.devices import open_device
+    from regpt.run.ranks import open_ranks
+
+    known = known_tasks(arguments.tasks) if arguments.tasks and not arguments.lm_eval else []
+    if arguments.include_path and not arguments.lm_eval:
+        raise UserError("--include-path is for lm-eval's tasks", "add --lm-eval")
+    opened = open_model(arguments.model, arguments.runs, arguments.overrides)
+    device = open_device(opened.recipe.run)
+    into = arguments.into or folder_of(opened)
+    with open_ranks(device, opened.recipe.run.rank_timeout) as ranks:
+        several = ranks.count > 1
+        with Console() if ranks.first else quiet_console() as console, console.stoppable(several):
+            if arguments.lm_eval:
+                from regpt.results.harness import ask_harness
+
+                lines = ask_harness(
+                    opened,
+                    arguments.tasks,
+                    into,
+                    device,
+                    ranks,
+                    arguments.items,
+                    arguments.include_path,
+                    console.looking,
+                )
+            else:
+                names = known or default_tasks(opened)
+                lines = evaluate(opened, names, into, device, ranks, arguments.items, console.looking)
+    if ranks.first:
+        from rich.console import Console as Terminal
+
+        Terminal(highlight=False, soft_wrap=True).print(results_table(lines))
+        print(f"kept in {into}")
+    return DONE
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    from regpt.results.compare import comparison, open_compared
+
+    if len(arguments.models) < 2:
+        raise UserError(f"one model, {arguments.models[0]}, compares with nothing", "name another one")
+    for line in comparison([open_compared(where, arguments.runs) for where in arguments.models]):
+        print(line)
+    return DONE
+
+
 def run_report(arguments: argparse.Namespace) -> int:
     from regpt.results.runs import find_run, open_run
 
     run = open_run(find_run(arguments.run, arguments.runs))
-    from regpt.results.report import open_other, write_report
+    from regpt.results.report import write_report
+    from regpt.results.scores import open_other
 
     print(f"report: {write_report(run, [open_other(other, arguments.runs) for other in arguments.against])}")
     return DONE

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
-from regpt.results.report import open_other, write_report
+from regpt.results.report import write_report
 from regpt.results.runs import open_run
+from regpt.results.scores import open_other
 from regpt.run.start import train
 
 RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it

@@ -206,7 +206,9 @@ class EvaluationRecipe:
     validation_every: int = setting(250, "steps; 0: at the start and the end only")
     validation_batches: int = setting(20, "always the same, from the start of the validation split")
     validation_batch_size: int = setting(32, "sequences in a validation batch, whatever the micro-batch")
-    hellaswag_every: int = setting(250, "steps; 0: never")
+    hellaswag_every: int = setting(250, "steps, the start and the end as well; 0: never")
+    hellaswag_items: int = setting(0, "a fixed choice of so many, of each kind in proportion; 0: all 10,042")
+    hellaswag_file: str = setting("", "its validation rows (.jsonl, .parquet, .arrow); '': data package, then hub")
     sample_every: int = setting(250, "steps; 0: at the end only")
     sample_count: int = setting(4, "continuations; 0: no samples")
     sample_tokens: int = setting(32, "of a continuation, the prompt included")
@@ -216,7 +218,9 @@ class EvaluationRecipe:
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 0, "validation_every", "hellaswag_every", "sample_every", "sample_count")
-        yield from at_least(self, 0, "sample_seed")
+        yield from at_least(self, 0, "hellaswag_items", "sample_seed")
+        if problem := path_problem(self.hellaswag_file):
+            yield f"evaluation.hellaswag_file = {self.hellaswag_file!r} {problem}"
         yield from at_least(self, 1, "validation_batches", "validation_batch_size", "sample_tokens", "sample_top_k")
         if self.sample_seed >= 2**62:
             yield f"evaluation.sample_seed = {self.sample_seed} is not below 2^62"
@@ -313,6 +317,14 @@ class Recipe:
         """Micro-batches that each rank adds up for one optimizer step."""
         return self.data.total_batch_tokens // (self.data.micro_batch * self.model.block_size * ranks)
 
+    def is_due(self, step: int, every: int) -> bool:
+        """Whether something happens after so many steps: at multiples of `every`, unless that is 0, and at the end."""
+        return step == self.run.max_steps or (every > 0 and step > 0 and step % every == 0)
+
+    def tokens_after(self, step: int) -> int:
+        """Tokens seen in training by then."""
+        return step * self.data.total_batch_tokens
+
     @property
     def batch_windows(self) -> int:
         """Sequences in one optimizer step."""
@@ -321,7 +333,7 @@ class Recipe:
     @property
     def total_tokens(self) -> int:
         """Tokens seen in training by the last step."""
-        return self.run.max_steps * self.data.total_batch_tokens
+        return self.tokens_after(self.run.max_steps)
 
     @property
     def warmup_tokens(self) -> int:

@@ -30,6 +30,7 @@ FREE = {
     "data.text_column",
     "data.validation_tokens",
     "data.shard_tokens",
+    "evaluation.hellaswag_file",
     *(f"checkpoint.{f.name}" for f in fields(CheckpointRecipe)),
 }
 # Settings that a resume may change as well: how long, what is looked at, and how the same sums are shared out, which
@@ -73,6 +74,16 @@ def load_recipe(where: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if misspelt or problems or recipe is None:
         raise RecipeError(f"{path.name} and the command line" if overrides else str(path), misspelt + problems)
     return recipe
+
+
+def override(recipe: Recipe, words: Sequence[str]) -> Recipe:
+    """A recipe with other values on top. Raises RecipeError with every problem at once when it cannot be used."""
+    tables = as_tables(recipe)
+    misspelt = [problem for word in words for problem in apply_override(tables, word)]
+    changed, problems = build_recipe(recipe.name, tables)
+    if misspelt or problems or changed is None:
+        raise RecipeError(f"{recipe.name} and the command line", misspelt + problems)
+    return changed
 
 
 def find_recipe(where: str | Path) -> Path:

@@ -119,6 +119,14 @@ def encode_or_refuse(text: str) -> NDArray[np.uint16] | None:
         return None
 
 
+@cache
+def bytes_of_tokens() -> NDArray[np.int64]:
+    """How many bytes of text each token stands for, by id; the last entry, 0, is that of all that stand for none."""
+    tokens = encoding()
+    sizes = [len(tokens.decode_single_token_bytes(token)) for token in range(END_OF_TEXT)]
+    return np.array([*sizes, 0], dtype=np.int64)
+
+
 def decode(ids: Sequence[int] | NDArray[np.integer]) -> str:
     """The text of ids; bytes that are no UTF-8 become the replacement character, ids in the padding vanish."""
     return encoding().decode([int(i) for i in ids if i < VOCABULARY])

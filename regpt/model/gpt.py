@@ -7,6 +7,7 @@ parts together are GPT-2; all modern ones have exactly Llama's shape.
 """
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,25 @@ from torch.utils.checkpoint import checkpoint
 
 from regpt.base.recipe import ModelRecipe
 from regpt.model.elementwise import rms_norm, rotated_heads, split_heads, swiglu
-from regpt.model.loss import mean_loss, token_losses
+from regpt.model.loss import mean_loss, token_losses, token_losses_and_best
+
+
+class Fork(NamedTuple):
+    """How rows of tokens fork: each has a stem and branches that go on from it, one behind the other.
+
+    A branch sees the stem and itself, so that a context is read once for all its endings.
+    """
+
+    positions: Tensor  # (B, T), of a token in its own sequence: stem and branch
+    branches: Tensor  # (B, T), 0 in the stem, then 1, 2 … ; -1 where a row is filled up
+
+    def mask(self) -> Tensor:
+        """Whether a position (second to last) sees another (last).  (B, 1, T, T)"""
+        T = self.branches.shape[1]
+        before = torch.ones(T, T, dtype=torch.bool, device=self.branches.device).tril()
+        same = self.branches[:, :, None] == self.branches[:, None, :]
+        stem = self.branches[:, None, :] == 0
+        return (before & (same | stem))[:, None]
 
 
 class GPT(nn.Module):
@@ -49,6 +68,23 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens)
         return token_losses(hidden.flatten(0, 1), self.head_weight, targets.flatten()).view_as(targets)
 
+    @torch.no_grad()
+    def losses_at(self, tokens: Tensor, fork: Fork, places: Tensor, targets: Tensor) -> Tensor:
+        """Losses, nats, where they are asked for: of target n after the token at place n of the flattened rows.
+
+        (B, T), (B, T) twice, (M), (M) -> (M)
+        """
+        return token_losses(self.hidden_at(tokens, fork, places), self.head_weight, targets)
+
+    @torch.no_grad()
+    def losses_and_best_at(self, tokens: Tensor, fork: Fork, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and whether each target is the likeliest token there.  … -> (M), (M)"""
+        return token_losses_and_best(self.hidden_at(tokens, fork, places), self.head_weight, targets)
+
+    def hidden_at(self, tokens: Tensor, fork: Fork, places: Tensor) -> Tensor:
+        """(B, T), (B, T) twice, (M) -> (M, C)"""
+        return self.hidden(tokens, fork=fork).flatten(0, 1)[places]
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Scores of every next token, for the few positions where somebody asks.  (..., C) -> (..., V)"""
         return F.linear(hidden, self.head_weight)
@@ -57,20 +93,22 @@ class GPT(nn.Module):
         """Scores of what follows the last of the tokens, which follow those in the cache.  (B, T) -> (B, V)"""
         return self.logits(self.hidden(tokens, cache)[:, -1])
 
-    def hidden(self, tokens: Tensor, cache: "KeyValueCache | None" = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: "KeyValueCache | None" = None, fork: Fork | None = None) -> Tensor:
         """What the head reads. With a cache, `tokens` follow those that it holds.  (B, T) -> (B, T, C)"""
         first = cache.length if cache else 0
         last = first + tokens.shape[1]
         x = self.token_embedding(tokens)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(torch.arange(first, last, device=tokens.device))
+            x = x + self.position_embedding(fork.positions if fork else torch.arange(first, last, device=tokens.device))
         x = self.dropout(x)
-        rotations = self.rotations[:, first:last] if self.rotations is not None else None
+        rotations, mask = None, fork.mask() if fork else None
+        if self.rotations is not None:  # with a fork each row has its own: (2, B, 1, T, D/2)
+            rotations = self.rotations[:, fork.positions][:, :, None] if fork else self.rotations[:, first:last]
         for layer, block in enumerate(self.blocks):
             if self.recomputing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotations, None, use_reentrant=False)
+                x = checkpoint(block, x, rotations, use_reentrant=False)
             else:
-                x = block(x, rotations, (cache, layer) if cache else None)
+                x = block(x, rotations, (cache, layer) if cache else None, mask)
         if cache:
             cache.length = last
         return self.final_norm(x)
@@ -114,8 +152,14 @@ class Block(nn.Module):
         self.mlp = MLP(recipe)
         self.dropout = nn.Dropout(recipe.dropout)
 
-    def forward(self, x: Tensor, rotations: Tensor | None, cached: "tuple[KeyValueCache, int] | None") -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotations, cached))
+    def forward(
+        self,
+        x: Tensor,
+        rotations: Tensor | None,
+        cached: "tuple[KeyValueCache, int] | None" = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), rotations, cached, mask))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
@@ -129,7 +173,13 @@ class Attention(nn.Module):
         self.out = nn.Linear(recipe.n_embd, recipe.n_embd, bias=recipe.bias)
         self.dropout = recipe.dropout
 
-    def forward(self, x: Tensor, rotations: Tensor | None, cached: "tuple[KeyValueCache, int] | None") -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        rotations: Tensor | None,
+        cached: "tuple[KeyValueCache, int] | None",
+        mask: Tensor | None,
+    ) -> Tensor:
         B, T, C = x.shape
         if rotations is not None:
             q, k, v = rotated_heads(self.qkv(x), self.heads, *rotations)  # each (B, H, T, D)
@@ -140,7 +190,8 @@ class Attention(nn.Module):
             k, v = cache.extended(layer, k, v)
         # Without a cache, or in its first pass, T queries meet T keys; later one query meets all keys before it.
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=T > 1)
+        causal = mask is None and T > 1
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
         return self.out(mixed.transpose(1, 2).reshape(B, T, C))
 
 

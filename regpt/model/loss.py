@@ -39,6 +39,18 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return torch.cat([head.losses(head.logits(rows), t) for rows, t in head.pieces(hidden, targets)])
 
 
+@torch.no_grad()
+def token_losses_and_best(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, and whether no other token is likelier.  (N, C), (V, C), (N) -> (N), (N)"""
+    head = Head(weight, product_dtype(hidden))
+    losses, best = [], []
+    for rows, of_rows in head.pieces(hidden, targets):
+        logits = head.logits(rows)
+        best.append(logits.argmax(dim=1) == of_rows)
+        losses.append(head.losses(logits, of_rows))
+    return torch.cat(losses), torch.cat(best)
+
+
 class LossInPieces(torch.autograd.Function):
     """The mean loss, with its gradients made in the forward pass, piece by piece."""
 

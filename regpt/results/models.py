@@ -1,15 +1,83 @@
-"""A run's trained model, ready for use on the CPU."""
+"""A trained model by the name that a user gives: a run, a checkpoint, or a Hugging Face directory."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regpt.base.settings import load_recipe
+from regpt.base.errors import UserError
+from regpt.base.recipe import Recipe
+from regpt.base.settings import build_recipe, load_recipe, override
+from regpt.data import tokenizer
+from regpt.data.packing import Encode
 from regpt.model.gpt import GPT
+from regpt.results.pretrained import is_pretrained, load_pretrained
+from regpt.results.runs import find_run
 from regpt.run import checkpoint
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A model on the CPU, in evaluation mode and float32, and what is known of it."""
+
+    name: str
+    model: GPT
+    recipe: Recipe  # with the overrides of the command line
+    encode: Encode
+    has_gpt2_tokens: bool
+    run: Path | None = None
+    step: int | None = None
+    tokens: int | None = None  # seen in training
 
 
 def load_model(run: Path) -> GPT:
     """The model of a run's newest whole checkpoint, in evaluation mode, float32."""
-    path = checkpoint.newest(run)
-    model = GPT(load_recipe(run / "recipe.toml").model)
+    return of_checkpoint(checkpoint.newest(run), load_recipe(run / "recipe.toml"))
+
+
+def of_checkpoint(path: Path, recipe: Recipe) -> GPT:
+    model = GPT(recipe.model)
     checkpoint.load_weights(path, model)
     return model.eval()
+
+
+def open_model(where: str, root: Path, overrides: list[str]) -> Opened:
+    """A model by a run's name or folder, a checkpoint's folder, or a Hugging Face directory."""
+    if any(word.startswith("model.") for word in overrides):
+        raise UserError(f"{overrides}: the model is what it is", "leave model.… out")
+    path = Path(where)
+    if (path / "state.json").is_file():
+        return open_checkpoint(path, overrides)
+    if is_pretrained(path):
+        model, encode, has_gpt2_tokens = load_pretrained(path)
+        recipe = replace(override(Recipe(name=path.resolve().name), overrides), model=model.recipe)
+        return Opened(recipe.name, model, recipe, encode, has_gpt2_tokens)
+    try:
+        run = find_run(where, root)
+    except UserError as error:
+        raise UserError(
+            f"'{where}' is no run in {root}, no checkpoint and no Hugging Face directory", error.fix
+        ) from None
+    return open_checkpoint(checkpoint.newest(run), overrides)
+
+
+def open_checkpoint(path: Path, overrides: list[str]) -> Opened:
+    """A checkpoint, in its run or copied out of it, held against its hashes."""
+    for fault in checkpoint.faults(path):
+        raise UserError(f"{path}: {fault}", "choose another checkpoint")
+    state = checkpoint.load_state(path)
+    run = path.resolve().parent.parent
+    in_run = (run / "recipe.toml").is_file()
+    recipe, problems = build_recipe(run.name if in_run else path.resolve().name, state["settings"])
+    if recipe is None:
+        raise UserError(f"{path}: {'; '.join(problems)}", "it was made by another version of regpt")
+    recipe = override(recipe, overrides)
+    step = int(state["step"])
+    return Opened(
+        f"{run.name} at step {step:,}" if in_run else recipe.name,
+        of_checkpoint(path, recipe),
+        recipe,
+        tokenizer.encode,
+        True,
+        run if in_run else None,
+        step,
+        recipe.tokens_after(step),
+    )

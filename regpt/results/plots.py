@@ -1,6 +1,7 @@
 """The pictures of a report, drawn from journals alone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -9,14 +10,26 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from regpt.results.runs import Run
+from regpt.run.journal import TaskRecord
 
 INK = "#30343b"
 COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5")  # the run itself, then what it is held against
 SMOOTHING_STEPS = 10
 
 
-def draw_losses(runs: Sequence[Run], path: Path, reference: tuple[str, float] | None = None) -> None:
-    """Training and validation loss over tokens; the first run is the report's own. PNG or SVG by the path's ending."""
+@dataclass(frozen=True)
+class Line:
+    """A published figure, drawn across."""
+
+    name: str
+    value: float
+
+
+def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> None:
+    """Training and validation loss over tokens, the latter with its standard error; the first run is the report's own.
+
+    PNG or SVG by the path's ending.
+    """
     figure, axes = page("Loss, nats per token")
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
         batch = run.recipe.data.total_batch_tokens
@@ -35,11 +48,43 @@ def draw_losses(runs: Sequence[Run], path: Path, reference: tuple[str, float] | 
             [v.tokens for v in looks], [v.loss for v in looks], color=color, linewidth=2.0, marker="o", markersize=4,
             label=f"{plain(run.id)}, validation" + (f" (last {looks[-1].loss:.3f})" if looks else ""),
         )  # fmt: skip
-    if reference is not None:
-        name, value = reference
-        axes.axhline(value, color=INK, linestyle=":", linewidth=1.2, label=f"{name}: {value}")
+        band(axes, [v.tokens for v in looks], [v.loss for v in looks], [v.standard_error for v in looks], color)
+    draw_lines(axes, lines)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, reverse=True)
     save(figure, path)
+
+
+def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: str) -> None:
+    """HellaSwag's accuracy over tokens with its standard error; `of` says which items these are."""
+    figure, axes = page(f"HellaSwag accuracy, {of}; bands are one standard error")
+    for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
+        looks = run.hellaswag
+        tokens, shares, errors = zip(*((r.tokens, *headline(r)) for r in looks), strict=True) if looks else ((), (), ())
+        axes.plot(
+            tokens, shares, color=color, linewidth=2.0, marker="o", markersize=4,
+            label=plain(run.id) + (f" (last {shares[-1]:.3f} ± {errors[-1]:.3f})" if looks else ", not measured"),
+        )  # fmt: skip
+        band(axes, tokens, shares, errors, color)
+    draw_lines(axes, lines)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, reverse=True)
+    save(figure, path)
+
+
+def headline(record: TaskRecord) -> tuple[float, float]:
+    """Accuracy and standard error by the rule that is meant where there is one number."""
+    rule = next(iter(record.accuracy))
+    return record.accuracy[rule], record.standard_error[rule]
+
+
+def band(axes: Axes, x: Sequence[float], y: Sequence[float], errors: Sequence[float], color: str) -> None:
+    low = [value - error for value, error in zip(y, errors, strict=True)]
+    high = [value + error for value, error in zip(y, errors, strict=True)]
+    axes.fill_between(x, low, high, color=color, alpha=0.18, linewidth=0)
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    for line, style in zip(lines, cycle((":", "--", "-.", (0, (5, 5)))), strict=False):
+        axes.axhline(line.value, color=INK, linestyle=style, linewidth=1.0, label=f"{line.name}: {line.value}")
 
 
 def draw_course(run: Run, path: Path) -> None:

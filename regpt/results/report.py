@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,51 +10,38 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.results.differences import differences_from_gpt2, rows_of_differences
-from regpt.results.plots import draw_course, draw_losses, tokens_in_short
-from regpt.results.references import FINEWEB_EDU, GPT2
-from regpt.results.runs import Run, find_run, open_run
+from regpt.results.plots import Line, draw_course, draw_hellaswag, draw_losses, headline, tokens_in_short
+from regpt.results.references import CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
+from regpt.results.runs import Run
+from regpt.results.scores import (
+    NOT_MEASURED,
+    Other,
+    cell,
+    columns,
+    comparable,
+    kind_of_data,
+    notes,
+    published_row,
+    table_of,
+)
 
-NOT_MEASURED = "not measured"
-
-
-@dataclass(frozen=True)
-class Column:
-    """One model in the table of final metrics."""
-
-    name: str
-    last: str
-    best: str
-    hellaswag: str
-    tokens: str
-
-
-@dataclass(frozen=True)
-class Other:
-    """What a run is held against: another run, or a recipe with the figures that its record claims."""
-
-    name: str
-    recipe: Recipe
-    run: Run | None
-
-
-def open_other(where: str, root: Path) -> Other:
-    """A run by id or path, or a recipe by its .toml file."""
-    if where.endswith(".toml"):
-        recipe = load_recipe(where)
-        return Other(f"{recipe.name} (recorded)", recipe, None)
-    run = open_run(find_run(where, root))
-    return Other(run.id, run.recipe, run)
+LINES_OF_HELLASWAG = [
+    Line("chance", CHANCE),
+    *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2], GPT3)),
+]
 
 
 def write_report(run: Run, others: Sequence[Other]) -> Path:
     """Write report.md and its pictures into the run's folder; returns the report's path. Works on a live run too."""
     images = run.path / "img"
-    reference = (GPT2.name, GPT2.validation_loss) if is_fineweb_edu(run) and GPT2.validation_loss else None
+    runs = [run, *(other.run for other in others if other.run)]
     for ending in ("png", "svg"):
-        draw_losses([run, *(o.run for o in others if o.run)], images / f"train-val_loss.{ending}", reference)
+        draw_losses(runs, images / f"train-val_loss.{ending}", lines_of_losses(run))
         draw_course(run, images / f"course.{ending}")
+        if run.hellaswag:
+            of = run.hellaswag[-1].items
+            draw_hellaswag(runs, images / f"hellaswag.{ending}", LINES_OF_HELLASWAG, of)
     template = Environment(
         loader=PackageLoader("regpt.results", ""),
         undefined=StrictUndefined,
@@ -90,7 +76,8 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "summary": summary(run, others),
         "architecture": architecture(recipe),
         "validation_cut": validation_cut(run),
-        "hellaswag_interval": hellaswag_interval(recipe),
+        "hellaswag_interval": hellaswag_interval(run),
+        "published": [published_row(run, one) for one in REFERENCES],
         "order": "all windows of all shards shuffled, anew each epoch"
         if recipe.data.order == "shuffled"
         else "sequential, as the windows stand in the files",
@@ -143,6 +130,9 @@ def summary(run: Run, others: Sequence[Other]) -> str:
             words += (
                 f" After as many tokens it stood at {at_equal_tokens[-1]:.4f} against {other.run.validation_loss:.4f}."
             )
+    if run.hellaswag:
+        share, error = headline(run.hellaswag[-1])
+        words += f" Of HellaSwag ({run.hellaswag[-1].items}) it gets {share:.3f} ± {error:.3f} right."
     return words
 
 
@@ -181,9 +171,22 @@ def validation_cut(run: Run) -> str:
     return f" (the split holds {read:,} windows; all were read)" if read < asked else ""
 
 
-def hellaswag_interval(recipe: Recipe) -> str:
-    asked = recipe.evaluation.hellaswag_every
-    return f"asked for every {asked:,} steps; {NOT_MEASURED}, this version cannot" if asked else "off"
+def hellaswag_interval(run: Run) -> str:
+    asked = run.recipe.evaluation
+    if not asked.hellaswag_every:
+        return "off"
+    every = f"every {asked.hellaswag_every:,} steps"
+    if not run.hellaswag:
+        return f"asked for {every}; {NOT_MEASURED}" + (f": {run.hellaswag_unmeasured}" * bool(run.hellaswag_unmeasured))
+    return f"{every}, {run.hellaswag[-1].items}"
+
+
+def lines_of_losses(run: Run) -> list[Line]:
+    """Published losses that were measured on the same kind of data."""
+    compared = [one for one in REFERENCES if one.data == kind_of_data(run) and one.validation_loss]
+    if kind_of_data(run) == FINEWEB_EDU:
+        compared = [GPT2, RERUNS[0], RERUNS[3]]
+    return [Line(one.name, one.validation_loss) for one in compared if one.validation_loss]
 
 
 def ranks(run: Run) -> str:
@@ -208,112 +211,9 @@ def cost(run: Run) -> str:
     return f"{hours * price:.2f} USD ({hours:.2f} h at {price} USD an hour, training steps only)"
 
 
-def columns(run: Run, others: Sequence[Other]) -> list[Column]:
-    return [
-        measured_column(run, f"**{run.id}**"),
-        *(measured_column(o.run, o.name) if o.run else recorded_column(o.recipe, o.name) for o in others),
-        *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if has_record(run.recipe) else []),
-        Column(GPT2.name, f"~{GPT2.validation_loss} (on {GPT2.data})", "—", f"{GPT2.hellaswag} (published)", "—"),
-    ]
-
-
-def table_of(columns: Sequence[Column]) -> list[str]:
-    """The columns as rows of a Markdown table."""
-    rows = {
-        "Metric": [column.name for column in columns],
-        "---": ["---"] * len(columns),
-        "Validation loss, last": [column.last for column in columns],
-        "Validation loss, best": [column.best for column in columns],
-        "HellaSwag accuracy": [column.hellaswag for column in columns],
-        "Tokens seen": [column.tokens for column in columns],
-    }
-    return [f"| {' | '.join(map(cell, [name, *cells]))} |" for name, cells in rows.items()]
-
-
-def cell(text: object) -> str:
-    """Text in one cell of a Markdown table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
-
-
 def fenced(text: str) -> str:
     """A sample as a block that nothing inside it can end."""
     fence = "```"
     while fence in text:
         fence += "`"
     return f"{fence}text\n{text}\n{fence}"
-
-
-def has_record(recipe: Recipe) -> bool:
-    return bool(recipe.published.validation_loss or recipe.published.hellaswag)
-
-
-def measured_column(run: Run, name: str) -> Column:
-    last, best = run.validation_loss, run.best_validation_loss
-    return Column(
-        name,
-        f"{last:.4f}" if last is not None else NOT_MEASURED,
-        f"{best:.4f}" if best is not None else NOT_MEASURED,
-        NOT_MEASURED,
-        f"{run.tokens:,}",
-    )
-
-
-def recorded_column(recipe: Recipe, name: str) -> Column:
-    claimed = recipe.published
-    return Column(
-        name,
-        f"{claimed.validation_loss} (recorded)" if claimed.validation_loss else "not recorded",
-        "—",
-        f"{claimed.hellaswag} (recorded)" if claimed.hellaswag else "not recorded",
-        f"{recipe.total_tokens:,} (by the recipe)",
-    )
-
-
-def comparable(run: Run, other: Run) -> bool:
-    """Whether two validation losses were taken on the same windows of the same data."""
-    if not (run.history.validations and other.history.validations):
-        return False
-    seen = [
-        (r.environment["data"]["digest"], r.recipe.model.block_size, r.history.validations[-1].windows)
-        for r in (run, other)
-    ]
-    return seen[0] == seen[1]
-
-
-def recorded_where(recipe: Recipe) -> str:
-    """Where recorded figures stand, and what they took: 'the record (4 x RTX 3090, 11 h, 7 USD)'."""
-    claimed = recipe.published
-    took = [
-        claimed.hardware,
-        f"{claimed.hours:g} h" if claimed.hours else "",
-        f"{claimed.cost_usd:g} USD" if claimed.cost_usd >= 0 else "",
-    ]
-    return f"{claimed.origin or 'its recipe'} ({', '.join(filter(None, took)) or 'nothing said of hardware'})"
-
-
-def is_fineweb_edu(run: Run) -> bool:
-    """By name: of the source, or of the folder that the data set lies in."""
-    return "fineweb-edu" in f"{run.environment['data']['source']['description']} {run.recipe.data.path}".lower()
-
-
-def notes(run: Run, others: Sequence[Other]) -> list[str]:
-    """What a reader must know before comparing two numbers of the table."""
-    lines = ["Losses are nats per token on fixed windows of the validation split."]
-    for other in others:
-        if other.run is not None:
-            if comparable(run, other.run):
-                lines.append(
-                    f"{other.name} was validated on the same windows of the same data; the two losses compare."
-                )
-            else:
-                lines.append(
-                    f"{other.name} was validated on other windows or other data; the two losses do not compare."
-                )
-        else:
-            lines.append(f"{other.name}: figures from {recorded_where(other.recipe)}, not measured here.")
-    if is_fineweb_edu(run):
-        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}'s public validation shard.")
-    else:
-        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}; on this run's data it says nothing.")
-    lines.append("HellaSwag: this version of regpt does not measure it yet.")
-    return lines

@@ -8,7 +8,8 @@ from typing import Any
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.run.journal import History, read_history
+from regpt.run.answers import Answers, read_answers
+from regpt.run.journal import History, TaskRecord, read_history
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,20 @@ class Run:
     def validation_loss(self) -> float | None:
         """The last one, nats per token."""
         return self.history.validations[-1].loss if self.history.validations else None
+
+    @property
+    def hellaswag(self) -> list[TaskRecord]:
+        return [record for record in self.history.tasks if record.task == "hellaswag"]
+
+    @property
+    def hellaswag_unmeasured(self) -> str:
+        """Why the latest attempt did not measure HellaSwag; nothing if it does."""
+        attempts = [event for event in self.history.events if event.event in ("started", "resumed")]
+        return str(attempts[-1].detail.get("hellaswag", "")).removeprefix("not measured: ") if attempts else ""
+
+    def answers(self, record: TaskRecord) -> Answers:
+        """What was answered to each item. Raises DataError where that file is gone."""
+        return read_answers(self.path / record.path)
 
     @property
     def best_validation_loss(self) -> float | None:

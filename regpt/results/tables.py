@@ -6,6 +6,7 @@ from pathlib import Path
 from rich.table import Table
 
 from regpt.base.errors import UserError
+from regpt.results.evaluation import Result
 from regpt.results.runs import open_run
 from regpt.run import checkpoint
 from regpt.run.journal import read_history
@@ -23,6 +24,18 @@ def runs_table(paths: Sequence[Path]) -> Table:
         loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
         step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
         table.add_row(run.id, run.history.status, step, f"{run.tokens:,}", loss, f"{run.tokens_per_second:,.0f}")
+    return table
+
+
+def results_table(results: Sequence[Result]) -> Table:
+    """A line for each task and rule."""
+    table = Table("task", "by", "elsewhere", "value", "± error", "of", box=None, pad_edge=False)
+    named = ""
+    for result in results:
+        new = result.task != named
+        of = result.of if new else ""
+        table.add_row(result.task if new else "", result.what, result.elsewhere, result.value, result.error, of)
+        named = result.task
     return table
 
 

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from regpt.data.shards import Manifest
-from regpt.run.journal import CheckpointRecord, SampleRecord, StepRecord, ValidationRecord
+from regpt.run.journal import CheckpointRecord, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 from regpt.run.stopping import Stopping
 
 QUIET_SECONDS = 60.0  # between step lines in a pipe
@@ -25,13 +25,14 @@ class Console:
         self.terminal = terminal or Terminal(highlight=False, soft_wrap=True)
         self.live = self.terminal.is_terminal
         self.progress: Progress | None = None
-        self.task = TaskID(0)
+        self.bar = TaskID(0)
         self.max_steps = 0
         self.flops_per_token = 0
         self.peak_flops = 0.0
         self.seconds_per_step = 0.0
         self.last_line_at = time.perf_counter()
         self.stopping: Stopping | None = None  # whose signals end a preparation
+        self.looking_since = 0.0
 
     def say(self, text: str) -> None:
         try:
@@ -70,7 +71,7 @@ class Console:
         self.prepared_tokens = self.tokens_now = self.text_bytes_now = 0
         self.preparing_since = time.perf_counter()
         if self.progress is not None:
-            self.task = self.progress.add_task("prepare", total=size, status="")
+            self.bar = self.progress.add_task("prepare", total=size, status="")
 
     def going_on(self, done: int, tokens: int) -> None:
         """An earlier attempt did so many bytes of the corpus."""
@@ -91,7 +92,7 @@ class Console:
             f" · {self.text_bytes_now / seconds / 1e6:,.1f} MB/s of text · {self.tokens_now / seconds:,.0f} tokens/s"
         )
         if self.progress is not None:
-            self.progress.update(self.task, completed=self.prepared_done, status=status)
+            self.progress.update(self.bar, completed=self.prepared_done, status=status)
         else:
             self.say_seldom(status)
 
@@ -99,7 +100,7 @@ class Console:
         """Files of `size` bytes are to be read; returns whom to tell of each so many of them."""
         began_at, done = time.perf_counter(), 0
         if self.progress is not None:
-            self.task = self.progress.add_task(what, total=size, status="")
+            self.bar = self.progress.add_task(what, total=size, status="")
 
         def advance(count: int) -> None:
             nonlocal done
@@ -107,7 +108,7 @@ class Console:
             rate = done / (time.perf_counter() - began_at)
             status = f"{done / 1e6:,.0f} of {size / 1e6:,.0f} MB · {rate / 1e6:,.0f} MB/s"
             if self.progress is not None:
-                self.progress.update(self.task, completed=done, status=status)
+                self.progress.update(self.bar, completed=done, status=status)
             else:
                 self.say_seldom(status)
 
@@ -116,7 +117,7 @@ class Console:
     def fetching(self, name: str, done: int, size: int) -> None:
         status = f"fetching {name}: {done / 1e6:,.0f} of {size / 1e6:,.0f} MB"
         if self.progress is not None:
-            self.progress.update(self.task, status=status)
+            self.progress.update(self.bar, status=status)
         else:
             self.say_seldom(status)
 
@@ -152,7 +153,7 @@ class Console:
     def training(self, first_step: int, max_steps: int, flops_per_token: int, peak_flops: float) -> None:
         self.max_steps, self.flops_per_token, self.peak_flops = max_steps, flops_per_token, peak_flops
         if self.progress is not None:
-            self.task = self.progress.add_task("train", total=max_steps, completed=first_step, status="first step …")
+            self.bar = self.progress.add_task("train", total=max_steps, completed=first_step, status="first step …")
 
     def step(self, record: StepRecord, tokens: int) -> None:
         """A step that took `tokens` tokens."""
@@ -167,7 +168,7 @@ class Console:
             f" · {share:.0%} of peak · lr {record.learning_rate:.2e} · norm {record.gradient_norm:.2f}"
         )
         if self.progress is not None:
-            self.progress.update(self.task, completed=record.step, status=status)
+            self.progress.update(self.bar, completed=record.step, status=status)
         elif first:
             self.say(status)
         else:
@@ -176,9 +177,22 @@ class Console:
     def busy(self, what: str, done: int, of: int) -> None:
         """Something long goes on; in a pipe, a sign of life now and then."""
         if self.progress is not None:
-            self.progress.update(self.task, status=f"{what} {done:,}/{of:,}")
+            self.progress.update(self.bar, status=f"{what} {done:,}/{of:,}")
         else:
             self.say_seldom(f"{what} {done:,}/{of:,}")
+
+    def looking(self, what: str, done: int, of: int) -> None:
+        """A finished model is being asked something: a bar of its own, and an end where a signal has come."""
+        self.check()
+        if self.progress is None:
+            self.say_seldom(f"{what}: group {done:,}/{of:,}")
+            return
+        if done == 0:
+            self.bar = self.progress.add_task(what, total=of, status="")
+            self.looking_since = time.perf_counter()
+        seconds = time.perf_counter() - self.looking_since
+        left = f"{timedelta(seconds=round(seconds / done * (of - done)))} left" if done else ""
+        self.progress.update(self.bar, completed=done, status=f"{done / of:.0%} · {left}", visible=done < of - 1)
 
     def say_seldom(self, text: str) -> None:
         if time.perf_counter() - self.last_line_at > QUIET_SECONDS:
@@ -189,6 +203,13 @@ class Console:
         self.say(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens"
             f" · validation loss {record.loss:.4f} · {record.seconds:.1f} s"
+        )
+
+    def task(self, record: TaskRecord) -> None:
+        rule, accuracy = next(iter(record.accuracy.items()))
+        self.say(
+            f"step {record.step:>6,} · {record.tokens:>13,} tokens · {record.task} {accuracy:.4f}"
+            f" ± {record.standard_error[rule]:.4f} ({record.items}) · {record.seconds:.1f} s"
         )
 
     def sample(self, record: SampleRecord) -> None:

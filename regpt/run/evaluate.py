@@ -1,15 +1,31 @@
 """What a model is worth: the validation loss over windows that are always the same."""
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.data.shards import TokenWindows
+from regpt.data.tokenizer import bytes_of_tokens
 from regpt.model.gpt import GPT
 from regpt.run.devices import Device
 from regpt.run.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The loss over fixed windows of the validation split."""
+
+    loss: float  # mean, nats per token
+    standard_error: float  # from the spread of the windows' own losses; windows of one document are alike, so a floor
+    bits_per_byte: float  # of the windows' text, ends of documents counted as no bytes; 0: no vocabulary at hand
+    windows: int
 
 
 def validation_windows(recipe: Recipe, windows: TokenWindows) -> int:
@@ -17,15 +33,15 @@ def validation_windows(recipe: Recipe, windows: TokenWindows) -> int:
     return min(len(windows), recipe.evaluation.validation_batches * recipe.evaluation.validation_batch_size)
 
 
-def validation_loss(
+def validation(
     model: GPT,
     windows: TokenWindows,
     recipe: Recipe,
     device: Device,
     between: Callable[[int, int], None] = lambda done, of: None,
     ranks: Ranks | None = None,
-) -> float:
-    """Mean loss over the first windows of the split, nats per token.
+) -> Validation:
+    """The loss over the first windows of the split.
 
     Micro-batches are dealt to the ranks in turn, and all windows' losses are added in one order, so the sum does not
     depend on how many ranks there are. `between(done, of)` is called on every rank before each of its micro-batches; it
@@ -35,7 +51,7 @@ def validation_loss(
     count, size = validation_windows(recipe, windows), recipe.data.micro_batch
     micro_batches = -(-count // size)
     rounds = -(-micro_batches // ranks.count)
-    sums = np.zeros((rounds, size))
+    found = np.zeros((rounds, size, 2))  # of each window: summed loss, and bytes of text
     training = model.training
     model.eval()
     try:
@@ -49,8 +65,24 @@ def validation_loss(
             with device.autocast():
                 losses = model.losses(rows[:, :-1], rows[:, 1:])
             if number < micro_batches:
-                sums[turn, : len(losses)] = losses.cpu().double().sum(dim=1).numpy()
+                found[turn, : len(losses), 0] = losses.cpu().double().sum(dim=1).numpy()
+                found[turn, : len(losses), 1] = text_bytes(tokens[:, 1:])
     finally:
         model.train(training)
-    by_window = ranks.gathered(sums).swapaxes(0, 1).reshape(-1)[:count]
-    return float(by_window.sum()) / (count * windows.block_size)
+    by_window = ranks.gathered(found).swapaxes(0, 1).reshape(-1, 2)[:count]
+    sums, size_of_text = by_window[:, 0], float(by_window[:, 1].sum())
+    spread = float((sums / windows.block_size).std(ddof=1)) if count > 1 else 0.0
+    return Validation(
+        loss=float(sums.sum()) / (count * windows.block_size),
+        standard_error=spread / math.sqrt(count),
+        bits_per_byte=float(sums.sum()) / math.log(2) / size_of_text if size_of_text else 0.0,
+        windows=count,
+    )
+
+
+def text_bytes(tokens: NDArray[Any]) -> NDArray[Any]:
+    """Bytes of text in each row of tokens; 0 where there is no vocabulary to tell.  (B, T) -> (B)"""
+    try:
+        return bytes_of_tokens()[np.minimum(tokens, len(bytes_of_tokens()) - 1)].sum(axis=1)
+    except DataError:
+        return np.zeros(len(tokens))

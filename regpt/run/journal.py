@@ -46,6 +46,25 @@ class ValidationRecord:
     loss: float  # mean over the fixed windows, nats per token
     windows: int
     seconds: float
+    standard_error: float = 0.0  # of the loss, from the spread of the windows' own; 0: not known
+    bits_per_byte: float = 0.0  # of the same windows' text; 0: not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """A multiple-choice task; what was answered to each item stands in the file at `path`."""
+
+    kind: ClassVar[str] = "task"
+    step: int
+    tokens: int
+    task: str
+    items: str  # in words: how many, and of what
+    digest: str  # of the items
+    accuracy: dict[str, float]  # by rule, the first is the one that is meant
+    standard_error: dict[str, float]
+    cut: int  # items whose beginning did not fit the model's block
+    path: str  # within the run
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +99,10 @@ class EventRecord:
     )  # seconds since 1970, for people; durations come from a monotonic clock
 
 
-Record = StepRecord | SkippedRecord | ValidationRecord | SampleRecord | CheckpointRecord | EventRecord
+Record = StepRecord | SkippedRecord | ValidationRecord | TaskRecord | SampleRecord | CheckpointRecord | EventRecord
 KINDS: dict[str, type[Record]] = {
     kind.kind: kind
-    for kind in (StepRecord, SkippedRecord, ValidationRecord, SampleRecord, CheckpointRecord, EventRecord)
+    for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
 GOES_BACK = ("resumed", "went back")  # events after which the run is at an earlier step than its journal
 
@@ -120,6 +139,7 @@ class History:
     steps: list[StepRecord] = field(default_factory=list)
     skipped: list[SkippedRecord] = field(default_factory=list)
     validations: list[ValidationRecord] = field(default_factory=list)
+    tasks: list[TaskRecord] = field(default_factory=list)
     samples: list[SampleRecord] = field(default_factory=list)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     events: list[EventRecord] = field(default_factory=list)  # all attempts'
@@ -149,6 +169,7 @@ def read_history(run: Path) -> History:
         "step": history.steps,
         "skipped": history.skipped,
         "validation": history.validations,
+        "task": history.tasks,
         "sample": history.samples,
         "checkpoint": history.checkpoints,
         "event": history.events,
@@ -166,10 +187,13 @@ def read_history(run: Path) -> History:
 
 
 def parse(line: str) -> Record | None:
-    """The record on a line; None for a cut line, or for a kind that a later version wrote."""
+    """The record on a line; None for a cut line, or for a kind that a later version wrote.
+
+    What an earlier version did not know yet has its default.
+    """
     try:
         values = json.loads(line)
         kind = KINDS[values.pop("kind")]
-        return kind(**{f.name: values[f.name] for f in fields(kind)})
+        return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -197,7 +197,7 @@ class Sharded(Parallel):
                     part.compile()
                 fully_shard(part, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
-        for method in ("losses", "next_logits"):
+        for method in ("losses", "losses_at", "next_logits"):
             register_fsdp_forward_method(model, method)
         model.to_empty(device=self.device.place)
         if self.recipe.model.positions == "rope":

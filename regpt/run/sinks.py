@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from regpt.base.errors import UserError
-from regpt.run.journal import Record, StepRecord, ValidationRecord
+from regpt.run.journal import Record, StepRecord, TaskRecord, ValidationRecord
 
 PROJECT = "regpt"
 
@@ -118,4 +118,6 @@ def figures_of(record: Record, tokens_per_step: int) -> dict[str, float]:
         }
     if isinstance(record, ValidationRecord):
         return {"validation/loss": record.loss, "validation/tokens": float(record.tokens)}
+    if isinstance(record, TaskRecord):
+        return {f"{record.task}/{rule}": share for rule, share in record.accuracy.items()}
     return {}

@@ -19,12 +19,10 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables
 from regpt.data.batches import Batch, Batches, digest_of
 from regpt.data.shards import Manifest, TokenWindows, check_fits
-from regpt.data.tokenizer import encode
 from regpt.model.optimizer import learning_rate
 from regpt.run import checkpoint
 from regpt.run.console import Console
 from regpt.run.devices import Device, memory_bytes, seed_micro_batch
-from regpt.run.evaluate import validation_loss, validation_windows
 from regpt.run.evidence import gradient_norms, write_evidence
 from regpt.run.guard import Guard
 from regpt.run.journal import (
@@ -32,15 +30,12 @@ from regpt.run.journal import (
     EventRecord,
     Journal,
     Record,
-    SampleRecord,
     SkippedRecord,
     StepRecord,
-    ValidationRecord,
-    read_history,
 )
+from regpt.run.looks import Looks
 from regpt.run.parallel import make_parallel
 from regpt.run.ranks import Ranks
-from regpt.run.sample import Sampling, continuations
 from regpt.run.saving import Saver
 from regpt.run.sinks import Sinks
 from regpt.run.stopping import REASONS, Stopped, Stopping
@@ -62,12 +57,13 @@ class Training:
         self.recipe, self.run, self.device, self.ranks, self.console = recipe, run, device, ranks, console
         directory = recipe.data.directory
         self.train_windows = TokenWindows(directory, manifest, "train", recipe.model.block_size)
-        self.validation_windows = TokenWindows(directory, manifest, "val", recipe.model.block_size)
+        validation_windows = TokenWindows(directory, manifest, "val", recipe.model.block_size)
         tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
-        windows = {"train": len(self.train_windows), "val": len(self.validation_windows)}
+        windows = {"train": len(self.train_windows), "val": len(validation_windows)}
         check_fits(tokens, windows, recipe.batch_windows, recipe.model.block_size)
         self.parallel = make_parallel(recipe, device, ranks)
         self.model, self.optimizer = self.parallel.model, self.parallel.optimizer
+        self.looks = Looks(recipe, run, device, ranks, self.parallel, validation_windows, console)
         self.manifest = manifest
         self.guard = Guard(recipe.guard)
         self.saver = Saver(run, recipe.checkpoint, ranks)
@@ -91,29 +87,24 @@ class Training:
             "settings": as_tables(self.recipe),
             "data": self.manifest.digest,
             "guard": self.guard.as_json(),
-            "best": self.best(),
+            "best": self.looks.best(),
             "training_seconds": self.training_seconds,
         }
 
-    def best(self) -> dict[str, float] | None:
-        """The step with the lowest validation loss so far."""
-        if not self.validation_losses:
-            return None
-        step = min(self.validation_losses, key=lambda step: self.validation_losses[step])
-        return {"step": step, "validation_loss": self.validation_losses[step]}
-
     def go(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
+        unmeasured = self.looks.open(self.write, self.check)
         self.journal = Journal(self.run, self.console.note) if self.ranks.first else None
         about = {
             "device": self.device.name,
             "precision": self.device.precision_name,
             "torch": torch.__version__,
             "ranks": self.ranks.count,
+            **({"hellaswag": f"not measured: {unmeasured}"} if unmeasured else {}),
         }
         self.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
-        self.recall()
-        self.announce(first_step)
+        self.looks.recall()
+        self.announce(first_step, unmeasured)
         self.sinks.begin(self.run, as_tables(self.recipe))
         step = first_step
         with closing(self.sinks), self.stopping, self.saver, self.batches() as batches:
@@ -134,29 +125,11 @@ class Training:
         self.console.say(f"finished: {step:,} steps; its record: regpt report {self.run}")
         return DONE
 
-    def recall(self) -> None:
-        """What earlier attempts have looked at already; after the event, so without what this one goes back behind."""
-
-        def known() -> tuple[list[tuple[int, float]], list[int]]:
-            history = read_history(self.run)
-            return [(record.step, record.loss) for record in history.validations], [r.step for r in history.samples]
-
-        losses, sampled = self.ranks.by_first(known)
-        self.validation_losses, self.sampled_before = dict(losses), set(sampled)
-
     def look(self, step: int) -> None:
-        """Validate, sample and save where it is due after so many steps and no attempt before this one did it."""
-        asked = self.recipe.evaluation
-        if (step == 0 or self.due(step, asked.validation_every)) and step not in self.validation_losses:
-            self.validate(step)
-        if self.due(step, asked.sample_every) and step not in self.sampled_before:
-            self.sample(step)
-        if self.due(step, self.recipe.checkpoint.every):
+        """Look and save where it is due after so many steps."""
+        self.looks.look(step)
+        if self.recipe.is_due(step, self.recipe.checkpoint.every):
             self.save(step)
-
-    def due(self, step: int, every: int) -> bool:
-        """Whether something happens after so many steps: at multiples of `every`, unless that is 0, and at the end."""
-        return step == self.recipe.run.max_steps or (every > 0 and step > 0 and step % every == 0)
 
     def advance(self, step: int, batches: Batches) -> int:
         """One step and its record; returns the completed steps, which are fewer after going back to a checkpoint."""
@@ -258,7 +231,7 @@ class Training:
         self.guard.leave_out([*left_out, *bad], returns + 1)
         detail = {"from": step, "left_out": self.guard.left_out}
         self.write(EventRecord(step=back, event="went back", detail=detail))
-        self.recall()
+        self.looks.recall()
         return back
 
     def last_good(self, before: int) -> int:
@@ -277,53 +250,10 @@ class Training:
             f"the weights after step {step} are saved; start another run with a lower optimizer.max_lr",
         )
 
-    def validate(self, step: int) -> None:
-        started_at = time.perf_counter()
-        count = validation_windows(self.recipe, self.validation_windows)
-        with self.parallel.looking() as model:
-            loss = validation_loss(
-                model, self.validation_windows, self.recipe, self.device, self.between_micro_batches, self.ranks
-            )
-        record = ValidationRecord(
-            step=step,
-            tokens=step * self.recipe.data.total_batch_tokens,
-            loss=loss,
-            windows=count,
-            seconds=time.perf_counter() - started_at,
-        )
-        self.write(record)
-        self.validation_losses[step] = loss
-        self.console.validation(record)
-
-    def between_micro_batches(self, done: int, of: int) -> None:
-        self.check()
-        if done:
-            self.console.busy("validation: micro-batch", done, of)
-
-    def sample(self, step: int) -> None:
-        asked = self.recipe.evaluation
-        if asked.sample_count == 0:
-            return
-        with self.parallel.looking() as model:
-            texts = continuations(
-                model,
-                asked.sample_prompt,
-                asked.sample_count,
-                max(0, asked.sample_tokens - len(encode(asked.sample_prompt))),
-                Sampling(top_k=asked.sample_top_k, seed=asked.sample_seed),
-                self.check,
-                self.ranks,
-            )
-        record = SampleRecord(
-            step=step, prompt=asked.sample_prompt, texts=texts, seed=asked.sample_seed, top_k=asked.sample_top_k
-        )
-        self.write(record)
-        self.console.sample(record)
-
     def save(self, step: int) -> None:
         """Begin to save; a checkpoint that cannot be written is said, and the run goes on without it."""
         self.take_saved(wait=True)
-        self.saver.begin(step, self.model, self.optimizer, self.state(), self.validation_losses)
+        self.saver.begin(step, self.model, self.optimizer, self.state(), self.looks.losses)
         if step == self.recipe.run.max_steps:
             self.take_saved(wait=True, must=True)
         elif not self.recipe.checkpoint.background:
@@ -332,7 +262,7 @@ class Training:
     def save_now(self, step: int) -> None:
         """Save and wait until it is there. Raises CheckpointError where it cannot be written."""
         self.take_saved(wait=True)
-        self.saver.begin(step, self.model, self.optimizer, self.state(), self.validation_losses)
+        self.saver.begin(step, self.model, self.optimizer, self.state(), self.looks.losses)
         self.take_saved(wait=True, must=True)
 
     def take_saved(self, wait: bool, must: bool = False) -> None:
@@ -381,7 +311,7 @@ class Training:
             return tensor.pin_memory().to(self.device.place, non_blocking=True)
         return tensor.to(self.device.place)
 
-    def announce(self, first_step: int) -> None:
+    def announce(self, first_step: int, unmeasured: str) -> None:
         recipe, device, ranks = self.recipe, self.device, self.ranks.count
         on_ranks = f" · {ranks} ranks, {self.parallel.name}" if ranks > 1 else ""
         self.console.say(
@@ -395,6 +325,6 @@ class Training:
                 f"note: optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} and run.max_steps ="
                 f" {recipe.run.max_steps:,}: the learning rate never reaches optimizer.max_lr"
             )
-        if recipe.evaluation.hellaswag_every:
-            self.console.say("note: HellaSwag is not measured by this version of regpt (evaluation.hellaswag_every)")
+        if unmeasured and recipe.evaluation.hellaswag_every:
+            self.console.note(f"HellaSwag will not be measured: {unmeasured}")
         self.console.training(first_step, recipe.run.max_steps, recipe.model.flops_per_token, ranks * device.peak_flops)

@@ -10,8 +10,9 @@ from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.results.differences import differences_from_gpt2, rows_of_differences
-from regpt.results.report import open_other, write_report
+from regpt.results.report import write_report
 from regpt.results.runs import find_run, open_run
+from regpt.results.scores import open_other
 from regpt.run.journal import read_history
 from regpt.run.start import train
 from tests.conftest import tiny_recipe
@@ -53,9 +54,10 @@ def test_a_report_has_every_section_of_the_seed_record_and_its_figures(two_runs:
     assert [h for h in SEED_RECORD_SECTIONS if h not in headings] == []
     history = read_history(two_runs / "modern")
     environment = json.loads((two_runs / "modern" / "environment.json").read_text())
-    last = f"{history.validations[-1].loss:.4f}"
-    theirs = f"{read_history(two_runs / 'classic').validations[-1].loss:.4f}"
+    other = read_history(two_runs / "classic").validations[-1]
+    last, theirs = (f"{v.loss:.4f} ± {v.standard_error:.4f}" for v in (history.validations[-1], other))
     assert f"| Validation loss, last | {last} | {theirs} |" in text
+    assert f"| Bits per byte, last | {history.validations[-1].bits_per_byte:.4f} | {other.bits_per_byte:.4f} |" in text
     assert environment["data"]["digest"] in text
     assert "| Tokens seen | 768 | 384 |" in text
     assert "USD (" in text and "| HellaSwag accuracy | not measured | not measured |" in text

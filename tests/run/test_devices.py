@@ -16,7 +16,12 @@ def test_a_device_that_is_not_there_is_refused_with_one_that_is() -> None:
 
 @pytest.mark.parametrize(
     ("features", "expected"),
-    [({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16)],
+    [
+        ({"avx2": True}, torch.float32),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, torch.bfloat16),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, torch.float32),
+        ({"amx_bf16": True, "cpu_name": "Intel Xeon"}, torch.bfloat16),
+    ],
 )
 def test_a_cpu_computes_in_bfloat16_only_where_it_multiplies_it(
     monkeypatch: pytest.MonkeyPatch, features: dict[str, bool], expected: torch.dtype

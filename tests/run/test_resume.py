@@ -17,8 +17,9 @@ from regpt.base.errors import DONE, TERMINATED, CheckpointError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.cli import main
-from regpt.run import checkpoint, saving
+from regpt.run import checkpoint, looks, saving
 from regpt.run import train as training
+from regpt.run.evaluate import Validation
 from regpt.run.journal import Journal, read_history
 from regpt.run.sinks import KINDS, TensorBoard
 from regpt.run.start import resume, train
@@ -91,7 +92,7 @@ def test_retention_keeps_the_newest_those_at_multiples_and_the_best(
         evaluation={"validation_every": 3, "sample_every": 0},
     )
     found = iter([9.0, 8.0, 6.0, 7.0, 7.5])
-    monkeypatch.setattr(training, "validation_loss", lambda *_: next(found))
+    monkeypatch.setattr(looks, "validation", lambda *_: Validation(next(found), 0.1, 1.0, 8))
     train(recipe, tmp_path / "a")
     assert steps_saved(tmp_path / "a") == [5, 6, 10, 11, 12]
     assert [path.name for path in (tmp_path / "a" / "checkpoints").glob(".*")] == []

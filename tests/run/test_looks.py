@@ -1,0 +1,183 @@
+"""HellaSwag on the way: taken where it is due, kept item by item, and training goes on as if it had not been."""
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from regpt.base.errors import DATA, DONE, INTERRUPTED, DataError
+from regpt.base.recipe import Recipe
+from regpt.base.settings import to_toml
+from regpt.cli import main
+from regpt.data import items
+from regpt.data.tasks import BY_SUM, BY_TOKEN
+from regpt.results.report import write_report
+from regpt.results.runs import open_run
+from regpt.run import looks, scoring
+from regpt.run.answers import read_answers
+from regpt.run.journal import History, read_history
+from regpt.run.start import resume, train
+from tests.conftest import tiny_recipe
+from tests.run.test_train import losses, same, tensors
+from tests.several import run_ranks
+
+LOOKING: dict[str, Any] = {"hellaswag_every": 3, "hellaswag_items": 12}
+
+
+def looking_recipe(folder: Path, **evaluation: Any) -> Recipe:
+    return tiny_recipe(folder, evaluation={**LOOKING, **evaluation})
+
+
+def steps(history: History) -> list[int]:
+    return [record.step for record in history.tasks]
+
+
+def test_hellaswag_is_taken_at_the_start_at_its_interval_and_at_the_end(tiny: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    assert train(tiny_recipe(tmp_path, evaluation=LOOKING, run={"max_steps": 8}), run) == DONE
+    history = read_history(run)
+    assert steps(history) == [0, 3, 6, 8]
+    for record in history.tasks:
+        assert record.tokens == record.step * 128
+        assert record.items == "subset of 12 of 10,042 items"
+        assert record.cut > 0  # a block of 32 tokens
+        answers = read_answers(run / record.path)
+        assert answers.digest == record.digest
+        for rule in (BY_TOKEN, BY_SUM):
+            accuracy = answers.accuracy(rule)
+            assert record.accuracy[rule.name] == accuracy.value
+            assert record.standard_error[rule.name] == accuracy.error
+    assert next(iter(history.tasks[0].accuracy)) == "by_token"
+
+
+@pytest.mark.parametrize("compiled", ["off", "on"])
+def test_training_does_not_know_that_hellaswag_was_taken(tiny: Recipe, tmp_path: Path, compiled: str) -> None:
+    """With dropout, whose random numbers it could disturb, and compiled, whose graphs it could: the same bits."""
+    found = {}
+    for every in (0, 1):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        run = tmp_path / f"every{every}"
+        recipe = tiny_recipe(
+            tmp_path,
+            model={"dropout": 0.2},
+            run={"compile": compiled, "max_steps": 3},
+            evaluation={**LOOKING, "hellaswag_every": every, "sample_every": 0},
+        )
+        train(recipe, run)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        found[every] = (losses(run), tensors(run, 3), graphs, len(steps(read_history(run))))
+    assert found[0][0] == found[1][0]
+    assert same(found[0][1], found[1][1])
+    assert found[0][2] == found[1][2]
+    assert (found[0][3], found[1][3]) == (0, 4)
+
+
+def test_the_scores_of_a_compiled_run_are_those_of_one_that_is_not(tiny: Recipe, tmp_path: Path) -> None:
+    for compiled in ("off", "on"):
+        train(tiny_recipe(tmp_path, run={"compile": compiled, "max_steps": 1}, evaluation=LOOKING), tmp_path / compiled)
+    plain, other = (read_history(tmp_path / name).tasks for name in ("off", "on"))
+    assert [record.accuracy for record in plain] == [record.accuracy for record in other]
+
+
+def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, run = looking_recipe(tmp_path), tmp_path / "a"
+    train(recipe, tmp_path / "whole")
+    real = scoring.ending_losses
+    calls = 0
+
+    def stopped_between(model: Any, exam: Any, device: Any, between: Any, ranks: Any) -> Any:
+        nonlocal calls
+        calls += 1
+
+        def send(done: int, of: int) -> None:
+            if calls == 2 and done == 2:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.05)
+            between(done, of)
+
+        return real(model, exam, device, send, ranks)
+
+    monkeypatch.setattr(looks, "ending_losses", stopped_between)
+    assert train(recipe, run) == INTERRUPTED
+    assert steps(read_history(run)) == [0]
+    assert [path.name for path in (run / "evaluations").iterdir()] == ["step_000000"]
+    assert resume(run) == DONE
+    assert steps(read_history(run)) == [0, 3, 6]
+    whole = read_history(tmp_path / "whole")
+    assert [r.accuracy for r in read_history(run).tasks] == [r.accuracy for r in whole.tasks]
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nowhere(task: Any) -> Any:
+        raise DataError("it is nowhere to be had", "look elsewhere")
+
+    monkeypatch.setattr(items, "from_package", nowhere)
+    monkeypatch.setattr(items, "from_hub", nowhere)
+    run = tmp_path / "a"
+    assert train(looking_recipe(tmp_path), run) == DONE
+    assert "HellaSwag will not be measured: hellaswag: it is nowhere to be had" in capsys.readouterr().out
+    assert steps(read_history(run)) == []
+    text = write_report(open_run(run), []).read_text(encoding="utf-8")
+    assert "asked for every 3 steps; not measured: hellaswag: it is nowhere to be had" in text
+    assert "| HellaSwag accuracy | not measured |" in text
+    assert "hellaswag.png" not in text
+
+
+def test_a_file_of_items_that_cannot_be_used_is_refused_before_a_run_is_made(
+    tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.jsonl"
+    page.write_text("<html>404</html>")
+    (tmp_path / "t.toml").write_text(to_toml(looking_recipe(tmp_path, hellaswag_file=str(page))))
+    assert main(["train", str(tmp_path / "t.toml"), "--runs", str(tmp_path / "runs"), "--name", "a"]) == DATA
+    assert f"error: {page}: cannot be read as rows" in capsys.readouterr().err
+    assert not (tmp_path / "runs" / "a").exists()
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_two_ranks_share_the_items_out_and_come_to_the_same_scores(tiny: Recipe, tmp_path: Path, mode: str) -> None:
+    recipe = tiny_recipe(
+        tmp_path,
+        run={"max_steps": 1, "parallel": mode},
+        data={"micro_batch": 1},
+        evaluation={**LOOKING, "sample_every": 0},
+    )
+    train(recipe, tmp_path / "runs" / "one")
+    (tmp_path / "t.toml").write_text(to_toml(recipe))
+    words = ["train", str(tmp_path / "t.toml"), "--runs", str(tmp_path / "runs"), "--name", "two"]
+    ended = run_ranks(2, words, tmp_path / "output")
+    assert [outcome.code for outcome in ended] == [0, 0], ended
+    one, two = (read_history(tmp_path / "runs" / name).tasks for name in ("one", "two"))
+    assert [(r.step, r.accuracy) for r in one] == [(r.step, r.accuracy) for r in two]
+    for mine, theirs in zip(one, two, strict=True):
+        answers = [read_answers(tmp_path / "runs" / name / r.path) for name, r in (("one", mine), ("two", theirs))]
+        assert abs(answers[0].losses - answers[1].losses).max() < 1e-4
+
+
+def test_bits_per_byte_are_the_loss_over_the_bytes_that_were_predicted(tiny: Recipe, tmp_path: Path) -> None:
+    """Reckoned from the validation windows as text."""
+    import math
+
+    from regpt.data.shards import TokenWindows, read_manifest
+    from regpt.data.tokenizer import END_OF_TEXT, decode
+
+    run = tmp_path / "a"
+    train(tiny, run)
+    record = read_history(run).validations[-1]
+    directory = tiny.data.directory
+    windows = TokenWindows(directory, read_manifest(directory), "val", 32).rows(range(record.windows))
+    texts = ["".join(chr(0) * 0 if t == END_OF_TEXT else decode([t]) for t in row[1:].tolist()) for row in windows]
+    size = sum(len(text.encode()) for text in texts)
+    expected = record.loss * record.windows * 32 / math.log(2) / size
+    assert record.bits_per_byte == pytest.approx(expected, rel=1e-9)
+    assert 0 < record.standard_error < record.loss
