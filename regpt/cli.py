@@ -551,35 +551,35 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from regpt.run.devices import open_device
     from regpt.run.ranks import open_ranks
 
-    known = known_tasks(arguments.tasks) if arguments.tasks and not arguments.lm_eval else []
-    if arguments.include_path and not arguments.lm_eval:
+    by_harness, tasks = arguments.lm_eval, arguments.tasks
+    names = known_tasks(tasks) if tasks and not by_harness else []
+    if arguments.include_path and not by_harness:
         raise UserError("--include-path is for lm-eval's tasks", "add --lm-eval")
     opened = open_model(arguments.model, arguments.runs, arguments.overrides)
     device = open_device(opened.recipe.run)
     into = arguments.into or folder_of(opened)
-    with open_ranks(device, opened.recipe.run.rank_timeout) as ranks:
-        several = ranks.count > 1
-        with Console() if ranks.first else quiet_console() as console, console.stoppable(several):
-            if arguments.lm_eval:
+    try:
+        with (
+            open_ranks(device, opened.recipe.run.rank_timeout) as ranks,
+            Console() if ranks.first else quiet_console() as console,
+            console.stoppable(several_ranks=ranks.count > 1),
+        ):
+            given = (into, device, ranks, arguments.items, console.looking)
+            if by_harness:
                 from regpt.results.harness import ask_harness
 
-                lines = ask_harness(
-                    opened,
-                    arguments.tasks,
-                    into,
-                    device,
-                    ranks,
-                    arguments.items,
-                    arguments.include_path,
-                    console.looking,
-                )
+                results = ask_harness(opened, tasks, *given, arguments.include_path)
             else:
-                names = known or default_tasks(opened)
-                lines = evaluate(opened, names, into, device, ranks, arguments.items, console.looking)
-    if ranks.first:
+                results = evaluate(opened, names or default_tasks(opened), *given)
+    except Stopped as stopped:
+        if launched().rank == 0:
+            print(f"stopped by {stopped.name}; what was finished is kept in {into}", file=sys.stderr)
+        return stopped.code
+    if results:
         from rich.console import Console as Terminal
 
-        Terminal(highlight=False, soft_wrap=True).print(results_table(lines))
+        width = None if sys.stdout.isatty() else 160
+        Terminal(highlight=False, width=width).print(results_table(results))
         print(f"kept in {into}")
     return DONE
 

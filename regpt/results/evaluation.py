@@ -29,7 +29,6 @@ FOLDER = "evaluations"
 RESULTS = "results.json"
 VALIDATION = "validation"
 
-Told = Callable[[str], None]
 Busy = Callable[[str, int, int], None]
 
 
@@ -75,7 +74,6 @@ def evaluate(
     ranks: Ranks,
     items: int = 0,
     busy: Busy = lambda what, done, of: None,
-    told: Told = lambda text: None,
 ) -> list[Result]:
     """Ask every task; returns the lines of a table (on rank 0; nothing on others).
 
@@ -110,13 +108,13 @@ def evaluate(
             exam = Exam(sets[name], model.recipe.block_size, tokens_at_a_time(opened.recipe), opened.encode)
             answers = answered(exam, ending_losses(model, exam, device, between, ranks))
             about, lines = summary(answers), lines_of(answers)
+            name = Path(answers.file_name).stem
             if ranks.first:
                 answers.write(into / answers.file_name)
         if ranks.first:
             about["seconds"] = time.perf_counter() - started_at
             add_result(into, opened, device, name, about)
             results += lines
-    told(f"kept in {into}")
     return results if ranks.first else []
 
 

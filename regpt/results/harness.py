@@ -19,6 +19,7 @@ from regpt.data.tokenizer import END_OF_TEXT
 from regpt.results.evaluation import Busy, Result, add_result
 from regpt.results.models import Opened
 from regpt.run.devices import Device
+from regpt.run.launch import no_forks_by_lm_eval
 from regpt.run.ranks import Ranks
 from regpt.run.scoring import Paper, endings_judged, tokens_at_a_time
 
@@ -87,13 +88,14 @@ def ask_harness(
     device: Device,
     ranks: Ranks,
     items: int = 0,
-    include_path: Path | None = None,
     busy: Busy = lambda what, done, of: None,
+    include_path: Path | None = None,
 ) -> list[Result]:
     """Ask tasks of lm-eval; returns the lines of a table. What it says of each item goes into lm_eval_TASK.jsonl."""
     if not names:
         raise UserError("--lm-eval without --tasks", "name its tasks, as in --tasks lambada_openai")
     model = harness_model(opened, device, ranks, busy)
+    no_forks_by_lm_eval()
     opened.model.to(device.place)
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager

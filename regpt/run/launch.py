@@ -37,6 +37,11 @@ def fixed_cublas() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def no_forks_by_lm_eval() -> None:
+    """Its bootstrap forks this process, whose threads (torch's, tokenizers') may hold locks: now and then it hangs."""
+    os.environ.setdefault("DISABLE_MULTIPROC", "1")
+
+
 def leave(code: int) -> NoReturn:
     """End this rank at once. Torn down in order, gloo's threads can wait for the interpreter that waits for them."""
     for stream in (sys.stdout, sys.stderr):

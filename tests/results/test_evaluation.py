@@ -1,0 +1,171 @@
+"""`regpt evaluate` and `regpt compare`: finished models, as a user would ask them."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regpt.base.errors import DONE, INTERRUPTED, USAGE
+from regpt.base.settings import to_toml
+from regpt.cli import main
+from regpt.data.tasks import BY_TOKEN
+from regpt.run import scoring
+from regpt.run.answers import read_answers
+from regpt.run.journal import read_history
+from regpt.run.start import train
+from tests.conftest import tiny_recipe
+from tests.several import run_ranks
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
+    """Two runs in runs/."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.py").write_text(real_text, encoding="utf-8")
+    looking = {"hellaswag_every": 3, "hellaswag_items": 20}
+    train(tiny_recipe(folder, evaluation=looking), folder / "runs" / "a")
+    train(tiny_recipe(folder, evaluation=looking, run={"seed": 7, "max_steps": 3}), folder / "runs" / "b")
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them, the current folder above it."""
+    shutil.copytree(trained, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place" / "runs"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *words: str, code: int = DONE) -> str:
+    capsys.readouterr()
+    assert main(list(words)) == code
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    return out + err
+
+
+def test_a_run_is_asked_what_one_likes_and_its_answers_are_kept(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, "evaluate", "a", "--tasks", "validation,hellaswag,piqa,winogrande", "--items", "20")
+    history = read_history(runs / "a")
+    folder = runs / "a" / "evaluations" / "step_000006"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["step"] == 6
+    assert results["tokens"] == 768
+    assert list(results["tasks"]) == ["validation", "hellaswag-20", "piqa-20", "winogrande-20"]
+    assert results["tasks"]["validation"]["loss"] == pytest.approx(history.validations[-1].loss, abs=1e-9)
+    assert results["tasks"]["hellaswag-20"]["accuracy"] == history.tasks[-1].accuracy
+    answers = read_answers(folder / "piqa-20.parquet")
+    accuracy = answers.accuracy(answers.rules[0])
+    assert f"{accuracy.value:.4f}" in out
+    assert f"{accuracy.error:.4f}" in out
+    assert "bits per byte" in out
+    assert "subset of 20 of 1,838 items" in out
+    assert "lm-eval's acc_norm" in out
+
+
+def test_a_checkpoint_and_an_exported_model_answer_as_the_run_does(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    printed(capsys, "evaluate", "runs/a/checkpoints/step_000003", "--tasks", "hellaswag", "--items", "20")
+    at_three = read_answers(runs / "a" / "evaluations" / "step_000003" / "hellaswag-20.parquet")
+    assert at_three.accuracy(BY_TOKEN).value == read_history(runs / "a").tasks[1].accuracy["by_token"]
+    printed(capsys, "export", "a", "out")
+    data = tiny_recipe(runs.parent).data.path
+    out = printed(capsys, "evaluate", "out", "--items", "20", f"data.path={data}")
+    assert "validation" in out
+    exported = read_answers(Path("evaluations/out/hellaswag-20.parquet"))
+    at_six = read_answers(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
+    assert exported.digest == at_six.digest
+    assert abs(exported.losses - at_six.losses).max() < 1e-4
+    out = printed(capsys, "compare", "a", "evaluations/out")
+    assert "only one was right on 0 and 0 items, McNemar's p = 1). No difference" in out
+
+
+def test_two_runs_are_compared_by_a_paired_test_where_they_answered_the_same(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = printed(capsys, "compare", "a", "b")
+    assert "| | a | b |" in out
+    assert "- validation loss: " in out and "on the same windows of the same data" in out
+    assert "- a saw 2 times as many tokens" in out
+    assert "- hellaswag (subset of 20 of 10,042 items), by mean loss per token: " in out
+    assert "McNemar's p = " in out
+    printed(capsys, "evaluate", "b", "--tasks", "piqa", "--items", "10")
+    out = printed(capsys, "compare", "a", "b")
+    assert "- not both were asked the same items, so no test: piqa" in out
+
+
+def test_answers_behind_which_a_resume_went_back_do_not_count(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    later = runs / "b" / "evaluations" / "step_000099"
+    later.mkdir()
+    (later / "hellaswag-20.parquet").write_bytes(b"of another past")
+    assert "step 3)" in printed(capsys, "compare", "a", "b")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["evaluate", "none"],
+            "'none' is no run in runs, no checkpoint and no Hugging Face directory — there are a, b",
+        ),
+        (["evaluate", "a", "--tasks", "hellaswagg"], "hellaswagg is no task — choose of validation, hellaswag"),
+        (["evaluate", "a", "--tasks", ","], "nothing is no task"),
+        (["evaluate", "a", "model.n_layer=3"], "the model is what it is"),
+        (["evaluate", "a", "run.devise=cpu"], "did you mean 'run.device'"),
+        (["evaluate", "a", "--include-path", "x"], "add --lm-eval"),
+        (["evaluate", "a", "--lm-eval"], "name its tasks"),
+        (["compare", "a"], "compares with nothing"),
+        (["compare", "a", "none"], "'none' is no run in runs, and holds no results.json"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_in_one_line(
+    runs: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    out = printed(capsys, *words, code=USAGE)
+    assert says in out
+    assert out.count("error:") == 1
+
+
+def test_ctrl_c_ends_it_soon_and_keeps_what_was_finished(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, sent = scoring.packed, []
+
+    def send(question: Any) -> Any:
+        if len(question.endings) == 2 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGINT))
+        return real(question)
+
+    monkeypatch.setattr(scoring, "packed", send)
+    out = printed(capsys, "evaluate", "a", "--tasks", "hellaswag,piqa", "--items", "8", code=INTERRUPTED)
+    assert f"stopped by SIGINT; what was finished is kept in {runs}/a/evaluations/step_000006" in out
+    folder = runs / "a" / "evaluations" / "step_000006"
+    assert (folder / "hellaswag-8.parquet").is_file()
+    assert not (folder / "piqa-8.parquet").exists()
+
+
+def test_two_ranks_evaluate_as_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "a", "--runs", str(runs), "--tasks", "validation,hellaswag,arc_easy", "--items", "20"]
+    printed(capsys, *words, "--into", "one", "data.micro_batch=1")
+    ended = run_ranks(2, [*words, "--into", str(runs / "two"), "data.micro_batch=1"], runs / "output")
+    assert [outcome.code for outcome in ended] == [0, 0], ended
+    assert "arc_easy" in ended[0].output
+    assert ended[1].output == ""
+    one, two = (json.loads((Path(name) / "results.json").read_text())["tasks"] for name in ("one", runs / "two"))
+    for name in one:
+        for key in ("accuracy", "loss", "bits_per_byte", "digest"):
+            assert one[name].get(key) == two[name].get(key), (name, key)
+
+
+def test_a_recipe_of_the_full_size_asks_for_all_items() -> None:
+    from regpt.base.settings import load_recipe
+
+    for name in ("gpt2-050226", "gpt2-230126"):
+        assert load_recipe(name).evaluation.hellaswag_items == 0
+        assert "hellaswag_items = 0" in to_toml(load_recipe(name))

@@ -1,0 +1,120 @@
+"""lm-eval on a model of ours: a task from a local file, and HellaSwag in its form, with our numbers."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from regpt.base.errors import DONE, UserError
+from regpt.base.recipe import Recipe
+from regpt.cli import main
+from regpt.data.items import from_package
+from regpt.data.tasks import TASKS
+from regpt.results.harness import harness_model
+from regpt.results.models import open_model
+from regpt.run.answers import read_answers
+from regpt.run.devices import open_device
+from regpt.run.ranks import Ranks
+from regpt.run.start import train
+from tests.conftest import tiny_recipe
+
+# Our own words for lm-eval: HellaSwag's rows from a file, the texts made beforehand as its own task makes them.
+TASK = """
+task: our_hellaswag
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    validation: {file}
+output_type: multiple_choice
+validation_split: validation
+doc_to_text: "{{{{query}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{label}}}}"
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+  - metric: acc_bytes
+"""
+GREEDY = """
+task: our_last_words
+dataset_path: json
+dataset_kwargs:
+  data_files:
+    validation: {file}
+output_type: loglikelihood
+validation_split: validation
+doc_to_text: "{{{{query}}}}"
+doc_to_target: " the"
+metric_list:
+  - metric: acc
+  - metric: perplexity
+"""
+
+
+@pytest.fixture
+def place(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run in runs/a with a block long enough for the items, and the two tasks with 12 rows."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    recipe = tiny_recipe(tmp_path, model={"block_size": 256}, run={"max_steps": 1}, data={"total_batch_tokens": 512})
+    train(recipe, tmp_path / "runs" / "a")
+    rows = from_package(TASKS["hellaswag"])[0][3240:3252]  # of both kinds
+    items = [TASKS["hellaswag_lm_eval"].item(number, row) for number, row in enumerate(rows)]
+    docs = [
+        {"query": item.contexts[0], "choices": [ending[1:] for ending in item.endings], "label": item.label}
+        for item in items
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(dict(row)) + "\n" for row in rows))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "our.yaml").write_text(TASK.format(file=file))
+    (tmp_path / "tasks" / "last.yaml").write_text(GREEDY.format(file=file))
+    return tmp_path
+
+
+def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", "a", "--lm-eval", "--tasks", "our_hellaswag,our_last_words", "--include-path", "tasks"]
+    assert main(words) == DONE
+    out = capsys.readouterr().out
+    assert "our_hellaswag" in out
+    assert main(["evaluate", "a", "--tasks", "hellaswag_lm_eval", "evaluation.hellaswag_file=mine.jsonl"]) == DONE
+    folder = place / "runs" / "a" / "evaluations" / "step_000001"
+    results = json.loads((folder / "results.json").read_text())["tasks"]
+    theirs, ours = results["lm_eval_our_hellaswag"], results["hellaswag_lm_eval"]
+    for their_name, our_name in (("acc", "by_sum"), ("acc_norm", "by_character"), ("acc_bytes", "by_byte")):
+        assert theirs["accuracy"][their_name] == ours["accuracy"][our_name]
+        assert theirs["standard_error"][their_name] == pytest.approx(ours["standard_error"][our_name], rel=1e-9)
+    answers = read_answers(folder / "hellaswag_lm_eval.parquet")
+    lines = [json.loads(line) for line in (folder / "lm_eval_our_hellaswag.jsonl").read_text().splitlines()]
+    found = np.array([[-float(answer[0][0]) for answer in line["resps"]] for line in lines])
+    np.testing.assert_allclose(found, answers.losses, atol=1e-4, rtol=0)
+    assert results["lm_eval_our_last_words"]["accuracy"]["perplexity"] > 1
+
+
+def test_a_continuation_is_greedy_where_the_model_would_go_on_so(place: Path) -> None:
+    opened = open_model("a", place / "runs", [])
+    model = harness_model(opened, open_device(opened.recipe.run), Ranks(), lambda what, done, of: None)
+    context = opened.encode("def run(self")
+    with torch.no_grad():
+        hidden = opened.model.hidden(torch.tensor([[int(t) for t in context]]))
+        best = int(opened.model.logits(hidden)[0, -1].argmax())
+    other = (best + 1) % 50_000
+    context = [int(token) for token in context]
+    requests: list[Any] = [(("", ""), context, [best]), (("", ""), context, [other])]
+    (one, is_best), (two, is_not) = model._loglikelihood_tokens(requests)
+    assert is_best and not is_not
+    assert 0 > one > two
+
+
+def test_what_the_harness_is_not_given_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = open_model("a", place / "runs", [])
+    device = open_device(opened.recipe.run)
+    with pytest.raises(UserError, match="asks for generated text"):
+        harness_model(opened, device, Ranks(), lambda what, done, of: None).generate_until([])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="lm-eval is not installed"):
+        harness_model(opened, device, Ranks(), lambda what, done, of: None)

@@ -1,0 +1,44 @@
+"""Two models on the same questions: the test is McNemar's, the interval the bootstrap's, checked against scipy."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from regpt.results.compare import verdict
+from regpt.results.paired import Paired, paired
+
+
+@pytest.mark.parametrize("only", [(0, 0), (1, 0), (5, 5), (3, 12), (40, 61), (300, 380), (2000, 2200), (0, 30)])
+def test_the_p_value_is_the_exact_binomial_tests(only: tuple[int, int]) -> None:
+    result = Paired(10_042, (3000 + only[0], 3000 + only[1]), only)
+    expected = stats.binomtest(only[0], sum(only), 0.5).pvalue if sum(only) else 1.0
+    assert result.p_value == pytest.approx(expected, rel=1e-9)
+
+
+def test_items_are_paired_and_not_only_counted() -> None:
+    """Equal accuracies, or equally different ones, are not equally sure."""
+    first = np.array([True] * 300 + [False] * 700)
+    second = np.array([True] * 280 + [False] * 720)
+    agreeing = paired(first, second)
+    assert (agreeing.only, agreeing.right, agreeing.difference) == ((20, 0), (300, 280), 0.02)
+    disagreeing = paired(first, np.roll(second, 500))
+    assert disagreeing.difference == agreeing.difference
+    assert agreeing.is_difference
+    assert not disagreeing.is_difference
+
+
+def test_the_interval_holds_the_difference_and_is_as_wide_as_a_normal_one() -> None:
+    result = Paired(10_042, (3000, 2900), (700, 600))
+    low, high = result.interval()
+    width = 1.96 * np.sqrt(700 + 600) / 10_042
+    assert low < result.difference < high
+    assert (high - low) / 2 == pytest.approx(width, rel=0.05)
+    assert result.interval() == (low, high)  # always the same resamples
+
+
+def test_a_verdict_claims_only_what_the_test_carries() -> None:
+    assert verdict(Paired(1000, (300, 280), (20, 0)), "a", "b").endswith(". a is better.")
+    assert verdict(Paired(1000, (280, 300), (0, 20)), "a", "b").endswith(". b is better.")
+    unsure = verdict(Paired(1000, (300, 295), (105, 100)), "a", "b")
+    assert unsure.endswith(". No difference at the 5% level.")
+    assert "0.3000 against 0.2950, +0.0050" in unsure

@@ -1,0 +1,164 @@
+"""Models that others trained: a Hugging Face directory of GPT-2's or Llama's shape gives the same logits as there."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from regpt.base.errors import UserError
+from regpt.data.tokenizer import encode as encode_gpt2
+from regpt.model.gpt import GPT
+from regpt.results.export import export
+from regpt.results.pretrained import load_pretrained
+from tests.model.test_gpt import CLASSIC, SMALL, model_of
+
+transformers = pytest.importorskip("transformers")
+LLAMA = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "rope_theta": 5000.0,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+}
+GPT2 = {"vocab_size": 50_257, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+
+
+def saved(folder: Path, kind: str, **changes: Any) -> tuple[Path, Any]:
+    """A model of theirs with lively weights, and the directory that their library writes."""
+    torch.manual_seed(3)
+    if kind == "llama":
+        model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**LLAMA, **changes}))
+    else:
+        model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**GPT2, **changes}))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    model.eval().save_pretrained(folder)
+    return folder, model
+
+
+def same_logits(ours: GPT, theirs: Any) -> None:
+    x = torch.randint(0, 250, (2, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(ours.logits(ours.hidden(x)), theirs(x).logits, rtol=1e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"num_key_value_heads": 1}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}]
+)
+def test_a_llama_of_theirs_is_one_of_ours_also_where_heads_share_keys(tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder, theirs = saved(tmp_path / "m", "llama", **changes)
+    write_tokenizer(folder)
+    ours, _, has_gpt2_tokens = load_pretrained(folder)
+    same_logits(ours, theirs)
+    assert not has_gpt2_tokens
+    assert not ours.training
+
+
+def test_a_gpt2_of_theirs_is_one_of_ours_with_either_kind_of_names(tmp_path: Path) -> None:
+    folder, theirs = saved(tmp_path / "m", "gpt2")
+    ours, _, has_gpt2_tokens = load_pretrained(folder)
+    same_logits(ours, theirs)
+    assert has_gpt2_tokens
+    weights = load_file(folder / "model.safetensors")
+    assert all(name.startswith("transformer.") for name in weights)
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 64, 64).tril()  # OpenAI's files hold masks besides
+    save_file(bare, folder / "model.safetensors")
+    same_logits(load_pretrained(folder)[0], theirs)
+
+
+def test_weights_in_several_files_of_half_precision_are_read(tmp_path: Path) -> None:
+    folder, theirs = saved(tmp_path / "m", "gpt2")
+    theirs.to(torch.bfloat16).save_pretrained(folder, max_shard_size="1MB")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    ours = load_pretrained(folder)[0]
+    assert ours.head_weight.dtype == torch.float32
+    same_logits(ours, theirs.float())
+
+
+@pytest.mark.parametrize("recipe", [CLASSIC, SMALL], ids=["gpt2", "llama"])
+def test_what_we_export_is_opened_again_to_the_bit(tmp_path: Path, recipe: Any) -> None:
+    model = model_of(recipe)
+    export(model, tmp_path / "out")
+    again, encode, has_gpt2_tokens = load_pretrained(tmp_path / "out")
+    assert has_gpt2_tokens
+    assert encode("Hello there").tolist() == encode_gpt2("Hello there").tolist()  # type: ignore[union-attr]
+    for (name, one), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
+        assert torch.equal(one, other), name
+
+
+def write_tokenizer(folder: Path) -> None:
+    """One id for each byte, and a special token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    made = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(["<|endoftext|>"])
+    made.save(str(folder / "tokenizer.json"))
+
+
+def test_their_own_tokenizer_is_used_and_reads_a_special_token_in_a_text_as_text(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "m", "llama")
+    write_tokenizer(folder)
+    _, encode, has_gpt2_tokens = load_pretrained(folder)
+    assert not has_gpt2_tokens
+    assert len(encode("abc")) == 3
+    assert len(encode("<|endoftext|>")) == len("<|endoftext|>")
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "says"),
+    [
+        ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_type = 'llama3'"),
+        ("llama", {"attention_bias": True}, "attention_bias"),
+        ("llama", {"mlp_bias": True}, "mlp_bias"),
+        ("llama", {"head_dim": 16}, "head_dim = 16"),
+        ("llama", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
+        ("llama", {"hidden_size": None}, "cannot be used"),
+        ("llama", {"num_hidden_layers": 3}, "do not fit its config.json"),
+        ("llama", {"intermediate_size": 40}, "do not fit its config.json"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function = 'relu'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ("gpt2", {"model_type": "opt"}, "is a 'opt' model"),
+    ],
+)
+def test_what_our_model_does_not_do_is_refused_by_name(
+    tmp_path: Path, kind: str, change: dict[str, Any], says: str
+) -> None:
+    folder, _ = saved(tmp_path / "m", kind)
+    write_tokenizer(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(UserError, match=says):
+        load_pretrained(folder)
+
+
+def test_files_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "m", "llama")
+    with pytest.raises(UserError, match=r"has 300 tokens and no tokenizer\.json"):
+        load_pretrained(folder)
+    write_tokenizer(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="is no tokenizer"):
+        load_pretrained(folder)
+    (folder / "model.safetensors").write_bytes(b"\x10")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"has no model\.safetensors"):
+        load_pretrained(folder)
+    (folder / "config.json").write_text("not json")
+    with pytest.raises(UserError, match="does not say what model it is"):
+        load_pretrained(folder)
