@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoints, loader, prepare, ranks, step
+from benchmarks import checkpoints, hellaswag, loader, prepare, ranks, step
 
 RESULTS = Path(__file__).parent / "results.md"
 
@@ -30,6 +30,7 @@ def main() -> int:
         *step.report(),
         *checkpoints.report(),
         *ranks.report(),
+        *hellaswag.report(),
     ]
     output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"results: {output}")

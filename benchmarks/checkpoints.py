@@ -33,6 +33,7 @@ SETTINGS = [
     "evaluation.validation_every=0",
     "evaluation.validation_batches=1",
     "evaluation.sample_count=0",
+    "evaluation.hellaswag_every=0",
 ]
 
 

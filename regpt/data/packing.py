@@ -13,7 +13,7 @@ from regpt.data.tokenizer import END_OF_TEXT
 
 Tokens = NDArray[np.int64]
 Encode = Callable[[str], Sequence[int] | NDArray[np.integer]]
-ROUNDED = 8  # rows are filled up to multiples of so many positions, which attention's kernels on GPUs ask of a mask
+FULL = 0.9  # the shortest question of a group has this share of the longest one's length at least
 
 
 @dataclass(frozen=True)
@@ -133,20 +133,18 @@ def in_rows(questions: Sequence[Packed], most_tokens: int) -> list[Rows]:
     """All questions, grouped by their length, the longest first; no group larger than so many tokens if it can be."""
     by_length = sorted(range(len(questions)), key=lambda number: (-len(questions[number]), number))
     groups: list[list[int]] = []
+    longest = 0
     for number in by_length:
-        length = rounded(len(questions[groups[-1][0]])) if groups else 0
-        if not groups or (len(groups[-1]) + 1) * length > most_tokens:
+        length = len(questions[number])
+        if not groups or (len(groups[-1]) + 1) * longest > most_tokens or length < FULL * longest:
             groups.append([])
+            longest = length
         groups[-1].append(number)
     return [rows_of([questions[number] for number in group], group) for group in groups]
 
 
-def rounded(length: int) -> int:
-    return -(-length // ROUNDED) * ROUNDED
-
-
 def rows_of(questions: Sequence[Packed], numbers: Sequence[int]) -> Rows:
-    B, T = len(questions), rounded(max(len(question) for question in questions))
+    B, T = len(questions), max(len(question) for question in questions)
     tokens, positions = np.zeros((B, T), dtype=np.int64), np.zeros((B, T), dtype=np.int64)
     branches = np.full((B, T), -1, dtype=np.int64)
     for row, question in enumerate(questions):

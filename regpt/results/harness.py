@@ -51,7 +51,7 @@ def harness_model(opened: Opened, device: Device, ranks: Ranks, busy: Busy) -> A
                 asked([np.array(r[1], dtype=np.int64) for r in same], [np.array(r[2], dtype=np.int64) for r in same])
                 for same in contexts
             ]
-            paper = Paper(questions, opened.model.recipe.block_size, tokens_at_a_time(opened.recipe))
+            paper = Paper(questions, opened.model.recipe.block_size, tokens_at_a_time(opened.recipe, device))
             losses, others = endings_judged(opened.model, paper, device, lambda d, of: busy("lm-eval", d, of), ranks)
             return [
                 (-float(losses[row, number]), not others[row, number])

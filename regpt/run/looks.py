@@ -59,7 +59,7 @@ class Looks:
             return "evaluation.hellaswag_every = 0"
         items, problem = self.hellaswag()
         if items is not None:
-            self.exam = Exam(items, self.recipe.model.block_size, tokens_at_a_time(self.recipe))
+            self.exam = Exam(items, self.recipe.model.block_size, tokens_at_a_time(self.recipe, self.device))
         return problem
 
     def hellaswag(self) -> tuple[Items | None, str]:

@@ -19,9 +19,14 @@ from regpt.run.ranks import Ranks
 Between = Callable[[int, int], None]
 
 
-def tokens_at_a_time(recipe: Recipe) -> int:
+# On a CPU larger groups are no faster, and take more memory (docs/log.md, 2026-11-24).
+TOKENS_ON_CPU = 1024
+
+
+def tokens_at_a_time(recipe: Recipe, device: Device) -> int:
     """What fits a training step's micro-batch fits here too, where nothing is kept for a backward pass."""
-    return recipe.data.micro_batch * recipe.model.block_size
+    fits = recipe.data.micro_batch * recipe.model.block_size
+    return min(fits, TOKENS_ON_CPU) if device.place.type == "cpu" else fits
 
 
 def questions_of(items: Items, encode: Encode = tokenizer.encode) -> list[Question]:

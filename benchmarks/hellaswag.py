@@ -1,0 +1,124 @@
+"""HellaSwag, context once and logits only where an ending is scored, against one example at a time.
+
+    python -m benchmarks.hellaswag
+
+A model of 124M parameters with random weights, float32, 2 threads, 40 items of both kinds in proportion. The plain side
+is what public code does: an item's four sequences as four rows, filled up to the longest, all logits of all rows, then
+the mean of those of the ending. Each side of each round is a process of its own; the rounds take turns.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from regpt.base.settings import load_recipe
+from regpt.data.items import Items, open_items
+from regpt.data.tasks import TASKS
+from regpt.data.tokenizer import encode
+from regpt.model.gpt import GPT
+from regpt.run.devices import Device
+from regpt.run.scoring import Exam, ending_losses, tokens_at_a_time
+
+ROUNDS = 5
+ITEMS = 40
+GOALS = {"time": 2.5, "memory": 0.5}
+THREADS = 2
+RECIPE = load_recipe("gpt2-050226")
+CPU = Device(torch.device("cpu"), "CPU", torch.float32, compiled=False, peak_flops=1.0, peak_source="not asked")
+
+
+def plain(model: GPT, items: Items) -> list[list[float]]:
+    """Summed loss of every ending, one item after another."""
+    found = []
+    for item in items.items:
+        rows, masks = [], []
+        for context, ending in zip(item.contexts, item.endings, strict=True):
+            before, after = encode(context).tolist(), encode(ending).tolist()
+            rows.append(before + after)
+            masks.append([0] * len(before) + [1] * len(after))
+        longest = max(map(len, rows))
+        tokens = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+        mask = torch.tensor([row + [0] * (longest - len(row)) for row in masks])
+        with torch.no_grad():
+            logits = model.logits(model.hidden(tokens))
+        shifted, targets = logits[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+        losses = F.cross_entropy(shifted.view(-1, shifted.shape[-1]), targets.view(-1), reduction="none")
+        found.append((losses.view(4, -1) * mask[:, 1:]).sum(dim=1).tolist())
+    return found
+
+
+def packed(model: GPT, items: Items) -> list[list[float]]:
+    exam = Exam(items, model.recipe.block_size, tokens_at_a_time(RECIPE, CPU))
+    return ending_losses(model, exam, CPU).tolist()
+
+
+SIDES = {"one at a time": plain, "regpt": packed}
+
+
+def measure(side: str) -> dict[str, Any]:
+    """Of this process: seconds, what memory rose by at most, and what came out."""
+    torch.set_num_threads(THREADS)
+    model = GPT(RECIPE.model)
+    model.initialize(1337)
+    model.eval()
+    items = open_items(TASKS["hellaswag"], count=ITEMS)
+    SIDES[side](model, Items(items.task, items.items[:2], items.of, items.origin, True))  # warm
+    Path("/proc/self/clear_refs").write_text("5")  # the highest mark of memory begins anew
+    before = memory("VmRSS")
+    began_at = time.perf_counter()
+    losses = SIDES[side](model, items)
+    seconds = time.perf_counter() - began_at
+    return {"seconds": seconds, "rise": memory("VmHWM") - before, "peak": memory("VmHWM"), "losses": losses}
+
+
+def memory(name: str) -> int:
+    """Bytes, from /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+
+
+def report() -> list[str]:
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for _ in range(ROUNDS):
+        for side in SIDES:
+            words = [sys.executable, "-m", "benchmarks.hellaswag", side]
+            found[side].append(json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout))
+    theirs, ours = found["one at a time"], found["regpt"]
+    faster = [t["seconds"] / o["seconds"] for t, o in zip(theirs, ours, strict=True)]
+    smaller = [o["rise"] / t["rise"] for t, o in zip(theirs, ours, strict=True)]
+    apart = (torch.tensor(theirs[0]["losses"]) - torch.tensor(ours[0]["losses"])).abs().max().item()
+    lines = ["| | time | items/s | memory beside the model | the whole process |", "|---|---|---|---|---|"]
+    for side, rounds in found.items():
+        seconds, rise, peak = (statistics.median(one[key] for one in rounds) for key in ("seconds", "rise", "peak"))
+        lines.append(
+            f"| {side} | {seconds:.1f} s | {ITEMS / seconds:.2f} | {rise / 1e6:.0f} MB | {peak / 1e6:.0f} MB |"
+        )
+    text = "\n".join(
+        [
+            f"124M parameters, random weights, float32, {THREADS} threads, {ITEMS} items of both kinds, {ROUNDS} rounds"
+            " in turn, medians.",
+            "",
+            *lines,
+            "",
+            f"**{statistics.median(faster):.2f} times as fast** ({min(faster):.2f} to {max(faster):.2f}; goal:"
+            f" {GOALS['time']}), with **{statistics.median(smaller):.2f} of the memory** beside the model"
+            f" ({min(smaller):.2f} to {max(smaller):.2f}; goal: {GOALS['memory']}). The largest difference between two"
+            f" losses of an ending is {apart:.1e}.",
+        ]
+    )
+    print(text, flush=True)
+    return ["## HellaSwag", text]
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        print(json.dumps(measure(sys.argv[1])))
+    else:
+        report()
