@@ -11,12 +11,15 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from regpt import __version__
 from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, USAGE, RecipeError, UserError
 from regpt.run.launch import launched, leave
 from regpt.run.stopping import Stopped
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
 EPILOG = """\
@@ -543,6 +546,13 @@ def run_sample(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def print_table(table: "Table") -> None:
+    """As wide as the terminal; in a pipe no line is broken."""
+    from rich.console import Console as Terminal
+
+    Terminal(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+
+
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from regpt.results.evaluation import default_tasks, evaluate, folder_of, known_tasks
     from regpt.results.models import open_model
@@ -576,10 +586,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             print(f"stopped by {stopped.name}; what was finished is kept in {into}", file=sys.stderr)
         return stopped.code
     if results:
-        from rich.console import Console as Terminal
-
-        width = None if sys.stdout.isatty() else 160
-        Terminal(highlight=False, width=width).print(results_table(results))
+        print_table(results_table(results))
         print(f"kept in {into}")
     return DONE
 
@@ -606,8 +613,6 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 
 def run_runs(arguments: argparse.Namespace) -> int:
-    from rich.console import Console as Terminal
-
     from regpt.results.runs import run_paths
     from regpt.results.tables import runs_table
 
@@ -615,7 +620,7 @@ def run_runs(arguments: argparse.Namespace) -> int:
     if not paths:
         print(f"no runs in {arguments.runs}/ yet; `regpt demo` makes two")
         return DONE
-    Terminal(highlight=False, soft_wrap=True).print(runs_table(paths))
+    print_table(runs_table(paths))
     return DONE
 
 

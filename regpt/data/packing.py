@@ -3,17 +3,35 @@
 B rows, T positions. `tests/data/test_packing.py` draws one.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.data.tokenizer import END_OF_TEXT
+from regpt.data import tokenizer
 
 Tokens = NDArray[np.int64]
-Encode = Callable[[str], Sequence[int] | NDArray[np.integer]]
 FULL = 0.9  # the shortest question of a group has this share of the longest one's length at least
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A model's tokens: how a text becomes them, and the one that stands before a text of its own."""
+
+    encode: Callable[[str], Sequence[int] | NDArray[np.integer]]
+    end_of_text: int
+
+    def tokens(self, text: str) -> Tokens:
+        return np.asarray(self.encode(text), dtype=np.int64)
+
+    def context(self, text: str) -> Tokens:
+        """Never without a token: an empty context is the end of a text before."""
+        tokens = self.tokens(text)
+        return tokens if len(tokens) else np.array([self.end_of_text], dtype=np.int64)
+
+
+GPT2 = Vocabulary(tokenizer.encode, tokenizer.END_OF_TEXT)
 
 
 @dataclass(frozen=True)
@@ -57,33 +75,23 @@ class Rows:
     owners: Tokens  # (targets): of which ending
 
 
-def question_apart(contexts: Sequence[str], endings: Sequence[str], encode: Encode) -> Question:
+def question_apart(contexts: Sequence[str], endings: Sequence[str], vocabulary: Vocabulary = GPT2) -> Question:
     """Context and ending become tokens each by itself, as build-nanogpt does it."""
-    known = {text: ids(encode, text) for text in (*contexts, *endings)}
-    return asked([known[text] for text in contexts], [known[text] for text in endings])
+    known = {text: vocabulary.context(text) for text in contexts}
+    return Question(tuple(known[text] for text in contexts), tuple(vocabulary.tokens(text) for text in endings))
 
 
-def question_together(contexts: Sequence[str], endings: Sequence[str], encode: Encode) -> Question:
+def question_together(contexts: Sequence[str], endings: Sequence[str], vocabulary: Vocabulary = GPT2) -> Question:
     """Both become tokens together and are cut where the context's own would end, as lm-eval does it.
 
     Spaces at the end of a context belong to the ending, because GPT-2's tokens begin with their space.
     """
     befores, afters = [], []
     for context, ending in zip(contexts, endings, strict=True):
-        whole, head = ids(encode, context + ending), ids(encode, context.rstrip())
-        befores.append(head)
-        afters.append(whole[len(head) :])
-    return asked(befores, afters)
-
-
-def ids(encode: Encode, text: str) -> Tokens:
-    return np.asarray(encode(text), dtype=np.int64)
-
-
-def asked(contexts: Iterable[Tokens], endings: Iterable[Tokens]) -> Question:
-    """An empty context is the end of a text before."""
-    nothing = np.array([END_OF_TEXT], dtype=np.int64)
-    return Question(tuple(tokens if len(tokens) else nothing for tokens in contexts), tuple(endings))
+        head = vocabulary.tokens(context.rstrip())
+        befores.append(vocabulary.context(context.rstrip()))
+        afters.append(vocabulary.tokens(context + ending)[len(head) :])
+    return Question(tuple(befores), tuple(afters))
 
 
 def fitted(question: Question, block_size: int) -> Question:

@@ -105,7 +105,7 @@ def evaluate(
             }
             lines = lines_of_validation(about)
         else:
-            exam = Exam(sets[name], model.recipe.block_size, tokens_at_a_time(opened.recipe, device), opened.encode)
+            exam = Exam(sets[name], model.recipe.block_size, tokens_at_a_time(opened.recipe, device), opened.vocabulary)
             answers = answered(exam, ending_losses(model, exam, device, between, ranks))
             about, lines = summary(answers), lines_of(answers)
             name = Path(answers.file_name).stem

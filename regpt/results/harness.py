@@ -5,7 +5,7 @@ Imported only by who asks for it; the package is an extra.
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,7 @@ import numpy as np
 
 from regpt.base.errors import UserError
 from regpt.base.files import write_text
-from regpt.data.packing import asked
-from regpt.data.tokenizer import END_OF_TEXT
+from regpt.data.packing import Question, Tokens
 from regpt.results.evaluation import Busy, Result, add_result
 from regpt.results.models import Opened
 from regpt.run.devices import Device
@@ -25,6 +24,10 @@ from regpt.run.scoring import Paper, endings_judged, tokens_at_a_time
 
 # What is asked for by the harness: ((context, continuation), their tokens, their tokens)
 Request = tuple[tuple[str, str], list[int], list[int]]
+
+
+def tokens(lists: Iterable[list[int]]) -> tuple[Tokens, ...]:
+    return tuple(np.array(ids, dtype=np.int64) for ids in lists)
 
 
 def harness_model(opened: Opened, device: Device, ranks: Ranks, busy: Busy) -> Any:
@@ -39,18 +42,15 @@ def harness_model(opened: Opened, device: Device, ranks: Ranks, busy: Busy) -> A
 
         @property
         def eot_token_id(self) -> int:
-            return END_OF_TEXT if opened.has_gpt2_tokens else 0
+            return opened.vocabulary.end_of_text
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            return [int(token) for token in opened.encode(string)]
+            return [int(token) for token in opened.vocabulary.encode(string)]
 
         def _loglikelihood_tokens(self, requests: Sequence[Request], **kwargs: Any) -> list[tuple[float, bool]]:
             # requests with one context stand side by side, as the choices of an item
             contexts = [list(same) for _, same in groupby(requests, key=lambda request: request[1])]
-            questions = [
-                asked([np.array(r[1], dtype=np.int64) for r in same], [np.array(r[2], dtype=np.int64) for r in same])
-                for same in contexts
-            ]
+            questions = [Question(tokens(r[1] for r in same), tokens(r[2] for r in same)) for same in contexts]
             paper = Paper(questions, opened.model.recipe.block_size, tokens_at_a_time(opened.recipe, device))
             losses, others = endings_judged(opened.model, paper, device, lambda d, of: busy("lm-eval", d, of), ranks)
             return [

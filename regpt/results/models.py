@@ -6,8 +6,7 @@ from pathlib import Path
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import build_recipe, load_recipe, override
-from regpt.data import tokenizer
-from regpt.data.packing import Encode
+from regpt.data.packing import GPT2, Vocabulary
 from regpt.model.gpt import GPT
 from regpt.results.pretrained import is_pretrained, load_pretrained
 from regpt.results.runs import find_run
@@ -21,11 +20,15 @@ class Opened:
     name: str
     model: GPT
     recipe: Recipe  # with the overrides of the command line
-    encode: Encode
-    has_gpt2_tokens: bool
+    vocabulary: Vocabulary
     run: Path | None = None
     step: int | None = None
     tokens: int | None = None  # seen in training
+
+    @property
+    def has_gpt2_tokens(self) -> bool:
+        """Whether it can read the data sets here."""
+        return self.vocabulary is GPT2
 
 
 def load_model(run: Path) -> GPT:
@@ -47,9 +50,9 @@ def open_model(where: str, root: Path, overrides: list[str]) -> Opened:
     if (path / "state.json").is_file():
         return open_checkpoint(path, overrides)
     if is_pretrained(path):
-        model, encode, has_gpt2_tokens = load_pretrained(path)
+        model, vocabulary = load_pretrained(path)
         recipe = replace(override(Recipe(name=path.resolve().name), overrides), model=model.recipe)
-        return Opened(recipe.name, model, recipe, encode, has_gpt2_tokens)
+        return Opened(recipe.name, model, recipe, vocabulary)
     try:
         run = find_run(where, root)
     except UserError as error:
@@ -75,8 +78,7 @@ def open_checkpoint(path: Path, overrides: list[str]) -> Opened:
         f"{run.name} at step {step:,}" if in_run else recipe.name,
         of_checkpoint(path, recipe),
         recipe,
-        tokenizer.encode,
-        True,
+        GPT2,
         run if in_run else None,
         step,
         recipe.tokens_after(step),

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from regpt.results.runs import Run
-from regpt.run.journal import TaskRecord
+from regpt.results.runs import Run, headline
 
 INK = "#30343b"
 COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5")  # the run itself, then what it is held against
@@ -30,7 +29,7 @@ def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> 
 
     PNG or SVG by the path's ending.
     """
-    figure, axes = page("Loss, nats per token")
+    figure, axes = page("Loss, nats per token; bands are one standard error of the validation")
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
         batch = run.recipe.data.total_batch_tokens
         steps = run.history.steps
@@ -68,12 +67,6 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
     draw_lines(axes, lines)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, reverse=True)
     save(figure, path)
-
-
-def headline(record: TaskRecord) -> tuple[float, float]:
-    """Accuracy and standard error by the rule that is meant where there is one number."""
-    rule = next(iter(record.accuracy))
-    return record.accuracy[rule], record.standard_error[rule]
 
 
 def band(axes: Axes, x: Sequence[float], y: Sequence[float], errors: Sequence[float], color: str) -> None:

@@ -16,7 +16,7 @@ from regpt.base.errors import UserError
 from regpt.base.files import sha256_of_file
 from regpt.base.recipe import ModelRecipe
 from regpt.data import tokenizer
-from regpt.data.packing import Encode
+from regpt.data.packing import GPT2, Vocabulary
 from regpt.model.gpt import GPT
 from regpt.results.export import from_hugging_face
 
@@ -27,8 +27,8 @@ def is_pretrained(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-def load_pretrained(directory: Path) -> tuple[GPT, Encode, bool]:
-    """(the model in float32 and evaluation mode, text to ids, whether these are GPT-2's)."""
+def load_pretrained(directory: Path) -> tuple[GPT, Vocabulary]:
+    """The model, in float32 and evaluation mode, and its tokens."""
     config = read_config(directory)
     recipe = recipe_of(config, directory)
     theirs = read_weights(directory)
@@ -42,7 +42,7 @@ def load_pretrained(directory: Path) -> tuple[GPT, Encode, bool]:
     except (KeyError, RuntimeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
         raise UserError(f"{directory}: its weights do not fit its config.json ({what})", "fetch it again") from None
-    return model.eval(), *encode_of(directory, recipe)
+    return model.eval(), vocabulary_of(directory, recipe, config)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -163,8 +163,8 @@ def with_all_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, groups: int) 
     }
 
 
-def encode_of(directory: Path, recipe: ModelRecipe) -> tuple[Encode, bool]:
-    """(text to ids, whether they are GPT-2's ids). Other tokenizers are read by the package `tokenizers`."""
+def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Vocabulary:
+    """GPT-2's tokens, or those of a tokenizer.json, which the package `tokenizers` reads."""
     vocabulary, own = directory / "vocab.json", directory / "tokenizer.json"
     is_gpt2s = vocabulary.is_file() and sha256_of_file(vocabulary) == tokenizer.FILES["encoder.json"]
     if is_gpt2s or not (own.is_file() or (directory / "tokenizer.model").is_file() or vocabulary.is_file()):
@@ -172,7 +172,7 @@ def encode_of(directory: Path, recipe: ModelRecipe) -> tuple[Encode, bool]:
             raise UserError(
                 f"{directory}: has {recipe.vocab_size:,} tokens and no tokenizer.json", "fetch its tokenizer too"
             )
-        return tokenizer.encode, True
+        return GPT2
     if not own.is_file():
         raise UserError(f"{directory}: its tokenizer is not in tokenizer.json", "fetch or make that file")
     try:
@@ -186,8 +186,15 @@ def encode_of(directory: Path, recipe: ModelRecipe) -> tuple[Encode, bool]:
     except Exception as error:  # the library raises plain Exceptions
         raise UserError(f"{own}: is no tokenizer ({error})", "fetch it again") from None
     found.encode_special_tokens = True  # a literal '<|endoftext|>' in a text is text
+    if found.get_vocab_size() > recipe.vocab_size:
+        raise UserError(
+            f"{directory}: its tokenizer has {found.get_vocab_size():,} tokens, its model {recipe.vocab_size:,}",
+            "fetch both again, from one place",
+        )
+    ends = config.get("bos_token_id", config.get("eos_token_id"))
+    end = ends[0] if isinstance(ends, list) and ends else ends
 
     def encode(text: str) -> list[int]:
         return list(found.encode(text, add_special_tokens=False).ids)
 
-    return encode, False
+    return Vocabulary(encode, end if isinstance(end, int) and 0 <= end < recipe.vocab_size else 0)

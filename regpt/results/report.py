@@ -11,9 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
 from regpt.results.differences import differences_from_gpt2, rows_of_differences
-from regpt.results.plots import Line, draw_course, draw_hellaswag, draw_losses, headline, tokens_in_short
+from regpt.results.plots import Line, draw_course, draw_hellaswag, draw_losses, tokens_in_short
 from regpt.results.references import CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
-from regpt.results.runs import Run
+from regpt.results.runs import Run, headline
 from regpt.results.scores import (
     NOT_MEASURED,
     Other,

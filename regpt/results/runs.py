@@ -81,6 +81,12 @@ class Run:
         return min((v.loss for v in self.history.validations), default=None)
 
 
+def headline(record: TaskRecord) -> tuple[float, float]:
+    """Accuracy and standard error by the rule that is meant where there is one number."""
+    rule = next(iter(record.accuracy))
+    return record.accuracy[rule], record.standard_error[rule]
+
+
 def find_run(where: str, root: Path) -> Path:
     """The directory of the run that a user names: by its path, or by its id below `root`."""
     for path in (root / where, Path(where)):

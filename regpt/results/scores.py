@@ -9,9 +9,8 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.results.compare import verdict
 from regpt.results.paired import paired
-from regpt.results.plots import headline
 from regpt.results.references import CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
-from regpt.results.runs import Run, find_run, open_run
+from regpt.results.runs import Run, find_run, headline, open_run
 
 NOT_MEASURED = "not measured"
 ALL_ITEMS = "10,042 items"

@@ -7,14 +7,16 @@ from rich.table import Table
 
 from regpt.base.errors import UserError
 from regpt.results.evaluation import Result
-from regpt.results.runs import open_run
+from regpt.results.runs import headline, open_run
 from regpt.run import checkpoint
 from regpt.run.journal import read_history
 
 
 def runs_table(paths: Sequence[Path]) -> Table:
     """A line for each run."""
-    table = Table("run", "state", "step", "tokens", "validation loss", "tokens/s", box=None, pad_edge=False)
+    table = Table(
+        "run", "state", "step", "tokens", "validation loss", "HellaSwag", "tokens/s", box=None, pad_edge=False
+    )
     for path in paths:
         try:
             run = open_run(path)
@@ -23,7 +25,9 @@ def runs_table(paths: Sequence[Path]) -> Table:
             continue
         loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
         step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
-        table.add_row(run.id, run.history.status, step, f"{run.tokens:,}", loss, f"{run.tokens_per_second:,.0f}")
+        share = "{:.3f} ± {:.3f}".format(*headline(run.hellaswag[-1])) if run.hellaswag else "—"
+        speed = f"{run.tokens_per_second:,.0f}"
+        table.add_row(run.id, run.history.status, step, f"{run.tokens:,}", loss, share, speed)
     return table
 
 

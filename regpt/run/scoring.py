@@ -8,9 +8,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regpt.base.recipe import Recipe
-from regpt.data import tokenizer
 from regpt.data.items import Items
-from regpt.data.packing import Encode, Question, Rows, fitted, in_rows, packed, question_apart, question_together
+from regpt.data.packing import (
+    GPT2,
+    Question,
+    Rows,
+    Vocabulary,
+    fitted,
+    in_rows,
+    packed,
+    question_apart,
+    question_together,
+)
 from regpt.model.gpt import GPT, Fork
 from regpt.run.answers import Answers
 from regpt.run.devices import Device
@@ -29,10 +38,10 @@ def tokens_at_a_time(recipe: Recipe, device: Device) -> int:
     return min(fits, TOKENS_ON_CPU) if device.place.type == "cpu" else fits
 
 
-def questions_of(items: Items, encode: Encode = tokenizer.encode) -> list[Question]:
+def questions_of(items: Items, vocabulary: Vocabulary = GPT2) -> list[Question]:
     """A task's items in tokens."""
     question = question_apart if items.task.apart else question_together
-    return [question(item.contexts, item.endings, encode) for item in items.items]
+    return [question(item.contexts, item.endings, vocabulary) for item in items.items]
 
 
 class Paper:
@@ -46,9 +55,9 @@ class Paper:
 class Exam(Paper):
     """A task's items, made ready."""
 
-    def __init__(self, items: Items, block_size: int, most_tokens: int, encode: Encode = tokenizer.encode) -> None:
+    def __init__(self, items: Items, block_size: int, most_tokens: int, vocabulary: Vocabulary = GPT2) -> None:
         self.items = items
-        super().__init__(questions_of(items, encode), block_size, most_tokens)
+        super().__init__(questions_of(items, vocabulary), block_size, most_tokens)
 
 
 def answered(exam: Exam, losses: NDArray[np.float64]) -> Answers:

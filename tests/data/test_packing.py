@@ -85,13 +85,13 @@ def test_what_does_not_fit_a_block_loses_the_beginning_of_its_context_alike_for_
 
 
 def test_spaces_at_the_end_of_a_context_belong_to_the_ending_where_both_are_encoded_together() -> None:
-    together = question_together(["Two  "], ["cats"], encode)
+    together = question_together(["Two  "], ["cats"])
     assert together.contexts[0].tolist() == encode("Two").tolist()
     assert together.endings[0].tolist() == encode("Two  cats").tolist()[1:]
-    apart = question_apart(["Two"], [" cats"], encode)
+    apart = question_apart(["Two"], [" cats"])
     assert apart.endings[0].tolist() == encode(" cats").tolist()
 
 
 @pytest.mark.parametrize("make", [question_apart, question_together])
 def test_an_empty_context_is_the_end_of_a_text(make: object) -> None:
-    assert make([""], [" cats"], encode).contexts[0].tolist() == [END_OF_TEXT]  # type: ignore[operator]
+    assert make([""], [" cats"]).contexts[0].tolist() == [END_OF_TEXT]  # type: ignore[operator]

@@ -98,7 +98,7 @@ def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys
 def test_a_continuation_is_greedy_where_the_model_would_go_on_so(place: Path) -> None:
     opened = open_model("a", place / "runs", [])
     model = harness_model(opened, open_device(opened.recipe.run), Ranks(), lambda what, done, of: None)
-    context = opened.encode("def run(self")
+    context = opened.vocabulary.encode("def run(self")
     with torch.no_grad():
         hidden = opened.model.hidden(torch.tensor([[int(t) for t in context]]))
         best = int(opened.model.logits(hidden)[0, -1].argmax())

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regpt.base.errors import UserError
-from regpt.data.tokenizer import encode as encode_gpt2
+from regpt.data.packing import GPT2 as GPT2_TOKENS
 from regpt.model.gpt import GPT
 from regpt.results.export import export
 from regpt.results.pretrained import load_pretrained
@@ -57,17 +57,17 @@ def same_logits(ours: GPT, theirs: Any) -> None:
 def test_a_llama_of_theirs_is_one_of_ours_also_where_heads_share_keys(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder, theirs = saved(tmp_path / "m", "llama", **changes)
     write_tokenizer(folder)
-    ours, _, has_gpt2_tokens = load_pretrained(folder)
+    ours, vocabulary = load_pretrained(folder)
     same_logits(ours, theirs)
-    assert not has_gpt2_tokens
+    assert vocabulary is not GPT2_TOKENS
     assert not ours.training
 
 
 def test_a_gpt2_of_theirs_is_one_of_ours_with_either_kind_of_names(tmp_path: Path) -> None:
     folder, theirs = saved(tmp_path / "m", "gpt2")
-    ours, _, has_gpt2_tokens = load_pretrained(folder)
+    ours, vocabulary = load_pretrained(folder)
     same_logits(ours, theirs)
-    assert has_gpt2_tokens
+    assert vocabulary is GPT2_TOKENS
     weights = load_file(folder / "model.safetensors")
     assert all(name.startswith("transformer.") for name in weights)
     bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
@@ -90,9 +90,8 @@ def test_weights_in_several_files_of_half_precision_are_read(tmp_path: Path) -> 
 def test_what_we_export_is_opened_again_to_the_bit(tmp_path: Path, recipe: Any) -> None:
     model = model_of(recipe)
     export(model, tmp_path / "out")
-    again, encode, has_gpt2_tokens = load_pretrained(tmp_path / "out")
-    assert has_gpt2_tokens
-    assert encode("Hello there").tolist() == encode_gpt2("Hello there").tolist()  # type: ignore[union-attr]
+    again, vocabulary = load_pretrained(tmp_path / "out")
+    assert vocabulary is GPT2_TOKENS
     for (name, one), (_, other) in zip(model.named_parameters(), again.named_parameters(), strict=True):
         assert torch.equal(one, other), name
 
@@ -112,10 +111,11 @@ def write_tokenizer(folder: Path) -> None:
 def test_their_own_tokenizer_is_used_and_reads_a_special_token_in_a_text_as_text(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path / "m", "llama")
     write_tokenizer(folder)
-    _, encode, has_gpt2_tokens = load_pretrained(folder)
-    assert not has_gpt2_tokens
-    assert len(encode("abc")) == 3
-    assert len(encode("<|endoftext|>")) == len("<|endoftext|>")
+    _, vocabulary = load_pretrained(folder)
+    assert vocabulary is not GPT2_TOKENS
+    assert len(vocabulary.tokens("abc")) == 3
+    assert len(vocabulary.tokens("<|endoftext|>")) == len("<|endoftext|>")
+    assert vocabulary.context("").tolist() == [1]  # the config's bos_token_id
 
 
 @pytest.mark.parametrize(
