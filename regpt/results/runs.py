@@ -64,7 +64,9 @@ class Run:
 
     @property
     def hellaswag(self) -> list[TaskRecord]:
-        return [record for record in self.history.tasks if record.task == "hellaswag"]
+        """Those that asked the same items as the last one; a resume may have asked for others."""
+        records = [record for record in self.history.tasks if record.task == "hellaswag"]
+        return [record for record in records if record.digest == records[-1].digest]
 
     @property
     def hellaswag_unmeasured(self) -> str:

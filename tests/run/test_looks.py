@@ -115,6 +115,15 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
     assert losses(run) == losses(tmp_path / "whole")
 
 
+def test_a_resume_may_ask_other_items_and_the_report_does_not_mix_them(tiny: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    train(looking_recipe(tmp_path), run)
+    assert resume(run, ["run.max_steps=9", "evaluation.hellaswag_items=15"]) == DONE
+    assert [record.items[:12] for record in read_history(run).tasks] == ["subset of 12"] * 3 + ["subset of 15"]
+    assert [record.step for record in open_run(run).hellaswag] == [9]
+    assert "subset of 15 of 10,042 items" in write_report(open_run(run), []).read_text(encoding="utf-8")
+
+
 def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
