@@ -56,9 +56,11 @@ def family(model: ModelRecipe) -> str:
     )
 
 
-def to_hugging_face(model: GPT) -> dict[str, Tensor]:
-    """The weights under Hugging Face's names and in its shapes."""
-    ours = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
+    """The weights under Hugging Face's names and in its shapes, on the CPU unless they shall stay where they are."""
+    ours = {
+        name: parameter.detach().cpu() if on_cpu else parameter.detach() for name, parameter in model.named_parameters()
+    }
     theirs: dict[str, Tensor] = {}
     llama = family(model.recipe) == "llama"
     for name, tensor in ours.items():

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from regpt.base.errors import UserError
+from regpt.base.errors import CheckpointError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import build_recipe, load_recipe, override
 from regpt.data.packing import GPT2, Vocabulary
@@ -65,7 +65,7 @@ def open_model(where: str, root: Path, overrides: list[str]) -> Opened:
 def open_checkpoint(path: Path, overrides: list[str]) -> Opened:
     """A checkpoint, in its run or copied out of it, held against its hashes."""
     for fault in checkpoint.faults(path):
-        raise UserError(f"{path}: {fault}", "choose another checkpoint")
+        raise CheckpointError(f"{path}: {fault}", "choose another checkpoint")
     state = checkpoint.load_state(path)
     run = path.resolve().parent.parent
     in_run = (run / "recipe.toml").is_file()

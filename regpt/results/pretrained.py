@@ -18,7 +18,7 @@ from regpt.base.recipe import ModelRecipe
 from regpt.data import tokenizer
 from regpt.data.packing import GPT2, Vocabulary
 from regpt.model.gpt import GPT
-from regpt.results.export import from_hugging_face
+from regpt.results.export import from_hugging_face, to_hugging_face
 
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
@@ -36,6 +36,7 @@ def load_pretrained(directory: Path) -> tuple[GPT, Vocabulary]:
         theirs = {f"transformer.{name}": tensor for name, tensor in theirs.items()}  # OpenAI's own files
     if config["model_type"] == "llama":
         theirs = with_all_heads(theirs, recipe, config.get("num_key_value_heads") or recipe.n_head)
+    refuse_what_is_left(theirs, recipe, directory)
     model = GPT(recipe)
     try:
         model.load_state_dict(from_hugging_face(recipe, theirs))
@@ -60,9 +61,13 @@ def recipe_of(config: Mapping[str, Any], directory: Path) -> ModelRecipe:
     """The shape that a config.json describes. Raises UserError where it asks for what our model does not do."""
     try:
         refused, recipe = (gpt2_shape if config["model_type"] == "gpt2" else llama_shape)(config)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{directory / 'config.json'}: cannot be used ({what})", "fetch it again") from None
+    if config.get("quantization_config"):
+        refused.append("quantized weights")
+    if problems := [problem for problem in recipe.problems() if "vocab_size" not in problem]:
+        raise UserError(f"{directory / 'config.json'}: cannot be used ({'; '.join(problems)})", "fetch it again")
     if refused:
         raise UserError(
             f"{directory}: asks for {', '.join(refused)}, which regpt's model does not do",
@@ -147,6 +152,27 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise UserError(f"{directory}: its weights cannot be read ({error})", "fetch it again") from None
     return weights
+
+
+# What files of these models hold besides weights: causal masks, and the angles of rotary positions.
+NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+
+
+def refuse_what_is_left(theirs: Mapping[str, Tensor], recipe: ModelRecipe, directory: Path) -> None:
+    """Raise UserError for a tensor that our model has no place for: without it, it would be another model."""
+    with torch.device("meta"):
+        ours = to_hugging_face(GPT(recipe), on_cpu=False)
+    left = [name for name in theirs if name not in ours and not name.endswith(NO_WEIGHTS)]
+    embedding = "model.embed_tokens.weight" if "model.embed_tokens.weight" in theirs else "transformer.wte.weight"
+    tied = [name for name in left if name.endswith("lm_head.weight") and recipe.tied_head]
+    if tied and embedding in theirs and torch.equal(theirs[tied[0]], theirs[embedding]):
+        left.remove(tied[0])  # written twice
+    if left:
+        more = f" and {len(left) - 1:,} more" if len(left) > 1 else ""
+        raise UserError(
+            f"{directory}: holds {left[0]}{more}, for which a model as its config.json describes it has no place",
+            "evaluate it with lm-eval's own Hugging Face model",
+        )
 
 
 def with_all_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, groups: int) -> dict[str, Tensor]:
