@@ -283,7 +283,11 @@ def parser() -> argparse.ArgumentParser:
         "--tasks", metavar="A,B", help="(default: hellaswag, and validation where there is its data set)"
     )
     evaluate.add_argument(
-        "--items", type=at_least(int, 1), default=0, metavar="N", help="a fixed choice of so many (default: all)"
+        "--items",
+        type=at_least(int, 1),
+        default=0,
+        metavar="N",
+        help="a fixed choice of N (default: all); of lm-eval the first",
     )
     evaluate.add_argument("--into", type=Path, metavar="FOLDER", help="where to keep the answers instead")
     evaluate.add_argument(
@@ -550,7 +554,7 @@ def print_table(table: "Table") -> None:
     """As wide as the terminal; in a pipe no line is broken."""
     from rich.console import Console as Terminal
 
-    Terminal(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
+    Terminal(highlight=False, width=None if sys.stdout.isatty() else 400).print(table)
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:

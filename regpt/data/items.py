@@ -132,7 +132,7 @@ def read_rows(path: Path) -> list[Row]:
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file", "mend the path")
+        raise DataError(f"{path}: there is no such file", "mend evaluation.hellaswag_file")
     try:
         if path.suffix == ".parquet":
             return list(pq.read_table(path).to_pylist())
@@ -145,7 +145,7 @@ def read_rows(path: Path) -> list[Row]:
                 return list(table.to_pylist())
         if path.suffix in (".jsonl", ".json"):
             return [json_row(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
-    except (pa.ArrowException, ValueError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise DataError(
             f"{path}: cannot be read as rows ({first_line(error)})", "fetch it again, or name another"
         ) from None

@@ -1,12 +1,12 @@
 """Models side by side: what each scored, and whether a difference is one. Markdown lines, for a terminal or a file."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from regpt.base.errors import UserError
+from regpt.base.errors import DataError, UserError
 from regpt.data.tasks import TASKS
 from regpt.results.evaluation import FOLDER, RESULTS, VALIDATION
 from regpt.results.paired import LEVEL, Paired, paired
@@ -22,6 +22,7 @@ class Compared:
     tokens: int | None  # seen in training
     validation: dict[str, Any] | None  # loss, standard_error, and what it was measured on
     answers: list[tuple[int | None, Answers]] = field(default_factory=list)  # with the step; the latest of each task
+    problems: list[str] = field(default_factory=list)  # of files that cannot be read
 
     def to(self, task: str) -> list[tuple[int | None, Answers]]:
         return [(step, answers) for step, answers in self.answers if answers.task == task]
@@ -38,7 +39,8 @@ def open_compared(where: str, root: Path) -> Compared:
     run = open_run(path)
     latest: dict[str, tuple[int, Path]] = {}
     for folder in sorted((path / FOLDER).glob("step_*")):
-        step = int(folder.name.removeprefix("step_"))
+        number = folder.name.removeprefix("step_")
+        step = int(number) if number.isdecimal() else run.history.step + 1  # a copy that somebody made
         if step <= run.history.step:  # what a resume went back behind is another past
             latest |= {file.stem: (step, file) for file in folder.glob("*.parquet")}
     looks = run.history.validations
@@ -49,7 +51,7 @@ def open_compared(where: str, root: Path) -> Compared:
             "standard_error": looks[-1].standard_error,
             "on": (run.environment["data"]["digest"], run.recipe.model.block_size, looks[-1].windows),
         }
-    return Compared(run.id, run.tokens, validation, [(step, read_answers(file)) for step, file in latest.values()])
+    return Compared(run.id, run.tokens, validation, *answers_in(latest.values()))
 
 
 def of_folder(folder: Path) -> Compared:
@@ -63,7 +65,19 @@ def of_folder(folder: Path) -> Compared:
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / RESULTS}: is not what `regpt evaluate` writes", "evaluate again") from None
-    return Compared(name, tokens, validation, [(step, read_answers(file)) for file in sorted(folder.glob("*.parquet"))])
+    listed = [(step, folder / f"{task}.parquet") for task in known["tasks"]]
+    return Compared(name, tokens, validation, *answers_in((step, file) for step, file in listed if file.is_file()))
+
+
+def answers_in(files: Iterable[tuple[int | None, Path]]) -> tuple[list[tuple[int | None, Answers]], list[str]]:
+    """(what is whole, with its step; what is wrong with the rest)"""
+    found, problems = [], []
+    for step, file in files:
+        try:
+            found.append((step, read_answers(file)))
+        except DataError as error:
+            problems.append(error.problem)
+    return found, problems
 
 
 def comparison(models: Sequence[Compared]) -> Iterator[str]:
@@ -76,6 +90,8 @@ def comparison(models: Sequence[Compared]) -> Iterator[str]:
         rule = TASKS[task].rules[0]
         yield row(f"{task}, by {rule.words}", [score_of(model, task) for model in models])
     yield ""
+    for problem in (problem for model in models for problem in model.problems):
+        yield f"- left out: {problem}"
     for other in models[1:]:
         yield from against(models[0], other)
 
@@ -120,21 +136,25 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
     alone = []
     for task in tasks_of([first, other]):
         same = [
-            (one, two)
-            for _, one in first.to(task)
-            for _, two in other.to(task)
+            (one, two, after(first.name, step), after(other.name, its))
+            for step, one in first.to(task)
+            for its, two in other.to(task)
             if one.digest == two.digest and len(one.labels) == len(two.labels)
         ]
         if not same:
             alone.append(task)
             continue
-        one, two = max(same, key=lambda pair: len(pair[0].labels))
+        one, two, *names = max(same, key=lambda pair: len(pair[0].labels))
         for rule in one.rules:
             result = paired(one.right(rule), two.right(rule))
-            yield f"- {task} ({one.items}), by {rule.words}: {verdict(result, first.name, other.name)}"
+            yield f"- {task} ({one.items}), by {rule.words}: {verdict(result, *names)}"
     if alone:
         yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
     yield ""
+
+
+def after(name: str, step: int | None) -> str:
+    return f"{name} after step {step:,}" if step is not None and "step" not in name else name
 
 
 def verdict(result: Paired, first: str, other: str) -> str:
@@ -142,7 +162,7 @@ def verdict(result: Paired, first: str, other: str) -> str:
     low, high = result.interval()
     share = [right / result.items for right in result.right]
     figures = (
-        f"{share[0]:.4f} against {share[1]:.4f}, {result.difference:+.4f}"
+        f"{first} {share[0]:.4f}, {other} {share[1]:.4f}, {result.difference:+.4f}"
         f" (95 % of resamples {low:+.4f} to {high:+.4f}; only one was right on {result.only[0]:,} and"
         f" {result.only[1]:,} items, McNemar's p = {result.p_value:.2g})"
     )

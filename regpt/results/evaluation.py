@@ -4,6 +4,7 @@ Into RUN/evaluations/step_N go TASK.parquet for each task and results.json; a mo
 evaluations/. What is finished is there at once, so a stop loses the task at hand only.
 """
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from regpt.base.files import write_json
 from regpt.data.items import Items, open_items
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tasks import HELLASWAG_FILE, TASKS
+from regpt.model.gpt import GPT
 from regpt.results.models import Opened
 from regpt.run.answers import Answers
 from regpt.run.devices import Device
@@ -86,6 +88,8 @@ def evaluate(
     if device.compiled:
         for block in model.blocks:
             block.compile(dynamic=True)
+    weights = digest_of_weights(model)
+    ranks.by_first(lambda: begin(into, opened, weights))
     results = []
     for name in names:
         started_at = time.perf_counter()
@@ -113,7 +117,7 @@ def evaluate(
                 answers.write(into / answers.file_name)
         if ranks.first:
             about["seconds"] = time.perf_counter() - started_at
-            add_result(into, opened, device, name, about)
+            add_result(into, device, name, about)
             results += lines
     return results if ranks.first else []
 
@@ -152,18 +156,47 @@ def summary(answers: Answers) -> dict[str, Any]:
     }
 
 
-def add_result(into: Path, opened: Opened, device: Device, name: str, about: dict[str, Any]) -> None:
-    """Into the folder's results.json, beside what is there of the same model."""
+def digest_of_weights(model: GPT) -> str:
+    """SHA-256 of all parameters: which model it is, wherever it lies."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def begin(into: Path, opened: Opened, weights: str) -> None:
+    """Make the folder and its results.json. Raises UserError where it holds the answers of another model.
+
+    In a run's own folder these are what a resume went back behind, and give way.
+    """
     path = into / RESULTS
-    model = {"model": opened.name, "step": opened.step, "tokens": opened.tokens}
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        tasks = known["tasks"] if {key: known[key] for key in model} == model else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        tasks = {}
-    on = {"device": device.name, "precision": device.precision_name, "torch": torch.__version__}
+        if known["weights"] == weights and isinstance(known["tasks"], dict):
+            return
+        if opened.run is None or into != folder_of(opened):
+            raise UserError(
+                f"{into}: holds the answers of another model, {known['model']}", "choose another with --into"
+            )
+    except FileNotFoundError:
+        pass
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path}: is not what `regpt evaluate` writes", "choose another folder with --into") from None
     into.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**model, "tasks": {**tasks, name: {**about, **on}}})
+    about = {"model": opened.name, "weights": weights, "step": opened.step, "tokens": opened.tokens}
+    write_json(path, {**about, "tasks": {}})
+
+
+def add_result(into: Path, device: Device, name: str, about: dict[str, Any]) -> None:
+    """Into the folder's results.json."""
+    known = json.loads((into / RESULTS).read_text(encoding="utf-8"))
+    known["tasks"][name] = {
+        **about,
+        "device": device.name,
+        "precision": device.precision_name,
+        "torch": torch.__version__,
+    }
+    write_json(into / RESULTS, known)
 
 
 def lines_of(answers: Answers) -> list[Result]:
@@ -177,7 +210,8 @@ def lines_of(answers: Answers) -> list[Result]:
 
 
 def of_what(answers: Answers) -> str:
-    return answers.items + (f"; {answers.cut:,} cut to the block" if answers.cut else "")
+    cut = f"; {answers.cut:,} cut to the block" if answers.cut else ""
+    return answers.items + cut + (f"; {answers.lost:,} without a number, counted as wrong" if answers.lost else "")
 
 
 def lines_of_validation(about: dict[str, Any]) -> list[Result]:

@@ -15,7 +15,7 @@ import numpy as np
 from regpt.base.errors import UserError
 from regpt.base.files import write_text
 from regpt.data.packing import Question, Tokens
-from regpt.results.evaluation import Busy, Result, add_result
+from regpt.results.evaluation import Busy, Result, add_result, begin, digest_of_weights
 from regpt.results.models import Opened
 from regpt.run.devices import Device
 from regpt.run.launch import no_forks_by_lm_eval
@@ -115,6 +115,7 @@ def ask_harness(
         ) from error
     if not ranks.first or found is None:
         return []
+    begin(into, opened, digest_of_weights(opened.model))
     lines = []
     for name, figures in found["results"].items():
         shares = {key.removesuffix(",none"): value for key, value in figures.items() if isinstance(value, float)}
@@ -123,7 +124,7 @@ def ask_harness(
         count = len(found.get("samples", {}).get(name, []))
         of = f"{count:,} items"
         about = {"items": of, "accuracy": values, "standard_error": errors}
-        add_result(into, opened, device, f"lm_eval_{name}", about)
+        add_result(into, device, f"lm_eval_{name}", about)
         samples = [json.dumps(sample, default=str) for sample in found.get("samples", {}).get(name, [])]
         write_text(into / f"lm_eval_{name}.jsonl", "\n".join([*samples, ""]))
         for key, value in values.items():

@@ -58,10 +58,11 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
     figure, axes = page(f"HellaSwag accuracy, {of}; bands are one standard error")
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
         looks = run.hellaswag
+        others = f"; {looks[-1].items})" if looks and looks[-1].items != of else ")"
         tokens, shares, errors = zip(*((r.tokens, *headline(r)) for r in looks), strict=True) if looks else ((), (), ())
         axes.plot(
             tokens, shares, color=color, linewidth=2.0, marker="o", markersize=4,
-            label=plain(run.id) + (f" (last {shares[-1]:.3f} ± {errors[-1]:.3f})" if looks else ", not measured"),
+            label=plain(run.id) + (f" ({shares[-1]:.3f} ± {errors[-1]:.3f}{others}" if looks else ", not measured"),
         )  # fmt: skip
         band(axes, tokens, shares, errors, color)
     draw_lines(axes, lines)

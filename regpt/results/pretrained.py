@@ -20,6 +20,7 @@ from regpt.data.packing import GPT2, Vocabulary
 from regpt.model.gpt import GPT
 from regpt.results.export import from_hugging_face, to_hugging_face
 
+LONGEST_BLOCK = 8192  # more no question here needs
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -61,7 +62,7 @@ def recipe_of(config: Mapping[str, Any], directory: Path) -> ModelRecipe:
     """The shape that a config.json describes. Raises UserError where it asks for what our model does not do."""
     try:
         refused, recipe = (gpt2_shape if config["model_type"] == "gpt2" else llama_shape)(config)
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{directory / 'config.json'}: cannot be used ({what})", "fetch it again") from None
     if config.get("quantization_config"):
@@ -83,6 +84,7 @@ def gpt2_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
         f"activation_function = '{activation}'": activation not in TANH_GELU,
         "scale_attn_weights = false": not config.get("scale_attn_weights", True),
         "scale_attn_by_inverse_layer_idx": bool(config.get("scale_attn_by_inverse_layer_idx", False)),
+        "add_cross_attention": bool(config.get("add_cross_attention", False)),
         "an untied head": not config.get("tie_word_embeddings", True),
     }
     return [name for name, holds in asks.items() if holds], ModelRecipe(
@@ -120,7 +122,7 @@ def llama_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
         n_layer=int(config["num_hidden_layers"]),
         n_head=heads,
         n_embd=width,
-        block_size=int(config["max_position_embeddings"]),
+        block_size=min(int(config["max_position_embeddings"]), LONGEST_BLOCK),
         vocab_size=int(config["vocab_size"]),
         positions="rope",
         rope_theta=float(rotary.get("rope_theta") or config.get("rope_theta") or 10_000.0),
@@ -146,8 +148,9 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             with safe_open(path, framework="pt") as file:
                 weights |= {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
+        missing = next((path.name for path in paths if not path.is_file()), paths[0].name)
         raise UserError(
-            f"{directory}: has no {paths[0].name}", "fetch the safetensors files; pickles (.bin) are not read"
+            f"{directory}: has no {missing}", "fetch the safetensors files; pickles (.bin) are not read"
         ) from None
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as error:
         raise UserError(f"{directory}: its weights cannot be read ({error})", "fetch it again") from None
@@ -189,11 +192,27 @@ def with_all_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, groups: int) 
     }
 
 
+def is_gpt2s(path: Path) -> bool:
+    """Whether a vocab.json or tokenizer.json holds GPT-2's tokens under GPT-2's ids."""
+    package = tokenizer.package_folder()
+    if not path.is_file() or package is None:
+        return path.is_file() and sha256_of_file(path) == tokenizer.FILES["encoder.json"]
+    try:
+        theirs = json.loads(path.read_text(encoding="utf-8"))
+        theirs = theirs["model"]["vocab"] if path.name == "tokenizer.json" else theirs
+        return bool(theirs == json.loads((package / "encoder.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
 def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Vocabulary:
     """GPT-2's tokens, or those of a tokenizer.json, which the package `tokenizers` reads."""
     vocabulary, own = directory / "vocab.json", directory / "tokenizer.json"
-    is_gpt2s = vocabulary.is_file() and sha256_of_file(vocabulary) == tokenizer.FILES["encoder.json"]
-    if is_gpt2s or not (own.is_file() or (directory / "tokenizer.model").is_file() or vocabulary.is_file()):
+    if (
+        is_gpt2s(vocabulary)
+        or is_gpt2s(own)
+        or not (own.is_file() or (directory / "tokenizer.model").is_file() or vocabulary.is_file())
+    ):
         if recipe.vocab_size < tokenizer.VOCABULARY:
             raise UserError(
                 f"{directory}: has {recipe.vocab_size:,} tokens and no tokenizer.json", "fetch its tokenizer too"

@@ -28,7 +28,8 @@ from regpt.results.scores import (
 
 LINES_OF_HELLASWAG = [
     Line("chance", CHANCE),
-    *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2], GPT3)),
+    *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2])),
+    Line(f"{GPT3.name}, all items, judged {GPT3.judged}", GPT3.hellaswag),
 ]
 
 

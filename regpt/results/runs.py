@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from regpt.base.errors import UserError
+from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.run.answers import Answers, read_answers
@@ -72,11 +72,17 @@ class Run:
     def hellaswag_unmeasured(self) -> str:
         """Why the latest attempt did not measure HellaSwag; nothing if it does."""
         attempts = [event for event in self.history.events if event.event in ("started", "resumed")]
-        return str(attempts[-1].detail.get("hellaswag", "")).removeprefix("not measured: ") if attempts else ""
+        if not attempts:
+            return ""
+        known = "the version of regpt that made this run did not measure it" if not self.history.tasks else ""
+        return str(attempts[-1].detail.get("hellaswag", known)).removeprefix("not measured: ")
 
     def answers(self, record: TaskRecord) -> Answers:
-        """What was answered to each item. Raises DataError where that file is gone."""
-        return read_answers(self.path / record.path)
+        """What was answered to each item. Raises DataError where that file is gone, or holds something else."""
+        answers = read_answers(self.path / record.path)
+        if answers.digest != record.digest:
+            raise DataError(f"{self.path / record.path}: holds answers to other items", "evaluate again")
+        return answers
 
     @property
     def best_validation_loss(self) -> float | None:

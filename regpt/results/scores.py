@@ -199,7 +199,7 @@ def notes_of_hellaswag(run: Run, others: Sequence[Other]) -> list[str]:
     if last.cut:
         lines.append(f"{last.cut:,} of its items lost the beginning of their context to the model's block size.")
     share, error = headline(last)
-    if abs(share - CHANCE) < 2 * error:
+    if error == 0 or abs(share - CHANCE) < 2 * error:
         lines.append("This accuracy cannot be told from guessing (less than two standard errors away from 0.25).")
     lines += [tests_of_hellaswag(run, other.run) for other in others if other.run and other.run.hellaswag]
     return lines

@@ -33,6 +33,7 @@ class Answers:
     items: str  # in words: how many, and of what
     digest: str  # of their texts and labels
     of: int  # items of the whole set
+    published: bool  # whether these are of the published set
     cut: int  # items whose beginning was left out, because the model's block is too short
     numbers: NDArray[np.int64]  # (N), rows of the data set
     kinds: tuple[str, ...]  # (N)
@@ -48,8 +49,14 @@ class Answers:
 
     @property
     def file_name(self) -> str:
-        """Where it is kept: a subset beside the whole."""
-        return f"{self.task}{f'-{len(self.labels)}' if self.is_subset else ''}.parquet"
+        """Where it is kept: a subset beside the whole, and somebody's own items beside the published."""
+        own = "" if self.published else f"-own-{self.digest[:8]}"
+        return f"{self.task}{own}{f'-{len(self.labels)}' if self.is_subset else ''}.parquet"
+
+    @property
+    def lost(self) -> int:
+        """Items with a loss that is no number."""
+        return int(np.isnan(self.losses).any(axis=1).sum())
 
     def chosen(self, rule: Rule) -> NDArray[np.int64]:
         """The ending that the rule finds likeliest, the first of equal ones; -1 where a loss is no number.  (N)"""
@@ -82,7 +89,7 @@ class Answers:
             columns[name] = [row[of > 0] for row, of in zip(values, self.tokens, strict=True)]
         for rule in self.rules:
             columns[f"right_{rule.name}"] = self.right(rule)
-        about = {"task": self.task, "items": self.items, "digest": self.digest, "of": self.of, "cut": self.cut}
+        about = {name: getattr(self, name) for name in ("task", "items", "digest", "of", "published", "cut")}
         table = pa.table(columns).replace_schema_metadata({"regpt": json.dumps(about)})
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -112,6 +119,7 @@ def read_answers(path: Path) -> Answers:
             items=about["items"],
             digest=about["digest"],
             of=about["of"],
+            published=about["published"],
             cut=about["cut"],
             numbers=np.array(columns["number"], dtype=np.int64),
             kinds=tuple(columns["kind"]),

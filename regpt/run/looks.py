@@ -139,7 +139,12 @@ class Looks:
         answers = answered(exam, losses)
         path = Path("evaluations") / f"step_{step:06d}" / answers.file_name
         by_rule = {rule.name: answers.accuracy(rule) for rule in answers.rules}
-        answers.write(self.run / path)
+        try:
+            answers.write(self.run / path)
+        except OSError as error:  # the accuracies stand in the journal, and the run goes on
+            self.console.note(
+                f"{self.run / path}: cannot be written ({error.strerror}); no paired test will be possible"
+            )
         record = TaskRecord(
             step=step,
             tokens=self.recipe.tokens_after(step),

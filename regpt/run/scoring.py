@@ -30,12 +30,13 @@ Between = Callable[[int, int], None]
 
 # On a CPU larger groups are no faster, and take more memory (docs/log.md, 2026-11-24).
 TOKENS_ON_CPU = 1024
+MOST_TOKENS = 65_536  # elsewhere, for models with long blocks
 
 
 def tokens_at_a_time(recipe: Recipe, device: Device) -> int:
     """What fits a training step's micro-batch fits here too, where nothing is kept for a backward pass."""
     fits = recipe.data.micro_batch * recipe.model.block_size
-    return min(fits, TOKENS_ON_CPU) if device.place.type == "cpu" else fits
+    return min(fits, TOKENS_ON_CPU if device.place.type == "cpu" else MOST_TOKENS)
 
 
 def questions_of(items: Items, vocabulary: Vocabulary = GPT2) -> list[Question]:
@@ -75,6 +76,7 @@ def answered(exam: Exam, losses: NDArray[np.float64]) -> Answers:
         items=items.in_words,
         digest=items.digest,
         of=items.of,
+        published=items.published,
         cut=sum(question.is_cut for question in questions),
         numbers=np.array([item.number for item in items.items]),
         kinds=tuple(item.kind for item in items.items),

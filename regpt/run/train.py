@@ -93,7 +93,8 @@ class Training:
 
     def go(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
-        unmeasured = self.looks.open(self.write, self.check)
+        with self.stopping:  # a signal waits for the first look
+            unmeasured = self.looks.open(self.write, self.check)
         self.journal = Journal(self.run, self.console.note) if self.ranks.first else None
         about = {
             "device": self.device.name,

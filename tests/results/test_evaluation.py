@@ -18,6 +18,7 @@ from regpt.run.answers import read_answers
 from regpt.run.journal import read_history
 from regpt.run.start import train
 from tests.conftest import tiny_recipe
+from tests.data.test_tasks import ROW
 from tests.several import run_ranks
 
 
@@ -98,6 +99,41 @@ def test_two_runs_are_compared_by_a_paired_test_where_they_answered_the_same(
     printed(capsys, "evaluate", "b", "--tasks", "piqa", "--items", "10")
     out = printed(capsys, "compare", "a", "b")
     assert "- not both were asked the same items, so no test: piqa" in out
+
+
+def test_the_answers_of_two_models_are_never_mixed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a", "b"):
+        printed(capsys, "export", name, f"{name}s/model")
+    printed(capsys, "evaluate", "as/model", "--tasks", "piqa,winogrande", "--items", "10")
+    out = printed(capsys, "evaluate", "bs/model", "--tasks", "piqa", "--items", "10", code=USAGE)
+    assert "evaluations/model: holds the answers of another model, model — choose another with --into" in out
+    printed(capsys, "evaluate", "bs/model", "--tasks", "piqa", "--items", "10", "--into", "other")
+    assert list(json.loads(Path("evaluations/model/results.json").read_text())["tasks"]) == ["piqa-10", "winogrande-10"]
+    shutil.copy("evaluations/model/winogrande-10.parquet", "other")  # not listed there
+    assert "no test: winogrande" in printed(capsys, "compare", "evaluations/model", "other")
+
+
+def test_items_of_ones_own_are_kept_beside_the_published(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = read_answers(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
+    lines = [json.dumps({**ROW, "ctx": f"{number} cooks"}) for number in range(3)]
+    Path("mine.jsonl").write_text("\n".join(lines))
+    printed(capsys, "evaluate", "a", "--tasks", "hellaswag", "evaluation.hellaswag_file=mine.jsonl")
+    folder = runs / "a" / "evaluations" / "step_000006"
+    (own,) = folder.glob("hellaswag-own-*.parquet")
+    assert read_answers(own).items == "3 items of mine.jsonl"
+    assert read_answers(folder / "hellaswag-20.parquet").digest == before.digest
+    assert "report:" in printed(capsys, "report", "a", "--against", "b")
+    shutil.copy(own, folder / "hellaswag-20.parquet")
+    printed(capsys, "report", "a", "--against", "b")
+    assert "not tested, " in (runs / "a" / "report.md").read_text()
+
+
+def test_one_damaged_file_hides_no_other(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet").write_bytes(b"PAR1")
+    (runs / "a" / "evaluations" / "step_000006_backup").mkdir()
+    out = printed(capsys, "compare", "a", "b")
+    assert "- left out: " in out and "holds no answers, or is not whole" in out
+    assert "- validation loss: " in out
 
 
 def test_answers_behind_which_a_resume_went_back_do_not_count(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from regpt.base.errors import UserError
+from regpt.data import tokenizer
 from regpt.data.packing import GPT2 as GPT2_TOKENS
 from regpt.model.gpt import GPT
 from regpt.results.export import export
@@ -116,6 +117,18 @@ def test_their_own_tokenizer_is_used_and_reads_a_special_token_in_a_text_as_text
     assert len(vocabulary.tokens("abc")) == 3
     assert len(vocabulary.tokens("<|endoftext|>")) == len("<|endoftext|>")
     assert vocabulary.context("").tolist() == [1]  # the config's bos_token_id
+
+
+def test_gpt2s_tokens_are_known_in_whatever_form_they_lie(tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path / "m", "gpt2")
+    package = tokenizer.package_folder()
+    assert package is not None
+    vocabulary = json.loads((package / "encoder.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=2))
+    assert load_pretrained(folder)[1] is GPT2_TOKENS
+    (folder / "vocab.json").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
+    assert load_pretrained(folder)[1] is GPT2_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """HellaSwag on the way: taken where it is due, kept item by item, and training goes on as if it had not been."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -113,6 +114,20 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
     whole = read_history(tmp_path / "whole")
     assert [r.accuracy for r in read_history(run).tasks] == [r.accuracy for r in whole.tasks]
     assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_answers_that_cannot_be_kept_do_not_end_a_run(
+    tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "a"
+    train(looking_recipe(tmp_path), run)
+    shutil.rmtree(run / "evaluations")
+    (run / "evaluations").write_text("in the way")
+    assert resume(run, ["run.max_steps=9"]) == DONE
+    assert "cannot be written" in capsys.readouterr().out
+    assert steps(read_history(run)) == [0, 3, 6, 9]
+    assert len(losses(run)) == 9
+    assert "hellaswag.png" in write_report(open_run(run), []).read_text(encoding="utf-8")
 
 
 def test_a_resume_may_ask_other_items_and_the_report_does_not_mix_them(tiny: Recipe, tmp_path: Path) -> None:
