@@ -125,7 +125,7 @@ def evaluate(
 def items_of(name: str, opened: Opened, count: int) -> Items:
     task = TASKS[name]
     asked = opened.recipe.evaluation
-    return open_items(task, asked.hellaswag_file if task.file == HELLASWAG_FILE else "", count or 0)
+    return open_items(task, asked.hellaswag_file if task.file == HELLASWAG_FILE else "", count)
 
 
 def validation_split(opened: Opened) -> TokenWindows:

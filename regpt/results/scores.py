@@ -1,5 +1,6 @@
 """What came out, side by side: a run's scores, those of other runs, and published ones, and what of them compares."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -199,8 +200,9 @@ def notes_of_hellaswag(run: Run, others: Sequence[Other]) -> list[str]:
     if last.cut:
         lines.append(f"{last.cut:,} of its items lost the beginning of their context to the model's block size.")
     share, error = headline(last)
-    if error == 0 or abs(share - CHANCE) < 2 * error:
-        lines.append("This accuracy cannot be told from guessing (less than two standard errors away from 0.25).")
+    of_guessing = math.sqrt(CHANCE * (1 - CHANCE) / last.count) if last.count else error
+    if abs(share - CHANCE) < 2 * of_guessing:
+        lines.append("This accuracy cannot be told from guessing (less than two of its standard errors from 0.25).")
     lines += [tests_of_hellaswag(run, other.run) for other in others if other.run and other.run.hellaswag]
     return lines
 

@@ -65,6 +65,7 @@ class TaskRecord:
     cut: int  # items whose beginning did not fit the model's block
     path: str  # within the run
     seconds: float
+    count: int = 0  # of the items; 0: not known
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ Looking changes nothing: no random number of the training is drawn, no gradient 
 
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ class Looks:
         """(the items, nothing) where all ranks have the same, else (None, why)."""
         asked = self.recipe.evaluation
 
+        @cache
         def found() -> tuple[Items | None, str]:
             try:
                 return open_items(HELLASWAG, asked.hellaswag_file, asked.hellaswag_items), ""
@@ -156,6 +158,7 @@ class Looks:
             cut=answers.cut,
             path=path.as_posix(),
             seconds=time.perf_counter() - started_at,
+            count=len(answers.labels),
         )
         self.write(record)
         self.console.task(record)
