@@ -49,8 +49,8 @@ def row(name: str, ranks: int, found: Reckoning | None) -> str:
     cells = [
         name,
         f"{ranks}",
-        ("fsdp" if found.sharded else "ddp") if ranks > 1 else "alone",
-        f"{found.micro_batch} × {found.accumulation}",
+        ("fsdp" if found.placing.sharded else "ddp") if ranks > 1 else "alone",
+        f"{found.placing.micro_batch} × {found.placing.accumulation}",
         f"{found.memory.total / 1e9:.0f} GB (state {found.memory.state / 1e9:.0f},"
         f" activations {found.memory.activations / 1e9:.0f})",
         f"{spread(found.compute_seconds)} s",

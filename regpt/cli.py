@@ -26,6 +26,7 @@ EPILOG = """\
 from text to report:
   regpt demo                                            all of it in miniature, in a few minutes
   regpt recipe show gpt2-050226 --against gpt2-230126   what a run will do, before it does it
+  regpt plan gpt2-050226 --gpu "RTX 5090"               memory, hours, energy, money; and what cannot be
   regpt prepare gpt2-050226                             text of the hub, or data.source=FOLDER -> token shards
   regpt train gpt2-050226                               token shards -> runs/gpt2-050226
   regpt resume gpt2-050226                              go on after Ctrl-C or a crash
@@ -191,6 +192,22 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument(
         "--block-size", type=at_least(int, 1), default=1024, metavar="N", help="tokens in a window (default: 1024)"
     )
+
+    plan = command(
+        "plan",
+        run_plan,
+        "tell what a recipe will take: memory, time, energy, money, disk; and what cannot be",
+        "examples: regpt plan gpt2-050226 --gpu 'RTX 5090' --price 0.5\n"
+        "          regpt plan gpt2-050226 --gpu H100 --gpus 8\n"
+        "          regpt plan gpt2-050226 --gpu all\n"
+        "          regpt plan demo-modern           this machine, measured for two seconds\n\n"
+        "Nothing is trained and nothing is written. docs/plan.md tells what the ranges rest on.",
+    )
+    plan.add_argument("--gpu", metavar="NAME", help="a card, or 'all' (default: what this machine has)")
+    plan.add_argument("--gpus", type=at_least(int, 1), default=1, metavar="N", help="how many (default: 1)")
+    plan.add_argument("--price", type=at_least(float, 0), metavar="USD", help="of one card for an hour")
+    add_runs(plan)
+    add_recipe(plan)
 
     train = command(
         "train",
@@ -469,6 +486,37 @@ def run_data_show(arguments: argparse.Namespace) -> int:
         lines = describe_window(arguments.directory, *wanted)
     for line in lines:
         print(line)
+    return DONE
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    from regpt.base.settings import load_recipe
+    from regpt.results.plan import plan_for_cards, plan_for_this_machine
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    price = recipe.run.price_per_hour / arguments.gpus if arguments.price is None else arguments.price
+    name = arguments.gpu
+    if name is None:
+        from regpt.run.devices import card_of, free_memory, open_device
+
+        device = open_device(recipe.run)
+        card = card_of(device.place)
+        if card is None:
+            from regpt.run.rates import measured_rates
+
+            if device.place.type == "cuda":
+                raise UserError(f"{device.name}: its peak is not known here", "name a card that is near: --gpu NAME")
+            if arguments.gpus > 1:
+                raise UserError(f"--gpus {arguments.gpus}: this machine has no card", "say which: --gpu NAME")
+            seconds = measured_rates(recipe, device).step_seconds(recipe)
+            bfloat16 = device.precision_name == "bfloat16"
+            lines = plan_for_this_machine(
+                recipe, device.name, seconds, free_memory(device.place), bfloat16, arguments.runs
+            )
+            print("\n".join(lines))
+            return DONE
+        name = card.name
+    print("\n".join(plan_for_cards(recipe, name, arguments.gpus, price, arguments.runs)))
     return DONE
 
 

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "regpt"
 
 FLOORS = [
     ["regpt"],
-    ["base.errors", "base.files", "base.recipe", "base.settings"],
+    ["base.errors", "base.files", "base.recipe", "base.settings", "base.cards"],
     [
         "data.sections",
         "data.corpora",
@@ -36,6 +36,8 @@ FLOORS = [
     [
         "run.launch",
         "run.devices",
+        "run.fitting",
+        "run.rates",
         "run.environment",
         "run.stopping",
         "run.watch",
@@ -70,12 +72,15 @@ FLOORS = [
         "results.tables",
         "results.references",
         "results.differences",
+        "results.memory",
+        "results.roofline",
         "results.reckoning",
+        "results.plan",
         "results.plots",
         "results.scores",
         "results.report",
     ],
-    ["demo", "cli", "__main__"],
+    ["demo", "doctor", "cli", "__main__"],
 ]
 ORDER = [name if name == "regpt" else f"regpt.{name}" for floor in FLOORS for name in floor]
 MAY_NOT_IMPORT = {"base": {"numpy", "torch"}, "data": {"torch"}, "model": {"time", "os", "pathlib"}}

@@ -90,6 +90,10 @@ class Batches:
         numbers = np.arange(self.rank, self.batch_windows // self.micro_batch, self.ranks)
         return Batch(inputs, targets, numbers, of_step, seal % 2**64)
 
+    def cut_into(self, micro_batch: int) -> None:
+        """Hand over the same batches in micro-batches of so many windows from now on."""
+        self.micro_batch, self.ahead = micro_batch, {}
+
     def close(self) -> None:
         self.reader.shutdown(wait=True, cancel_futures=True)
 

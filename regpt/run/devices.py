@@ -9,21 +9,10 @@ from dataclasses import dataclass
 import psutil
 import torch
 
+from regpt.base.cards import Card, card_of_device
 from regpt.base.errors import UserError
 from regpt.base.recipe import RunRecipe
 from regpt.run.launch import Launch, fixed_cublas, launched
-
-# Dense bfloat16 peaks in TFLOP/s, float32 accumulation, from NVIDIA's data sheets and architecture papers.
-BFLOAT16_PEAKS = {
-    "RTX 3090": 71.0,
-    "RTX 4090": 165.2,
-    "RTX 5090": 209.5,
-    "A100": 312.0,
-    "H100": 989.4,
-    "H200": 989.4,
-}
-OTHER_MODELS = {"Laptop", "PCIe", "PCIE", "NVL", "Ti", "D", "Max", "Q"}  # cards of these names have other peaks
-
 
 @dataclass(frozen=True)
 class Device:
@@ -130,13 +119,18 @@ def device_name(kind: str) -> str:
 
 def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:
     """FLOP/s that the device can reach, and where the figure comes from: a table for known cards, else measured now."""
-    if device.type == "cuda" and precision == torch.bfloat16:
-        words = torch.cuda.get_device_name().replace("-", " ").split()
-        other = OTHER_MODELS.intersection(words)
-        known = [card for card in BFLOAT16_PEAKS if set(card.split()) <= set(words) and not other]
-        if known:
-            return BFLOAT16_PEAKS[known[0]] * 1e12, f"published for {known[0]}"
+    card = card_of(device)
+    if card is not None and precision == torch.bfloat16:
+        return card.peak, f"published for {card.name}"
     return measured_matmul_rate(device, precision), "measured, large matrix product"
+
+
+def card_of(device: torch.device) -> Card | None:
+    """What the data sheets say of this device; None where it is no card, or none that is known."""
+    if device.type != "cuda":
+        return None
+    about = torch.cuda.get_device_properties(device)
+    return card_of_device(about.name, about.total_memory / 1e9)
 
 
 def measured_matmul_rate(device: torch.device, precision: torch.dtype, seconds: float = 0.5) -> float:
@@ -167,3 +161,10 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return int(psutil.Process().memory_info().rss)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free now: on CUDA the card's, else the machine's."""
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    return float(psutil.virtual_memory().available)

@@ -89,7 +89,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EventRecord:
-    """started, resumed, went back, not saved, stopped, failed, finished."""
+    """started, resumed, went back, out of memory, not saved, stopped, failed, finished."""
 
     kind: ClassVar[str] = "event"
     step: int
@@ -105,7 +105,7 @@ KINDS: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
-GOES_BACK = ("resumed", "went back")  # events after which the run is at an earlier step than its journal
+GOES_BACK = ("resumed", "went back", "out of memory")  # events after which the run is at an earlier step than its journal
 
 
 class Journal:

@@ -60,6 +60,10 @@ class Parallel:
         """Around forward and backward pass of a step's micro-batch: gradients are reduced with the last."""
         return contextlib.nullcontext()
 
+    def trial(self) -> contextlib.AbstractContextManager[None]:
+        """Around a micro-batch whose gradients will be thrown away: as far as can be without the other ranks."""
+        return self.micro_batch(last=False)
+
     def after_backward(self) -> None:
         """After each micro-batch's backward pass."""
 
@@ -220,6 +224,10 @@ class Sharded(Parallel):
     def micro_batch(self, last: bool) -> Iterator[None]:
         self.model.set_requires_gradient_sync(last or self.recipe.run.gradients_reduced == "micro-batch")
         yield
+
+    def trial(self) -> contextlib.AbstractContextManager[None]:
+        """With all ranks: what was not reduced would be kept, out of reach, and added to the next gradients."""
+        return self.micro_batch(last=True)
 
     @contextmanager
     def looking(self) -> Iterator[GPT]:

@@ -6,6 +6,7 @@ Every rank goes through the same lines and comes to the same decisions, because 
 import math
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regpt.base.errors import DONE, CheckpointError, NumericsError
+from regpt.base.errors import DONE, CheckpointError, NumericsError, UserError
+from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables
+from regpt.base.settings import as_tables, to_toml
 from regpt.data.batches import Batch, Batches, digest_of
 from regpt.data.shards import Manifest, TokenWindows, check_fits
 from regpt.model.optimizer import learning_rate
@@ -24,6 +26,7 @@ from regpt.run import checkpoint
 from regpt.run.console import Console
 from regpt.run.devices import Device, memory_bytes, seed_micro_batch
 from regpt.run.evidence import gradient_norms, write_evidence
+from regpt.run.fitting import FIRST_STEPS, free, is_out_of_memory, smaller_micro_batch
 from regpt.run.guard import Guard
 from regpt.run.journal import (
     CheckpointRecord,
@@ -70,6 +73,7 @@ class Training:
         self.sinks = Sinks(recipe.run.sink_names if ranks.first else [], console.note)
         self.stopping = Stopping(recipe.run.time_limit_seconds, several_ranks=ranks.count > 1)
         self.training_seconds = self.slowest_step = 0.0
+        self.first_step = 0  # of this attempt
 
     # Going on
 
@@ -93,6 +97,7 @@ class Training:
 
     def go(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
+        self.first_step = first_step
         with self.stopping:  # a signal waits for the first look
             unmeasured = self.looks.open(self.write, self.check)
         self.journal = Journal(self.run, self.console.note) if self.ranks.first else None
@@ -136,7 +141,9 @@ class Training:
         """One step and its record; returns the completed steps, which are fewer after going back to a checkpoint."""
         number = self.guard.batch_of(step)
         batch = batches.at(number)
-        record = self.train_step(step, batch)
+        record = self.fitting_step(step, batch)
+        if record is None:
+            return self.start_smaller(step, batches)
         if isinstance(record, StepRecord):
             self.write(record)
             self.console.step(record, self.recipe.data.total_batch_tokens)
@@ -153,6 +160,70 @@ class Training:
             self.write(record)
             return step + 1
         return self.go_back(step) if verdict == "return" else self.give_up(step, record)
+
+    def fitting_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord | None:
+        """A step; None where its micro-batch does not fit into the memory of a device.
+
+        On several ranks, one micro-batch is tried before the first steps, without the others: a rank that ran out amid
+        a step would leave them waiting for its gradients.
+        """
+        if step - self.first_step < FIRST_STEPS and self.ranks.count > 1 and self.ranks.highest(self.is_too_much(batch)):
+            return None
+        try:
+            return self.train_step(step, batch)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if self.ranks.count > 1 or step - self.first_step >= FIRST_STEPS:
+                raise UserError(
+                    f"step {step + 1:,}: out of memory ({str(error).splitlines()[0]})",
+                    f"go on with less at once: regpt resume {self.run} data.micro_batch=…",
+                ) from error
+            return None
+
+    def is_too_much(self, batch: Batch) -> bool:
+        """Whether this rank runs out of memory with a micro-batch. Its gradients are thrown away."""
+        try:
+            with self.parallel.trial():
+                with self.device.autocast():
+                    loss = self.parallel.trained(self.on_device(batch.inputs[0]), self.on_device(batch.targets[0]))
+                loss.backward()
+            return False
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return True
+        finally:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def start_smaller(self, step: int, batches: Batches) -> int:
+        """Halve the micro-batch and begin this attempt again; returns its first step.
+
+        The batches are the same windows, added up in more parts, so losses differ by rounding alone (dropout's masks
+        are another draw).
+        """
+        self.take_saved(wait=True)
+        self.optimizer.zero_grad(set_to_none=True)
+        free(self.device)
+        before, now = self.recipe.data.micro_batch, smaller_micro_batch(self.recipe, self.ranks.count)
+        self.recipe = replace(self.recipe, data=replace(self.recipe.data, micro_batch=now))
+        batches.cut_into(now)
+        if self.first_step:
+            self.load(checkpoint.path_of(self.run, self.first_step))
+        else:
+            self.guard, self.training_seconds = Guard(self.recipe.guard), 0.0
+            self.parallel.initialize(self.recipe.run.seed)
+        if self.ranks.first:
+            write_text(self.run / "recipe.toml", to_toml(self.recipe))
+        self.write(
+            EventRecord(step=self.first_step, event="out of memory", detail={"at": step, "micro_batch": [before, now]})
+        )
+        self.console.note(
+            f"step {step + 1:,}: out of memory with data.micro_batch = {before}; beginning again with {now} and"
+            f" {self.recipe.accumulation_steps(self.ranks.count)} micro-batches a step"
+        )
+        self.looks.recall()
+        return self.first_step
 
     def train_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         """One optimizer step, from `step` to `step + 1` completed steps; without the update where the guard objects."""

@@ -1,0 +1,129 @@
+"""Graphics cards: peak, memory, bandwidth, power, each with its source; and the card that a name means."""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+from regpt.base.errors import UserError
+
+# Where the figures stand. Peaks are dense bfloat16 with float32 accumulation: sheets often print twice that (sparse),
+# or, for GeForce, twice that again (float16 accumulation).
+BLACKWELL = "NVIDIA RTX Blackwell whitepaper, table 3"
+ADA = "NVIDIA Ada whitepaper 2.1, appendix A"
+GA102 = "NVIDIA GA102 whitepaper 2, appendix A"
+PRO = "NVIDIA RTX PRO Blackwell whitepaper 1.0, table 4"
+CLOCK = "reckoned: 4 x CUDA cores x boost clock, which gives the whitepapers' figures of the RTX 3090, 4090 and 5090"
+A100_SHEET = "NVIDIA A100 data sheet"
+H100_SHEET = "NVIDIA H100 data sheet"
+UNSAID = "data sheet; it does not say in what products are added up, and half of it may be true"
+
+NVLINK_A100, NVLINK_H100, NVLINK_B200 = 300e9, 450e9, 900e9  # bytes/s, one direction
+PCIE_4, PCIE_5 = 32e9, 64e9
+
+
+@dataclass(frozen=True)
+class Card:
+    """One kind of card."""
+
+    name: str
+    tflops: float  # peak, dense bfloat16 with float32 accumulation, 1e12 FLOP/s
+    gigabytes: float  # memory, 1e9 bytes
+    gigabytes_per_second: float  # to its memory
+    watts: float  # board power
+    link: float  # bytes/s to another card of the same machine, one direction
+    source: str  # of the peak
+
+    @property
+    def peak(self) -> float:
+        """FLOP/s"""
+        return self.tflops * 1e12
+
+    @property
+    def memory(self) -> float:
+        """bytes"""
+        return self.gigabytes * 1e9
+
+    @property
+    def bandwidth(self) -> float:
+        """bytes/s"""
+        return self.gigabytes_per_second * 1e9
+
+    @property
+    def between(self) -> float:
+        """Bytes/s to other machines for each card: 400 Gbit/s as in a DGX, 10 Gbit/s where cards have no NVLink."""
+        return 50e9 if self.link > PCIE_5 else 1.25e9
+
+    @property
+    def words(self) -> frozenset[str]:
+        return words_of(self.name)
+
+
+CARDS = (
+    Card("RTX 3060", 25.5, 12, 360, 170, PCIE_4, CLOCK),
+    Card("RTX 3080", 59.5, 10, 760, 320, PCIE_4, CLOCK),
+    Card("RTX 3090", 71.2, 24, 936, 350, PCIE_4, BLACKWELL),
+    Card("RTX 4060 Ti", 44.1, 16, 288, 165, PCIE_4 / 2, CLOCK),
+    Card("RTX 4070 Ti SUPER", 88.2, 16, 672, 285, PCIE_4, CLOCK),
+    Card("RTX 4080", 97.5, 16, 717, 320, PCIE_4, CLOCK),
+    Card("RTX 4080 SUPER", 104.5, 16, 736, 320, PCIE_4, CLOCK),
+    Card("RTX 4090", 165.2, 24, 1008, 450, PCIE_4, ADA),
+    Card("RTX 5070 Ti", 87.9, 16, 896, 300, PCIE_5, CLOCK),
+    Card("RTX 5080", 112.6, 16, 960, 360, PCIE_5, CLOCK),
+    Card("RTX 5090", 209.5, 32, 1792, 575, PCIE_5, BLACKWELL),
+    Card("RTX A6000", 154.8, 48, 768, 300, PCIE_4, GA102),
+    Card("RTX 6000 Ada", 364.0, 48, 960, 300, PCIE_4, PRO),
+    Card("RTX PRO 6000 Blackwell", 503.8, 96, 1792, 600, PCIE_5, PRO),
+    Card("A10", 125.0, 24, 600, 150, PCIE_4, UNSAID),
+    Card("A40", 149.7, 48, 696, 300, PCIE_4, "NVIDIA A40 data sheet"),
+    Card("L4", 121.0, 24, 300, 72, PCIE_4, UNSAID),
+    Card("L40S", 362.0, 48, 864, 350, PCIE_4, UNSAID),
+    Card("A100 40GB", 312.0, 40, 1555, 400, NVLINK_A100, A100_SHEET),
+    Card("A100 80GB", 312.0, 80, 2039, 400, NVLINK_A100, A100_SHEET),
+    Card("A100 PCIe 40GB", 312.0, 40, 1555, 250, PCIE_4, A100_SHEET),
+    Card("A100 PCIe 80GB", 312.0, 80, 1935, 300, PCIE_4, A100_SHEET),
+    Card("H100 PCIe", 756.0, 80, 2000, 350, PCIE_5, H100_SHEET),
+    Card("H100 NVL", 835.5, 94, 3938, 400, PCIE_5, "NVIDIA H100 NVL product brief PB-11773"),
+    Card("H100", 989.4, 80, 3350, 700, NVLINK_H100, H100_SHEET),
+    Card("H200", 989.4, 141, 4800, 700, NVLINK_H100, "NVIDIA H200 data sheet"),
+    Card("GH200", 989.4, 96, 4000, 700, NVLINK_H100, "NVIDIA GH200 data sheet"),
+    Card("B200", 2250.0, 180, 7700, 1000, NVLINK_B200, "NVIDIA HGX B200 data sheet"),
+    Card("MI300X", 1307.4, 192, 5300, 750, 64e9, "AMD MI300X data sheet"),
+)
+DEFAULT_OF = {"A100": "A100 80GB", "A100 PCIE": "A100 PCIe 80GB"}  # what a name means that fits several cards
+# Words in a device's name that make it another card than the same name without them.
+VARIANTS = {"LAPTOP", "PCIE", "NVL", "TI", "SUPER", "D", "MAX", "Q", "ADA", "PRO", "40GB", "80GB", "6GB", "8GB"}
+
+
+def words_of(name: str) -> frozenset[str]:
+    """Of a name, in capitals; 'rtx4090' are two."""
+    split = re.sub(r"(?i)\b(rtx|gtx)(?=\d)", r"\1 ", name)
+    return frozenset(re.split(r"[\s\-_/]+", split.strip().upper())) - {""}
+
+
+def find_card(name: str) -> Card:
+    """The card that a person means, such as 'RTX 5090', '5090', 'a100' or 'H100 SXM'. Raises UserError with the names."""
+    asked = words_of(name) - {"NVIDIA", "GEFORCE", "AMD", "INSTINCT", "SXM", "SXM4", "SXM5", "HBM3"}
+    exact = words_of(DEFAULT_OF.get(" ".join(sorted(asked)), "")) or asked
+    found = [card for card in CARDS if card.words == exact] or [card for card in CARDS if asked and asked <= card.words]
+    if found:
+        return min(found, key=lambda card: len(card.words))
+    near = difflib.get_close_matches(name.upper(), [card.name.upper() for card in CARDS], n=1)
+    guess = next((f"did you mean {card.name}? " for card in CARDS if card.name.upper() in near), "")
+    raise UserError(f"--gpu '{name}': no such card is known", f"{guess}known are {', '.join(c.name for c in CARDS)}")
+
+
+def card_of_device(name: str, gigabytes: float = 0.0) -> Card | None:
+    """The card that a driver calls so, as in 'NVIDIA A100-SXM4-80GB'; None where its peak is not known.
+
+    `gigabytes` of its memory tell cards of one name apart.
+    """
+    has = words_of(name)
+    found = [
+        card
+        for card in CARDS
+        if card.words - {"40GB", "80GB"} <= has and not (VARIANTS & has) - card.words - {"40GB", "80GB"}
+    ]
+    if not found:
+        return None
+    said = [card for card in found if card.words <= has] or found
+    return min(said, key=lambda card: (abs(card.gigabytes - gigabytes) if gigabytes else 0, -len(card.words)))

@@ -1,0 +1,123 @@
+"""How fast this CPU trains a recipe's model, measured in about two seconds on a few of its parts.
+
+One block, some rows of the loss and a piece of the optimizer are timed as they are in training, in the recipe's own
+shapes and precision, and added up as often as a step has them. So nothing is assumed about the machine but that a part
+takes as long among many as alone.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from regpt.base.recipe import Recipe
+from regpt.model.gpt import Block, rotary_table
+from regpt.model.loss import PIECE_ELEMENTS, mean_loss
+from regpt.model.optimizer import make_optimizer
+from regpt.run.devices import Device
+
+ROUNDS = 3  # of each part, as far as its share of the time allows; the fastest counts
+OPTIMIZER_PARAMETERS = 1 << 22
+FEW = 8  # rows of the loss that cost next to nothing but what a micro-batch costs besides
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds of a step's parts."""
+
+    block: float  # forward and backward, for each position
+    loss: float  # for each position
+    micro_batch: float  # besides, for each micro-batch: gradients of the embedding and the head
+    optimizer: float  # for each parameter, with the norm and the clipping
+
+    def step_seconds(self, recipe: Recipe, ranks: int = 1) -> float:
+        """Of one optimizer step on one of so many ranks that share nothing."""
+        model = recipe.model
+        micro_batches = recipe.accumulation_steps(ranks)
+        positions = recipe.data.total_batch_tokens // ranks
+        again = 4 / 3 if recipe.run.activation_checkpointing else 1.0
+        return (
+            positions * (again * model.n_layer * self.block + self.loss)
+            + micro_batches * self.micro_batch
+            + model.parameters * self.optimizer
+        )
+
+
+def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rates:
+    """Time the parts on this device for about so long; where one alone takes longer, once."""
+    per_position, fixed = loss_seconds(recipe, device, 0.35 * seconds)
+    return Rates(
+        block=block_seconds(recipe, device, 0.4 * seconds),
+        loss=per_position,
+        micro_batch=fixed,
+        optimizer=optimizer_seconds(recipe, device, 0.25 * seconds),
+    )
+
+
+def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
+    """Of forward and backward pass, for each position, with whole sequences: as many as a micro-batch has, if it fits."""
+    model, place = recipe.model, device.place
+    block = Block(model).to(place)
+    rotations = rotary_table(model).to(place) if model.positions == "rope" else None
+
+    def once(sequences: int) -> None:
+        x = torch.randn(sequences, model.block_size, model.n_embd, device=place, requires_grad=True)
+        with device.autocast():
+            y = block(x, rotations)
+        y.backward(torch.ones_like(y))
+        block.zero_grad(set_to_none=True)
+
+    one = fastest(lambda: once(1), device, seconds / 2)
+    sequences = max(1, min(recipe.data.micro_batch, int(seconds / 4 / one)))
+    return fastest(lambda: once(sequences), device, seconds / 2) / (sequences * model.block_size)
+
+
+def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float, float]:
+    """(for each position, for each micro-batch): head and loss with their gradients, and the embedding's."""
+    model, place = recipe.model, device.place
+    weight = torch.randn(model.vocab_size, model.n_embd, device=place, requires_grad=True)
+    positions = recipe.data.micro_batch * model.block_size
+    piece = max(2 * FEW, PIECE_ELEMENTS // model.vocab_size)
+    tokens = torch.randint(0, model.vocab_size, (piece,), device=place)
+    weight.grad = torch.zeros_like(weight)
+
+    def once(rows: int) -> None:
+        embedded = torch.nn.functional.embedding(tokens[:rows], weight)
+        with device.autocast():
+            mean_loss(embedded, weight, tokens[:rows]).backward()
+
+    many = min(piece, positions)
+    of_few = fastest(lambda: once(FEW), device, seconds / 3)
+    of_many = fastest(lambda: once(many), device, 2 * seconds / 3)
+    return max(0.0, of_many - of_few) / max(1, many - FEW), of_few
+
+
+def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
+    """Of the norm, the clipping, AdamW and forgetting the gradients, for each parameter."""
+    layer = torch.nn.Linear(1024, OPTIMIZER_PARAMETERS // 1024, bias=False).to(device.place)
+    optimizer = make_optimizer(layer, replace(recipe, name="rates"))
+
+    def once() -> None:
+        layer.weight.grad = torch.ones_like(layer.weight)
+        torch.linalg.vector_norm(layer.weight.grad, dim=-1)
+        layer.weight.grad.mul_(0.5)
+        optimizer.step()
+
+    return fastest(once, device, seconds) / OPTIMIZER_PARAMETERS
+
+
+def fastest(act: Callable[[], None], device: Device, seconds: float) -> float:
+    """Seconds of the fastest of a few rounds, after one that is not counted; of that one, if it took all the time."""
+    best, rounds, began_at = float("inf"), 0, time.perf_counter()
+    while rounds <= ROUNDS:
+        started_at = time.perf_counter()
+        act()
+        device.synchronize()
+        took = time.perf_counter() - started_at
+        if rounds or took > seconds:
+            best = min(best, took)
+        rounds += 1
+        if time.perf_counter() - began_at > seconds:
+            break
+    return best if best < float("inf") else took

@@ -1,0 +1,169 @@
+"""Out of memory in the first steps: the micro-batch is halved, all ranks alike, and the run is the same run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from regpt.base.errors import DONE, UserError
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe, to_toml
+from regpt.model.gpt import GPT
+from regpt.run.fitting import is_out_of_memory, smaller_micro_batch
+from regpt.run.journal import read_history
+from regpt.run.start import resume, train
+from tests.conftest import tiny_recipe
+from tests.several import run_ranks
+
+
+def room_for(monkeypatch: pytest.MonkeyPatch, sequences: int, from_pass: int = 1) -> None:
+    """From the so-many-th training pass on, more sequences at once than these are too much for the device."""
+    forward, passes = GPT.forward, 0
+
+    def limited(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        if passes >= from_pass and len(tokens) > sequences:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has a total …")
+        return forward(self, tokens, targets)
+
+    monkeypatch.setattr(GPT, "forward", limited)
+
+
+@pytest.fixture
+def four(tmp_path: Path, texts: Path) -> Recipe:
+    return tiny_recipe(tmp_path, data={"micro_batch": 4})
+
+
+def run_of(recipe: Recipe, path: Path) -> tuple[list[float], list[str]]:
+    """(losses, batch digests)"""
+    assert train(recipe, path) == DONE
+    steps = read_history(path).steps
+    return [step.loss for step in steps], [step.batch for step in steps]
+
+
+def test_the_micro_batch_is_halved_until_it_fits_and_the_run_is_that_of_the_smaller_one(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, batches = run_of(four, tmp_path / "four")
+    small, _ = run_of(tiny_recipe(tmp_path, data={"micro_batch": 1}), tmp_path / "one")
+    room_for(monkeypatch, 1)
+    halved, its_batches = run_of(four, tmp_path / "halved")
+    assert halved == small and its_batches == batches
+    events = [e.detail["micro_batch"] for e in read_history(tmp_path / "halved").events if e.event == "out of memory"]
+    assert events == [[4, 2], [2, 1]]
+    assert load_recipe(tmp_path / "halved" / "recipe.toml").data.micro_batch == 1
+
+
+def test_steps_that_were_done_before_memory_ran_out_are_done_again(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, _ = run_of(tiny_recipe(tmp_path, data={"micro_batch": 2}), tmp_path / "two")
+    room_for(monkeypatch, 2, from_pass=3)  # the third step: moments lie beside the activations
+    halved, _ = run_of(four, tmp_path / "halved")
+    assert halved == small
+
+
+def test_a_resumed_run_begins_again_at_its_checkpoint(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "halved")
+    run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "told")
+    assert resume(tmp_path / "told", ["run.max_steps=6", "data.micro_batch=2"]) == DONE
+    room_for(monkeypatch, 2)
+    assert resume(tmp_path / "halved", ["run.max_steps=6"]) == DONE
+    one, other = (read_history(tmp_path / name).steps for name in ("told", "halved"))
+    assert [step.loss for step in one] == [step.loss for step in other]
+    assert [step.step for step in other] == [1, 2, 3, 4, 5, 6]
+
+
+def test_one_sequence_that_does_not_fit_is_an_error_with_a_remedy(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for(monkeypatch, 0)
+    with pytest.raises(UserError, match=r"data.micro_batch = 1 .*regpt plan.*run.activation_checkpointing=true"):
+        train(four, tmp_path / "run")
+
+
+def test_memory_that_runs_out_later_is_said_and_the_checkpoints_stay(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    room_for(monkeypatch, 2, from_pass=5)
+    with pytest.raises(UserError, match=r"step 5: out of memory .*regpt resume .* data.micro_batch="):
+        train(four, tmp_path / "run")
+    monkeypatch.undo()
+    assert resume(tmp_path / "run", ["data.micro_batch=2"]) == DONE
+    assert read_history(tmp_path / "run").status == "finished"
+
+
+def test_another_error_is_not_taken_for_it(four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> torch.Tensor:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(GPT, "forward", broken)
+    with pytest.raises(RuntimeError, match="mat1"):
+        train(four, tmp_path / "run")
+
+
+def second_has_less(rank: int) -> None:
+    if rank == 1:
+        room_for(pytest.MonkeyPatch(), 1)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_ranks_halve_together_when_one_of_them_runs_out(tmp_path: Path, texts: Path, parallel: str) -> None:
+    recipe = tiny_recipe(tmp_path, run={"parallel": parallel, "rank_timeout": 20}, data={"micro_batch": 2})
+    file = tmp_path / "tiny.toml"
+    file.write_text(to_toml(recipe))
+    root = str(tmp_path / "runs")
+    small = ["train", str(file), "--runs", root, "--name", "one", "data.micro_batch=1"]
+    assert [end.code for end in run_ranks(2, small, tmp_path / "a")] == [DONE, DONE]
+    words = ["train", str(file), "--runs", root, "--name", "halved"]
+    plant = second_has_less if parallel == "ddp" else both_have_less
+    ends = run_ranks(2, words, tmp_path / "b", plant)
+    assert [end.code for end in ends] == [DONE, DONE], ends
+    one, halved = (read_history(tmp_path / "runs" / name) for name in ("one", "halved"))
+    assert [step.loss for step in halved.steps] == [step.loss for step in one.steps]
+    assert [e.detail["micro_batch"] for e in halved.events if e.event == "out of memory"] == [[2, 1]]
+
+
+def both_have_less(rank: int) -> None:
+    """A sharded model gathers its weights from everybody, and its ranks need the same memory."""
+    room_for(pytest.MonkeyPatch(), 1)
+
+
+LIMITED = """
+import resource, sys, torch
+from regpt.run.fitting import is_out_of_memory
+torch.zeros(1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
+try:
+    torch.zeros(2**30)
+except RuntimeError as error:
+    print(is_out_of_memory(error), str(error)[:80])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a limit on address space")
+def test_what_a_cpu_says_when_memory_runs_out_is_recognized() -> None:
+    shown = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True).stdout
+    assert shown.startswith("True"), shown
+
+
+def test_what_mps_and_cuda_say_is_recognized() -> None:
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.66 GB"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
+    assert not is_out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_the_next_micro_batch_divides_each_ranks_share() -> None:
+    recipe = load_recipe("gpt2-050226")
+    assert smaller_micro_batch(recipe, 1) == 16 and smaller_micro_batch(recipe, 8) == 16
+    odd = load_recipe("gpt2-050226", ["data.micro_batch=12", f"data.total_batch_tokens={12 * 7 * 1024}"])
+    assert smaller_micro_batch(odd, 1) == 6
+    assert smaller_micro_batch(odd, 3) == 4  # 28 windows a rank
