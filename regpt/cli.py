@@ -27,6 +27,7 @@ from text to report:
   regpt demo                                            all of it in miniature, in a few minutes
   regpt recipe show gpt2-050226 --against gpt2-230126   what a run will do, before it does it
   regpt plan gpt2-050226 --gpu "RTX 5090"               memory, hours, energy, money; and what cannot be
+  regpt doctor gpt2-050226                              a rehearsal on this machine, in two minutes
   regpt prepare gpt2-050226                             text of the hub, or data.source=FOLDER -> token shards
   regpt train gpt2-050226                               token shards -> runs/gpt2-050226
   regpt resume gpt2-050226                              go on after Ctrl-C or a crash
@@ -208,6 +209,25 @@ def parser() -> argparse.ArgumentParser:
     plan.add_argument("--price", type=at_least(float, 0), metavar="USD", help="of one card for an hour")
     add_runs(plan)
     add_recipe(plan)
+
+    doctor = command(
+        "doctor",
+        run_doctor,
+        "rehearse a run: everything it will do, small, before it; green or red, with the remedy",
+        "example: regpt doctor demo-modern\n\n"
+        "A few small steps with the recipe's own model, data and machine, in a folder that goes afterwards: data\n"
+        "verified, first loss, one batch overfitted, two starts equal, saved, killed, resumed, ranks, evaluated,\n"
+        "sampled, exported, reported; memory, disk and time. Two minutes or less, but for large models on a CPU.\n"
+        "The exit code is that of the first red.",
+    )
+    doctor.add_argument(
+        "--ranks",
+        type=at_least(int, 1),
+        metavar="N",
+        help="that the run shall have (default: as many as there are cards)",
+    )
+    add_runs(doctor)
+    add_recipe(doctor)
 
     train = command(
         "train",
@@ -518,6 +538,19 @@ def run_plan(arguments: argparse.Namespace) -> int:
         name = card.name
     print("\n".join(plan_for_cards(recipe, name, arguments.gpus, price, arguments.runs)))
     return DONE
+
+
+def run_doctor(arguments: argparse.Namespace) -> int:
+    from regpt.base.settings import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    from rich.console import Console as Terminal
+
+    from regpt.doctor.visit import doctor
+    from regpt.run.devices import count_of_cards
+
+    ranks = arguments.ranks or count_of_cards(recipe.run)
+    return doctor(recipe, arguments.runs, ranks, Terminal(highlight=False, soft_wrap=True))
 
 
 def run_train(arguments: argparse.Namespace) -> int:

@@ -80,7 +80,8 @@ FLOORS = [
         "results.scores",
         "results.report",
     ],
-    ["demo", "doctor", "cli", "__main__"],
+    ["doctor.findings", "doctor.rehearsal", "doctor.needs", "doctor.training", "doctor.using", "doctor.visit"],
+    ["demo", "cli", "__main__"],
 ]
 ORDER = [name if name == "regpt" else f"regpt.{name}" for floor in FLOORS for name in floor]
 MAY_NOT_IMPORT = {"base": {"numpy", "torch"}, "data": {"torch"}, "model": {"time", "os", "pathlib"}}

@@ -101,7 +101,7 @@ def words_of(name: str) -> frozenset[str]:
 
 
 def find_card(name: str) -> Card:
-    """The card that a person means, such as 'RTX 5090', '5090', 'a100' or 'H100 SXM'. Raises UserError with the names."""
+    """The card that a person means by '5090', 'a100' or 'H100 SXM'. Raises UserError with the names that are known."""
     asked = words_of(name) - {"NVIDIA", "GEFORCE", "AMD", "INSTINCT", "SXM", "SXM4", "SXM5", "HBM3"}
     exact = words_of(DEFAULT_OF.get(" ".join(sorted(asked)), "")) or asked
     found = [card for card in CARDS if card.words == exact] or [card for card in CARDS if asked and asked <= card.words]

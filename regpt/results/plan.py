@@ -1,4 +1,4 @@
-"""`regpt plan`: what a recipe will take, before it takes it: memory by part, time, energy, money, disk; and what cannot be.
+"""`regpt plan`: what a recipe will take: memory by part, time, energy, money, disk; and what cannot be.
 
 Lines for a terminal. Speeds are ranges, and what they rest on is printed with them.
 """
@@ -40,11 +40,15 @@ def heading(recipe: Recipe) -> Iterator[str]:
     model, run = recipe.model, recipe.run
     outside = model.parameters - model.matmul_parameters + model.vocab_size * model.n_embd
     yield f"{recipe.name}: the model"
-    yield line("parameters", f"{model.parameters:,}: blocks {model.parameters - outside:,}, embedding and rest {outside:,}")
+    yield line(
+        "parameters", f"{model.parameters:,}: blocks {model.parameters - outside:,}, embedding and rest {outside:,}"
+    )
     yield line("floating-point operations a token", f"{model.flops_per_token:,}")
     yield ""
     yield f"{recipe.name}: the run"
-    yield line("steps", f"{run.max_steps:,} of {recipe.data.total_batch_tokens:,} tokens: {recipe.total_tokens:,} tokens")
+    yield line(
+        "steps", f"{run.max_steps:,} of {recipe.data.total_batch_tokens:,} tokens: {recipe.total_tokens:,} tokens"
+    )
     yield line("epochs", epochs(recipe))
     yield line("floating-point operations", f"{recipe.total_tokens * model.flops_per_token:.3g}")
 
@@ -84,10 +88,14 @@ def on_cards(recipe: Recipe, cards: Cards, ranks: int) -> Iterator[str]:
     yield from memory_lines(found.memory, room, f"{USED:.0%} of {card.gigabytes:g} GB")
     most = largest_micro_batch(recipe, found.placing, room)
     yield line("micro-batch", micro_batch_line(recipe, ranks, found.placing, as_asked is not None, most))
-    yield line("accumulation", f"{found.placing.accumulation} micro-batches a step on {'each' if ranks > 1 else 'the'} card")
+    yield line(
+        "accumulation", f"{found.placing.accumulation} micro-batches a step on {'each' if ranks > 1 else 'the'} card"
+    )
     if ranks > 1:
         how = "a share of the model on each (fsdp)" if found.placing.sharded else "the whole model on each (ddp)"
-        yield line("ranks", f"{ranks}, {how}; the network takes {found.network_seconds:.2g} s of a step, if none is hidden")
+        yield line(
+            "ranks", f"{ranks}, {how}; the network takes {found.network_seconds:.2g} s of a step, if none is hidden"
+        )
     yield from speed_lines(found)
 
 
@@ -173,7 +181,7 @@ def checkpoint_bytes(recipe: Recipe) -> int:
 def checkpoints_kept(recipe: Recipe) -> int:
     """At the end of the run, at the most."""
     asked, steps = recipe.checkpoint, recipe.run.max_steps
-    written = len({*range(asked.every, steps + 1, asked.every), steps}) if asked.every else 1
+    written = -(-steps // asked.every) if asked.every else 1
     if not asked.keep_last:
         return written
     multiples = steps // asked.keep_every if asked.keep_every else 0
@@ -320,5 +328,3 @@ def duration(low: float, high: float) -> str:
         if high >= unit:
             return f"{spread(low / unit, high / unit)} {name}"
     return f"{spread(low, high)} seconds"
-
-

@@ -4,6 +4,7 @@ Everything here is arithmetic; docs/plan.md and docs/scale.md have it in words. 
 `Cards`, in `results/roofline.py` and in `results/memory.py`.
 """
 
+import bisect
 import math
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,6 @@ from regpt.results.roofline import speeds
 BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel reduces at once
 LATENCY = 20e-6  # seconds of one hop in a tree over all cards; a guess
 POWER = (0.8, 1.0)  # of a card's board power while it trains; a guess. The machine around it is not counted
-LARGEST = 256  # micro-batch that is tried, sequences
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def reckon(recipe: Recipe, ranks: int, cards: Cards, micro_batch: int = 0) -> Re
 
     None where nothing fits or the batch does not divide. ddp where the whole state fits on a card, else fsdp.
     """
-    sizes = [micro_batch] if micro_batch else [LARGEST >> power for power in range(LARGEST.bit_length())]
+    most = recipe.batch_windows // ranks
+    sizes = [micro_batch] if micro_batch else [1 << power for power in reversed(range(most.bit_length()))]
     for sharded in (False, True):
         for size in sizes:
             if recipe.batch_windows % (size * ranks) or (sharded and ranks == 1):
@@ -111,9 +112,13 @@ def reckon(recipe: Recipe, ranks: int, cards: Cards, micro_batch: int = 0) -> Re
 
 
 def largest_micro_batch(recipe: Recipe, placing: Placing, memory: float) -> int:
-    """Sequences that fit at once, whether the batch divides by them or not; 0 where not even one does."""
-    fits = [n for n in range(1, LARGEST + 1) if memory_of(recipe, replace(placing, micro_batch=n)).total <= memory]
-    return max(fits, default=0)
+    """Sequences of a rank's batch that fit at once, whether it divides by them or not; 0 where not even one does."""
+    most = recipe.batch_windows // placing.ranks
+
+    def fits(size: int) -> bool:
+        return memory_of(recipe, replace(placing, micro_batch=size)).total <= memory
+
+    return bisect.bisect(range(1, most + 1), 0, key=lambda size: not fits(size))
 
 
 def compute_seconds(recipe: Recipe, ranks: int, cards: Cards) -> tuple[float, float]:

@@ -22,7 +22,10 @@ SHARE = 1.0
 PASSES = 13.0
 LOW, HIGH = 0.7, 1.2  # times the formula's speed: all published speeds below lie between, but for one
 FITTED_PARAMETERS = 2e9  # the constants were held against models up to 1.6 B
-BEYOND = (0.30, 0.48)  # shares of peak of larger ones: torchtitan's 8B and OLMo's 7B on H100s, 0.33 to 0.48, and a reserve
+BEYOND = (
+    0.30,
+    0.48,
+)  # shares of peak of larger ones: torchtitan's 8B and OLMo's 7B on H100s, 0.33 to 0.48, and a reserve
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from regpt.base.errors import UserError
 from regpt.base.recipe import RunRecipe
 from regpt.run.launch import Launch, fixed_cublas, launched
 
+
 @dataclass(frozen=True)
 class Device:
     """Where and how a run computes."""
@@ -76,6 +77,11 @@ def best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def count_of_cards(recipe: RunRecipe) -> int:
+    """Ranks that this machine has a device for, where the recipe does not ask for the CPU."""
+    return max(1, torch.cuda.device_count()) if recipe.device in ("auto", "cuda") else 1
 
 
 def place_of(kind: str, launch: Launch) -> torch.device:

@@ -105,7 +105,11 @@ KINDS: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
-GOES_BACK = ("resumed", "went back", "out of memory")  # events after which the run is at an earlier step than its journal
+GOES_BACK = (
+    "resumed",
+    "went back",
+    "out of memory",
+)  # events after which the run is at an earlier step than its journal
 
 
 class Journal:

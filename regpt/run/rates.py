@@ -56,7 +56,7 @@ def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rate
 
 
 def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
-    """Of forward and backward pass, for each position, with whole sequences: as many as a micro-batch has, if it fits."""
+    """Of forward and backward pass, for each position, of whole sequences; of a micro-batch, if that is quick."""
     model, place = recipe.model, device.place
     block = Block(model).to(place)
     rotations = rotary_table(model).to(place) if model.positions == "rope" else None

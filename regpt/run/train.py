@@ -113,7 +113,14 @@ class Training:
         self.announce(first_step, unmeasured)
         self.sinks.begin(self.run, as_tables(self.recipe))
         step = first_step
-        with closing(self.sinks), self.stopping, self.saver, self.batches() as batches:
+        with (
+            closing(self.sinks),
+            closing(self.train_windows),
+            closing(self.looks.windows),
+            self.stopping,
+            self.saver,
+            self.batches() as batches,
+        ):
             try:
                 self.look(step)
                 while step < self.recipe.run.max_steps:
@@ -167,7 +174,11 @@ class Training:
         On several ranks, one micro-batch is tried before the first steps, without the others: a rank that ran out amid
         a step would leave them waiting for its gradients.
         """
-        if step - self.first_step < FIRST_STEPS and self.ranks.count > 1 and self.ranks.highest(self.is_too_much(batch)):
+        if (
+            step - self.first_step < FIRST_STEPS
+            and self.ranks.count > 1
+            and self.ranks.highest(self.is_too_much(batch))
+        ):
             return None
         try:
             return self.train_step(step, batch)

@@ -1,0 +1,127 @@
+"""Checks of what a run needs: a machine, data, memory, disk, and time."""
+
+import contextlib
+import shutil
+import statistics
+import time
+from datetime import timedelta
+
+import torch
+
+from regpt.data.adopt import verify
+from regpt.data.prepare import open_or_prepare
+from regpt.data.shards import TokenWindows, check_fits
+from regpt.doctor.findings import Red
+from regpt.doctor.rehearsal import ITEMS, Rehearsal
+from regpt.results.memory import USED, Placing, memory_of
+from regpt.results.plan import checkpoint_bytes, checkpoints_kept, disk_needed
+from regpt.run.devices import free_memory
+from regpt.run.journal import read_history
+
+VERIFYING_SECONDS = 40.0  # of a large data set as much is read as this allows
+LONGEST_DAYS = 60.0
+HELLASWAG_ITEMS = 10_042
+
+
+def check_machine(of: Rehearsal) -> str:
+    device = of.device
+    if problems := list(of.recipe.batch_problems(of.ranks)):
+        raise Red("; ".join(problems), "change the recipe, or override it as section.key=value")
+    return (
+        f"{device.name}, {device.precision_name}{', compiled' if device.compiled else ''};"
+        f" {device.peak_flops / 1e12:.3g} TFLOP/s ({device.peak_source})"
+    )
+
+
+def check_data(of: Rehearsal) -> str:
+    manifest = open_or_prepare(of.recipe)
+    shards = manifest.shards
+    began_at, read = time.monotonic(), 0
+
+    def advance(size: int) -> None:
+        nonlocal read
+        read += size
+        if time.monotonic() - began_at > VERIFYING_SECONDS:
+            raise TimeoutError
+
+    problems: list[str] = []
+    with contextlib.suppress(TimeoutError):
+        problems.extend(verify(of.recipe.data.directory, advance))
+    if problems:
+        raise Red("; ".join(problems[:3]), "get or make these shards again; `regpt data verify` reads all")
+    tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
+    directory, block = of.recipe.data.directory, of.recipe.model.block_size
+    windows = {
+        "train": len(TokenWindows(directory, manifest, "train", block)),
+        "val": len(TokenWindows(directory, manifest, "val", block)),
+    }
+    check_fits(tokens, windows, of.recipe.batch_windows, block)
+    size = sum(2 * shard.tokens for shard in shards)
+    of_it = "all" if read >= size else f"{read / size:.0%} of the bytes (the rest: regpt data verify)"
+    return f"{of_it} as sealed; {tokens['train']:,} training and {tokens['val']:,} validation tokens"
+
+
+def check_memory(of: Rehearsal) -> str:
+    device, recipe = of.device, of.recipe
+    on_cpu = device.place.type == "cpu"
+    placing = Placing(
+        of.ranks,
+        recipe.data.micro_batch,
+        recipe.accumulation_steps(of.ranks),
+        recipe.run.parallel == "fsdp" and of.ranks > 1,
+        device.precision == torch.bfloat16,
+        on_cpu,
+    )
+    needed = memory_of(recipe, placing).total
+    room = free_memory(device.place) * (1.0 if on_cpu else USED)
+    said = f"about {needed / 1e9:.2f} GB, by part in `regpt plan`; {room / 1e9:.1f} GB are free"
+    if needed > room:
+        raise Red(said, "a smaller data.micro_batch, run.activation_checkpointing=true, or a smaller model")
+    halved = [event.detail["micro_batch"] for event in read_history(of.run).events if event.event == "out of memory"]
+    if halved:
+        raise Red(f"out of memory with data.micro_batch = {halved[0][0]}", f"set data.micro_batch={halved[-1][1]}")
+    return said
+
+
+def check_disk(of: Rehearsal) -> str:
+    free, needed = shutil.disk_usage(of.folder).free, disk_needed(of.recipe)
+    kept = f"{checkpoints_kept(of.recipe):,} checkpoints of {checkpoint_bytes(of.recipe) / 1e9:.2f} GB"
+    said = f"{kept}, and one in the making: {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
+    if needed > free:
+        raise Red(said, "set checkpoint.keep_last, or name another disk with --runs")
+    return said
+
+
+def check_time(of: Rehearsal) -> str:
+    seconds = expected_seconds(of)
+    said = f"about {spoken(seconds)} for {of.recipe.run.max_steps:,} steps on {of.ranks} rank{'s' * (of.ranks > 1)}"
+    if not seconds < 86_400 * LONGEST_DAYS:
+        raise Red(said, "another machine: regpt plan RECIPE --gpu all; or a smaller model, fewer steps")
+    limit = of.recipe.run.time_limit_seconds
+    return said + (f"; run.time_limit stops it every {spoken(limit)}" if seconds > limit else "")
+
+
+def expected_seconds(of: Rehearsal) -> float:
+    """Of the real run: steps by tokens, looks by what they read, saves by the recipe's interval."""
+    recipe, small = of.recipe, of.small
+    history = read_history(of.run)
+    steps = recipe.run.max_steps
+    a_token = statistics.median(record.seconds for record in history.steps[1:]) / small.data.total_batch_tokens
+    training = a_token * recipe.total_tokens / of.ranks
+    validation, asked = history.validations[-1], recipe.evaluation
+    windows = asked.validation_batches * asked.validation_batch_size
+    validating = times(steps, asked.validation_every) * validation.seconds * windows / validation.windows
+    items = asked.hellaswag_items or HELLASWAG_ITEMS
+    examining = sum(times(steps, asked.hellaswag_every) * task.seconds * items / ITEMS for task in history.tasks[-1:])
+    return training + (validating + examining) / of.ranks
+
+
+def times(steps: int, every: int) -> int:
+    """How often something happens: before the first step, at its interval, after the last."""
+    return 2 + (steps // every if every else 0)
+
+
+def spoken(seconds: float) -> str:
+    if seconds < 3600:
+        return str(timedelta(seconds=round(seconds)))
+    return f"{seconds / 3600:,.1f} hours" if seconds < 172_800 else f"{seconds / 86_400:,.1f} days"

@@ -1,0 +1,187 @@
+"""A recipe's rehearsal: the same model, data and machine, a few small steps, in a folder that goes afterwards.
+
+python -m regpt.doctor.rehearsal RECIPE.toml RUN STEP     trains, and is killed after that step
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from regpt.base.errors import DONE, HUNG_UP, INTERRUPTED, TERMINATED, UserError
+from regpt.base.files import write_text
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe, to_toml
+from regpt.run import checkpoint
+from regpt.run.console import Console, quiet_console
+from regpt.run.devices import Device, open_device
+from regpt.run.fitting import free
+from regpt.run.journal import StepRecord
+from regpt.run.rates import measured_rates
+from regpt.run.start import resume, train
+from regpt.run.stopping import Stopped
+
+STEPS = 4
+SAVED_AT = 2
+KILLED_AT = 3
+STEP_SECONDS = 3.0  # that a step may take where the machine is no GPU; the micro-batch is cut until it does
+ITEMS = 8  # of HellaSwag
+STOPS = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM", HUNG_UP: "SIGHUP"}
+PATIENCE = 300  # seconds that a child may take
+
+
+class Rehearsal:
+    """What the checks look at; each part is made when the first of them asks for it."""
+
+    def __init__(self, recipe: Recipe, folder: Path, ranks: int = 1) -> None:
+        self.recipe, self.folder, self.ranks = recipe, folder, ranks
+        self.made: set[str] = set()
+        self.failed: dict[str, UserError] = {}  # what making a run raised
+
+    @cached_property
+    def device(self) -> Device:
+        return open_device(self.recipe.run)
+
+    @cached_property
+    def small(self) -> Recipe:
+        """The recipe with few and small steps, and little to look at. Model, optimizer and data are its own."""
+        recipe = self.recipe
+        micro_batch = self.quick_micro_batch()
+        accumulation = max(2, self.ranks)
+        asked = recipe.evaluation
+        return replace(
+            recipe,
+            name="rehearsal",
+            run=replace(recipe.run, max_steps=STEPS, sinks="", time_limit=""),
+            data=replace(
+                recipe.data,
+                micro_batch=micro_batch,
+                total_batch_tokens=micro_batch * recipe.model.block_size * accumulation,
+            ),
+            evaluation=replace(
+                asked,
+                validation_every=0,
+                validation_batches=1,
+                validation_batch_size=min(4, asked.validation_batch_size),
+                hellaswag_every=STEPS if asked.hellaswag_every else 0,
+                hellaswag_items=ITEMS,
+                sample_every=0,
+                sample_count=1,
+                sample_tokens=min(24, asked.sample_tokens),
+            ),
+            checkpoint=replace(recipe.checkpoint, every=SAVED_AT, keep_last=0),
+        )
+
+    def quick_micro_batch(self) -> int:
+        """The recipe's own on a GPU, whose memory is on trial; elsewhere so large that steps are short."""
+        asked = self.recipe.data.micro_batch
+        if self.device.place.type == "cuda":
+            return asked
+        rates = measured_rates(self.recipe, self.device, seconds=1.0)
+
+        def seconds(size: int) -> float:
+            tokens = 2 * size * self.recipe.model.block_size
+            cut = replace(self.recipe.data, micro_batch=size, total_batch_tokens=tokens)
+            return rates.step_seconds(replace(self.recipe, data=cut))
+
+        return max((size for size in range(1, asked + 1) if seconds(size) <= STEP_SECONDS), default=1)
+
+    # Runs
+
+    @property
+    def run(self) -> Path:
+        """Trained from the first step to the last, in this process."""
+        return self.once("straight", lambda path: self.ended(train(self.small, path, quiet_console())))
+
+    @property
+    def killed(self) -> Path:
+        """Begun by another process, which was killed after a step, with a checkpoint before it."""
+        words = ["-m", "regpt.doctor.rehearsal", str(self.recipe_file)]
+        return self.once("killed", lambda path: self.child(*words, str(path), str(KILLED_AT), code=-signal.SIGKILL))
+
+    @property
+    def resumed(self) -> Path:
+        """A copy of the killed one, gone on with in this process."""
+
+        def make(path: Path) -> None:
+            shutil.copytree(self.killed, path)
+            self.ended(resume(path, [], quiet_console()))
+
+        return self.once("resumed", make)
+
+    @property
+    def on_ranks(self) -> Path:
+        """Trained by torchrun on several ranks."""
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}", "-m", "regpt"]
+        words = ["train", str(self.recipe_file), "--runs", str(self.folder), "--name", "ranks"]
+        return self.once("ranks", lambda path: self.child(*torchrun, *words, code=DONE))
+
+    def once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The run of that name, made where it is not there yet. What its making raised is raised again."""
+        if name in self.failed:
+            raise self.failed[name]
+        path = self.folder / name
+        if name not in self.made:
+            try:
+                make(path)
+            except UserError as error:
+                self.failed[name] = error
+                raise
+            self.made.add(name)
+        return path
+
+    def ended(self, code: int) -> None:
+        """Raises Stopped where a signal has come, UserError where training has not come to its end."""
+        free(self.device)
+        if code in STOPS:
+            raise Stopped(STOPS[code], code)
+        if code != DONE:
+            raise UserError(f"the rehearsal ended with exit code {code}", "train it by hand: regpt train")
+
+    @cached_property
+    def recipe_file(self) -> Path:
+        path = self.folder / "rehearsal.toml"
+        write_text(path, to_toml(self.small))
+        return path
+
+    def child(self, *words: str, code: int) -> None:
+        """Run Python with these words. Raises UserError with its last words where it ends otherwise than by `code`."""
+        try:
+            ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"a process of the rehearsal hung for {PATIENCE} s", f"try it: python {' '.join(words)}"
+            ) from None
+        if ended.returncode != code:
+            last = (ended.stderr.strip() or ended.stdout.strip() or "it said nothing").splitlines()[-1]
+            raise UserError(f"a process of the rehearsal ended with {ended.returncode}: {last}", "mend that first")
+
+
+class Fatal(Console):
+    """A console that kills its process after a step, once a checkpoint of an earlier one is there."""
+
+    def __init__(self, run: Path, at: int) -> None:
+        super().__init__(quiet_console().terminal)
+        self.run, self.at = run, at
+
+    def step(self, record: StepRecord, tokens: int) -> None:
+        if record.step == self.at:
+            until = time.monotonic() + PATIENCE
+            while not checkpoint.all_of(self.run) and time.monotonic() < until:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main() -> int:
+    file, run, step = sys.argv[1:]
+    return train(load_recipe(file), Path(run), Fatal(Path(run), int(step)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

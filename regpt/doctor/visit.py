@@ -1,0 +1,108 @@
+"""`regpt doctor`: everything that a run will do, done small, before the run: green or red, with the remedy."""
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console as Terminal
+
+from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
+from regpt.base.recipe import Recipe
+from regpt.doctor import needs, training, using
+from regpt.doctor.findings import Color, Finding, Nothing
+from regpt.doctor.rehearsal import Rehearsal
+from regpt.run.stopping import Stopped
+
+# By name, in the order in which a fault would be met: (the check, the exit code of its red).
+CHECKS: dict[str, tuple[Callable[[Rehearsal], str], int]] = {
+    "machine": (needs.check_machine, USAGE),
+    "data": (needs.check_data, DATA),
+    "disk": (needs.check_disk, USAGE),
+    "train": (training.check_steps, NUMERICS),
+    "memory": (needs.check_memory, USAGE),
+    "first loss": (training.check_first_loss, NUMERICS),
+    "one batch overfitted": (training.check_overfitting, NUMERICS),
+    "two starts equal": (training.check_starts, NUMERICS),
+    "save": (training.check_saved, CHECKPOINT),
+    "kill and resume": (training.check_resume, CHECKPOINT),
+    "ranks agree": (training.check_ranks, RANKS),
+    "evaluate": (using.check_evaluation, CHECKPOINT),
+    "sample": (using.check_samples, CHECKPOINT),
+    "export": (using.check_export, CHECKPOINT),
+    "report": (using.check_report, USAGE),
+    "time": (needs.check_time, USAGE),
+}
+UNKNOWN = "this is a fault of regpt or of the machine; the same by hand (regpt train, resume, report) shows all of it"
+FIRST = ("machine", "data")  # without these nothing else can be tried
+
+
+def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
+    """Rehearse a recipe in a folder below `runs`, which goes afterwards; returns the exit code of the first red."""
+    made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=runs))
+    began_at, red, done = time.monotonic(), list[Finding](), 0
+    try:
+        terminal.print(f"rehearsing {recipe.name} in {folder}", markup=False)
+        for finding in findings(Rehearsal(recipe, folder, ranks), announced=terminal):
+            show(finding, terminal)
+            done += 1
+            red += [finding] if finding.color == "red" else []
+    except Stopped as stopped:
+        terminal.print(f"stopped by {stopped.name}", markup=False)
+        return stopped.code
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for empty in made:  # innermost first
+            if not any(empty.iterdir()):
+                empty.rmdir()
+    seconds = time.monotonic() - began_at
+    if red:
+        terminal.print(
+            f"{len(red)} of {done} checks are red ({', '.join(f.name for f in red)}); {seconds:.0f} s", style="bold red"
+        )
+        return red[0].code
+    terminal.print(f"nothing is red: {done} checks in {seconds:.0f} s", style="bold green")
+    return DONE
+
+
+def findings(
+    of: Rehearsal, names: Sequence[str] = tuple(CHECKS), announced: Terminal | None = None
+) -> Iterator[Finding]:
+    """Carry out checks, one by one."""
+    for name in names:
+        began_at = time.monotonic()
+        if announced is not None and announced.is_terminal:
+            with announced.status(f"{name} …"):
+                color, said, remedy, code = carried_out(of, name)
+        else:
+            color, said, remedy, code = carried_out(of, name)
+        yield Finding(name, color, said, remedy, time.monotonic() - began_at, code)
+        if color == "red" and name in FIRST:
+            return
+
+
+def carried_out(of: Rehearsal, name: str) -> tuple[Color, str, str, int]:
+    """(color, what was seen, the remedy, the exit code)"""
+    check, code = CHECKS[name]
+    failed_before = list(of.failed.values())
+    try:
+        return "green", check(of), "", code
+    except Nothing as nothing:
+        return "grey", str(nothing), "", code
+    except UserError as error:
+        if error in failed_before:
+            return "grey", f"not tried: {error.problem}", "", code
+        return "red", error.problem, error.fix, error.code if error.code != USAGE else code
+    except Exception as error:  # whatever it is, the other checks are worth having
+        return "red", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", UNKNOWN, code
+
+
+def show(finding: Finding, terminal: Terminal) -> None:
+    style = {"green": "green", "red": "bold red", "grey": "dim"}[finding.color]
+    mark = {"green": "green", "red": "RED  ", "grey": "—    "}[finding.color]
+    terminal.print(f"  {mark}  {finding.name:<21} {finding.said} ({finding.seconds:.1f} s)", style=style, markup=False)
+    if finding.remedy:
+        terminal.print(f"         {'':<21} remedy: {finding.remedy}", markup=False)

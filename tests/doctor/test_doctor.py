@@ -1,0 +1,229 @@
+"""`regpt doctor`: all green on a recipe that is well; for each check a planted fault that turns it red."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+import torch
+
+from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, USAGE
+from regpt.base.recipe import Recipe
+from regpt.base.settings import to_toml
+from regpt.data.prepare import prepare
+from regpt.doctor import using
+from regpt.doctor.findings import Finding
+from regpt.doctor.rehearsal import Rehearsal
+from regpt.doctor.visit import CHECKS, findings
+from regpt.model.gpt import GPT
+from regpt.results import models, report
+from regpt.run import checkpoint, parallel
+from tests.conftest import tiny_recipe
+
+Plant = Callable[[pytest.MonkeyPatch, Rehearsal], None]
+
+
+@pytest.fixture
+def well(tmp_path: Path, texts: Path) -> Rehearsal:
+    recipe = tiny_recipe(tmp_path, optimizer={"max_lr": 1e-2, "min_lr": 1e-3, "warmup_steps": 1})
+    prepare(recipe)
+    return rehearsal(recipe, tmp_path)
+
+
+def rehearsal(recipe: Recipe, tmp_path: Path, ranks: int = 1) -> Rehearsal:
+    folder = tmp_path / "rehearsal"
+    folder.mkdir(exist_ok=True)
+    return Rehearsal(recipe, folder, ranks)
+
+
+def found(of: Rehearsal, *names: str) -> dict[str, Finding]:
+    return {finding.name: finding for finding in findings(of, names or tuple(CHECKS))}
+
+
+def test_a_recipe_that_is_well_is_all_green_and_the_folder_goes(tmp_path: Path, texts: Path) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
+    words = ["doctor", str(recipe), "--runs", str(tmp_path / "runs"), "--ranks", "2", "optimizer.max_lr=1e-2"]
+    shown = subprocess.run([sys.executable, "-m", "regpt", *words], capture_output=True, text=True)
+    assert shown.returncode == DONE, shown.stdout + shown.stderr
+    lines = shown.stdout.splitlines()
+    assert [line.split("  ")[2].strip() for line in lines[1:-1]] == list(CHECKS)
+    assert all(line.startswith("  green") for line in lines[1:-1]), shown.stdout
+    assert f"nothing is red: {len(CHECKS)} checks" in lines[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+# Planted faults
+
+
+def flipped_shard(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    shard = next(of.recipe.data.directory.glob("train_*.npy"))
+    content = bytearray(shard.read_bytes())
+    content[-7] ^= 1
+    shard.write_bytes(content)
+
+
+def checkpoints_without_end(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    of.recipe = replace(of.recipe, run=replace(of.recipe.run, max_steps=10**8))
+    of.recipe = replace(of.recipe, checkpoint=replace(of.recipe.checkpoint, every=1))
+
+
+def loss_that_is_no_number(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    forward = GPT.forward
+    monkeypatch.setattr(GPT, "forward", lambda *inputs: forward(*inputs) * float("nan"))
+
+
+def no_memory_left(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=10**6))
+
+
+def too_much_at_once(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    forward = GPT.forward
+
+    def limited(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        if len(tokens) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, tokens, targets)
+
+    monkeypatch.setattr(GPT, "forward", limited)
+
+
+def wide_initial_weights(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    of.recipe = replace(of.recipe, model=replace(of.recipe.model, init_std=2.0))
+
+
+def targets_that_are_inputs(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    losses = GPT.losses
+    monkeypatch.setattr(GPT, "losses", lambda self, tokens, targets: 0.5 * losses(self, tokens, tokens))
+
+
+def optimizer_that_does_nothing(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+
+
+def weights_by_chance(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    drawn = GPT.drawn_weights
+    monkeypatch.setattr(GPT, "drawn_weights", lambda self, seed: drawn(self, torch.seed() % 2**31))
+
+
+def disk_that_flips_a_bit(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    write = checkpoint.write
+
+    def written(run: Path, *rest: object, **more: object) -> checkpoint.Saved:
+        saved = write(run, *rest, **more)  # type: ignore[arg-type]
+        file = saved.path / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        return saved
+
+    monkeypatch.setattr(checkpoint, "write", written)
+
+
+def moments_not_restored(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    monkeypatch.setattr(parallel, "load_moments", lambda path, model, optimizer: None)
+
+
+def loss_of_one_rank_is_another(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    of.ranks = 2
+    forward = GPT.forward
+    monkeypatch.setattr(GPT, "forward", lambda *inputs: forward(*inputs) * 1.001)
+
+
+def weights_lost_in_loading(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    load = models.of_checkpoint
+
+    def loaded(path: Path, recipe: Recipe) -> GPT:
+        model = load(path, recipe)
+        with torch.no_grad():
+            model.token_embedding.weight.mul_(3.0)
+        return model
+
+    monkeypatch.setattr(models, "of_checkpoint", loaded)
+
+
+def export_that_turns_a_weight(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    export = using.export
+
+    def turned(model: GPT, target: Path) -> None:
+        with torch.no_grad():
+            weight = model.blocks[0].attention.out.weight
+            weight.copy_(weight.t().clone())
+            export(model, target)
+            weight.copy_(weight.t().clone())
+
+    monkeypatch.setattr(using, "export", turned)
+
+
+def report_without_pictures(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    monkeypatch.setattr(report, "draw_losses", lambda *inputs: None)
+
+
+def steps_for_ever(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
+    of.recipe = replace(of.recipe, run=replace(of.recipe.run, max_steps=10**11))
+
+
+FAULTS: list[tuple[str, Plant, int, str]] = [  # (check, what is planted, exit code, what is said)
+    ("data", flipped_shard, DATA, "not those that were sealed"),
+    ("disk", checkpoints_without_end, USAGE, "are free"),
+    ("train", loss_that_is_no_number, NUMERICS, "nan"),
+    ("memory", no_memory_left, USAGE, "are free"),
+    ("memory", too_much_at_once, USAGE, "out of memory with data.micro_batch = 2"),
+    ("first loss", wide_initial_weights, NUMERICS, "a guess among 50,304"),
+    ("first loss", targets_that_are_inputs, NUMERICS, "a guess among 50,304"),
+    ("one batch overfitted", optimizer_that_does_nothing, NUMERICS, "token frequencies alone give"),
+    ("two starts equal", weights_by_chance, NUMERICS, "losses differ"),
+    ("save", disk_that_flips_a_bit, CHECKPOINT, "model.safetensors"),
+    ("kill and resume", moments_not_restored, CHECKPOINT, "differ"),
+    ("ranks agree", loss_of_one_rank_is_another, 7, "2 ranks and one"),
+    ("evaluate", weights_lost_in_loading, CHECKPOINT, "of its checkpoint"),
+    ("sample", weights_lost_in_loading, CHECKPOINT, "the run wrote"),
+    ("export", export_that_turns_a_weight, CHECKPOINT, "logits differ"),
+    ("report", report_without_pictures, USAGE, "train-val_loss.png"),
+    ("time", steps_for_ever, USAGE, "days"),
+]
+
+
+def test_every_check_has_a_planted_fault() -> None:
+    assert {"machine", *(name for name, *_ in FAULTS)} == set(CHECKS)
+
+
+@pytest.mark.parametrize(("name", "plant", "code", "said"), FAULTS, ids=[f"{n}-{p.__name__}" for n, p, *_ in FAULTS])
+def test_a_planted_fault_turns_its_check_red(
+    well: Rehearsal, monkeypatch: pytest.MonkeyPatch, name: str, plant: Plant, code: int, said: str
+) -> None:
+    plant(monkeypatch, well)
+    finding = found(well, name)[name]
+    assert finding.color == "red", finding
+    assert said in finding.said and finding.remedy and finding.code == code, finding
+
+
+def test_a_batch_that_the_ranks_cannot_share_ends_the_visit(well: Rehearsal, tmp_path: Path) -> None:
+    shown = found(rehearsal(well.recipe, tmp_path, ranks=3))
+    assert list(shown) == ["machine"]
+    assert shown["machine"].color == "red" and "3 ranks" in shown["machine"].said
+
+
+def test_what_needs_a_run_that_failed_is_not_tried_and_not_red(
+    well: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss_that_is_no_number(monkeypatch, well)
+    shown = found(well, "train", "first loss", "save", "report", "disk")
+    colors = {name: finding.color for name, finding in shown.items()}
+    assert colors == {"train": "red", "first loss": "grey", "save": "grey", "report": "grey", "disk": "green"}
+
+
+def test_an_error_that_nobody_expected_is_red_and_the_visit_goes_on(
+    well: Rehearsal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("by a plot")
+
+    monkeypatch.setattr(using, "write_report", broken)
+    shown = found(well, "report", "sample")
+    assert shown["report"].color == "red" and shown["report"].said == "ZeroDivisionError: by a plot"
+    assert shown["sample"].color == "green"
