@@ -104,7 +104,9 @@ def find_card(name: str) -> Card:
     """The card that a person means by '5090', 'a100' or 'H100 SXM'. Raises UserError with the names that are known."""
     asked = words_of(name) - {"NVIDIA", "GEFORCE", "AMD", "INSTINCT", "SXM", "SXM4", "SXM5", "HBM3"}
     exact = words_of(DEFAULT_OF.get(" ".join(sorted(asked)), "")) or asked
-    found = [card for card in CARDS if card.words == exact] or [card for card in CARDS if asked and asked <= card.words]
+    found = [card for card in CARDS if card.words == exact]
+    if any(letter.isdigit() for letter in name):  # 'RTX' alone is no card
+        found = found or [card for card in CARDS if asked <= card.words]
     if found:
         return min(found, key=lambda card: len(card.words))
     near = difflib.get_close_matches(name.upper(), [card.name.upper() for card in CARDS], n=1)

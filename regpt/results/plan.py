@@ -19,7 +19,7 @@ from regpt.results.references import KNOWN_TRAIN_TOKENS
 from regpt.results.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
 
 IMPOSSIBLE = 0.95  # of peak: no training has been seen to reach that
-DOUBTFUL = 1.25  # times the good end of what the roofline gives
+DOUBTFUL = 1.05  # times the good end of what the roofline gives
 PARTS = {
     "weights": "weights, float32",
     "gradients": "gradients, float32",

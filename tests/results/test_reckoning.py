@@ -1,5 +1,6 @@
 """What is reckoned follows from counts that are held against the real thing, and docs/scale.md shows just that."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,43 +8,77 @@ import pytest
 import torch
 
 from benchmarks.scale import table
-from regpt.base.recipe import ModelRecipe, Recipe
+from regpt.base.recipe import ModelRecipe, Recipe, RunRecipe
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
-from regpt.results.reckoning import H100, activation_bytes, bytes_sent, compute_seconds, memory, reckon
+from regpt.results.memory import Placing, activation_bytes, block_bytes, block_weights, loss_bytes, memory_of
+from regpt.results.reckoning import H100, bytes_sent, compute_seconds, largest_micro_batch, reckon
 
-MODERN = ModelRecipe(n_embd=128, n_head=2, mlp_hidden=352, block_size=64)
+MODERN = ModelRecipe(n_layer=3, n_embd=128, n_head=2, mlp_hidden=352, block_size=64)
 CLASSIC = replace(MODERN, positions="learned", activation="gelu", normalization="layernorm", bias=True, mlp_hidden=512)
+MODELS = {
+    "modern": MODERN,
+    "classic": CLASSIC,
+    "RoPE with GELU and LayerNorm": replace(CLASSIC, positions="rope"),
+    "learned positions with SwiGLU": replace(MODERN, positions="learned"),
+    "untied head": replace(MODERN, tied_head=False),
+    "many heads, long block": replace(MODERN, block_size=256, n_head=8),
+    "deep and wide": replace(MODERN, n_layer=6, n_embd=192, n_head=3, mlp_hidden=520),
+    "modern with dropout": replace(MODERN, dropout=0.1),
+    "classic with dropout": replace(CLASSIC, dropout=0.1),
+}
+SEQUENCES = 3
 
 
-def kept_by_autograd(model: GPT, sequences: int) -> int:
-    """Bytes of all tensors but the weights that a forward pass in bfloat16 leaves for the backward pass."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+def kept_by_autograd(model: GPT, bfloat16: bool) -> int:
+    """Bytes of all tensors but weights and rotations that a forward pass leaves for the backward pass."""
+    given = [*model.parameters(), *model.buffers()]
+    known = {tensor.untyped_storage().data_ptr() for tensor in given}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
+        if storage.data_ptr() not in known:
             kept[storage.data_ptr()] = storage
         return tensor
 
-    tokens = torch.zeros(sequences, model.recipe.block_size + 1, dtype=torch.int64)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast("cpu", torch.bfloat16):
+    tokens = torch.zeros(SEQUENCES, model.recipe.block_size + 1, dtype=torch.int64)
+    cast = torch.autocast("cpu", torch.bfloat16) if bfloat16 else contextlib.nullcontext()
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), cast:
         model(tokens[:, :-1], tokens[:, 1:])
     return sum(storage.nbytes() for storage in kept.values())
 
 
-@pytest.mark.parametrize("recipe", [MODERN, CLASSIC])
-def test_activations_are_what_autograd_keeps(recipe: ModelRecipe) -> None:
-    kept = {
-        (layers, sequences): kept_by_autograd(GPT(replace(recipe, n_layer=layers)), sequences)
-        for layers in (1, 3)
-        for sequences in (1, 3)
-    }
-    # what grows with both: without the casts of weights and what lies outside the blocks
-    of_both = kept[3, 3] - kept[3, 1] - kept[1, 3] + kept[1, 1]
-    a_token_and_layer = of_both / (2 * 2 * recipe.block_size)
-    assert activation_bytes(Recipe(name="x", model=recipe)) == pytest.approx(a_token_and_layer, rel=0.1)
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_activations_are_what_autograd_keeps(model: ModelRecipe, bfloat16: bool) -> None:
+    placing = Placing(micro_batch=SEQUENCES, bfloat16=bfloat16, on_cpu=True)
+    casts = 2 * block_weights(model) * model.n_layer if bfloat16 else 0  # autograd keeps those, too
+    predicted = activation_bytes(Recipe(name="x", model=model), placing) + casts
+    assert predicted == pytest.approx(kept_by_autograd(GPT(model), bfloat16), rel=0.01)
+
+
+def test_with_activation_checkpointing_inputs_are_kept_and_one_block_is_made_again() -> None:
+    model = GPT(MODERN)
+    model.recomputing = True
+    recipe = Recipe(name="x", model=MODERN, run=RunRecipe(activation_checkpointing=True))
+    placing = Placing(micro_batch=SEQUENCES, bfloat16=False, on_cpu=True)
+    made_again = SEQUENCES * MODERN.block_size * block_bytes(MODERN, placing)
+    assert activation_bytes(recipe, placing) - made_again == pytest.approx(kept_by_autograd(model, False), rel=0.01)
+
+
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+def test_the_loss_takes_its_logits_and_gradients(bfloat16: bool) -> None:
+    model = GPT(MODERN)
+    tokens = torch.zeros(SEQUENCES, MODERN.block_size + 1, dtype=torch.int64)
+    cast = torch.autocast("cpu", torch.bfloat16) if bfloat16 else contextlib.nullcontext()
+    with cast:
+        loss = model(tokens[:, :-1], tokens[:, 1:])
+    assert loss.grad_fn is not None
+    of_hidden, of_weight, positions = loss.grad_fn.gradients  # type: ignore[attr-defined]
+    logits = positions * MODERN.vocab_size * (6 if bfloat16 else 4)
+    predicted = loss_bytes(MODERN, positions, Placing(bfloat16=bfloat16, on_cpu=True))
+    assert predicted == of_weight.nbytes + 3 * of_hidden.nbytes + logits
 
 
 def test_state_is_what_a_model_and_its_optimizer_hold() -> None:
@@ -55,19 +90,28 @@ def test_state_is_what_a_model_and_its_optimizer_hold() -> None:
     optimizer.step()
     held = [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None)]
     held += [value for state in optimizer.state.values() for value in state.values() if value.ndim]
-    assert memory(recipe, 1, 1, 1, sharded=False).state == sum(tensor.nbytes for tensor in held)
-    assert memory(recipe, 8, 1, 1, sharded=True).state == sum(tensor.nbytes for tensor in held) / 8
+    assert memory_of(recipe, Placing()).state == sum(tensor.nbytes for tensor in held)
+    assert memory_of(recipe, Placing(8, 1, 1, sharded=True)).state == sum(tensor.nbytes for tensor in held) / 8
+
+
+def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
+    recipe = Recipe(name="x", model=MODERN)
+    for room in (1e6, 1e8, 3e8, 1e12):
+        most = largest_micro_batch(recipe, Placing(), room)
+        sizes = [memory_of(recipe, Placing(micro_batch=size)).total for size in (most, most + 1)]
+        assert most == 0 or sizes[0] <= room
+        assert most == recipe.batch_windows or sizes[1] > room
 
 
 def test_more_cards_compute_less_each_and_send_almost_the_same() -> None:
     recipe = Recipe(name="x")
     assert compute_seconds(recipe, 8, H100)[0] == pytest.approx(compute_seconds(recipe, 1, H100)[0] / 8)
-    assert bytes_sent(recipe, 2, 1, sharded=False) == 4 * recipe.model.parameters
-    assert bytes_sent(recipe, 64, 1, sharded=False) == pytest.approx(8 * recipe.model.parameters, rel=0.02)
+    assert bytes_sent(recipe, Placing(2)) == 4 * recipe.model.parameters
+    assert bytes_sent(recipe, Placing(64)) == pytest.approx(8 * recipe.model.parameters, rel=0.02)
     blocks = 12 * (4 * 768**2 + 3 * 768 * 2048)
     outside = recipe.model.parameters - blocks
     expected = (4 * (2 * 2 * blocks + 4 * outside) + 4 * recipe.model.parameters) / 2
-    assert bytes_sent(recipe, 2, 4, sharded=True) == expected
+    assert bytes_sent(recipe, Placing(2, 1, 4, sharded=True)) == expected
 
 
 def test_what_does_not_fit_is_sharded_and_what_cannot_is_said() -> None:
@@ -77,7 +121,7 @@ def test_what_does_not_fit_is_sharded_and_what_cannot_is_said() -> None:
     )
     assert reckon(large, 1, H100) is None
     on_eight = reckon(large, 8, H100)
-    assert on_eight is not None and on_eight.sharded and on_eight.memory.total < H100.memory
+    assert on_eight is not None and on_eight.placing.sharded and on_eight.memory.total < H100.card.memory
     assert reckon(replace(large, data=replace(large.data, total_batch_tokens=3 * 1024)), 8, H100) is None
 
 

@@ -1,0 +1,87 @@
+"""The tables of docs/plan.md: the roofline's fit, each published speed beside it, and both recipes on five machines.
+
+python -m benchmarks.roofline
+"""
+
+from regpt.base.cards import find_card
+from regpt.base.settings import load_recipe
+from regpt.results.plan import digits, spread
+from regpt.results.reckoning import Cards, reckon
+from regpt.results.roofline import ELSEWHERE, MODELS, PUBLISHED, Speed, fitted, halves, seconds_per_token
+
+RECIPES = ("gpt2-230126", "gpt2-050226")
+MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))
+# Of 124M, tokens/s of one card, beside which the table is held.
+KNOWN = {
+    "RTX 5090": "123,000 to 159,000 expected",
+    "RTX 4090": "110,000",
+    "RTX 3090": "63,000 by the record of run 230126",
+    "A100 80GB": "218,000",
+    "H100": "450,000",
+}
+
+
+def fit_table() -> list[str]:
+    """Every published speed, beside the formula fitted on one half, on the other, and on all."""
+    first, second = halves()
+    constants = [fitted(first), fitted(second), fitted(PUBLISHED)]
+    lines = [
+        "| card | model | published, tokens/s | formula / published, fitted on ● | fitted on ○ | fitted on all | source |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for speed in PUBLISHED:
+        mark = "●" if speed in first else "○"
+        ratios = [predicted(speed, *pair) / speed.tokens_per_second for pair in constants]
+        cells = [speed.card, f"{speed.model} {mark}", f"{speed.tokens_per_second:,.0f}", *(f"{r:.2f}" for r in ratios)]
+        lines.append(f"| {' | '.join(cells)} | {speed.source} |")
+    shown = ["share of peak, passes", "", "", *(f"{share:.2f}, {passes:.1f}" for share, passes in constants), ""]
+    return [*lines, f"| {' | '.join(shown)} |"]
+
+
+def elsewhere_table() -> list[str]:
+    lines = ["| card | model | published, tokens/s | formula / published | source |", "|---|---|---|---|---|"]
+    for speed in ELSEWHERE:
+        ratio = speed.predicted / speed.tokens_per_second
+        lines.append(
+            f"| {speed.card} | {speed.model} | {speed.tokens_per_second:,.0f} | {ratio:.2f} | {speed.source} |"
+        )
+    return lines
+
+
+def predicted(speed: Speed, share: float, passes: float) -> float:
+    """tokens/s"""
+    return 1 / seconds_per_token(MODELS[speed.model], find_card(speed.card), share, passes)
+
+
+def recipe_table() -> list[str]:
+    """What `regpt plan` says of both full-size recipes."""
+    lines = [
+        "| recipe | on | micro-batch × accumulation | memory of a card | formula, tokens/s of a card | published"
+        " | range, all cards | hours | kWh |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in RECIPES:
+        recipe = load_recipe(name)
+        for card_name, ranks in MACHINES:
+            card = find_card(card_name)
+            found = reckon(recipe, ranks, Cards(card), recipe.data.micro_batch)
+            assert found is not None, f"{name} does not fit {card_name}"
+            good, careful = found.tokens_per_second
+            cells = [
+                name,
+                f"{ranks} × {card.name}",
+                f"{found.placing.micro_batch} × {found.placing.accumulation}",
+                f"{found.memory.total / 1e9:.1f} of {card.gigabytes:g} GB",
+                digits(1 / seconds_per_token(recipe.model, card)),
+                KNOWN[card_name],
+                spread(careful, good),
+                spread(*found.hours),
+                spread(*found.kilowatt_hours),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+if __name__ == "__main__":
+    for table in (fit_table(), elsewhere_table(), recipe_table()):
+        print("\n".join(table), end="\n\n")

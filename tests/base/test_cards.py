@@ -1,0 +1,67 @@
+"""Cards: what a person writes and what a driver says both find the right one, or none."""
+
+import pytest
+
+from regpt.base.cards import CARDS, card_of_device, find_card
+from regpt.base.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("RTX 5090", "RTX 5090"),
+        ("5090", "RTX 5090"),
+        ("rtx4090", "RTX 4090"),
+        ("a100", "A100 80GB"),
+        ("A100 40GB", "A100 40GB"),
+        ("a100 pcie", "A100 PCIe 80GB"),
+        ("H100 SXM", "H100"),
+        ("h100-pcie", "H100 PCIe"),
+        ("NVIDIA GeForce RTX 4080", "RTX 4080"),
+        ("4070 Ti Super", "RTX 4070 Ti SUPER"),
+        *((card.name, card.name) for card in CARDS),
+    ],
+)
+def test_a_person_finds_a_card(written: str, meant: str) -> None:
+    assert find_card(written).name == meant
+
+
+@pytest.mark.parametrize("written", ["RTX 6090", "", "x", "RTX", "NVIDIA"])
+def test_a_card_that_is_not_known_is_refused_with_those_that_are(written: str) -> None:
+    with pytest.raises(UserError, match=r"no such card.*RTX 5090.*MI300X"):
+        find_card(written)
+
+
+@pytest.mark.parametrize(
+    ("said", "gigabytes", "card"),
+    [
+        ("NVIDIA GeForce RTX 3090", 25.3, "RTX 3090"),
+        ("NVIDIA GeForce RTX 3090 Ti", 25.3, None),
+        ("NVIDIA GeForce RTX 4090 D", 25.3, None),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 17.2, None),
+        ("NVIDIA GeForce RTX 4080 SUPER", 17.2, "RTX 4080 SUPER"),
+        ("NVIDIA GeForce RTX 4080", 17.2, "RTX 4080"),
+        ("NVIDIA A100-SXM4-80GB", 85.0, "A100 80GB"),
+        ("NVIDIA A100-SXM4-40GB", 42.4, "A100 40GB"),
+        ("NVIDIA A100-PCIE-40GB", 42.4, "A100 PCIe 40GB"),
+        ("NVIDIA A100 80GB PCIe", 85.0, "A100 PCIe 80GB"),
+        ("NVIDIA H100 80GB HBM3", 85.0, "H100"),
+        ("NVIDIA H100 PCIe", 85.0, "H100 PCIe"),
+        ("NVIDIA H100 NVL", 100.0, "H100 NVL"),
+        ("NVIDIA A10G", 24.1, None),
+        ("NVIDIA L40S", 47.7, "L40S"),
+        ("NVIDIA RTX A6000", 51.0, "RTX A6000"),
+        ("NVIDIA RTX 6000 Ada Generation", 51.0, "RTX 6000 Ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", 102.0, "RTX PRO 6000 Blackwell"),
+        ("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", 102.0, None),
+        ("Tesla T4", 15.8, None),
+    ],
+)
+def test_a_driver_names_a_card_or_none_that_is_known(said: str, gigabytes: float, card: str | None) -> None:
+    found = card_of_device(said, gigabytes)
+    assert (found and found.name) == card
+
+
+def test_no_card_is_listed_twice_and_all_have_a_source() -> None:
+    assert len({card.name for card in CARDS}) == len({card.words for card in CARDS}) == len(CARDS)
+    assert all(card.source and card.peak > 1e13 and card.memory > 1e9 and card.bandwidth > 1e11 for card in CARDS)
