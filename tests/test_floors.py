@@ -74,6 +74,12 @@ FLOORS = [
         "results.plots",
         "results.scores",
         "results.report",
+        "results.courses",
+        "results.flags",
+        "results.fairness",
+        "results.curves",
+        "results.contrast",
+        "results.comparison",
     ],
     ["demo", "cli", "__main__"],
 ]
