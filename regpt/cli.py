@@ -610,9 +610,10 @@ def run_compare(arguments: argparse.Namespace) -> int:
     from regpt.results.comparison import write_comparison
     from regpt.results.contrast import in_short
 
+    page = write_comparison(models, arguments.into)
     for line in in_short(models):
         print(line)
-    print(f"comparison: {write_comparison(models, arguments.into)}")
+    print(f"comparison: {page}")
     return DONE
 
 

@@ -29,6 +29,7 @@ class Loss:
     data: str  # digest of the data set
     block_size: int
     windows: int
+    step: int | None = None  # after which
 
     @property
     def on(self) -> tuple[str, int, int]:
@@ -135,7 +136,7 @@ def of_run(run: Run, where: str) -> Compared:
         asked = [*asked, of_record(record)] if not any(same_items(record, one) for one in asked) else asked
     data, device = run.environment["data"], run.environment["device"]
     losses = [
-        Loss(v.loss, v.standard_error, v.bits_per_byte, data["digest"], run.recipe.model.block_size, v.windows)
+        Loss(v.loss, v.standard_error, v.bits_per_byte, data["digest"], run.recipe.model.block_size, v.windows, v.step)
         for v in run.history.validations[-1:]
     ]
     evaluated = run.path / FOLDER / f"step_{end:06d}"
@@ -154,11 +155,11 @@ def of_folder(folder: Path, root: Path) -> Compared:
     """What `regpt evaluate` kept of a model that may be a run's checkpoint."""
     try:
         known = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        name, tokens, step, tasks = known["model"], known["tokens"], known["step"], known["tasks"]
+        name, tokens, step, tasks = str(known["model"]), known["tokens"], known["step"], known["tasks"]
         found = tasks.get(VALIDATION)
         losses = [
             Loss(found["loss"], found["standard_error"], found["bits_per_byte"], found["data"], found["block_size"],
-                 found["windows"])
+                 found["windows"], step)
         ] if found else []  # fmt: skip
         elsewhere = [of_harness(task, about, step) for task, about in tasks.items() if task.startswith("lm_eval_")]
         measured = list(tasks.values())[-1] if tasks else {}
@@ -192,7 +193,9 @@ def devices(run: Run) -> list[str]:
     """On what it was trained, attempt by attempt where that changed: 'AMD EPYC, 2 threads' or '4 x NVIDIA …'."""
     attempts = [event.detail for event in run.history.events if "device" in event.detail]
     found = [(int(one.get("ranks", 1)), str(one["device"])) for one in attempts]
-    found = found or [(int(run.environment["ranks"]), run.environment["device"]["name"])]
+    first = run.environment["device"]["name"]
+    if first not in [name for _, name in found]:
+        found = [(int(run.environment["ranks"]), first), *found]
     return [f"{ranks} × {name}" if ranks > 1 else name for (ranks, name), _ in groupby(found)]
 
 

@@ -34,9 +34,11 @@ def head(name: str, models: Sequence[Compared | Course]) -> Iterator[str]:
 
 
 def left_out(models: Sequence[Compared]) -> Iterator[str]:
-    problems = [problem for model in models for problem in model.problems]
-    yield from (f"- left out: {inline(problem)}" for problem in problems)
-    if problems:
+    """What is missing, and why."""
+    lines = [f"- {inline(model.name)} has made no step yet" for model in models if model.is_run and not model.step]
+    lines += [f"- left out: {inline(problem)}" for model in models for problem in model.problems]
+    yield from lines
+    if lines:
         yield ""
 
 
@@ -51,14 +53,11 @@ def scores(models: Sequence[Compared]) -> Iterator[str]:
         "Validation loss, best on the way": [best_of(model) for model in models],
         "Bits per byte": [f"{m.loss.bits_per_byte:.4f}" if m.loss and m.loss.bits_per_byte else NONE for m in models],
     }
+    if any(model.recorded for model in models):
+        rows["hellaswag, recorded"] = [recorded_share(model) for model in models]
     for task in tasks_of(models):
         rules = {rule: None for model in models for one in model.to(task)[:1] for rule in one.by_rule}
         rows |= {f"{task}, by {rule_in_words(rule)}": [score_of(m, task, rule) for m in models] for rule in rules}
-        if task == "hellaswag" and any(model.recorded for model in models):
-            first = f"{task}, by {rule_in_words(next(iter(rules)))}"
-            rows[first] = [
-                recorded_share(m) if m.recorded else cell for m, cell in zip(models, rows[first], strict=True)
-            ]
     rows |= {
         "Time in training steps": [time_of(model) for model in models],
         "Tokens/s, median step": [speed_of(model) for model in models],
@@ -80,7 +79,10 @@ def state(model: Compared) -> str:
 def loss_of(model: Compared) -> str:
     if model.recorded:
         return f"{model.recorded.validation_loss} (recorded)" if model.recorded.validation_loss else "not recorded"
-    return with_error(model.loss.loss, model.loss.standard_error) if model.loss else NOT_MEASURED
+    if model.loss is None:
+        return NOT_MEASURED
+    earlier = f" (step {model.loss.step:,})" if model.loss.step is not None and model.loss.step != model.step else ""
+    return with_error(model.loss.loss, model.loss.standard_error) + earlier
 
 
 def with_error(value: float, error: float) -> str:
@@ -94,12 +96,15 @@ def best_of(model: Compared) -> str:
 
 
 def recorded_share(model: Compared) -> str:
-    share = model.recorded.hellaswag if model.recorded else 0.0
-    return f"{share} (recorded)" if share else "not recorded"
+    if model.recorded is None:
+        return NONE
+    return f"{model.recorded.hellaswag} (recorded)" if model.recorded.hellaswag else "not recorded"
 
 
 def score_of(model: Compared, task: str, rule: str) -> str:
     """What was answered, to which items, and when."""
+    if model.recorded:
+        return NONE
     one = next(iter(model.to(task)), None)
     if one is None or rule not in one.by_rule:
         return NOT_MEASURED
@@ -129,8 +134,8 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
     yield ""
     if first.loss and other.loss:
         yield f"- validation loss: {apart(first.loss, other.loss)}"
-    if first.tokens is not None and other.tokens is not None and first.tokens != other.tokens:
-        yield f"- {inline(first.name)} saw {first.tokens / max(1, other.tokens):.3g} times as many tokens"
+    if first.tokens is not None and other.tokens and first.tokens != other.tokens:
+        yield f"- {inline(first.name)} saw {first.tokens / other.tokens:.3g} times as many tokens"
     alone = []
     for task in tasks_of([first, other]):
         same = [

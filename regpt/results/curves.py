@@ -13,7 +13,7 @@ from regpt.results.plots import COLORS, INK, band, page, plain, save, smoothed, 
 from regpt.results.references import CHANCE
 from regpt.run.journal import TaskRecord
 
-SETTLED = 0.25  # of the shortest course; what lies before may be above the picture's upper edge
+SETTLED = 0.25  # of the shortest course's tokens; what was lost before may lie above the picture's upper edge
 UNITS = ((86_400, "days", "d"), (3_600, "hours", "h"), (60, "minutes", "min"), (1, "seconds", "s"))
 
 
@@ -66,7 +66,6 @@ def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
     chosen = axis(over, courses)
     x_of = chosen.x_of
     figure, axes = page("Validation loss, nats per token (bands: one standard error); thin: training loss")
-    heights = []
     for number, course in reversed(list(enumerate(courses))):
         color, line = look_of(number)
         x = [x_of(course, tokens, seconds) for tokens, seconds, _ in course.steps]
@@ -79,19 +78,22 @@ def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
             label=plain(course.name) + (f" (last {looks[-1].loss:.3f})" if looks else ", no validation"),
         )  # fmt: skip
         band(axes, at, [look.loss for look in looks], [look.standard_error for look in looks], color)
-        heights += [*zip(x, losses, strict=True), *zip(at, [look.loss for look in looks], strict=True)]
     finish(axes, chosen)
-    ends = [max((x_of(c, tokens, seconds) for tokens, seconds, _ in c.steps), default=0.0) for c in courses]
-    show_what_settled(axes, heights, SETTLED * min((end for end in ends if end), default=0.0))
+    show_what_settled(axes, courses)
     save(figure, path)
 
 
-def show_what_settled(axes: Axes, heights: Sequence[tuple[float, float]], start: float) -> None:
+def show_what_settled(axes: Axes, courses: Sequence[Course]) -> None:
     """The first steps fall from ln(vocabulary) and would press everything else to the bottom."""
-    settled = [height for x, height in heights if x >= start]
-    if settled and max(settled) > min(settled):
-        room = 0.08 * (max(settled) - min(settled))
-        axes.set_ylim(min(settled) - room, max(settled) + room)
+    start = SETTLED * min((course.steps[-1][0] for course in courses if course.steps), default=0)
+    looks = [look for course in courses for look in course.looks if look.tokens >= max(1, start)]
+    if not looks:
+        return
+    top = max(look.loss + look.standard_error for look in looks)
+    training = [loss for course in courses for loss in smoothed([loss for _, _, loss in course.steps])]
+    bottom = min(*training, *(look.loss - look.standard_error for look in looks))
+    if top > bottom:
+        axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.12 * (top - bottom))
 
 
 def hellaswag_of(model: Compared) -> list[TaskRecord]:

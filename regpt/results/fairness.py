@@ -199,7 +199,7 @@ def other_tokens(models: Sequence[Compared]) -> Iterator[Flag]:
     values = unlike(models, lambda model: f"{model.tokens:,}" if model.tokens is not None else UNKNOWN)
     runs = [model for model in models if model.run is not None and model.tokens]
     if values:
-        mend = "read the table at equal tokens"
+        mend = "read the table at equal tokens" if len(runs) > 1 else "none without two courses to read at equal tokens"
         counts = [model.tokens for model in runs if model.tokens]
         if len(set(counts)) > 1:
             longest = max(runs, key=lambda model: model.tokens or 0)
@@ -242,7 +242,8 @@ def cut_items(models: Sequence[Compared]) -> Iterator[Flag]:
 def recorded_figures(models: Sequence[Compared]) -> Iterator[Flag]:
     chosen = [model for model in models if model.recorded is not None and model.recipe is not None]
     if chosen:
-        values = [(m.name, f"figures from {recorded_where(m.recipe)}, not measured here") for m in chosen if m.recipe]
+        unknown = "not measured here; on which windows and items is not known"
+        values = [(m.name, f"figures from {recorded_where(m.recipe)}, {unknown}") for m in chosen if m.recipe]
         mend = " and ".join(command("train", model.where) for model in chosen)
         yield Flag("Recorded figures", False, values, f"measure it, {mend}")
 
