@@ -68,7 +68,7 @@ class Compared:
     asked: list[Asked] = field(default_factory=list)  # of each task the one that is shown first
     problems: list[str] = field(default_factory=list)  # of files that cannot be read
     tokenizer: str = ""  # name and digest; nothing where they are not known
-    device: str = ""
+    device: str = ""  # that it was trained on, else evaluated
     precision: str = ""
     compiled: bool | None = None
     recipe: Recipe | None = None
@@ -169,6 +169,7 @@ def of_folder(folder: Path, root: Path) -> Compared:
     listed = [(step, folder / f"{task}.parquet") for task in tasks]
     asked, problems = answers_in((step, file) for step, file in listed if file.is_file())
     run = run_of(folder, name, step, tokens, root)
+    device = ", then ".join(devices(run)) if run else device
     return Compared(
         name, str(folder), folder, step, tokens, losses, latest_first([*asked, *elsewhere]), problems,
         tokenizer_of(known), device, precision, None, run.recipe if run else None, run,

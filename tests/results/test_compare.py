@@ -1,4 +1,4 @@
-"""`regpt compare`: what is unfair is flagged, and nothing else; figures stand at equal tokens and time; pages are whole."""
+"""`regpt compare`: what is unfair is flagged, and nothing else; figures at equal tokens and time; whole pages."""
 
 import json
 import re
