@@ -25,7 +25,7 @@ def in_short(models: Sequence[Compared]) -> Iterator[str]:
 
 
 def row(name: str, cells: Sequence[str]) -> str:
-    return f"| {name} | {' | '.join(cells)} |"
+    return f"| {name}{' ' if name else ''}| {' | '.join(cells)} |"
 
 
 def head(name: str, models: Sequence[Compared | Course]) -> Iterator[str]:
