@@ -112,6 +112,13 @@ def rule_of(one: Asked) -> str:
 def asked_alone(models: Sequence[Compared]) -> Iterator[Flag]:
     """Not all were asked."""
     having = measured(models)
+    lacking = [model for model in having if model.loss is None]
+    if 0 < len(lacking) < len(having):
+        values = [(model.name, "measured" if model.loss else "not measured") for model in having]
+        of = next(model for model in having if model.loss)
+        data = f"data.path={of.recipe.data.path if of.recipe else 'FOLDER'}"
+        mend = " and ".join(to_evaluate(model, "--tasks", "validation", data) for model in lacking)
+        yield Flag("Validation loss: not all have one", False, values, mend)
     for task in tasks_of(having):
         asked = {model.name: model.to(task) for model in having}
         lacking = [model for model in having if not asked[model.name]]

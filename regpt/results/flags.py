@@ -29,13 +29,20 @@ def lines_of(found: Sequence[Flag]) -> Iterator[str]:
             yield f"**{title}**"
             yield ""
         for flag in chosen:
-            values = "; ".join(f"{inline(name)}: {inline(value)}" for name, value in flag.values)
-            yield f"- **{flag.what}.** {values}. Remedy: {flag.remedy}."
+            yield f"- **{flag.what}.** {in_words(flag.values)}. Remedy: {flag.remedy}."
         if chosen:
             yield ""
     if not found:
         yield "Nothing was found that makes the comparison unfair."
         yield ""
+
+
+def in_words(values: Values) -> str:
+    """'a, c: finished; b: step 6 of 12'."""
+    having: dict[str, list[str]] = {}
+    for name, value in values:
+        having.setdefault(value, []).append(inline(name))
+    return "; ".join(f"{', '.join(names)}: {inline(value)}" for value, names in having.items())
 
 
 def command(*words: str) -> str:

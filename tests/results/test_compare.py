@@ -19,7 +19,7 @@ from regpt.results.contrast import apart
 from regpt.results.courses import Course, Look, Reading, at_equal_time, at_equal_tokens, course_of, reached
 from regpt.results.curves import seconds_in_short
 from regpt.results.fairness import flags
-from regpt.results.flags import lines_of
+from regpt.results.flags import in_words, lines_of
 from regpt.run.journal import read_history
 from regpt.run.start import train
 from tests.conftest import tiny_recipe
@@ -139,6 +139,10 @@ def not_asked(b: Path) -> None:
     shutil.rmtree(b / "evaluations")
 
 
+def not_validated(b: Path) -> None:
+    edit_journal(b, lambda record: None if record["kind"] == "validation" else record)
+
+
 def asked_earlier(b: Path) -> None:
     edit_journal(b, lambda record: None if (record["kind"], record["step"]) == ("task", 6) else record)
     shutil.rmtree(b / "evaluations" / "step_000006")
@@ -196,6 +200,12 @@ UNFAIR = [
         CARE,
         "hellaswag: not all were asked",
         r"b: not asked\. .*`regpt evaluate b --tasks hellaswag --items 20`",
+    ),
+    (
+        not_validated,
+        CARE,
+        "Validation loss: not all have one",
+        r"b: not measured\. .*`regpt evaluate b --tasks validation",
     ),
     (asked_earlier, CARE, "hellaswag: asked of an earlier step", r"b: asked after step 3 of 6.*`regpt evaluate b "),
     (cut_to_the_block, CARE, "hellaswag: contexts cut to the block", r"a: \d+ items; b: 7 items"),
@@ -476,6 +486,10 @@ def test_two_errors_that_are_not_independent_decide_only_what_they_can() -> None
 
 def test_times_are_told_in_a_unit_that_fits() -> None:
     assert [seconds_in_short(value) for value in (0.0, 46.02, 300.0, 4e4)] == ["0 s", "46 s", "5 min", "11.1 h"]
+
+
+def test_models_that_have_the_same_are_named_together() -> None:
+    assert in_words([("a", "x"), ("b", "y"), ("c", "x")]) == "a, c: x; b: y"
 
 
 def test_names_are_left_as_they_are_by_markdown() -> None:
