@@ -127,4 +127,4 @@ def finish(axes: Axes, chosen: Axis) -> None:
     axes.set_xlabel(chosen.label, color=INK)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chosen.ticks(value)))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, reverse=True)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, reverse=True, handlelength=3)

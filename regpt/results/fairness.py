@@ -36,7 +36,7 @@ def other_validation(models: Sequence[Compared]) -> Iterator[Flag]:
             asked = (
                 "--tasks",
                 "validation",
-                f"data.path={of.recipe.data.path if of.recipe else 'FOLDER'}",
+                data_path_of(of),
                 f"evaluation.validation_batches={first.windows}",
                 "evaluation.validation_batch_size=1",
             )
@@ -46,6 +46,10 @@ def other_validation(models: Sequence[Compared]) -> Iterator[Flag]:
                 mend = f"none for these models; train with `model.block_size={first.block_size}`"
             yield Flag(f"Validation loss: other {what}", True, values, mend)
             return
+
+
+def data_path_of(model: Compared) -> str:
+    return f"data.path={model.recipe.data.path if model.recipe else 'FOLDER'}"
 
 
 def other_tokenizer(models: Sequence[Compared]) -> Iterator[Flag]:
@@ -115,8 +119,8 @@ def asked_alone(models: Sequence[Compared]) -> Iterator[Flag]:
     lacking = [model for model in having if model.loss is None]
     if 0 < len(lacking) < len(having):
         values = [(model.name, "measured" if model.loss else "not measured") for model in having]
-        of = next(model for model in having if model.loss)
-        data = f"data.path={of.recipe.data.path if of.recipe else 'FOLDER'}"
+        measured_one = next(model for model in having if model.loss)
+        data = data_path_of(measured_one)
         mend = " and ".join(to_evaluate(model, "--tasks", "validation", data) for model in lacking)
         yield Flag("Validation loss: not all have one", False, values, mend)
     for task in tasks_of(having):
