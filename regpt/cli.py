@@ -339,11 +339,19 @@ def parser() -> argparse.ArgumentParser:
     compare = command(
         "compare",
         run_compare,
-        "hold models against each other, and say which differences are differences",
+        "hold models against each other: what is unfair, what differs, and which differences are differences",
+        "example: regpt compare demo-modern demo-classic\n\n"
         "The first is held against each other one. Where both were asked the same items: McNemar's exact test on the\n"
-        "items that only one got right, and the interval of 10,000 resamples.",
+        "items that only one got right, and the interval of 10,000 resamples. The page comparisons/RUN-vs-RUN/\n"
+        "comparison.md has the losses at equal tokens and at equal time, pictures, samples, and all that differs.",
     )
-    compare.add_argument("models", metavar="RUN", nargs="+", help="a run, or a folder that `regpt evaluate` made")
+    compare.add_argument(
+        "models",
+        metavar="RUN",
+        nargs="+",
+        help="a run, live or finished; a folder that `regpt evaluate` made; a .toml recipe with recorded figures",
+    )
+    compare.add_argument("--into", type=Path, metavar="FOLDER", help="where to write the page and its pictures instead")
     add_runs(compare)
 
     report = command("report", run_report, "write a run's record: report.md and its pictures, in the run's folder")
@@ -677,12 +685,16 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from regpt.results.compare import comparison, open_compared
+    from regpt.results.compare import open_all
 
-    if len(arguments.models) < 2:
-        raise UserError(f"one model, {arguments.models[0]}, compares with nothing", "name another one")
-    for line in comparison([open_compared(where, arguments.runs) for where in arguments.models]):
+    models = open_all(arguments.models, arguments.runs)
+    from regpt.results.comparison import write_comparison
+    from regpt.results.contrast import in_short
+
+    page = write_comparison(models, arguments.into)
+    for line in in_short(models):
         print(line)
+    print(f"comparison: {page}")
     return DONE
 
 

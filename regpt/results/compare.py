@@ -1,160 +1,279 @@
-"""Models side by side: what each scored, and whether a difference is one. Markdown lines, for a terminal or a file."""
+"""What each model of a comparison is and scored: a run, a folder of answers, or a recipe with recorded figures."""
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import DataError, UserError
-from regpt.data.tasks import TASKS
+from regpt.base.recipe import PublishedRecipe, Recipe
+from regpt.base.settings import load_recipe
+from regpt.data.tasks import RULES, TASKS
 from regpt.results.evaluation import FOLDER, RESULTS, VALIDATION
-from regpt.results.paired import LEVEL, Paired, paired
-from regpt.results.runs import find_run, open_run
+from regpt.results.paired import LEVEL, Paired
+from regpt.results.runs import Run, find_run, open_run
 from regpt.run.answers import Answers, read_answers
+from regpt.run.journal import TaskRecord
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A validation loss, and what it was measured on."""
+
+    loss: float  # nats per token
+    standard_error: float  # 0: not known
+    bits_per_byte: float  # 0: not known
+    data: str  # digest of the data set
+    block_size: int
+    windows: int
+    step: int | None = None  # after which
+
+    @property
+    def on(self) -> tuple[str, int, int]:
+        """Two losses compare where this is the same."""
+        return self.data, self.block_size, self.windows
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task as it was answered after a step."""
+
+    task: str
+    items: str  # in words
+    digest: str  # of the items; nothing where it is not known
+    count: int  # 0: not known
+    by_rule: dict[str, tuple[float, float]]  # accuracy and its standard error; the first is the one that is meant
+    cut: int  # items that lost the beginning of their context
+    step: int | None
+    answers: Answers | None = None  # None where they are not kept
+
+    @property
+    def is_subset(self) -> bool:
+        return self.answers.is_subset if self.answers else self.items.startswith("subset")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A model, and what it was asked."""
+    """A model, what is known of it, and what it was asked."""
 
     name: str
-    tokens: int | None  # seen in training
-    validation: dict[str, Any] | None  # loss, standard_error, and what it was measured on
-    answers: list[tuple[int | None, Answers]] = field(default_factory=list)  # with the step; the latest of each task
+    where: str  # as a command names it
+    path: Path
+    step: int | None = None
+    tokens: int | None = None  # seen in training
+    losses: list[Loss] = field(default_factory=list)  # the first is the one that is shown
+    asked: list[Asked] = field(default_factory=list)  # of each task the one that is shown first
     problems: list[str] = field(default_factory=list)  # of files that cannot be read
+    tokenizer: str = ""  # name and digest; nothing where they are not known
+    device: str = ""  # that it was trained on, else evaluated
+    precision: str = ""
+    compiled: bool | None = None
+    recipe: Recipe | None = None
+    run: Run | None = None  # that it is, or whose checkpoint it is
+    recorded: PublishedRecipe | None = None  # figures of a written record, instead of measured ones
 
-    def to(self, task: str) -> list[tuple[int | None, Answers]]:
-        return [(step, answers) for step, answers in self.answers if answers.task == task]
+    @property
+    def loss(self) -> Loss | None:
+        return self.losses[0] if self.losses else None
+
+    @property
+    def is_run(self) -> bool:
+        return self.run is not None and self.run.path == self.path
+
+    @property
+    def is_last(self) -> bool:
+        """Whether its figures are of the last step that its run has made."""
+        return self.run is not None and self.step == self.run.history.step
+
+    def to(self, task: str) -> list[Asked]:
+        return [one for one in self.asked if one.task == task]
+
+
+def open_all(words: Sequence[str], root: Path) -> list[Compared]:
+    """The models that a user names. Raises UserError for fewer than two, one named twice, and an unknown one."""
+    if len(words) < 2:
+        raise UserError(f"one model, {words[0]}, compares with nothing", "name another one")
+    models = [open_compared(word, root) for word in words]
+    for number, model in enumerate(models):
+        for word, earlier in zip(words, models[:number], strict=False):
+            if earlier.path.resolve() == model.path.resolve():
+                raise UserError(f"'{word}' and '{words[number]}' are the same, {model.path}", "name two different ones")
+    names = [model.name for model in models]
+    return settled([replace(m, name=f"{m.name} ({m.where})") if names.count(m.name) > 1 else m for m in models])
 
 
 def open_compared(where: str, root: Path) -> Compared:
-    """A run, by name or folder; or a folder that `regpt evaluate` made."""
+    """A run, by name or folder; a folder that `regpt evaluate` made; or a recipe by its .toml file."""
+    if where.endswith(".toml"):
+        recipe = load_recipe(where)
+        return Compared(
+            f"{recipe.name} (recorded)", where, Path(where), recipe=recipe, recorded=recipe.published,
+            tokens=recipe.total_tokens,
+        )  # fmt: skip
     if (Path(where) / RESULTS).is_file():
-        return of_folder(Path(where))
+        return of_folder(Path(where), root)
     try:
         path = find_run(where, root)
     except UserError as error:
         raise UserError(f"'{where}' is no run in {root}, and holds no {RESULTS}", error.fix) from None
-    run = open_run(path)
+    return of_run(open_run(path), where if root == Path("runs") else str(path))
+
+
+def of_run(run: Run, where: str) -> Compared:
+    """Its last figures; of what `regpt evaluate` found, that of steps which the run has still behind it."""
+    end = run.history.step
     latest: dict[str, tuple[int, Path]] = {}
-    for folder in sorted((path / FOLDER).glob("step_*")):
+    for folder in sorted((run.path / FOLDER).glob("step_*")):
         number = folder.name.removeprefix("step_")
-        step = int(number) if number.isdecimal() else run.history.step + 1  # a copy that somebody made
-        if step <= run.history.step:  # what a resume went back behind is another past
+        step = int(number) if number.isdecimal() else end + 1  # a copy that somebody made
+        if step <= end:  # what a resume went back behind is another past
             latest |= {file.stem: (step, file) for file in folder.glob("*.parquet")}
-    looks = run.history.validations
-    validation = None
-    if looks:
-        validation = {
-            "loss": looks[-1].loss,
-            "standard_error": looks[-1].standard_error,
-            "on": (run.environment["data"]["digest"], run.recipe.model.block_size, looks[-1].windows),
-        }
-    return Compared(run.id, run.tokens, validation, *answers_in(latest.values()))
+    asked, problems = answers_in(latest.values())
+    for record in run.history.tasks:
+        asked = [*asked, of_record(record)] if not any(same_items(record, one) for one in asked) else asked
+    data, device = run.environment["data"], run.environment["device"]
+    losses = [
+        Loss(v.loss, v.standard_error, v.bits_per_byte, data["digest"], run.recipe.model.block_size, v.windows, v.step)
+        for v in run.history.validations[-1:]
+    ]
+    evaluated = run.path / FOLDER / f"step_{end:06d}"
+    if (evaluated / RESULTS).is_file():  # perhaps on other data than the run's own
+        try:
+            losses += of_folder(evaluated, Path()).losses
+        except UserError as error:
+            problems.append(error.problem)
+    return Compared(
+        run.id, where, run.path, end, run.tokens, losses, latest_first(asked), problems, tokenizer_of(data),
+        ", then ".join(devices(run)), device["precision"], device["compiled"], run.recipe, run,
+    )  # fmt: skip
 
 
-def of_folder(folder: Path) -> Compared:
+def of_folder(folder: Path, root: Path) -> Compared:
+    """What `regpt evaluate` kept of a model that may be a run's checkpoint."""
     try:
         known = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
-        name, tokens, step, found = known["model"], known["tokens"], known["step"], known["tasks"].get(VALIDATION)
-        validation = found and {
-            "loss": found["loss"],
-            "standard_error": found["standard_error"],
-            "on": (found["data"], found["block_size"], found["windows"]),
-        }
+        name, tokens, step, tasks = str(known["model"]), known["tokens"], known["step"], known["tasks"]
+        found = tasks.get(VALIDATION)
+        losses = [
+            Loss(found["loss"], found["standard_error"], found["bits_per_byte"], found["data"], found["block_size"],
+                 found["windows"], step)
+        ] if found else []  # fmt: skip
+        elsewhere = [of_harness(task, about, step) for task, about in tasks.items() if task.startswith("lm_eval_")]
+        measured = list(tasks.values())[-1] if tasks else {}
+        device, precision = measured.get("device", ""), measured.get("precision", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder / RESULTS}: is not what `regpt evaluate` writes", "evaluate again") from None
-    listed = [(step, folder / f"{task}.parquet") for task in known["tasks"]]
-    return Compared(name, tokens, validation, *answers_in((step, file) for step, file in listed if file.is_file()))
+    listed = [(step, folder / f"{task}.parquet") for task in tasks]
+    asked, problems = answers_in((step, file) for step, file in listed if file.is_file())
+    run = run_of(folder, name, step, tokens, root)
+    device = ", then ".join(devices(run)) if run else device
+    return Compared(
+        name, str(folder), folder, step, tokens, losses, latest_first([*asked, *elsewhere]), problems,
+        tokenizer_of(known), device, precision, None, run.recipe if run else None, run,
+    )  # fmt: skip
 
 
-def answers_in(files: Iterable[tuple[int | None, Path]]) -> tuple[list[tuple[int | None, Answers]], list[str]]:
-    """(what is whole, with its step; what is wrong with the rest)"""
+def run_of(folder: Path, name: str, step: int | None, tokens: int | None, root: Path) -> Run | None:
+    """The run whose checkpoint was evaluated into a folder: around it, or by the name that was written down."""
+    if step is None:
+        return None
+    for path in (folder.resolve().parent.parent, root / name.rpartition(" at step ")[0]):
+        try:
+            if name.startswith(f"{path.name} at step ") and (path / "recipe.toml").is_file():
+                run = open_run(path)
+                return run if run.recipe.tokens_after(step) == tokens and step <= run.history.step else None
+        except UserError:
+            continue
+    return None
+
+
+def devices(run: Run) -> list[str]:
+    """On what it was trained, attempt by attempt where that changed: 'AMD EPYC, 2 threads' or '4 x NVIDIA …'."""
+    attempts = [event.detail for event in run.history.events if "device" in event.detail]
+    found = [(int(one.get("ranks", 1)), str(one["device"])) for one in attempts]
+    first = run.environment["device"]["name"]
+    if first not in [name for _, name in found]:
+        found = [(int(run.environment["ranks"]), first), *found]
+    return [f"{ranks} × {name}" if ranks > 1 else name for (ranks, name), _ in groupby(found)]
+
+
+def tokenizer_of(about: Mapping[str, Any]) -> str:
+    known = about.get("tokenizer") or {}
+    return f"{known.get('name', '')} {str(known.get('vocabulary_sha256', ''))[:12]}".strip()
+
+
+def answers_in(files: Iterable[tuple[int | None, Path]]) -> tuple[list[Asked], list[str]]:
+    """(what is whole; what is wrong with the rest)"""
     found, problems = [], []
     for step, file in files:
         try:
-            found.append((step, read_answers(file)))
+            found.append(of_answers(read_answers(file), step))
         except DataError as error:
             problems.append(error.problem)
     return found, problems
 
 
-def comparison(models: Sequence[Compared]) -> Iterator[str]:
-    """What each scored; then the first against each other one, task by task."""
-    yield f"| | {' | '.join(model.name for model in models)} |"
-    yield f"|---|{'---|' * len(models)}"
-    yield row("Tokens seen in training", [f"{m.tokens:,}" if m.tokens is not None else "not known" for m in models])
-    yield row("Validation loss, last", [loss_of(model) for model in models])
+def of_answers(answers: Answers, step: int | None) -> Asked:
+    shares = {rule.name: answers.accuracy(rule) for rule in answers.rules}
+    by_rule = {name: (accuracy.value, accuracy.error) for name, accuracy in shares.items()}
+    return Asked(
+        answers.task, answers.items, answers.digest, len(answers.labels), by_rule, answers.cut, step, answers
+    )  # fmt: skip
+
+
+def of_record(record: TaskRecord) -> Asked:
+    """What the journal says, where the answers are gone."""
+    by_rule = {rule: (share, record.standard_error.get(rule, 0.0)) for rule, share in record.accuracy.items()}
+    return Asked(record.task, record.items, record.digest, record.count, by_rule, record.cut, record.step)
+
+
+def same_items(record: TaskRecord, one: Asked) -> bool:
+    return (record.task, record.digest) == (one.task, one.digest) and (one.step or 0) >= record.step
+
+
+def of_harness(task: str, about: Mapping[str, Any], step: int | None) -> Asked:
+    by_rule = {name: (value, about["standard_error"].get(name, 0.0)) for name, value in about["accuracy"].items()}
+    return Asked(task, str(about["items"]), "", 0, by_rule, 0, step)
+
+
+def latest_first(asked: Sequence[Asked]) -> list[Asked]:
+    """The latest on the most items first."""
+    return sorted(asked, key=lambda one: (one.step or 0, one.count), reverse=True)
+
+
+def settled(models: Sequence[Compared]) -> list[Compared]:
+    """Show of each what all have alike, where there is such: the loss on the same windows, a task on the same items."""
+    with_loss = [{loss.on for loss in model.losses} for model in models if model.losses]
+    alike = set.intersection(*with_loss) if with_loss else set()
+    chosen = [replace(m, losses=sorted(m.losses, key=lambda loss: loss.on not in alike)) for m in models]
     for task in tasks_of(models):
-        rule = TASKS[task].rules[0]
-        yield row(f"{task}, by {rule.words}", [score_of(model, task) for model in models])
-    yield ""
-    for problem in (problem for model in models for problem in model.problems):
-        yield f"- left out: {problem}"
-    for other in models[1:]:
-        yield from against(models[0], other)
+        sets = [{(one.count, one.digest) for one in model.to(task)} for model in models if model.to(task)]
+        if shared := set.intersection(*sets):
+            chosen = [replace(m, asked=to_the_front(m.asked, task, max(shared)[1])) for m in chosen]
+    return chosen
 
 
-def row(name: str, cells: Sequence[str]) -> str:
-    return f"| {name} | {' | '.join(cells)} |"
+def to_the_front(asked: Sequence[Asked], task: str, digest: str) -> list[Asked]:
+    return sorted(asked, key=lambda one: one.task == task and one.digest != digest)
 
 
 def tasks_of(models: Sequence[Compared]) -> list[str]:
-    asked = {answers.task for model in models for _, answers in model.answers}
-    return [name for name in TASKS if name in asked]
+    """Ours in our order, then lm-eval's."""
+    asked = {one.task: None for model in models for one in model.asked}
+    return [*(name for name in TASKS if name in asked), *(name for name in asked if name not in TASKS)]
 
 
-def loss_of(model: Compared) -> str:
-    if model.validation is None:
-        return "not measured"
-    error = model.validation["standard_error"]
-    return f"{model.validation['loss']:.4f}" + (f" ± {error:.4f}" if error else "")
+def rule_in_words(rule: str) -> str:
+    return RULES[rule].words if rule in RULES else f"lm-eval's {rule}"
 
 
-def score_of(model: Compared, task: str) -> str:
-    """The latest on the most items, and what it was."""
-    found = sorted(model.to(task), key=lambda pair: (pair[0] or 0, len(pair[1].labels)))
-    if not found:
-        return "not measured"
-    step, answers = found[-1]
-    after = f", step {step:,}" if step is not None else ""
-    return f"{answers.accuracy(answers.rules[0])} ({answers.items}{after})"
-
-
-def against(first: Compared, other: Compared) -> Iterator[str]:
-    yield f"**{first.name} against {other.name}**"
-    yield ""
-    if first.validation and other.validation:
-        if first.validation["on"] == other.validation["on"]:
-            apart = first.validation["loss"] - other.validation["loss"]
-            yield f"- validation loss: {apart:+.4f}, on the same windows of the same data"
-        else:
-            yield "- validation loss: taken on other data or other windows; the two do not compare"
-    if first.tokens is not None and other.tokens is not None and first.tokens != other.tokens:
-        yield f"- {first.name} saw {first.tokens / max(1, other.tokens):.3g} times as many tokens"
-    alone = []
-    for task in tasks_of([first, other]):
-        same = [
-            (one, two, after(first.name, step), after(other.name, its))
-            for step, one in first.to(task)
-            for its, two in other.to(task)
-            if one.digest == two.digest and len(one.labels) == len(two.labels)
-        ]
-        if not same:
-            alone.append(task)
-            continue
-        one, two, *names = max(same, key=lambda pair: len(pair[0].labels))
-        for rule in one.rules:
-            result = paired(one.right(rule), two.right(rule))
-            yield f"- {task} ({one.items}), by {rule.words}: {verdict(result, *names)}"
-    if alone:
-        yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
-    yield ""
-
-
-def after(name: str, step: int | None) -> str:
-    return f"{name} after step {step:,}" if step is not None and "step" not in name else name
+def inline(text: object) -> str:
+    """Text as it is, in a line or a table's cell of Markdown."""
+    words = re.sub(r"\s+", " ", str(text))
+    return re.sub(r"([\\`*<\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", words)
 
 
 def verdict(result: Paired, first: str, other: str) -> str:

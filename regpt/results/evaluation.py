@@ -184,7 +184,7 @@ def begin(into: Path, opened: Opened, weights: str) -> None:
         raise UserError(f"{path}: is not what `regpt evaluate` writes", "choose another folder with --into") from None
     into.mkdir(parents=True, exist_ok=True)
     about = {"model": opened.name, "weights": weights, "step": opened.step, "tokens": opened.tokens}
-    write_json(path, {**about, "tasks": {}})
+    write_json(path, {**about, "tokenizer": opened.tokenizer, "tasks": {}})
 
 
 def add_result(into: Path, device: Device, name: str, about: dict[str, Any]) -> None:

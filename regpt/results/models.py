@@ -1,12 +1,15 @@
 """A trained model by the name that a user gives: a run, a checkpoint, or a Hugging Face directory."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from regpt.base.errors import CheckpointError, UserError
+from regpt.base.files import sha256_of_file
 from regpt.base.recipe import Recipe
 from regpt.base.settings import build_recipe, load_recipe, override
 from regpt.data.packing import GPT2, Vocabulary
+from regpt.data.shards import gpt2_tokenizer
 from regpt.model.gpt import GPT
 from regpt.results.pretrained import is_pretrained, load_pretrained
 from regpt.results.runs import find_run
@@ -24,6 +27,7 @@ class Opened:
     run: Path | None = None
     step: int | None = None
     tokens: int | None = None  # seen in training
+    tokenizer: dict[str, Any] = field(default_factory=gpt2_tokenizer)  # as a data set's manifest says it
 
     @property
     def has_gpt2_tokens(self) -> bool:
@@ -52,7 +56,7 @@ def open_model(where: str, root: Path, overrides: list[str]) -> Opened:
     if is_pretrained(path):
         model, vocabulary = load_pretrained(path)
         recipe = replace(override(Recipe(name=path.resolve().name), overrides), model=model.recipe)
-        return Opened(recipe.name, model, recipe, vocabulary)
+        return Opened(recipe.name, model, recipe, vocabulary, tokenizer=tokenizer_of(path, vocabulary))
     try:
         run = find_run(where, root)
     except UserError as error:
@@ -60,6 +64,13 @@ def open_model(where: str, root: Path, overrides: list[str]) -> Opened:
             f"'{where}' is no run in {root}, no checkpoint and no Hugging Face directory", error.fix
         ) from None
     return open_checkpoint(checkpoint.newest(run), overrides)
+
+
+def tokenizer_of(directory: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+    """GPT-2's, or a Hugging Face directory's own, by the SHA-256 of its file."""
+    if vocabulary is GPT2:
+        return gpt2_tokenizer()
+    return {"name": "its own", "vocabulary_sha256": sha256_of_file(directory / "tokenizer.json")}
 
 
 def open_checkpoint(path: Path, overrides: list[str]) -> Opened:

@@ -29,6 +29,7 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) 
         "ranks": ranks,
         "data": {
             "digest": manifest.digest,
+            "tokenizer": manifest.tokenizer,
             "source": manifest.source,
             "train_tokens": manifest.tokens("train"),
             "validation_tokens": manifest.tokens("val"),

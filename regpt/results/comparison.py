@@ -1,0 +1,195 @@
+"""`regpt compare`: the page that holds models against each other, with pictures: comparison.md."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from regpt.base.files import write_text
+from regpt.base.settings import RECORD_ONLY, as_tables
+from regpt.results.compare import Compared, inline
+from regpt.results.contrast import NONE, against, head, left_out, row, scores, with_error
+from regpt.results.courses import Course, Reading, alike, at_equal_time, at_equal_tokens, course_of, reached
+from regpt.results.curves import draw_answers, draw_courses, hellaswag_of, seconds_in_short
+from regpt.results.fairness import flags
+from regpt.results.flags import lines_of
+from regpt.results.report import fenced
+from regpt.run.journal import SampleRecord
+
+FOLDER = "comparisons"
+Rows = Callable[[Sequence[Course]], list[tuple[float, list[Reading | None]]]]
+
+
+def write_comparison(models: Sequence[Compared], into: Path | None) -> Path:
+    """Write comparison.md and its pictures; returns its path. Works on live runs too."""
+    folder = into if into is not None else Path(FOLDER) / name_of(models)
+    images = folder / "img"
+    images.mkdir(parents=True, exist_ok=True)
+    courses = [course for model in models if (course := course_of(model)) and course.steps]
+    pictures = {"tokens": courses, "seconds": courses}
+    if len({course.flops_per_token for course in courses}) > 1:
+        pictures["flops"] = courses
+    for ending in ("png", "svg"):
+        for over, drawn in pictures.items():
+            if drawn:
+                draw_courses(drawn, over, images / f"loss-over-{over}.{ending}")
+        if any(hellaswag_of(model) for model in models):
+            draw_answers(models, images / f"hellaswag.{ending}")
+    template = Environment(
+        loader=PackageLoader("regpt.results", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("comparison.md.j2")
+    path = folder / "comparison.md"
+    write_text(path, template.render(**contents(models, courses, list(pictures) if courses else [])))
+    return path
+
+
+def name_of(models: Sequence[Compared]) -> str:
+    """A folder's, of what systems allow in one."""
+    names = [re.sub(r"[^\w.-]+", "-", model.name).strip("-.") or "model" for model in models]
+    return "-vs-".join(names)[:120].rstrip("-.")
+
+
+def contents(models: Sequence[Compared], courses: Sequence[Course], pictures: Sequence[str]) -> dict[str, Any]:
+    """Everything that the template asks for."""
+    same = alike(courses)
+    return {
+        "title": ", ".join(inline(model.name) for model in models),
+        "fairness": list(lines_of(flags(models))),
+        "scores": list(scores(models)),
+        "left_out": list(left_out(models)),
+        "tests": [line for other in models[1:] for line in against(models[0], other)],
+        "pictures": pictures,
+        "hellaswag": any(hellaswag_of(model) for model in models),
+        "alone": [inline(course.name) for course in courses if course not in same],
+        "equal_tokens": list(table_of(same, "Training tokens", at_equal_tokens)) if len(same) > 1 else [],
+        "equal_time": list(table_of(same, "Time", at_equal_time)) if len(same) > 1 else [],
+        "reached": list(table_of_reached(same)) if len(same) > 1 else [],
+        "differences": list(table_of_differences(models)),
+        **samples(models),
+    }
+
+
+def table_of(courses: Sequence[Course], what: str, rows: Rows) -> Iterator[str]:
+    yield from head(what, courses)
+    in_words = seconds_in_short if rows is at_equal_time else "{:,.0f}".format
+    yield from (row(in_words(place), [cell_of(found) for found in read]) for place, read in rows(courses))
+
+
+def cell_of(found: Reading | None) -> str:
+    if found is None:
+        return NONE
+    return with_error(found.loss, found.standard_error) if found.exact else f"≈ {found.loss:.4f} (interpolated)"
+
+
+def table_of_reached(courses: Sequence[Course]) -> Iterator[str]:
+    """When each first had the last loss of each."""
+    yield from head("To reach", courses)
+    for course in courses:
+        target = course.looks[-1].loss
+        cells = []
+        for other in courses:
+            found = reached(other, target)
+            about = "" if found is None or found.exact else "≈ "
+            lowest = min(look.loss for look in other.looks)
+            cells.append(
+                f"{about}{found.tokens:,.0f} tokens, {about}{seconds_in_short(found.seconds)}"
+                if found
+                else f"not reached (lowest {lowest:.4f})"
+            )
+        yield row(f"{target:.4f}, the last of {inline(course.name)}", cells)
+
+
+def table_of_differences(models: Sequence[Compared]) -> Iterator[str]:
+    """Where recipes, machines and versions are not all the same; nothing where all are, or where fewer than two are
+    known."""
+    known = [model for model in models if model.recipe is not None]
+    if len(known) < 2:
+        return
+    settings = [settings_of(model) for model in known]
+    rows = {name: [in_relation(one[name], settings[0][name]) for one in settings] for name in settings[0]}
+    made = [made_with(model) for model in known]
+    rows |= {name: [one.get(name, NONE) for one in made] for name in {name: None for one in made for name in one}}
+    found = [row(name, cells) for name, cells in rows.items() if len(set(cells)) > 1]
+    if found:
+        yield from head("Setting", known)
+        yield from found
+
+
+def settings_of(model: Compared) -> dict[str, Any]:
+    tables = as_tables(model.recipe) if model.recipe else {}
+    return {
+        f"`{section}.{key}`": value
+        for section, table in tables.items()
+        if section not in RECORD_ONLY
+        for key, value in table.items()
+    }
+
+
+def in_relation(value: Any, first: Any) -> str:
+    """A value, and how many times the first one it is."""
+    numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (value, first))
+    return inline(value) + (f" (× {value / first:.3g})" if numbers and first and value != first else "")
+
+
+def made_with(model: Compared) -> dict[str, str]:
+    """What a run's environment says, in words."""
+    if model.run is None:
+        return {}
+    environment = model.run.environment
+    return {
+        "Data": f"{inline(environment['data']['source']['description'])}, digest {environment['data']['digest'][:12]}",
+        "Device": inline(model.device),
+        "Precision": environment["device"]["precision"],
+        "torch.compile": "on" if environment["device"]["compiled"] else "off",
+        "Ranks": ", then ".join(map(str, dict.fromkeys(model.run.ranks or [environment["ranks"]]))),
+        "System": inline(environment["system"]),
+        "Code": f"regpt {inline(environment['code_version'])}",
+        **{name: inline(version) for name, version in environment["packages"].items()},
+    }
+
+
+def samples(models: Sequence[Compared]) -> dict[str, Any]:
+    """The last of each, of one prompt and seed where all have such; else each its own, which is said."""
+    drawn = [
+        (model, found)
+        for model in models
+        if model.run and (found := [one for one in model.run.history.samples if one.step <= (model.step or 0)])
+    ]
+    if not drawn:
+        return {"sample_notes": ["None were drawn yet."], "samples": []}
+    shared = set.intersection(*({kind_of(one) for one in found} for _, found in drawn))
+    kind = next((kind_of(one) for one in reversed(drawn[0][1]) if kind_of(one) in shared), None)
+    chosen = [(model, next(one for one in reversed(found) if kind in (None, kind_of(one)))) for model, found in drawn]
+    notes = [
+        f"All with the {how(chosen[0][1])}."
+        if kind
+        else "They were not drawn with the same prompt, seed and top-k, so they do not compare: "
+        + "; ".join(f"{inline(model.name)} with the {how(one)}" for model, one in chosen)
+        + "."
+    ]
+    if len({one.step for _, one in chosen}) > 1:
+        steps = ", ".join(f"{inline(model.name)} after step {one.step:,}" for model, one in chosen)
+        notes.append(f"They were not drawn after the same step: {steps}.")
+    having = [model.name for model, _ in chosen]
+    if lacking := [inline(model.name) for model in models if model.name not in having]:
+        notes.append(f"None is kept of {', '.join(lacking)}.")
+    return {
+        "sample_notes": notes,
+        "samples": [
+            [(f"{inline(m.name)}, step {one.step:,}", fenced(one.texts[n])) for m, one in chosen if n < len(one.texts)]
+            for n in range(max(len(one.texts) for _, one in chosen))
+        ],
+    }
+
+
+def kind_of(sample: SampleRecord) -> tuple[str, int, int]:
+    return sample.prompt, sample.seed, sample.top_k
+
+
+def how(sample: SampleRecord) -> str:
+    return f"prompt “{inline(sample.prompt)}”, seed {sample.seed} and top-k {sample.top_k}"

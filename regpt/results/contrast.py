@@ -1,0 +1,185 @@
+"""What each model scored, and the first against each other one: Markdown lines, for a terminal or a page."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from regpt.results.compare import Asked, Compared, Loss, inline, rule_in_words, tasks_of, verdict
+from regpt.results.courses import Course, training_seconds
+from regpt.results.fairness import flags
+from regpt.results.flags import lines_of
+from regpt.results.paired import paired
+
+NOT_MEASURED = "not measured"
+NONE = "—"
+SURE = 1.96  # standard errors on each side that hold 95 % of a normal distribution
+
+
+def in_short(models: Sequence[Compared]) -> Iterator[str]:
+    """For a terminal: what is unfair, what each scored, and the first against each other one."""
+    yield from lines_of(flags(models))
+    yield from scores(models)
+    yield ""
+    yield from left_out(models)
+    for other in models[1:]:
+        yield from against(models[0], other)
+
+
+def row(name: str, cells: Sequence[str]) -> str:
+    return f"| {name}{' ' if name else ''}| {' | '.join(cells)} |"
+
+
+def head(name: str, models: Sequence[Compared | Course]) -> Iterator[str]:
+    yield row(name, [inline(model.name) for model in models])
+    yield f"|---|{'---|' * len(models)}"
+
+
+def left_out(models: Sequence[Compared]) -> Iterator[str]:
+    """What is missing, and why."""
+    lines = [f"- {inline(model.name)} has made no step yet" for model in models if model.is_run and not model.step]
+    lines += [f"- left out: {inline(problem)}" for model in models for problem in model.problems]
+    yield from lines
+    if lines:
+        yield ""
+
+
+def scores(models: Sequence[Compared]) -> Iterator[str]:
+    """The table of final metrics; rows that nobody has are left out."""
+    yield from head("", models)
+    rows = {
+        "State": [state(model) for model in models],
+        "Parameters": [f"{m.recipe.model.parameters:,}" if m.recipe else NONE for m in models],
+        "Tokens seen in training": [f"{m.tokens:,}" if m.tokens is not None else "not known" for m in models],
+        "Validation loss, last": [loss_of(model) for model in models],
+        "Validation loss, best on the way": [best_of(model) for model in models],
+        "Bits per byte": [f"{m.loss.bits_per_byte:.4f}" if m.loss and m.loss.bits_per_byte else NONE for m in models],
+    }
+    if any(model.recorded for model in models):
+        rows["hellaswag, recorded"] = [recorded_share(model) for model in models]
+    for task in tasks_of(models):
+        rules = {rule: None for model in models for one in model.to(task)[:1] for rule in one.by_rule}
+        rows |= {f"{task}, by {rule_in_words(rule)}": [score_of(m, task, rule) for m in models] for rule in rules}
+    rows |= {
+        "Time in training steps": [time_of(model) for model in models],
+        "Tokens/s, median step": [speed_of(model) for model in models],
+        "FLOPs in training": [flops_of(model) for model in models],
+        "Share of peak": [peak_of(model) for model in models],
+    }
+    yield from (row(name, cells) for name, cells in rows.items() if set(cells) != {NONE})
+
+
+def state(model: Compared) -> str:
+    if model.recorded:
+        return "recorded"
+    if model.run is None:
+        return "evaluated"
+    steps = f"step {model.step or 0:,} of {model.run.recipe.run.max_steps:,}"
+    return f"{model.run.history.status}, {steps}" if model.is_run else f"a checkpoint, {steps}"
+
+
+def loss_of(model: Compared) -> str:
+    if model.recorded:
+        return f"{model.recorded.validation_loss} (recorded)" if model.recorded.validation_loss else "not recorded"
+    if model.loss is None:
+        return NOT_MEASURED
+    earlier = f" (step {model.loss.step:,})" if model.loss.step is not None and model.loss.step != model.step else ""
+    return with_error(model.loss.loss, model.loss.standard_error) + earlier
+
+
+def with_error(value: float, error: float) -> str:
+    return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
+
+
+def best_of(model: Compared) -> str:
+    looks = model.run.history.validations if model.is_run and model.run else []
+    best = min(looks, key=lambda look: look.loss, default=None)
+    return f"{best.loss:.4f} (step {best.step:,})" if best else NONE
+
+
+def recorded_share(model: Compared) -> str:
+    if model.recorded is None:
+        return NONE
+    return f"{model.recorded.hellaswag} (recorded)" if model.recorded.hellaswag else "not recorded"
+
+
+def score_of(model: Compared, task: str, rule: str) -> str:
+    """What was answered, to which items, and when."""
+    if model.recorded:
+        return NONE
+    one = next(iter(model.to(task)), None)
+    if one is None or rule not in one.by_rule:
+        return NOT_MEASURED
+    after = f", step {one.step:,}" if one.step is not None else ""
+    return f"{with_error(*one.by_rule[rule])} ({inline(one.items)}{after})"
+
+
+def time_of(model: Compared) -> str:
+    return str(timedelta(seconds=round(training_seconds(model)))) if model.run and model.step else NONE
+
+
+def speed_of(model: Compared) -> str:
+    return f"{model.run.tokens_per_second:,.0f}" if model.run and model.step else NONE
+
+
+def flops_of(model: Compared) -> str:
+    return f"{model.tokens * model.recipe.model.flops_per_token:.3g}" if model.tokens and model.recipe else NONE
+
+
+def peak_of(model: Compared) -> str:
+    return f"{100 * model.run.share_of_peak:.3g} %" if model.run and model.step else NONE
+
+
+def against(first: Compared, other: Compared) -> Iterator[str]:
+    """What of the first's figures and the other's is a difference."""
+    yield f"**{inline(first.name)} against {inline(other.name)}**"
+    yield ""
+    if first.loss and other.loss:
+        yield f"- validation loss: {apart(first.loss, other.loss)}"
+    if first.tokens is not None and other.tokens and first.tokens != other.tokens:
+        yield f"- {inline(first.name)} saw {first.tokens / other.tokens:.3g} times as many tokens"
+    alone = []
+    for task in tasks_of([first, other]):
+        same = [
+            (one, two, one.answers, two.answers)
+            for one in first.to(task)
+            for two in other.to(task)
+            if one.answers and two.answers and (one.digest, one.count) == (two.digest, two.count)
+        ]
+        if not same:
+            alone.append(task)
+            continue
+        one, two, ours, theirs = max(same, key=lambda pair: pair[0].count)
+        names = (after(inline(first.name), one), after(inline(other.name), two))
+        for rule in ours.rules:
+            result = paired(ours.right(rule), theirs.right(rule))
+            yield f"- {task} ({inline(one.items)}), by {rule.words}: {verdict(result, *names)}"
+    if alone:
+        yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
+    yield ""
+
+
+def after(name: str, one: Asked) -> str:
+    return f"{name} after step {one.step:,}" if one.step is not None and "step" not in name else name
+
+
+def apart(ours: Loss, theirs: Loss) -> str:
+    """The difference of two losses, and what two errors that are not independent let us say of it.
+
+    The windows are the same, and what is hard for one model is hard for the other. Whatever their correlation, the
+    difference's own standard error lies between the difference of the two errors and their sum.
+    """
+    if ours.on != theirs.on:
+        return "taken on other data or other windows; the two do not compare"
+    difference, errors = ours.loss - theirs.loss, (ours.standard_error, theirs.standard_error)
+    words = f"{difference:+.4f}, on the same windows of the same data"
+    if not all(errors):
+        return words
+    least, most = abs(errors[0] - errors[1]), sum(errors)
+    words += (
+        f". The two errors are not independent: that of the difference lies between {least:.4f} and {most:.4f},"
+        " the nearer to the lower the more alike the two find the windows; the journals hold no loss of each window"
+    )
+    if abs(difference) > SURE * most:
+        return f"{words}. It is a difference even by the larger one"
+    if abs(difference) < SURE * least:
+        return f"{words}. It is none even by the smaller one"
+    return f"{words}, so there is no test"
