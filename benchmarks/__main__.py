@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import checkpoints, hellaswag, loader, prepare, ranks, step
+from benchmarks import checkpoints, hellaswag, loader, plan, prepare, ranks, step
 
 RESULTS = Path(__file__).parent / "results.md"
 
@@ -31,6 +31,7 @@ def main() -> int:
         *checkpoints.report(),
         *ranks.report(),
         *hellaswag.report(),
+        *plan.report(),
     ]
     output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     print(f"results: {output}")

@@ -26,7 +26,7 @@ def fit_table() -> list[str]:
     first, second = halves()
     constants = [fitted(first), fitted(second), fitted(PUBLISHED)]
     lines = [
-        "| card | model | published, tokens/s | formula / published, fitted on ● | fitted on ○ | fitted on all | source |",
+        "| card | model | published, tokens/s | formula / published, fitted on ● | on ○ | on all | source |",
         "|---|---|---|---|---|---|---|",
     ]
     for speed in PUBLISHED:

@@ -1,4 +1,4 @@
-"""`regpt plan`: the roofline keeps what docs/plan.md says of it, impossible records are flagged, and lines hold sums."""
+"""`regpt plan`: the roofline is what docs/plan.md says of it, impossible records are flagged, sums add up."""
 
 import re
 from dataclasses import replace

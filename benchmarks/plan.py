@@ -1,0 +1,119 @@
+"""The step time that `regpt plan` predicts on a CPU, beside steps that are really taken.
+
+For each size the parts are measured for two seconds, as `regpt plan` does, and then a few steps are timed, in one
+process and in turn, so a machine that slows down slows both.
+
+    python -m benchmarks.plan              all sizes, a process each
+    python -m benchmarks.plan --size NAME  one of them
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import torch
+
+from benchmarks.step import THREADS
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe
+from regpt.run.devices import Device, open_device
+from regpt.run.parallel import Parallel
+from regpt.run.ranks import Ranks
+from regpt.run.rates import measured_rates
+
+GOAL = 0.25
+ROUNDS = 3
+STEPS = 3  # of each round, the median counts
+WIDE = "model.n_layer=8 model.n_embd=256 model.mlp_hidden=688 data.micro_batch=8 data.total_batch_tokens=4096"
+SIZES = {  # name: (recipe, settings)
+    "modern 7M, float32": ("demo-modern", "run.precision=float32"),
+    "classic 7M, float32": ("demo-classic", "run.precision=float32"),
+    "modern 7M, bfloat16": ("demo-modern", "run.precision=bfloat16"),
+    "modern 7M, 4 x 16 x 256, float32": (
+        "demo-modern",
+        "run.precision=float32 data.micro_batch=16 data.total_batch_tokens=16384",
+    ),
+    "modern 20M, 2 x 8 x 256, float32": ("demo-modern", f"run.precision=float32 {WIDE}"),
+    "modern 124M, 1 x 1,024, float32": (
+        "gpt2-050226",
+        "run.precision=float32 data.micro_batch=1 data.total_batch_tokens=1024",
+    ),
+    "classic 124M, 1 x 1,024, float32": (
+        "gpt2-230126",
+        "run.precision=float32 data.micro_batch=1 data.total_batch_tokens=1024",
+    ),
+}
+
+
+def one_size(name: str) -> list[tuple[float, float]]:
+    """(predicted, taken) seconds of a step, round by round."""
+    file, settings = SIZES[name]
+    recipe = load_recipe(file, [*settings.split(), f"run.threads={THREADS}", "run.device=cpu"])
+    device = open_device(recipe.run)
+    parallel = Parallel(recipe, device, Ranks())
+    parallel.initialize(recipe.run.seed)
+    take_step(parallel, recipe, device)
+    pairs = []
+    for _ in range(ROUNDS):
+        predicted = measured_rates(recipe, device).step_seconds(recipe)
+        pairs.append((predicted, statistics.median(take_step(parallel, recipe, device) for _ in range(STEPS))))
+    return pairs
+
+
+def take_step(parallel: Parallel, recipe: Recipe, device: Device) -> float:
+    """Seconds of an optimizer step on tokens drawn at random."""
+    shape = (recipe.data.micro_batch, recipe.model.block_size + 1)
+    tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 50_257, shape))
+    started_at = time.perf_counter()
+    for _ in range(recipe.accumulation_steps()):
+        with device.autocast():
+            loss = parallel.trained(tokens[:, :-1], tokens[:, 1:])
+        loss.backward()
+    parallel.clip(parallel.squared_norm() ** 0.5)
+    parallel.optimizer.step()
+    parallel.optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - started_at
+
+
+def report() -> list[str]:
+    lines = [
+        "## The step time that `regpt plan` predicts",
+        "",
+        f"On this CPU, {THREADS} threads, from parts that are measured for two seconds; {ROUNDS} rounds, in turn with"
+        f" {STEPS} real steps, of which the median counts. Goal: within {GOAL:.0%}.",
+        "",
+        "| | predicted | taken | predicted / taken |",
+        "|---|---|---|---|",
+    ]
+    for name in SIZES:
+        shown = subprocess.run(
+            [sys.executable, "-m", "benchmarks.plan", "--size", name], check=True, capture_output=True, text=True
+        ).stdout
+        pairs = [tuple(map(float, line.split())) for line in shown.splitlines()]
+        ratios = [predicted / taken for predicted, taken in pairs]
+        medians = [statistics.median(values) for values in zip(*pairs, strict=True)]
+        lines.append(
+            f"| {name} | {medians[0]:.2f} s | {medians[1]:.2f} s"
+            f" | **{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f}) |"
+        )
+        print(lines[-1], flush=True)
+    return ["\n".join(lines)]
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--size", choices=SIZES)
+    asked = options.parse_args()
+    if asked.size:
+        for predicted, taken in one_size(asked.size):
+            print(f"{predicted:.4f} {taken:.4f}")
+    else:
+        print("\n".join(report()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
