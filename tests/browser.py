@@ -16,10 +16,19 @@ from typing import Any
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    " --disable-component-update --disable-sync --disable-dev-shm-usage --hide-scrollbars --remote-debugging-pipe"
-).split()
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
 KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "FONTCONFIG_PATH", "LD_LIBRARY_PATH")  # of the environment
 
 # The browser reads its orders from descriptor 3 and answers on 4.
@@ -29,7 +38,7 @@ PLACED = (
 
 
 def browser_or_skip() -> str:
-    """The browser's path. Without one the test is skipped, but where CI is set it fails: there, pages are to be seen."""
+    """The browser's path. Without one the test is skipped; where CI is set it fails, since there pages must be seen."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         why = f"no browser on this machine ({', '.join(NAMES)}); apt-get install chromium"

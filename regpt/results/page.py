@@ -30,9 +30,9 @@ FRAME = """<!doctype html>
 </head>
 <body>
 <div class="sheet">
-<nav aria-label="Contents"><details open><summary>Contents</summary>
+<nav aria-label="Contents">
 {contents}
-</details></nav>
+</nav>
 <main>
 {body}</main>
 </div>

@@ -32,7 +32,7 @@ class Line:
 
 
 def page(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, 4.4), layout="constrained", facecolor=PAPER)
+    figure = Figure(figsize=(6.8, 4.3), layout="constrained", facecolor=PAPER)
     axes = figure.add_subplot()
     dress(axes, title)
     return figure, axes

@@ -87,7 +87,7 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
 
 def draw_course(run: Run, path: Path) -> None:
     """Learning rate, gradient norm and speed over tokens, one below the other."""
-    figure = Figure(figsize=(7.2, 6.6), layout="constrained", facecolor=PAPER)
+    figure = Figure(figsize=(6.8, 6.6), layout="constrained", facecolor=PAPER)
     steps, batch = run.history.steps, run.recipe.data.total_batch_tokens
     curves = {
         "Learning rate": [step.learning_rate for step in steps],

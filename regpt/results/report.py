@@ -138,7 +138,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "samples": run.history.samples[-1] if run.history.samples else None,
         "from_gpt2": differences_from_gpt2(run),
         "others": [contents_of(run, other) for other in others],
-        "command": code(shlex.join(run.environment["command"])),
+        "command": code(command(run)),
         "attempts": run.history.attempts,
         "skipped": [escaped(f"step {record.step:,}: {record.reason}") for record in run.history.skipped],
         "attempt_lines": [
@@ -171,6 +171,12 @@ def contents_of(run: Run, other: Other) -> dict[str, Any]:
         "claims": claims(run, other.run) if other.run else [],
         "where": escaped(recorded_where(other.recipe)),
     }
+
+
+def command(run: Run) -> str:
+    """As one would type it again."""
+    program, *words = run.environment["command"]
+    return shlex.join(["python", "-m", "regpt", *words] if program == "__main__.py" else [program, *words])
 
 
 def lines_of_losses(run: Run) -> list[Line]:
