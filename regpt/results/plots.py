@@ -43,28 +43,43 @@ def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> 
         last = f", validation {looks[-1].loss:.3f}" if looks else ", not validated yet"
         x, y, errors = ([getattr(v, name) for v in looks] for name in ("tokens", "loss", "standard_error"))
         course(axes, x, y, errors, color, short_name(run.id) + last)
-    clipped = limits_of_losses(axes, runs, lines)
+    points = losses_of(runs)
+    near = within_reach(points, lines)
+    clipped = limits_of_losses(axes, points, near)
     notes = ["Thick: validation ± standard error. Thin: training"]
     notes[0] += f", mean of {' or '.join(f'{width:,}' for width in sorted(smoothing))} steps." * bool(smoothing) or "."
     notes += [f"It begins above, at {clipped:.1f}."] * bool(clipped)
+    notes += ["Published losses are far below."] * (len(near) < len(lines))
     finish(axes, " ".join(notes))
-    draw_lines(axes, lines)
+    draw_lines(axes, near)
     save(figure, path)
 
 
-def limits_of_losses(axes: Axes, runs: Sequence[Run], lines: Sequence[Line]) -> float:
-    """Leave out the fall from ln V where it would squeeze the rest; returns the highest loss then, or 0."""
-    furthest = max(run.tokens for run in runs)
-    points = [
+def losses_of(runs: Sequence[Run]) -> list[tuple[float, float]]:
+    """(tokens, loss) of all validations and steps."""
+    return [
         *((look.tokens, look.loss) for run in runs for look in run.history.validations),
         *(point for run in runs for point in zip(*finite(run, [s.loss for s in run.history.steps]), strict=True)),
     ]
-    if not points:
+
+
+def within_reach(points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> list[Line]:
+    """Lines that do not squeeze the curves into less than a third of the picture."""
+    losses = [loss for _, loss in points]
+    if not losses:
+        return list(lines)
+    return [line for line in lines if min(losses) - line.value <= 2 * (max(losses) - min(losses))]
+
+
+def limits_of_losses(axes: Axes, points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> float:
+    """Leave out the fall from ln V where it would squeeze the rest; returns the highest loss then, or 0."""
+    furthest = max((tokens for tokens, _ in points), default=0.0)
+    settled = [loss for tokens, loss in points if tokens >= SETTLED * furthest]
+    if len(settled) < 20:
         return 0.0
-    settled = [loss for tokens, loss in points if tokens >= SETTLED * furthest] or [loss for _, loss in points]
     low, high = min([*settled, *(line.value for line in lines)]), max(settled)
     highest = max(loss for _, loss in points)
-    if len(settled) < 20 or highest - low < 1.25 * (high - low):
+    if highest - low < 1.25 * (high - low):
         return 0.0
     axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
     return highest

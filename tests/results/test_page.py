@@ -1,4 +1,4 @@
-"""The page is whole in one file, holds what report.md holds, lets nothing in, and is what a person sees in a browser."""
+"""The page is whole in one file, holds what report.md holds, lets nothing in, and is looked at in a real browser."""
 
 import json
 import re
@@ -109,7 +109,9 @@ def test_html_in_a_sample_or_a_name_stays_text(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_not_the_records_own_is_not_taken_in(tmp_path: Path) -> None:
-    (tmp_path / "secret.svg").write_text("<svg/>")
+    (tmp_path / "img").mkdir()
+    for name in ("secret.svg", "secret-dark.svg"):
+        (tmp_path / name).write_text("<svg/>")
     page = page_of("# A\n\n![words](img/../secret.svg) ![more](http://example.com/img/x.svg)\n", tmp_path)
     assert "<img" not in page and "words" in page and "more" in page
 

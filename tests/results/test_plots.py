@@ -42,7 +42,8 @@ def drawn(name: str, steps: int, every: int = 250) -> Run:
         tasks=[
             TaskRecord(
                 step=n, tokens=n * batch, task="hellaswag", items="10,042 items", digest="x", cut=0, path="",
-                seconds=1.0, accuracy={"by_token": 0.25 + 0.05 * n / max(1, steps)}, standard_error={"by_token": 0.0045},
+                seconds=1.0, accuracy={"by_token": 0.25 + 0.05 * n / max(1, steps)},
+                standard_error={"by_token": 0.0045},
             )
             for n in looked
         ],
@@ -60,7 +61,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 300])
 def test_a_run_of_any_length_is_drawn_for_light_and_dark(tmp_path: Path, steps: int) -> None:
-    run = drawn("a run named $x_1$ and 模型", steps)
+    run = drawn(r"a run named $\frac$ and 模型", steps)
     draw_losses([run], tmp_path / "loss.png", [Line("published", 3.29)])
     draw_course(run, tmp_path / "course.png")
     draw_hellaswag([run], tmp_path / "hellaswag.png", [Line("chance", 0.25)], "10,042 items")
@@ -126,6 +127,18 @@ def test_a_short_run_is_shown_from_its_first_loss_on(tmp_path: Path, figures: li
     assert figures[0].axes[0].get_ylim()[1] > 10.8
 
 
+def test_published_losses_far_below_are_told_and_do_not_squeeze_the_curve(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    line = Line("published", 3.29)
+    for steps in (4, 600):
+        draw_losses([drawn("run", steps)], tmp_path / "loss.png", [line])
+    lows = [figure.axes[0].get_ylim()[0] for figure in figures]
+    told = ["far below" in " ".join(text.get_text() for text in figure.axes[0].texts) for figure in figures]
+    assert lows[0] > 10 and lows[1] < 3.29
+    assert told == [True, False]
+
+
 def test_smoothing_is_the_mean_of_the_last_values_and_thinning_keeps_the_ends() -> None:
     values = [float(n % 7) for n in range(100)]
     for i, value in enumerate(smoothed(values, 9)):
@@ -170,8 +183,10 @@ def test_a_legend_lies_outside_and_long_names_are_cut_in_the_middle(tmp_path: Pa
     assert len(names) == 8 and all(re.search(rf"….*{number}, validation", names[number]) for number in range(8))
 
 
-def test_a_loss_that_is_no_number_is_left_out(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_left_out_and_spreads_to_no_mean(tmp_path: Path, figures: list[Figure]) -> None:
     run = drawn("run", 40)
     steps = [replace(step, loss=math.nan if step.step == 20 else step.loss) for step in run.history.steps]
     draw_losses([replace(run, history=replace(run.history, steps=steps))], tmp_path / "loss.png")
-    assert (tmp_path / "loss.png").stat().st_size > 5_000
+    lines = [np.asarray(line.get_xydata()) for line in figures[0].axes[0].lines]
+    assert [len(line) for line in lines][:2] == [39, 39]
+    assert all(np.isfinite(line).all() for line in lines)
