@@ -29,7 +29,7 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
-KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "FONTCONFIG_PATH", "LD_LIBRARY_PATH")  # of the environment
+KEPT = ("PATH", "LANG", "TMPDIR", "FONTCONFIG_PATH", "LD_LIBRARY_PATH")  # of the environment
 
 # The browser reads its orders from descriptor 3 and answers on 4.
 PLACED = (
@@ -115,7 +115,7 @@ def opened_browser() -> Iterator[Page]:
         process = subprocess.Popen(
             [sys.executable, "-c", PLACED, *map(str, theirs), program, *FLAGS, f"--user-data-dir={profile}"],
             pass_fds=theirs,
-            env={name: os.environ[name] for name in KEPT if name in os.environ},
+            env={"HOME": profile} | {name: os.environ[name] for name in KEPT if name in os.environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -51,7 +51,7 @@ def claim_of_losses(run: Run, other: Run) -> Claim:
     figures = written(other.validation_loss), written(run.validation_loss)
     if not comparable(run, other):
         missing = not (run.history.validations and other.history.validations)
-        why = "not both were validated" if missing else "they were taken on other windows or other data"
+        why = "not both were validated" if missing else "taken on other windows or other data"
         return Claim("Validation Loss", figures, "—", UNTESTED, why)
     ours, theirs = run.history.validations[-1], other.history.validations[-1]
     word, because = told_apart(
@@ -71,7 +71,7 @@ def told_apart(
     for one model is hard for the other; so the true error is smaller, and a difference that this finds is one.
     """
     if not (ours[1] and theirs[1] and windows > 3):
-        return UNTESTED, "the journals hold no standard errors that would tell"
+        return UNTESTED, "no standard errors in the journals that would tell"
     apart, needed = ours[0] - theirs[0], threshold(ours[1], theirs[1], windows)
     test = (
         f"{abs(apart):.4f} apart, {'more' if abs(apart) > needed else 'not more'} than the {needed:.4f} that"
@@ -105,7 +105,7 @@ def claim_of_hellaswag(run: Run, other: Run) -> Claim:
         return Claim(what, figures, "—", UNTESTED, "not both were asked")
     one, two = run.hellaswag[-1], other.hellaswag[-1]
     if one.digest != two.digest:
-        return Claim(what, figures, "—", UNTESTED, f"they were asked other items ({one.items}; {two.items})")
+        return Claim(what, figures, "—", UNTESTED, f"asked other items, {one.items} and {two.items}")
     try:
         first, second = run.answers(one), other.answers(two)
     except DataError as error:
@@ -134,9 +134,9 @@ def claim_of_speed(run: Run, other: Run) -> Claim:
     figures = per_second(other), per_second(run)
     times = f"× {run.tokens_per_second / other.tokens_per_second:.3g}" if all(rates) else "—"
     if placed(run) != placed(other) or len(placed(run)) != 1:
-        return Claim(what, figures, "—", UNTESTED, "the two did not run on the same kind and number of devices")
+        return Claim(what, figures, "—", UNTESTED, "not run on the same kind and number of devices")
     if min(map(len, rates)) < FEWEST_STEPS:
-        return Claim(what, figures, times, UNTESTED, f"fewer than {FEWEST_STEPS} steps say nothing of a speed")
+        return Claim(what, figures, times, UNTESTED, f"fewer than {FEWEST_STEPS} steps say nothing of it")
     (low, _, high), (its_low, _, its_high) = (quantiles(rate, n=4, method="inclusive") for rate in reversed(rates))
     word = "faster" if low > its_high else "slower" if high < its_low else ALIKE
     because = (

@@ -72,8 +72,12 @@ def heading(run: Run, other: Other) -> str:
 
 def is_later(run: Run, other: Other) -> bool:
     """Whether another run began after this one; what somebody recorded counts as before."""
-    began = [r.history.events[0].at if r and r.history.events else 0.0 for r in (run, other.run)]
-    return began[1] > began[0]
+    return other.run is not None and began(other.run) > began(run)
+
+
+def began(run: Run) -> float:
+    """When, in seconds since 1970; infinity if it has not."""
+    return run.history.events[0].at if run.history.events else math.inf
 
 
 def table_of(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:

@@ -19,7 +19,6 @@ SHORT_NAMES = {
     "rmsnorm": "RMSNorm",
     "layernorm": "LayerNorm",
 }
-IN_PARAGRAPH = {"HellaSwag Accuracy": "HellaSwag accuracy", "Validation Loss": "validation loss"}
 
 
 def summary(run: Run, others: Sequence[Other]) -> str:
@@ -36,7 +35,7 @@ def trained(run: Run) -> str:
         f"**{escaped(run.id)}** is {model_type(recipe)} with {names}: {model.parameters:,} parameters, trained from"
         f" nothing on {run.tokens:,} tokens of {escaped(run.environment['data']['source']['description'])}"
         f" ({steps}, {run.epochs:.3g} epochs) in {run.environment['device']['precision']} on"
-        f" {escaped(run.environment['device']['name'])}. Its steps took {span(run.training_seconds)}."
+        f" {escaped(run.environment['device']['name'])}. Its steps took {in_words(run.training_seconds)}."
     )
 
 
@@ -68,7 +67,10 @@ def against(run: Run, other: Other) -> str:
     saw = "as many tokens" if run.tokens == other.run.tokens else f"{other.run.tokens:,} tokens{times}"
     hellaswag, loss, speed = claims(run, other.run)
     words = f"Against {name}, which saw {saw}: "
-    words += "; ".join(in_paragraph(claim) for claim in (loss, hellaswag, speed)) + "."
+    ordered = (loss, hellaswag, speed)
+    tested = [in_paragraph(claim) for claim in ordered if claim.word != UNTESTED]
+    rest = [f"{name_of(claim)} ({escaped(claim.because)})" for claim in ordered if claim.word == UNTESTED]
+    words += "; ".join([*tested, *([f"{UNTESTED}: {', '.join(rest)}"] if rest else [])]) + "."
     theirs = other.run.validation_loss
     at_equal_tokens = [v.loss for v in run.history.validations if v.tokens == other.run.tokens]
     if theirs is not None and at_equal_tokens and run.tokens > other.run.tokens and comparable(run, other.run):
@@ -77,10 +79,12 @@ def against(run: Run, other: Other) -> str:
 
 
 def in_paragraph(claim: Claim) -> str:
-    name = IN_PARAGRAPH.get(claim.what, "speed")
-    if claim.word == UNTESTED:
-        return f"{name} {UNTESTED}, since {escaped(claim.because)}"
-    return f"{name} {claim.figures[1]} against {claim.figures[0]}, {claim.word} ({escaped(claim.in_short)})"
+    theirs, ours = claim.figures
+    return f"{name_of(claim)} {ours} against {theirs}, {claim.word} ({escaped(claim.in_short)})"
+
+
+def name_of(claim: Claim) -> str:
+    return {"HellaSwag Accuracy": "HellaSwag accuracy", "Validation Loss": "validation loss"}.get(claim.what, "speed")
 
 
 def against_gpt2(run: Run) -> str:
@@ -147,12 +151,11 @@ def hellaswag_interval(run: Run) -> str:
     asked = run.recipe.evaluation
     if not asked.hellaswag_every:
         return "off"
-    every = f"Every {asked.hellaswag_every:,} steps, at the start and the end"
+    every = f"every {asked.hellaswag_every:,} steps"
     if not run.hellaswag:
-        return f"asked for {every.lower()}; {NOT_MEASURED}" + (
-            f": {escaped(run.hellaswag_unmeasured)}" * bool(run.hellaswag_unmeasured)
-        )
-    return f"{every}; {run.hellaswag[-1].items}"
+        why = f": {escaped(run.hellaswag_unmeasured)}" if run.hellaswag_unmeasured else ""
+        return f"asked for {every}; {NOT_MEASURED}{why}"
+    return f"{every.capitalize()}, at the start and the end; {run.hellaswag[-1].items}"
 
 
 def place_of(run: Run) -> str:
@@ -208,6 +211,13 @@ def cost(run: Run) -> str:
 def span(seconds: float) -> str:
     """A duration, as hours:minutes:seconds."""
     return str(timedelta(seconds=round(seconds)))
+
+
+def in_words(seconds: float) -> str:
+    """A duration by its two largest units: 22 h 5 min, 2 min 32 s."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
 
 
 def tokens_of_steps(steps: int, recipe: Recipe) -> str:
