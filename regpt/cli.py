@@ -364,6 +364,9 @@ def parser() -> argparse.ArgumentParser:
         default=[],
         help="runs, or .toml recipes with recorded figures",
     )
+    report.add_argument(
+        "--html", action="store_true", help="also write report.html: all of it in one page that needs no other file"
+    )
 
     runs = command("runs", run_runs, "list the runs")
     add_runs(runs)
@@ -702,10 +705,12 @@ def run_report(arguments: argparse.Namespace) -> int:
     from regpt.results.runs import find_run, open_run
 
     run = open_run(find_run(arguments.run, arguments.runs))
-    from regpt.results.report import write_report
+    from regpt.results.report import write_page, write_report
     from regpt.results.scores import open_other
 
-    print(f"report: {write_report(run, [open_other(other, arguments.runs) for other in arguments.against])}")
+    others = [open_other(other, arguments.runs) for other in arguments.against]
+    written = [write_report(run, others), *([write_page(run, others)] if arguments.html else [])]
+    print(f"report: {' and '.join(map(str, written))}")
     return DONE
 
 

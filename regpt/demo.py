@@ -5,7 +5,7 @@ from pathlib import Path
 
 from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
-from regpt.results.report import write_report
+from regpt.results.report import write_page, write_report
 from regpt.results.runs import open_run
 from regpt.results.scores import open_other
 from regpt.run.start import train
@@ -26,8 +26,8 @@ def demo(root: Path, overrides: Sequence[str] = ()) -> int:
     for other in others:
         assert other.run is not None
         write_report(other.run, [])
-    report = write_report(open_run(runs[-1]), others)
-    print(f"report: {report}")
+    last = open_run(runs[-1])
+    print(f"report: {write_report(last, others)} and {write_page(last, others)}")
     return DONE
 
 

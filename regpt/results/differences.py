@@ -1,25 +1,52 @@
 """In what a run leaves the original GPT-2, and in what two recipes differ: read off the recipes."""
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import differences
+from dataclasses import dataclass
+
+from regpt.base.recipe import ModelRecipe, Recipe
+from regpt.base.settings import differences, toml_value
 from regpt.results.runs import Run
+
+# The seed record's names of what can be chosen: (as a part, as a difference, in words).
+CHOICES = {
+    "rope": ("RoPE Embeddings", "RoPE", "rotary position embedding of queries and keys"),
+    "learned": ("Learned Embeddings", "Learned Embeddings", "a learned table of positions"),
+    "swiglu": ("SwiGLU Activation", "SwiGLU", "a gated activation"),
+    "gelu": ("GELU Activation", "GELU", "GELU in its tanh form"),
+    "rmsnorm": ("RMSNorm", "RMSNorm", "division by the root mean square, no mean taken off"),
+    "layernorm": ("LayerNorm", "LayerNorm", "mean and variance taken out"),
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that this run's recipe does otherwise than another's."""
+
+    factor: str  # the seed record's name of it among contributing factors
+    name: str  # among the differences
+    words: str
+    settings: tuple[str, ...]
+    part: bool  # of the model or of its training's length: what the seed record counts as the run's key improvements
+    matters: bool = True  # for what is learned; the size of a micro-batch does not
 
 
 def differences_from_gpt2(run: Run) -> list[str]:
     """Where this run leaves what OpenAI describes for GPT-2 124M, read off its recipe and its device."""
     model, recipe, device = run.recipe.model, run.recipe, run.environment["device"]
     size = (model.n_layer, model.n_embd, model.n_head, model.block_size)
+    compiled = ", torch.compile" if device["compiled"] else ""
+    torch = run.environment["packages"]["torch"]
     found = {
-        "**Attention:** fused scaled_dot_product_attention instead of separate products and softmax": True,
-        "**AdamW** with decoupled weight decay instead of Adam": True,
-        f"**Precision:** {device['precision']} autocast": device["precision"] == "bfloat16",
-        f"**Vocabulary padded:** {model.vocab_size:,} rows instead of 50,257": model.vocab_size != 50_257,
-        "**torch.compile**": device["compiled"],
-        "**RoPE** instead of a learned table of positions": model.positions == "rope",
-        "**SwiGLU** instead of GELU": model.activation == "swiglu",
+        "**Flash Attention:** scaled_dot_product_attention, fused where the device has it, instead of separate products"
+        " and softmax": True,
+        "**AdamW:** decoupled weight decay, instead of Adam": True,
+        f"**bfloat16:** {device['precision']} autocast in matrix products": device["precision"] == "bfloat16",
+        f"**Vocab Padding:** {model.vocab_size:,} rows instead of 50,257": model.vocab_size != 50_257,
+        f"**Modern PyTorch:** torch {torch}, fused AdamW{compiled}": True,
+        f"**RoPE Embeddings:** {CHOICES['rope'][2]} instead of a learned table": model.positions == "rope",
+        f"**SwiGLU Activation:** {CHOICES['swiglu'][2]} instead of GELU": model.activation == "swiglu",
         "**RMSNorm** instead of LayerNorm": model.normalization == "rmsnorm",
-        "**No biases**": not model.bias,
-        f"**Dropout** {model.dropout} instead of 0.1": model.dropout != 0.1,
+        "**No biases** in linear layers and norms": not model.bias,
+        f"**Dropout:** {model.dropout or 'none'} instead of 0.1": model.dropout != 0.1,
         "**Untied head**": not model.tied_head,
         "**Size:** {} layers of width {} with {} heads and {:,} positions instead of 12, 768, 12 and 1,024".format(
             *size
@@ -31,6 +58,75 @@ def differences_from_gpt2(run: Run) -> list[str]:
     return [line for line, holds in found.items() if holds]
 
 
+def changes(ours: Recipe, theirs: Recipe) -> list[Change]:
+    """What the first does otherwise than the second, under the seed record's names, the largest first."""
+    found = [*training_changes(ours, theirs), *model_changes(ours.model, theirs.model)]
+    named = {setting for change in found for setting in change.settings}
+    rest = [row for row in rows_of_differences(ours, theirs) if row[0] not in named and row[0] != "data.path"]
+    for setting, our, their, _ in rest:
+        matters = setting.split(".")[0] in ("data", "model", "optimizer", "guard") or setting == "run.seed"
+        found.append(Change(f"`{setting}`", f"`{setting}`", f"{our} vs {their}", (setting,), False, matters))
+    return found
+
+
+def training_changes(ours: Recipe, theirs: Recipe) -> list[Change]:
+    found = []
+    length, its_length = ours.run.max_steps, theirs.run.max_steps
+    tokens = ours.total_tokens / theirs.total_tokens
+    if tokens != 1 or length != its_length:
+        words = f"{length:,} steps vs {its_length:,} steps ({ours.total_tokens:,} vs {theirs.total_tokens:,} tokens)"
+        name = "Extended Training" if tokens > 1 else "Shortened Training" if tokens < 1 else "Steps"
+        settings = ("run.max_steps", "data.total_batch_tokens")
+        found.append(Change(name, f"{tokens:.3g}x Training Duration", words, settings, True))
+    rate, its_rate = ours.optimizer.max_lr, theirs.optimizer.max_lr
+    if rate != its_rate:
+        name = f"{'Higher' if rate > its_rate else 'Lower'} Learning Rate"
+        words = f"{scientific(rate)} vs {scientific(its_rate)} ({rate / its_rate:.3g}x)"
+        found.append(Change(name, name, words, ("optimizer.max_lr", "optimizer.min_lr"), False))
+    warmup, its_warmup = ours.optimizer.warmup_steps, theirs.optimizer.warmup_steps
+    if warmup != its_warmup:
+        name = f"{'Longer' if warmup > its_warmup else 'Shorter'} Warmup"
+        words = f"{warmup:,} steps vs {its_warmup:,} steps"
+        found.append(Change(name, name, words, ("optimizer.warmup_steps",), False))
+    micro, its_micro = ours.data.micro_batch, theirs.data.micro_batch
+    if micro != its_micro:
+        name = f"{'Larger' if micro > its_micro else 'Smaller'} Micro-batch"
+        words = f"{micro} vs {its_micro} (speed and memory; the batch of a step is the same)"
+        found.append(Change(name, name, words, ("data.micro_batch",), False, matters=False))
+    if ours.data.order != theirs.data.order:
+        name = {"shuffled": "Global Shuffling", "sequential": "No Shuffling"}[ours.data.order]
+        words = f"windows {ours.data.order} vs {theirs.data.order}"
+        found.append(Change(name, name, words, ("data.order",), False))
+    return found
+
+
+def model_changes(ours: ModelRecipe, theirs: ModelRecipe) -> list[Change]:
+    found = []
+    for setting in ("positions", "activation", "normalization"):
+        our, their = getattr(ours, setting), getattr(theirs, setting)
+        if our == their:
+            continue
+        factor, short, words = CHOICES[our]
+        settings = {
+            "activation": ("model.activation", "model.mlp_hidden"),
+            "normalization": ("model.normalization",),
+            "positions": ("model.positions", "model.rope_theta"),
+        }[setting]
+        of = f", hidden width {ours.mlp_hidden:,} vs {theirs.mlp_hidden:,}" if setting == "activation" else ""
+        name = f"{short} instead of {CHOICES[their][1]}"
+        found.append(Change(factor, name, f"{words}, instead of {CHOICES[their][2]}{of}", settings, True))
+    if ours.bias != theirs.bias:
+        name = "Biases" if ours.bias else "No Biases"
+        found.append(Change(name, name, "in linear layers and LayerNorm", ("model.bias",), True))
+    return found
+
+
+def one_change(change: Change, ours: Recipe, theirs: Recipe) -> str:
+    """The change as words of a command line."""
+    found = [(setting, our) for setting, our, _ in differences(ours, theirs) if setting in change.settings]
+    return " ".join(f"{setting}={toml_value(our).strip(chr(34))}" for setting, our in found)
+
+
 def rows_of_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, str, str]]:
     """(setting, ours, theirs, how many times as much), where the two recipes differ."""
     rows = []
@@ -38,3 +134,11 @@ def rows_of_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, st
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (our, their))
         rows.append((setting, str(our), str(their), f"× {our / their:.3g}" if numbers and their else ""))
     return rows
+
+
+def scientific(value: float) -> str:
+    """As one writes learning rates: 1.8e-3, 6e-4; 0 and what is not small as it is."""
+    if not 0 < abs(value) < 0.01:
+        return f"{value:g}"
+    digits, exponent = f"{value:.6e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"

@@ -1,31 +1,53 @@
-"""A run's record, as one would write it by hand, from the run directory alone: report.md and its pictures."""
+"""A run's record, as one would write it by hand, from its directory alone: report.md, a page, their pictures."""
 
 import shlex
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
-from regpt.base.recipe import Recipe
-from regpt.results.differences import differences_from_gpt2, rows_of_differences
-from regpt.results.plots import Line, draw_course, draw_hellaswag, draw_losses, tokens_in_short
+from regpt.results.claims import claims
+from regpt.results.differences import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
+from regpt.results.page import page_of
+from regpt.results.paper import Line
+from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
 from regpt.results.references import CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
-from regpt.results.runs import Run, headline
+from regpt.results.runs import Run
 from regpt.results.scores import (
-    NOT_MEASURED,
     Other,
-    cell,
     columns,
-    comparable,
+    heading,
+    is_later,
     kind_of_data,
     notes,
     published_row,
+    recorded_where,
     table_of,
 )
+from regpt.results.words import (
+    architecture,
+    code,
+    cost,
+    durations,
+    escaped,
+    fenced,
+    framework,
+    gpu_type,
+    gpus,
+    hellaswag_interval,
+    memory,
+    model_type,
+    place_of,
+    source_of,
+    summary,
+    tokens_of_steps,
+    validation_steps,
+)
 
+IMAGES = "img"
 LINES_OF_HELLASWAG = [
     Line("chance", CHANCE),
     *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2])),
@@ -35,30 +57,49 @@ LINES_OF_HELLASWAG = [
 
 def write_report(run: Run, others: Sequence[Other]) -> Path:
     """Write report.md and its pictures into the run's folder; returns the report's path. Works on a live run too."""
-    images = run.path / "img"
+    images = run.path / IMAGES
     runs = [run, *(other.run for other in others if other.run)]
-    for ending in ("png", "svg"):
-        draw_losses(runs, images / f"train-val_loss.{ending}", lines_of_losses(run))
-        draw_course(run, images / f"course.{ending}")
-        if run.hellaswag:
-            of = run.hellaswag[-1].items
-            draw_hellaswag(runs, images / f"hellaswag.{ending}", LINES_OF_HELLASWAG, of)
-    template = Environment(
+    draw_losses(runs, images / "train-val_loss.png", lines_of_losses(run))
+    draw_course(run, images / "course.png")
+    if run.hellaswag:
+        draw_hellaswag(runs, images / "hellaswag.png", LINES_OF_HELLASWAG, run.hellaswag[-1].items)
+    path = run.path / "report.md"
+    write_text(path, render(run, others, in_both_lights))
+    return path
+
+
+def write_page(run: Run, others: Sequence[Other]) -> Path:
+    """The same as one page that needs no other file, with the pictures that `write_report` has drawn."""
+    markdown = render(run, others, lambda name, words: f"![{words}]({IMAGES}/{name}.svg)")
+    path = run.path / "report.html"
+    write_text(path, page_of(markdown, run.path))
+    return path
+
+
+def in_both_lights(name: str, words: str) -> str:
+    """A picture for whoever reads the Markdown, on light or on dark."""
+    return (
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{IMAGES}/{name}-dark.png">\n'
+        f'  <img alt="{words}" src="{IMAGES}/{name}.png">\n</picture>'
+    )
+
+
+def render(run: Run, others: Sequence[Other], picture: Callable[[str, str], str]) -> str:
+    environment = Environment(
         loader=PackageLoader("regpt.results", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
-    ).get_template("report.md.j2")
-    path = run.path / "report.md"
-    write_text(path, template.render(**contents(run, others)))
-    return path
+    )
+    environment.filters["escaped"] = escaped
+    return environment.get_template("report.md.j2").render(**contents(run, others), picture=picture)
 
 
 def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
     """Everything that the template asks for."""
     recipe = run.recipe
     events = run.history.events
-    started = datetime.fromtimestamp(events[0].at, UTC) if events else None
+    found = columns(run, others)
     return {
         "run": run,
         "recipe": recipe,
@@ -68,34 +109,38 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "evaluation": recipe.evaluation,
         "environment": run.environment,
         "n": lambda value: f"{value:,}",
-        "short": tokens_in_short,
         "percent": lambda value: f"{100 * value:.3g} %",
-        "duration": lambda seconds: str(timedelta(seconds=round(seconds))),
-        "every": lambda steps, otherwise: f"every {steps:,} steps" if steps else otherwise,
-        "date": f"{started:%Y-%m-%d %H:%M} UTC" if started else "not started",
+        "every": lambda steps, otherwise: f"Every {steps:,} steps" if steps else otherwise,
+        "escaped": escaped,
+        "code": code,
+        "fenced": fenced,
+        "scientific": scientific,
+        "tokens_of_steps": tokens_of_steps,
+        "date": f"{datetime.fromtimestamp(events[0].at, UTC):%Y-%m-%d %H:%M} UTC" if events else "not started",
         "state": run.history.status,
         "summary": summary(run, others),
+        "model_type": model_type(recipe),
         "architecture": architecture(recipe),
-        "validation_cut": validation_cut(run),
+        "validation_steps": validation_steps(run),
         "hellaswag_interval": hellaswag_interval(run),
-        "published": [published_row(run, one) for one in REFERENCES],
-        "order": "all windows of all shards shuffled, anew each epoch"
-        if recipe.data.order == "shuffled"
-        else "sequential, as the windows stand in the files",
-        "ranks": ranks(run),
-        "memory": memory(run),
+        "source_of": source_of(run),
+        "gpu_type": gpu_type(run),
+        "gpus": gpus(run),
+        "gpu": place_of(run) == "cuda",
+        "durations": durations(run),
         "cost": cost(run),
-        "columns": columns(run, others),
-        "table_of": table_of,
-        "fenced": fenced,
-        "cell": cell,
-        "notes": notes(run, others),
+        "memory": memory(run),
+        "framework": framework(run),
+        "columns": [escaped(column.name) for column in found],
+        "rows": table_of(found),
+        "notes": [escaped(note) for note in notes(run, others)],
+        "published": [published_row(run, one) for one in REFERENCES],
         "samples": run.history.samples[-1] if run.history.samples else None,
         "from_gpt2": differences_from_gpt2(run),
-        "others": [{"name": other.name, "differences": rows_of_differences(recipe, other.recipe)} for other in others],
-        "command": shlex.join(run.environment["command"]),
+        "others": [contents_of(run, other) for other in others],
+        "command": code(command(run)),
         "attempts": run.history.attempts,
-        "skipped": [f"step {record.step:,}: {record.reason}" for record in run.history.skipped],
+        "skipped": [escaped(f"step {record.step:,}: {record.reason}") for record in run.history.skipped],
         "attempt_lines": [
             f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {event.event} at step {event.step:,}"
             + (f" on {event.detail['ranks']} ranks" if event.detail.get("ranks", 1) > 1 else "")
@@ -105,81 +150,33 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
     }
 
 
-def summary(run: Run, others: Sequence[Other]) -> str:
-    """What was trained, on what, how far, and what came out; claims nothing that the figures do not carry."""
-    model, losses = run.recipe.model, run.history.validations
-    words = (
-        f"A model of {model.parameters:,} parameters ({', '.join(parts_in_short(run.recipe))}) saw {run.tokens:,}"
-        f" tokens of {run.environment['data']['source']['description']} on {run.environment['device']['name']},"
-        f" {timedelta(seconds=round(run.training_seconds))} in training steps."
-    )
-    if len(losses) > 1:
-        words += f" Its validation loss went from {losses[0].loss:.4f} to {losses[-1].loss:.4f} nats per token."
-    for other in others:
-        if other.run is None or not losses or other.run.validation_loss is None:
-            continue
-        if not comparable(run, other.run):
-            continue
-        apart = losses[-1].loss - other.run.validation_loss
-        where = "lower than" if apart < 0 else "higher than"
-        words += (
-            f" That is {abs(apart):.4f} {where} the last of {other.name}, which saw {other.run.tokens:,} tokens"
-            f" of the same data ({run.tokens / max(1, other.run.tokens):.3g} times as many here)."
-        )
-        at_equal_tokens = [v.loss for v in losses if v.tokens == other.run.tokens]
-        if at_equal_tokens and run.tokens != other.run.tokens:
-            words += (
-                f" After as many tokens it stood at {at_equal_tokens[-1]:.4f} against {other.run.validation_loss:.4f}."
-            )
-    if run.hellaswag:
-        share, error = headline(run.hellaswag[-1])
-        words += f" Of HellaSwag ({run.hellaswag[-1].items}) it gets {share:.3f} ± {error:.3f} right."
-    return words
+def contents_of(run: Run, other: Other) -> dict[str, Any]:
+    """What the template asks for of something that the run is held against."""
+    found = changes(run.recipe, other.recipe)
+    factors = [change for change in found if change.matters]
+    examples = [*(change for change in factors if change.settings[0].startswith("model.")), *factors]
+    recipe = other.run.path / "recipe.toml" if other.run else f"{other.recipe.name}"
+    return {
+        "name": escaped(other.name),
+        "heading": escaped(heading(run, other)),
+        "later": is_later(run, other),
+        "rate": f"{run.recipe.optimizer.max_lr / other.recipe.optimizer.max_lr:.3g}",
+        "improvements": [change for change in found if change.part],
+        "changes": found,
+        "settings": rows_of_differences(run.recipe, other.recipe),
+        "factors": factors,
+        "example": code(f"regpt train {recipe} --name one-change {one_change(examples[0], run.recipe, other.recipe)}")
+        if examples
+        else "",
+        "claims": claims(run, other.run) if other.run else [],
+        "where": escaped(recorded_where(other.recipe)),
+    }
 
 
-def parts_in_short(recipe: Recipe) -> list[str]:
-    model = recipe.model
-    return [
-        {"rope": "RoPE", "learned": "learned positions"}[model.positions],
-        {"swiglu": "SwiGLU", "gelu": "GELU"}[model.activation],
-        {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[model.normalization],
-    ]
-
-
-def architecture(recipe: Recipe) -> list[str]:
-    model = recipe.model
-    return [
-        "**Attention:** causal, scaled_dot_product_attention (Flash Attention where the device has it)",
-        "**Activation:** "
-        + {
-            "swiglu": f"SwiGLU, hidden width {model.mlp_hidden:,}, gated",
-            "gelu": f"GELU (tanh form), hidden width {model.mlp_hidden:,}",
-        }[model.activation],
-        "**Positions:** "
-        + {"rope": f"RoPE, base {model.rope_theta:,.0f}, split-half form", "learned": "learned table"}[model.positions],
-        "**Normalization:** "
-        + {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[model.normalization]
-        + f" before attention and MLP and at the end, epsilon {model.norm_eps}",
-        "**Biases:** " + ("in linear layers and norms" if model.bias else "none"),
-        "**Head:** " + ("tied to the token embedding" if model.tied_head else "a weight of its own"),
-    ]
-
-
-def validation_cut(run: Run) -> str:
-    """Says so where the split held fewer windows than the recipe asks for."""
-    asked = run.recipe.evaluation.validation_batches * run.recipe.evaluation.validation_batch_size
-    read = run.history.validations[-1].windows if run.history.validations else asked
-    return f" (the split holds {read:,} windows; all were read)" if read < asked else ""
-
-
-def hellaswag_interval(run: Run) -> str:
-    asked = run.recipe.evaluation
-    if not asked.hellaswag_every:
-        return "off"
-    every = f"every {asked.hellaswag_every:,} steps"
-    if not run.hellaswag:
-        return f"asked for {every}; {NOT_MEASURED}" + (f": {run.hellaswag_unmeasured}" * bool(run.hellaswag_unmeasured))
-    return f"{every}, {run.hellaswag[-1].items}"
+def command(run: Run) -> str:
+    """As one would type it again."""
+    program, *words = run.environment["command"]
+    return shlex.join(["python", "-m", "regpt", *words] if program == "__main__.py" else [program, *words])
 
 
 def lines_of_losses(run: Run) -> list[Line]:
@@ -188,33 +185,3 @@ def lines_of_losses(run: Run) -> list[Line]:
     if kind_of_data(run) == FINEWEB_EDU:
         compared = [GPT2, RERUNS[0], RERUNS[3]]
     return [Line(one.name, one.validation_loss) for one in compared if one.validation_loss]
-
-
-def ranks(run: Run) -> str:
-    """How many, attempt by attempt where they changed, and how the model lay on them."""
-    counts = [count for number, count in enumerate(run.ranks) if number == 0 or count != run.ranks[number - 1]]
-    together = run.recipe.run.parallel + (", sums in one order" if run.recipe.run.strict_sum else "")
-    return ", then ".join(map(str, counts or [1])) + (f" ({together})" if max(counts, default=1) > 1 else "")
-
-
-def memory(run: Run) -> str:
-    """The most that was written down when the run ended or stopped."""
-    most = max((int(event.detail.get("memory_bytes", 0)) for event in run.history.events), default=0)
-    of = "of the card at most" if run.environment["device"]["place"].startswith("cuda") else "of the process at the end"
-    return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
-
-
-def cost(run: Run) -> str:
-    price = run.recipe.run.price_per_hour
-    if not price:
-        return "no price given (`run.price_per_hour`)"
-    hours = run.training_seconds / 3600
-    return f"{hours * price:.2f} USD ({hours:.2f} h at {price} USD an hour, training steps only)"
-
-
-def fenced(text: str) -> str:
-    """A sample as a block that nothing inside it can end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"

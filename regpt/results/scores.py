@@ -5,16 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
-from regpt.results.compare import verdict
-from regpt.results.paired import paired
-from regpt.results.references import CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
+from regpt.base.settings import load_recipe, shipped_recipes
+from regpt.results.claims import comparable
+from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
 from regpt.results.runs import Run, find_run, headline, open_run
+from regpt.run.journal import TaskRecord
 
 NOT_MEASURED = "not measured"
-ALL_ITEMS = "10,042 items"
 
 
 @dataclass(frozen=True)
@@ -49,39 +47,49 @@ def open_other(where: str, root: Path) -> Other:
 
 
 def columns(run: Run, others: Sequence[Other]) -> list[Column]:
+    """The seed record's: the value, the original, the run before; then what the recipe's own record claims."""
     return [
-        measured_column(run, f"**{run.id}**"),
-        *(measured_column(o.run, o.name) if o.run else recorded_column(o.recipe, o.name) for o in others),
-        *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if has_record(run.recipe) else []),
+        measured_column(run, "Value"),
         Column(
-            GPT2.name,
+            "Reference (GPT-2 Original)",
             last=f"~{GPT2.validation_loss} (on {GPT2.data})",
             best="—",
-            hellaswag=f"{GPT2.hellaswag} (published)",
+            hellaswag=f"{GPT2.hellaswag} ({100 * GPT2.hellaswag:.1f} %; published)",
             tokens="—",
             by_sum=f"{GPT2.by_sum} (published)",
         ),
+        *(
+            measured_column(o.run, heading(run, o)) if o.run else recorded_column(o.recipe, heading(run, o))
+            for o in others
+        ),
+        *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if has_record(run.recipe) else []),
     ]
 
 
-def table_of(columns: Sequence[Column]) -> list[str]:
-    """The columns as rows of a Markdown table."""
-    rows = {
-        "Metric": [column.name for column in columns],
-        "---": ["---"] * len(columns),
-        "Validation loss, last": [column.last for column in columns],
-        "Validation loss, best": [column.best for column in columns],
-        "Bits per byte, last": [column.bits_per_byte for column in columns],
-        "HellaSwag accuracy": [column.hellaswag for column in columns],
-        "… by summed loss": [column.by_sum for column in columns],
-        "Tokens seen": [column.tokens for column in columns],
-    }
-    return [f"| {' | '.join(map(cell, [name, *cells]))} |" for name, cells in rows.items()]
+def heading(run: Run, other: Other) -> str:
+    return f"{'Later' if is_later(run, other) else 'Previous'} Run ({other.name})"
 
 
-def cell(text: object) -> str:
-    """Text in one cell of a Markdown table."""
-    return str(text).replace("|", "\\|").replace("\n", " ")
+def is_later(run: Run, other: Other) -> bool:
+    """Whether another run began after this one; what somebody recorded counts as before."""
+    return other.run is not None and began(other.run) > began(run)
+
+
+def began(run: Run) -> float:
+    """When, in seconds since 1970; infinity if it has not."""
+    return run.history.events[0].at if run.history.events else math.inf
+
+
+def table_of(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
+    """The columns as rows of a table: (name, cells)."""
+    return [
+        ("Validation Loss", [column.last for column in columns]),
+        ("Validation Loss, best", [column.best for column in columns]),
+        ("Bits per Byte", [column.bits_per_byte for column in columns]),
+        ("HellaSwag Accuracy", [column.hellaswag for column in columns]),
+        ("… by summed loss", [column.by_sum for column in columns]),
+        ("Tokens Seen", [column.tokens for column in columns]),
+    ]
 
 
 def has_record(recipe: Recipe) -> bool:
@@ -95,7 +103,7 @@ def measured_column(run: Run, name: str) -> Column:
         name,
         with_error(last, run.history.validations[-1].standard_error) if last is not None else NOT_MEASURED,
         f"{best:.4f}" if best is not None else NOT_MEASURED,
-        hellaswag_of(run, "by_token") + (f" ({run.hellaswag[-1].items})" if run.hellaswag else ""),
+        hellaswag_of(run, "by_token") + in_percent(run),
         f"{run.tokens:,}",
         hellaswag_of(run, "by_sum"),
         f"{bits:.4f}" if bits else NOT_MEASURED,
@@ -114,26 +122,22 @@ def hellaswag_of(run: Run, rule: str) -> str:
     return with_error(last.accuracy[rule], last.standard_error[rule])
 
 
+def in_percent(run: Run) -> str:
+    return f" ({100 * headline(run.hellaswag[-1])[0]:.1f} %; {run.hellaswag[-1].items})" if run.hellaswag else ""
+
+
 def recorded_column(recipe: Recipe, name: str) -> Column:
+    """A recipe of which a run changed the length still bears the figures of the one that came with regpt."""
+    shipped = shipped_recipes().get(recipe.name)
+    tokens = f"{(load_recipe(shipped) if shipped else recipe).total_tokens:,} (by the recipe)"
     claimed = recipe.published
     return Column(
         name,
         f"{claimed.validation_loss} (recorded)" if claimed.validation_loss else "not recorded",
         "—",
-        f"{claimed.hellaswag} (recorded)" if claimed.hellaswag else "not recorded",
-        f"{recipe.total_tokens:,} (by the recipe)",
+        f"{claimed.hellaswag} ({100 * claimed.hellaswag:.3g} %; recorded)" if claimed.hellaswag else "not recorded",
+        tokens,
     )
-
-
-def comparable(run: Run, other: Run) -> bool:
-    """Whether two validation losses were taken on the same windows of the same data."""
-    if not (run.history.validations and other.history.validations):
-        return False
-    seen = [
-        (r.environment["data"]["digest"], r.recipe.model.block_size, r.history.validations[-1].windows)
-        for r in (run, other)
-    ]
-    return seen[0] == seen[1]
 
 
 def recorded_where(recipe: Recipe) -> str:
@@ -173,20 +177,14 @@ def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
     )
 
 
-def tests_of_hellaswag(run: Run, other: Run) -> str:
-    """Whether two runs' last answers differ, if they were asked the same items."""
-    one, two = run.hellaswag[-1], other.hellaswag[-1]
-    if one.digest != two.digest:
-        return f"{other.id} was asked other HellaSwag items ({two.items}); the two accuracies are not tested."
-    try:
-        first, second = run.answers(one), other.answers(two)
-    except DataError as error:
-        return f"HellaSwag against {other.id}: not tested, {error.problem}."
-    rule = first.rules[0]
-    return f"HellaSwag against {other.id}: {verdict(paired(first.right(rule), second.right(rule)), run.id, other.id)}"
+def guessing(record: TaskRecord) -> bool:
+    """Whether an accuracy lies within two standard errors, those that guessing itself would have, of guessing's."""
+    share, error = headline(record)
+    of_guessing = math.sqrt(CHANCE * (1 - CHANCE) / record.count) if record.count else error
+    return abs(share - CHANCE) < 2 * of_guessing
 
 
-def notes_of_hellaswag(run: Run, others: Sequence[Other]) -> list[str]:
+def notes_of_hellaswag(run: Run) -> list[str]:
     if not run.hellaswag:
         why = run.hellaswag_unmeasured
         return [f"HellaSwag: {NOT_MEASURED}{f', because {why}' if why else ''}."]
@@ -199,11 +197,8 @@ def notes_of_hellaswag(run: Run, others: Sequence[Other]) -> list[str]:
         lines.append("Published figures are of all 10,042 items, so this one does not compare with them to the digit.")
     if last.cut:
         lines.append(f"{last.cut:,} of its items lost the beginning of their context to the model's block size.")
-    share, error = headline(last)
-    of_guessing = math.sqrt(CHANCE * (1 - CHANCE) / last.count) if last.count else error
-    if abs(share - CHANCE) < 2 * of_guessing:
+    if guessing(last):
         lines.append("This accuracy cannot be told from guessing (less than two of its standard errors from 0.25).")
-    lines += [tests_of_hellaswag(run, other.run) for other in others if other.run and other.run.hellaswag]
     return lines
 
 
@@ -213,19 +208,14 @@ def notes(run: Run, others: Sequence[Other]) -> list[str]:
         "Losses are nats per token on fixed windows of the validation split; ± is one standard error over the windows."
     ]
     for other in others:
-        if other.run is not None:
-            if comparable(run, other.run):
-                lines.append(
-                    f"{other.name} was validated on the same windows of the same data; the two losses compare."
-                )
-            else:
-                lines.append(
-                    f"{other.name} was validated on other windows or other data; the two losses do not compare."
-                )
-        else:
+        if other.run is None:
             lines.append(f"{other.name}: figures from {recorded_where(other.recipe)}, not measured here.")
+        elif comparable(run, other.run):
+            lines.append(f"{other.name} was validated on the same windows of the same data; the two losses compare.")
+        else:
+            lines.append(f"{other.name} was validated on other windows or other data; the two losses do not compare.")
     if kind_of_data(run) == FINEWEB_EDU:
         lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}'s public validation shard.")
     else:
         lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}; on this run's data it says nothing.")
-    return [*lines, *notes_of_hellaswag(run, others)]
+    return [*lines, *notes_of_hellaswag(run)]

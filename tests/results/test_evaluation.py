@@ -125,7 +125,7 @@ def test_items_of_ones_own_are_kept_beside_the_published(runs: Path, capsys: pyt
     assert "report:" in printed(capsys, "report", "a", "--against", "b")
     shutil.copy(own, folder / "hellaswag-20.parquet")
     printed(capsys, "report", "a", "--against", "b")
-    assert "not tested, " in (runs / "a" / "report.md").read_text()
+    assert "not tested: " in (runs / "a" / "report.md").read_text()
 
 
 def test_one_damaged_file_hides_no_other(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

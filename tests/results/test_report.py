@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -17,20 +18,109 @@ from regpt.run.journal import read_history
 from regpt.run.start import train
 from tests.conftest import tiny_recipe
 
-SEED_RECORD_SECTIONS = """Model architecture
-Training configuration
-Batch size and gradient accumulation
-Optimizer
-Learning rate schedule
-Steps and evaluation
-Data
-Hardware and distribution
-Initialization and regularization
-Results
-Final metrics
-Loss curve
-From the original GPT-2
-Reproducibility""".splitlines()
+TRIALS = Path(__file__).parent / "runs"  # the full-size recipes, two and four steps of 4,096 tokens each, on a CPU
+
+# The rows of the seed record, table by table, as its author wrote them; "Run" stands where it names the run before.
+ROWS_OF_THE_SEED_RECORD = {
+    "Model Architecture": """Model Type
+Layers (`n_layer`)
+Attention Heads (`n_head`)
+Embedding Dimension (`n_embd`)
+Context Length (`block_size`)
+Vocabulary Size (`vocab_size`)
+Total Parameters""",
+    "Batch Size & Gradient Accumulation": """Micro-batch Size (`B`)
+Sequence Length (`T`)
+Total Batch Size
+Gradient Accumulation Steps""",
+    "Optimizer Settings": """Optimizer
+Weight Decay
+Beta1
+Beta2
+Epsilon
+Gradient Clipping""",
+    "Learning Rate Schedule": """Max Learning Rate
+Min Learning Rate
+Warmup Steps
+Total Steps
+Schedule Type""",
+    "Training Steps & Evaluation": """Total Training Steps
+Validation Frequency
+Validation Steps
+HellaSwag Eval Frequency
+Checkpoint Frequency""",
+    "Compute Resources": """GPU Type
+Number of GPUs
+Platform
+Training Duration
+Estimated Cost""",
+    "Distributed Setup": """Framework
+Backend
+Precision
+Compile
+matmul precision""",
+    "Final Metrics": """Validation Loss
+HellaSwag Accuracy""",
+}
+# What it says in lists, by the words in bold.
+LISTS_OF_THE_SEED_RECORD = {
+    "Architecture Details": [
+        "Attention",
+        "Activation Function",
+        "Positional Encoding",
+        "Normalization",
+        "Weight Tying",
+    ],
+    "Dataset": ["Name", "Source", "Size", "Tokenizer", "Splits", "Training Epochs"],
+    "Data Loading Improvements": ["Global shuffling", "Multi-epoch support", "Memory-mapped shards"],
+    "Weight Initialization": ["Linear layers", "Residual projections", "Embeddings", "Biases"],
+    "Random Seeds": ["Manual Seed", "Generation Seed"],
+}
+# And where it compares: of the modern run held against the classic one.
+COMPARISONS_OF_THE_SEED_RECORD = {
+    "Key Improvements Over trial-230126": ["RoPE Embeddings", "SwiGLU Activation", "RMSNorm", "2x Training Duration"],
+    "Key Differences from Original GPT-2": [
+        "Flash Attention",
+        "AdamW",
+        "bfloat16",
+        "Vocab Padding",
+        "Modern PyTorch",
+        "RoPE Embeddings",
+        "SwiGLU Activation",
+        "RMSNorm",
+    ],
+    "Key Differences from Previous Run (trial-230126)": [
+        "Higher Learning Rate",
+        "Shorter Warmup",
+        "2x Training Duration",
+        "Larger Micro-batch",
+        "RoPE instead of Learned Embeddings",
+        "SwiGLU instead of GELU",
+        "RMSNorm instead of LayerNorm",
+    ],
+    "Contributing Factors": [
+        "Extended Training",
+        "Higher Learning Rate",
+        "RoPE Embeddings",
+        "SwiGLU Activation",
+        "RMSNorm",
+    ],
+}
+HEADINGS_OF_THE_SEED_RECORD = [
+    *ROWS_OF_THE_SEED_RECORD,
+    *LISTS_OF_THE_SEED_RECORD,
+    "Training Configuration",
+    "Data Configuration",
+    "Hardware & Distributed Training",
+    "Initialization & Regularization",
+    "Regularization",
+    "Training Results",
+    "Loss Curve",
+    "Implementation Details",
+    "Key Differences from Original GPT-2",
+    "Reproducibility",
+    "Performance Analysis",
+]
 
 
 @pytest.fixture
@@ -43,28 +133,108 @@ def two_runs(tiny: Recipe, tmp_path: Path) -> Path:
 
 
 def report_of(root: Path, name: str, *against: str) -> str:
-    return write_report(open_run(root / name), [open_other(other, root) for other in against]).read_text(
-        encoding="utf-8"
-    )
+    return write_report(open_run(root / name), [open_other(o, root) for o in against]).read_text(encoding="utf-8")
 
 
-def test_a_report_has_every_section_of_the_seed_record_and_its_figures(two_runs: Path) -> None:
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trials") / "runs"
+    shutil.copytree(TRIALS, root)
+    return root
+
+
+def sections(text: str) -> dict[str, str]:
+    """What stands under each heading."""
+    parts = re.split(r"^#+ (.*)$", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def rows(section: str) -> dict[str, list[str]]:
+    cells = [re.split(r"(?<!\\)\|", line)[1:-1] for line in section.splitlines() if line.startswith("|")]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells}
+
+
+def listed(section: str) -> dict[str, str]:
+    """The words in bold that lines of a list begin with, and what they say."""
+    return dict(re.findall(r"^(?:-|\d+\.) \*\*([^*]+?):?\*\*:? *(.*)$", section, re.MULTILINE))
+
+
+@pytest.mark.parametrize(("name", "other"), [("trial-050226", "trial-230126"), ("trial-230126", "trial-050226")])
+def test_both_full_size_runs_have_every_table_of_the_seed_record_with_its_rows(
+    trials: Path, name: str, other: str
+) -> None:
+    found = sections(report_of(trials, name, other))
+    assert [heading for heading in HEADINGS_OF_THE_SEED_RECORD if heading not in found] == []
+    for heading, labels in ROWS_OF_THE_SEED_RECORD.items():
+        table = rows(found[heading])
+        for label in labels.splitlines():
+            assert label in table, f"{heading}: no row {label}"
+            assert all(table[label]), f"{heading}: nothing in {label}"
+    for heading, labels in LISTS_OF_THE_SEED_RECORD.items():
+        lines = listed(found[heading])
+        assert [label for label in labels if not lines.get(label)] == [], heading
+    assert len(re.findall("^- ", found["Regularization"], re.MULTILINE)) >= 3
+    assert {"CUDA Seed", "Device Seed"} & set(listed(found["Random Seeds"]))
+
+
+def test_held_against_the_run_before_a_report_compares_what_the_seed_record_does(trials: Path) -> None:
+    found = sections(report_of(trials, "trial-050226", "trial-230126"))
+    for heading, labels in COMPARISONS_OF_THE_SEED_RECORD.items():
+        lines = listed(found[heading])
+        assert [label for label in labels if label not in lines] == [], heading
+    header = next(line for line in found["Final Metrics"].splitlines() if line.startswith("|"))
+    assert header.startswith("| Metric | Value | Reference (GPT-2 Original) | Previous Run (trial-230126) |")
+    improvements = rows(found["Improvements Over Previous Run (trial-230126)"])
+    assert improvements["Validation Loss"][:3] == ["10.8782", "10.3363", "-0.5419"]
+    assert improvements["HellaSwag Accuracy"][:3] == ["0.2000 (20.0 %)", "0.2500 (25.0 %)", "+5.0 percentage points"]
+    assert all(improvements["Training Efficiency"])
+    assert "nothing here separates their effects" in found["Contributing Factors"]
+    assert "(3x that of trial-230126)" in rows(found["Learning Rate Schedule"])["Max Learning Rate"][0]
+
+
+def test_a_later_run_is_not_called_a_previous_one_nor_its_absence_an_improvement(trials: Path) -> None:
+    text = report_of(trials, "trial-230126", "trial-050226")
+    assert "Previous Run" not in text and "Improvements Over" not in text
+    assert "Key Changes Over trial-050226" in text and "Later Run (trial-050226)" in text
+
+
+def test_the_first_paragraph_says_what_was_trained_how_long_and_what_came_out(trials: Path) -> None:
+    first = report_of(trials, "trial-050226", "trial-230126").split("\n\n")[1]
+    for part in (
+        "GPT-2 124M with RoPE, SwiGLU, RMSNorm: 123,587,328 parameters",
+        "16,384 tokens of fineweb-sample (4 of 4 steps",
+        "on AMD EPYC, 2 threads. Its steps took 2 min 32 s",
+        "Its validation loss fell from 10.9787 to 10.3363",
+        "which saw 8,192 tokens (2 times as many here)",
+        "10.3363 against 10.8782, lower (0.5419 apart",
+        "HellaSwag accuracy 0.2500 (25.0 %) against 0.2000 (20.0 %), cannot be told apart (McNemar's p = 1)",
+        "not tested: speed (fewer than 8 steps say nothing of it)",
+    ):
+        assert part in first
+
+
+def test_a_report_holds_the_figures_of_its_run(two_runs: Path) -> None:
     text = report_of(two_runs, "modern", "classic")
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    assert [h for h in SEED_RECORD_SECTIONS if h not in headings] == []
     history = read_history(two_runs / "modern")
     environment = json.loads((two_runs / "modern" / "environment.json").read_text())
     other = read_history(two_runs / "classic").validations[-1]
+    metrics = rows(sections(text)["Final Metrics"])
     last, theirs = (f"{v.loss:.4f} ± {v.standard_error:.4f}" for v in (history.validations[-1], other))
-    assert f"| Validation loss, last | {last} | {theirs} |" in text
-    assert f"| Bits per byte, last | {history.validations[-1].bits_per_byte:.4f} | {other.bits_per_byte:.4f} |" in text
-    assert environment["data"]["digest"] in text
-    assert "| Tokens seen | 768 | 384 |" in text
-    assert "USD (" in text and "| HellaSwag accuracy | not measured | not measured |" in text
+    assert metrics["Validation Loss"][0] == last and metrics["Validation Loss"][2] == theirs
+    assert metrics["Bits per Byte"][0] == f"{history.validations[-1].bits_per_byte:.4f}"
+    assert metrics["Tokens Seen"] == ["768", "—", "384"]
+    assert metrics["HellaSwag Accuracy"][0] == "not measured"
+    assert environment["data"]["digest"] in text and "USD (" in text
     assert history.samples[-1].texts[0] in text
-    for image in re.findall(r"\]\((img/.*?)\)", text):
+
+
+def test_every_picture_is_there_for_light_and_for_dark(two_runs: Path) -> None:
+    text = report_of(two_runs, "modern", "classic")
+    images = re.findall(r'(?:src|srcset)="(img/.*?)"', text)
+    assert "img/train-val_loss.png" in images and "img/train-val_loss-dark.png" in images
+    for image in images:
         assert (two_runs / "modern" / image).stat().st_size > 5_000
-    assert (two_runs / "modern" / "img" / "train-val_loss.png") in (two_runs / "modern" / "img").iterdir()
+        assert (two_runs / "modern" / image).with_suffix(".svg").stat().st_size > 5_000
 
 
 def test_every_table_is_well_formed(two_runs: Path) -> None:
@@ -88,12 +258,12 @@ def test_a_comparison_on_other_data_is_not_called_one(two_runs: Path, tmp_path: 
     path.write_text(json.dumps(environment))
     text = report_of(two_runs, "modern", "classic")
     assert "the two losses do not compare" in text
-    assert "the last of classic" not in text
+    assert "not tested: validation loss (taken on other windows or other data)" in text
 
 
 def test_a_recipe_with_recorded_figures_can_be_held_against(two_runs: Path) -> None:
     text = report_of(two_runs, "modern", str(find_recipe_file("gpt2-230126")))
-    assert "3.26 (recorded)" in text and "0.28 (recorded)" in text
+    assert "3.26 (recorded)" in text and "0.28 (28 %; recorded)" in text
     assert "gpt2-230126 (recorded): figures from the owner's record" in text
     assert "(4 x RTX 3090, DDP over NCCL, 11 h, 7 USD), not measured here" in text
 

@@ -153,7 +153,7 @@ def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
     assert steps(read_history(run)) == []
     text = write_report(open_run(run), []).read_text(encoding="utf-8")
     assert "asked for every 3 steps; not measured: hellaswag: it is nowhere to be had" in text
-    assert "| HellaSwag accuracy | not measured |" in text
+    assert "| HellaSwag Accuracy | not measured |" in text
     assert "hellaswag.png" not in text
 
 

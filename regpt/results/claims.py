@@ -1,0 +1,174 @@
+"""What may be said in words of two runs: lower, higher, faster, or not told apart; each with what carries it."""
+
+import math
+from dataclasses import dataclass
+from statistics import quantiles
+
+from regpt.base.errors import DataError
+from regpt.results.paired import paired
+from regpt.results.runs import Run, headline
+
+NORMAL = 1.959964  # two-sided point of the normal distribution at 5 %, the level of all words here
+FEWEST_STEPS = 8  # whose times have quartiles that say something
+ALIKE = "cannot be told apart"
+UNTESTED = "not tested"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A figure of this run beside that of another, and what the two say."""
+
+    what: str  # the record's name of the row
+    figures: tuple[str, str]  # the other's, then this run's
+    difference: str
+    word: str  # 'lower', 'higher', 'faster', 'slower'; ALIKE; or UNTESTED
+    because: str  # the test, or why there is none
+    in_short: str = ""  # the test in a few words
+
+    @property
+    def words(self) -> str:
+        return f"{self.word}: {self.because}"
+
+
+def claims(run: Run, other: Run) -> list[Claim]:
+    """In the order of the seed record."""
+    return [claim_of_hellaswag(run, other), claim_of_losses(run, other), claim_of_speed(run, other)]
+
+
+def comparable(run: Run, other: Run) -> bool:
+    """Whether two validation losses were taken on the same windows of the same data."""
+    if not (run.history.validations and other.history.validations):
+        return False
+    seen = [
+        (r.environment["data"]["digest"], r.recipe.model.block_size, r.history.validations[-1].windows)
+        for r in (run, other)
+    ]
+    return seen[0] == seen[1]
+
+
+def claim_of_losses(run: Run, other: Run) -> Claim:
+    """The last validation losses. The journals hold each one's error over the windows, not that of the difference."""
+    figures = written(other.validation_loss), written(run.validation_loss)
+    if not comparable(run, other):
+        missing = not (run.history.validations and other.history.validations)
+        why = "not both were validated" if missing else "taken on other windows or other data"
+        return Claim("Validation Loss", figures, "—", UNTESTED, why)
+    ours, theirs = run.history.validations[-1], other.history.validations[-1]
+    word, because = told_apart(
+        (ours.loss, ours.standard_error), (theirs.loss, theirs.standard_error), ours.windows, "lower", "higher"
+    )
+    needed = threshold(ours.standard_error, theirs.standard_error, ours.windows)
+    in_short = f"{abs(ours.loss - theirs.loss):.4f} apart, {needed:.4f} needed" if word != UNTESTED else because
+    return Claim("Validation Loss", figures, f"{ours.loss - theirs.loss:+.4f}", word, because, in_short)
+
+
+def told_apart(
+    ours: tuple[float, float], theirs: tuple[float, float], windows: int, below: str, above: str
+) -> tuple[str, str]:
+    """(word, test) of two losses on the same windows, each with its standard error.
+
+    The error of the difference is taken as if the windows were drawn anew for each. They are the same, and what is hard
+    for one model is hard for the other; so the true error is smaller, and a difference that this finds is one.
+    """
+    if not (ours[1] and theirs[1] and windows > 3):
+        return UNTESTED, "no standard errors in the journals that would tell"
+    apart, needed = ours[0] - theirs[0], threshold(ours[1], theirs[1], windows)
+    test = (
+        f"{abs(apart):.4f} apart, {'more' if abs(apart) > needed else 'not more'} than the {needed:.4f} that"
+        f" {windows:,} windows need (errors {ours[1]:.4f} and {theirs[1]:.4f} added as squares)"
+    )
+    return (ALIKE if abs(apart) <= needed else below if apart < 0 else above), test
+
+
+def threshold(error: float, other: float, windows: int) -> float:
+    """How far apart two means of so many windows must lie that their errors alone would seldom put them there."""
+    return student(max(1, windows - 1)) * math.hypot(error, other)
+
+
+def student(degrees: int) -> float:
+    """The two-sided point of Student's t at 5 % (Abramowitz and Stegun 1964, 26.7.5), within 1 % from 3 degrees on."""
+    z, n = NORMAL, degrees
+    return (
+        z
+        + (z**3 + z) / (4 * n)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
+    )
+
+
+def claim_of_hellaswag(run: Run, other: Run) -> Claim:
+    """The last answers, by McNemar's test on the same items."""
+    what = "HellaSwag Accuracy"
+    scores = [headline(r.hellaswag[-1])[0] if r.hellaswag else None for r in (other, run)]
+    figures = in_percent(scores[0]), in_percent(scores[1])
+    if not (run.hellaswag and other.hellaswag):
+        return Claim(what, figures, "—", UNTESTED, "not both were asked")
+    one, two = run.hellaswag[-1], other.hellaswag[-1]
+    if one.digest != two.digest:
+        return Claim(what, figures, "—", UNTESTED, f"asked other items, {one.items} and {two.items}")
+    try:
+        first, second = run.answers(one), other.answers(two)
+    except DataError as error:
+        return Claim(what, figures, "—", UNTESTED, error.problem)
+    rule = first.rules[0]
+    result = paired(first.right(rule), second.right(rule))
+    word = ALIKE if not result.is_difference else "higher" if result.difference > 0 else "lower"
+    because = (
+        f"McNemar's p = {result.p_value:.2g} over {one.items}; only this run is right on {result.only[0]:,},"
+        f" only {other.id} on {result.only[1]:,}"
+    )
+    return Claim(
+        what,
+        figures,
+        f"{100 * result.difference:+.1f} percentage points",
+        word,
+        because,
+        f"McNemar's p = {result.p_value:.2g}",
+    )
+
+
+def claim_of_speed(run: Run, other: Run) -> Claim:
+    """Tokens a second of all steps. Quartiles, since times of steps hang together too much for a test by ranks."""
+    what = "Training Efficiency"
+    rates = [speeds(r) for r in (other, run)]
+    figures = per_second(other), per_second(run)
+    times = f"× {run.tokens_per_second / other.tokens_per_second:.3g}" if all(rates) else "—"
+    if placed(run) != placed(other) or len(placed(run)) != 1:
+        return Claim(what, figures, "—", UNTESTED, "not run on the same kind and number of devices")
+    if min(map(len, rates)) < FEWEST_STEPS:
+        return Claim(what, figures, times, UNTESTED, f"fewer than {FEWEST_STEPS} steps say nothing of it")
+    (low, _, high), (its_low, _, its_high) = (quantiles(rate, n=4, method="inclusive") for rate in reversed(rates))
+    word = "faster" if low > its_high else "slower" if high < its_low else ALIKE
+    because = (
+        f"the middle halves of the steps, {low:,.0f} to {high:,.0f} and {its_low:,.0f} to {its_high:,.0f} tokens/s,"
+        f" {'overlap' if word == ALIKE else 'do not overlap'}"
+    )
+    quartiles = "overlap" if word == ALIKE else "do not overlap"
+    return Claim(what, figures, times, word, because, f"{times}, quartiles of the steps {quartiles}")
+
+
+def written(loss: float | None) -> str:
+    return f"{loss:.4f}" if loss is not None else "—"
+
+
+def in_percent(share: float | None) -> str:
+    return f"{share:.4f} ({100 * share:.1f} %)" if share is not None else "—"
+
+
+def per_second(run: Run) -> str:
+    """Of the median step."""
+    return f"{run.tokens_per_second:,.0f} tokens/s" if run.history.steps else "—"
+
+
+def speeds(run: Run) -> list[float]:
+    """Tokens a second of each step."""
+    batch = run.recipe.data.total_batch_tokens
+    return [batch / step.seconds for step in run.history.steps if step.seconds > 0]
+
+
+def placed(run: Run) -> set[tuple[str, int]]:
+    """What each attempt ran on: (device, ranks)."""
+    found = {
+        (str(e.detail["device"]), int(e.detail.get("ranks", 1))) for e in run.history.events if "device" in e.detail
+    }
+    return found or {(str(run.environment["device"]["name"]), int(run.environment["ranks"]))}

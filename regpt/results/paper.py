@@ -1,0 +1,183 @@
+"""The paper that pictures are drawn on: light and dark colors, axes in tokens, names that hide nothing, files."""
+
+import math
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate, cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+INK, FAINT, PAPER = "#30343b", "#e2e5ea", "#ffffff"
+# The run itself, then what it is held against; neighbours differ in lightness as well.
+COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5", "#0f7f8a", "#b0306e", "#86700c", "#6e5d55")
+DARK_COLORS = ("#f0894a", "#6aa6f0", "#6cc382", "#bd97e0", "#4fc4ce", "#f07ab2", "#d3bb45", "#b9a69c")
+DARK = dict(zip((INK, FAINT, PAPER, *COLORS), ("#d3d9e1", "#2a313a", "#0d1117", *DARK_COLORS), strict=True))
+LONGEST_NAME = 44  # letters of a run in a legend
+
+
+@dataclass(frozen=True)
+class Line:
+    """A published figure, drawn across."""
+
+    name: str
+    value: float
+
+
+def page(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(6.8, 4.3), layout="constrained", facecolor=PAPER)
+    axes = figure.add_subplot()
+    dress(axes, title)
+    return figure, axes
+
+
+def dress(axes: Axes, title: str) -> None:
+    axes.set_facecolor(PAPER)
+    axes.set_title(plain(title), loc="left", fontsize=11, color=INK, pad=9)
+    axes.set_xlabel("training tokens", color=INK, fontsize=9.5)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_in_short(value)))
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.margins(x=0.02)
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(which="both", colors=INK, length=0, labelsize=9.5)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(INK)
+
+
+def finish(axes: Axes, note: str = "") -> None:
+    """A note under the title, names below the picture, where they hide nothing; or a word that nothing is there yet."""
+    figure = whole(axes)
+    if not math.isfinite(axes.dataLim.x0):
+        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color=INK, fontsize=11)
+        axes.set_xticks([])
+        axes.set_yticks([])
+    elif axes.dataLim.x1 <= 0:
+        axes.set_xlim(-0.02, 1)
+        axes.set_xticks([0])
+    if note:
+        axes.set_title(axes.get_title(loc="left"), loc="left", fontsize=11, color=INK, pad=20)
+        axes.annotate(
+            note, (0, 1), xycoords="axes fraction", xytext=(0, 7), textcoords="offset points", fontsize=8.5, color=INK
+        )
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        columns = 2 if max(map(len, names)) < 36 else 1
+        figure.set_figheight(figure.get_figheight() + 0.2 * (-(-len(names) // columns) - 1))
+        figure.legend(
+            handles[::-1], names[::-1], loc="outside lower left", frameon=False, fontsize=9.5, labelcolor=INK,
+            ncols=columns,
+        )  # fmt: skip
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write four files: NAME.png, NAME.svg and, in the colors of `DARK`, NAME-dark.png and NAME-dark.svg."""
+    path.parent.mkdir(exist_ok=True)
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "regpt"}):
+        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
+        for ending in ("", "-dark"):
+            if ending:
+                recolor(figure)
+            for kind in ("png", "svg"):
+                target = path.with_name(f"{path.stem}{ending}.{kind}")
+                figure.savefig(target, dpi=160, metadata={"Date": None} if kind == "svg" else None)
+                figure.set_layout_engine("none")  # laid out once is enough
+
+
+def recolor(figure: Figure) -> None:
+    """Every color of the light page becomes its dark one, transparency as it was."""
+    for artist in figure.findobj():
+        for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
+            getter, setter = getattr(artist, f"get_{name}", None), getattr(artist, f"set_{name}", None)
+            if getter and setter:
+                try:
+                    setter(darkened(getter()))
+                except (TypeError, ValueError):  # none at all, or an artist that keeps its colors elsewhere
+                    continue
+
+
+def darkened(color: Any) -> Any:
+    """The dark one of a color, or of several; one that the light page does not use stays."""
+    if hasattr(color, "ndim") and color.ndim == 2:
+        return [darkened(tuple(one)) for one in color]
+    dark = DARK.get(to_hex(color))
+    if dark is None:
+        return color
+    opacity = color[3] if not isinstance(color, str) and len(color) == 4 else None
+    return dark if opacity is None else (dark, float(opacity))
+
+
+def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """Lines across, each with its name beside the picture, moved apart where two would share a place.
+
+    To be called last: where the names go depends on how everything else is laid out.
+    """
+    ordered = sorted(lines, key=lambda line: line.value)
+    for line, style in zip(ordered, cycle(((0, (1, 2)), (0, (5, 3)), "-.", (0, (9, 3)))), strict=False):
+        axes.axhline(line.value, color=INK, linestyle=style, linewidth=0.9, alpha=0.75)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
+        whole(axes).draw_without_rendering()
+    points = 72 / whole(axes).dpi  # of a pixel
+    heights = [float(axes.transData.transform((0, line.value))[1]) * points for line in ordered]
+    texts = ["\n".join(textwrap.wrap(f"{line.value:g} {line.name}", 22)) for line in ordered]
+    for line, text, height, place in zip(
+        ordered, texts, heights, apart(heights, [10.5 * (1 + text.count("\n")) for text in texts]), strict=True
+    ):
+        axes.annotate(
+            plain(text), (1, line.value), xycoords=("axes fraction", "data"), xytext=(6, place - height),
+            textcoords="offset points", fontsize=8, color=INK, va="center", annotation_clip=False,
+        )  # fmt: skip
+
+
+def apart(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+    """Rising places, moved as little as keeps things of these heights from touching."""
+    clusters: list[tuple[float, list[float]]] = []  # (middle, heights of what stands there one on the other)
+    for place, height in zip(places, heights, strict=True):
+        clusters.append((place, [height]))
+        while len(clusters) > 1 and touching(*clusters[-2:]):
+            (lower, below), (upper, above) = clusters[-2:]
+            middle = (lower * len(below) + upper * len(above)) / (len(below) + len(above))
+            clusters[-2:] = [(middle, below + above)]
+    found = []
+    for middle, stacked in clusters:
+        ends = [*accumulate(stacked)]
+        found += [middle - ends[-1] / 2 + end - own / 2 for end, own in zip(ends, stacked, strict=True)]
+    return found
+
+
+def touching(lower: tuple[float, list[float]], upper: tuple[float, list[float]]) -> bool:
+    return upper[0] - lower[0] < (sum(lower[1]) + sum(upper[1])) / 2
+
+
+def whole(axes: Axes) -> Figure:
+    """The figure that these axes are in."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return figure
+
+
+def short_name(name: str) -> str:
+    """A run's name, its middle left out where it is long, and nothing that matplotlib would read as a formula."""
+    half = LONGEST_NAME // 2
+    return plain(name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}")
+
+
+def plain(name: str) -> str:
+    """A name as it is, where matplotlib would read formulas between dollar signs."""
+    return name.replace("$", r"\$")
+
+
+def tokens_in_short(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"

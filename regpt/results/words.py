@@ -1,0 +1,245 @@
+"""What a record says in words: the first paragraph, and what stands in its cells."""
+
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+
+from regpt.base.recipe import Recipe
+from regpt.results.claims import UNTESTED, Claim, claims, comparable, told_apart
+from regpt.results.paper import tokens_in_short
+from regpt.results.references import ALL_ITEMS, CHANCE, GPT2
+from regpt.results.runs import Run, headline
+from regpt.results.scores import NOT_MEASURED, Other, guessing, kind_of_data, recorded_where
+
+SHORT_NAMES = {
+    "rope": "RoPE",
+    "learned": "learned positions",
+    "swiglu": "SwiGLU",
+    "gelu": "GELU",
+    "rmsnorm": "RMSNorm",
+    "layernorm": "LayerNorm",
+}
+
+
+def summary(run: Run, others: Sequence[Other]) -> str:
+    """What was trained, for how long, what came out and against what; claims nothing that the figures do not carry."""
+    parts = [trained(run), came_out(run), *(against(run, other) for other in others), against_gpt2(run)]
+    return " ".join(filter(None, parts))
+
+
+def trained(run: Run) -> str:
+    model, recipe = run.recipe.model, run.recipe
+    names = ", ".join(SHORT_NAMES[part] for part in (model.positions, model.activation, model.normalization))
+    steps = f"{run.history.step:,} of {recipe.run.max_steps:,} steps"
+    return (
+        f"**{escaped(run.id)}** is {model_type(recipe)} with {names}: {model.parameters:,} parameters, trained from"
+        f" nothing on {run.tokens:,} tokens of {escaped(run.environment['data']['source']['description'])}"
+        f" ({steps}, {run.epochs:.3g} epochs) in {run.environment['device']['precision']} on"
+        f" {escaped(run.environment['device']['name'])}. Its steps took {in_words(run.training_seconds)}."
+    )
+
+
+def came_out(run: Run) -> str:
+    looks, words = run.history.validations, ""
+    if len(looks) > 1:
+        first, last = looks[0], looks[-1]
+        pairs = [(v.loss, v.standard_error) for v in (last, first)]
+        verb = "went"
+        if first.windows == last.windows and all(error for _, error in pairs):
+            verb = {"below": "fell", "above": "rose"}.get(
+                told_apart(pairs[0], pairs[1], last.windows, "below", "above")[0], "went"
+            )
+        words = f"Its validation loss {verb} from {first.loss:.4f} to {last.loss:.4f} nats per token."
+    if run.hellaswag:
+        last_answers = run.hellaswag[-1]
+        share, error = headline(last_answers)
+        words += f" Of HellaSwag ({last_answers.items}) it gets {share:.3f} ± {error:.3f} right"
+        words += ", which cannot be told from guessing." if guessing(last_answers) else f"; guessing gives {CHANCE}."
+    return words.strip()
+
+
+def against(run: Run, other: Other) -> str:
+    """In one sentence or two; a recorded figure has no error, so nothing is claimed of it."""
+    name = f"**{escaped(other.name)}**"
+    if other.run is None:
+        return f"Against {name}: {UNTESTED}, its figures are from {escaped(recorded_where(other.recipe))}."
+    times = f" ({run.tokens / other.run.tokens:.3g} times as many here)" if other.run.tokens else ""
+    saw = "as many tokens" if run.tokens == other.run.tokens else f"{other.run.tokens:,} tokens{times}"
+    hellaswag, loss, speed = claims(run, other.run)
+    words = f"Against {name}, which saw {saw}: "
+    ordered = (loss, hellaswag, speed)
+    tested = [in_paragraph(claim) for claim in ordered if claim.word != UNTESTED]
+    rest = [f"{name_of(claim)} ({escaped(claim.because)})" for claim in ordered if claim.word == UNTESTED]
+    words += "; ".join([*tested, *([f"{UNTESTED}: {', '.join(rest)}"] if rest else [])]) + "."
+    theirs = other.run.validation_loss
+    at_equal_tokens = [v.loss for v in run.history.validations if v.tokens == other.run.tokens]
+    if theirs is not None and at_equal_tokens and run.tokens > other.run.tokens and comparable(run, other.run):
+        words += f" After as many tokens it stood at {at_equal_tokens[-1]:.4f} against {theirs:.4f}."
+    return words
+
+
+def in_paragraph(claim: Claim) -> str:
+    theirs, ours = claim.figures
+    return f"{name_of(claim)} {ours} against {theirs}, {claim.word} ({escaped(claim.in_short)})"
+
+
+def name_of(claim: Claim) -> str:
+    return {"HellaSwag Accuracy": "HellaSwag accuracy", "Validation Loss": "validation loss"}.get(claim.what, "speed")
+
+
+def against_gpt2(run: Run) -> str:
+    """HellaSwag's published figure compares where all items were asked; the loss has no error to test it by."""
+    if not (run.hellaswag and run.hellaswag[-1].items == ALL_ITEMS):
+        return ""
+    share, error = headline(run.hellaswag[-1])
+    published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / 10_042) ** 0.5)
+    word, test = told_apart((share, error), published, 10_042, "lower", "higher")
+    loss = "" if kind_of_data(run) == GPT2.data else f"; its loss on {GPT2.data} says nothing of this run's data"
+    test = test.replace("windows", "items")
+    return f"Against {GPT2.name}: HellaSwag accuracy {share:.4f} against {GPT2.hellaswag}, {word} ({test}){loss}."
+
+
+def model_type(recipe: Recipe) -> str:
+    return f"GPT-2 {recipe.model.parameters / 1e6:.0f}M"
+
+
+def architecture(recipe: Recipe) -> list[str]:
+    model = recipe.model
+    return [
+        "**Attention:** causal, scaled_dot_product_attention (Flash Attention where the device has it)",
+        "**Activation Function:** "
+        + {
+            "swiglu": f"SwiGLU (gated activation), hidden width {model.mlp_hidden:,}",
+            "gelu": f"GELU (tanh form), hidden width {model.mlp_hidden:,}",
+        }[model.activation],
+        "**Positional Encoding:** "
+        + {
+            "rope": f"RoPE (Rotary Position Embedding), base {model.rope_theta:,.0f}, split-half form",
+            "learned": "learned table, added to the token embedding",
+        }[model.positions],
+        "**Normalization:** "
+        + {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[model.normalization]
+        + f" before attention and MLP and at the end, epsilon {model.norm_eps}",
+        "**Weight Tying:** "
+        + ("token embedding weights shared with LM head" if model.tied_head else "none; the head has its own"),
+        "**Biases:** " + ("in linear layers and norms" if model.bias else "none"),
+    ]
+
+
+def source_of(run: Run) -> str:
+    asked = str(run.environment["data"]["source"]["asked"])
+    if asked.startswith("hub:"):
+        return f"HuggingFace, {code(asked.removeprefix('hub:'))}"
+    if asked == "stdlib":
+        return "the sources of the Python that prepared it"
+    return f"{code(asked)}, on the machine that prepared it"
+
+
+def validation_steps(run: Run) -> str:
+    """How much is read each time; says so where the split held fewer windows than the recipe asks for."""
+    asked, block = run.recipe.evaluation, run.recipe.model.block_size
+    windows = asked.validation_batches * asked.validation_batch_size
+    read = run.history.validations[-1].windows if run.history.validations else windows
+    cut = f"; the split holds {read:,} windows, all were read" if read < windows else ""
+    return (
+        f"{asked.validation_batches} batches of {asked.validation_batch_size} × {block:,} tokens"
+        f" ({read * block:,}), always the same{cut}"
+    )
+
+
+def hellaswag_interval(run: Run) -> str:
+    asked = run.recipe.evaluation
+    if not asked.hellaswag_every:
+        return "off"
+    every = f"every {asked.hellaswag_every:,} steps"
+    if not run.hellaswag:
+        why = f": {escaped(run.hellaswag_unmeasured)}" if run.hellaswag_unmeasured else ""
+        return f"asked for {every}; {NOT_MEASURED}{why}"
+    return f"{every.capitalize()}, at the start and the end; {run.hellaswag[-1].items}"
+
+
+def place_of(run: Run) -> str:
+    return str(run.environment["device"]["place"]).split(":")[0]
+
+
+def gpu_type(run: Run) -> str:
+    name = escaped(run.environment["device"]["name"])
+    return name if place_of(run) != "cpu" else f"none; on the CPU, {name}"
+
+
+def gpus(run: Run) -> str:
+    return ranks(run) if place_of(run) != "cpu" else f"0; ranks on the CPU: {ranks(run)}"
+
+
+def ranks(run: Run) -> str:
+    """How many, attempt by attempt where they changed, and how the model lay on them."""
+    counts = [count for number, count in enumerate(run.ranks) if number == 0 or count != run.ranks[number - 1]]
+    together = run.recipe.run.parallel + (", sums in one order" if run.recipe.run.strict_sum else "")
+    return ", then ".join(map(str, counts or [1])) + (f" ({together})" if max(counts, default=1) > 1 else "")
+
+
+def framework(run: Run) -> tuple[str, str]:
+    """(framework, backend)"""
+    if max(run.ranks, default=1) == 1:
+        kind = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}.get(place_of(run), place_of(run))
+        return f"Single {kind} (no DDP)", "N/A"
+    name = {"ddp": "DDP (DistributedDataParallel)", "fsdp": "FSDP (fully_shard)"}[run.recipe.run.parallel]
+    return f"{name} over {ranks(run)} ranks", "NCCL, and gloo for single numbers" if place_of(run) == "cuda" else "gloo"
+
+
+def durations(run: Run) -> str:
+    events = run.history.events
+    whole = f"; {span(events[-1].at - events[0].at)} from the first start to the last entry" if len(events) > 1 else ""
+    return f"{span(run.training_seconds)} in training steps{whole}"
+
+
+def memory(run: Run) -> str:
+    """The most that was written down when the run ended or stopped."""
+    most = max((int(event.detail.get("memory_bytes", 0)) for event in run.history.events), default=0)
+    of = "of the card at most" if place_of(run) == "cuda" else "of the process at the end"
+    return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
+
+
+def cost(run: Run) -> str:
+    price = run.recipe.run.price_per_hour
+    if not price:
+        return "not known, no price given (`run.price_per_hour`)"
+    hours = run.training_seconds / 3600
+    return f"{hours * price:.2f} USD ({hours:.2f} h at {price} USD an hour, training steps only)"
+
+
+def span(seconds: float) -> str:
+    """A duration, as hours:minutes:seconds."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def in_words(seconds: float) -> str:
+    """A duration by its two largest units: 22 h 5 min, 2 min 32 s."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, left = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
+
+
+def tokens_of_steps(steps: int, recipe: Recipe) -> str:
+    return f"{steps:,} steps ({tokens_in_short(steps * recipe.data.total_batch_tokens)} tokens)"
+
+
+def escaped(text: object) -> str:
+    """Text that Markdown shows as it is, also in a cell of a table."""
+    return re.sub(r"([\\`*<>\[\]|$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split("\n")))
+
+
+def code(text: object) -> str:
+    """Text as code that nothing inside it can end, also in a cell of a table."""
+    words = " ".join(str(text).split("\n"))
+    fence = "`" * (max((len(run) for run in re.findall("`+", words)), default=0) + 1)
+    space = " " if "`" in words else ""
+    return f"{fence}{space}{words}{space}{fence}".replace("|", "\\|")
+
+
+def fenced(text: str) -> str:
+    """A sample as a block that nothing inside it can end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,136 @@
+"""A real browser without a window, told what to do through a pipe: Chromium's DevTools protocol, no port, no driver."""
+
+import base64
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+]
+KEPT = ("PATH", "LANG", "TMPDIR", "FONTCONFIG_PATH", "LD_LIBRARY_PATH")  # of the environment
+
+# The browser reads its orders from descriptor 3 and answers on 4.
+PLACED = (
+    "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
+)
+
+
+def browser_or_skip() -> str:
+    """The browser's path. Without one the test is skipped; where CI is set it fails, since there pages must be seen."""
+    found = next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        why = f"no browser on this machine ({', '.join(NAMES)}); apt-get install chromium"
+        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+    return found
+
+
+class Page:
+    """One page of the browser."""
+
+    def __init__(self, orders: int, answers: int) -> None:
+        self.orders, self.answers = orders, answers
+        self.rest, self.number, self.session = b"", 0, ""
+        self.events: list[dict[str, Any]] = []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self.number += 1
+        order = {"id": self.number, "method": method, "params": parameters}
+        os.write(
+            self.orders, json.dumps(order | ({"sessionId": self.session} if self.session else {})).encode() + b"\0"
+        )
+        while True:
+            message = self.read()
+            if message.get("id") == self.number:
+                assert "error" not in message, f"{method}: {message['error']}"
+                return dict(message["result"])
+            self.events.append(message)
+
+    def read(self) -> dict[str, Any]:
+        while b"\0" not in self.rest:
+            more = os.read(self.answers, 1 << 20)
+            assert more, "the browser is gone"
+            self.rest += more
+        message, self.rest = self.rest.split(b"\0", 1)
+        return dict(json.loads(message))
+
+    def open(self, file: Path, width: int, scheme: str) -> None:
+        """Load a file in a window of that width, for a reader who prefers that scheme."""
+        media = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=media)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
+        )
+        self.events.clear()
+        self.call("Page.navigate", url=file.as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(self.read())
+
+    def value(self, script: str) -> Any:
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def picture(self, file: Path, whole: bool = False) -> None:
+        answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+        file.write_bytes(base64.b64decode(answer["data"]))
+
+    def told(self, method: str) -> list[dict[str, Any]]:
+        """What the browser reported since the page was opened."""
+        return [event["params"] for event in self.events if event.get("method") == method]
+
+
+@contextlib.contextmanager
+def opened_browser() -> Iterator[Page]:
+    program = browser_or_skip()
+    (read_orders, orders), (answers, write_answers) = os.pipe(), os.pipe()
+    # Numbers above 3 and 4, so that putting one in its place does not close the other.
+    theirs = [fcntl.fcntl(number, fcntl.F_DUPFD, 20) for number in (read_orders, write_answers)]
+    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PLACED, *map(str, theirs), program, *FLAGS, f"--user-data-dir={profile}"],
+            pass_fds=theirs,
+            env={"HOME": profile} | {name: os.environ[name] for name in KEPT if name in os.environ},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for number in (read_orders, write_answers, *theirs):
+            os.close(number)
+        try:
+            page = Page(orders, answers)
+            yield page
+            page.session = ""
+            page.call("Browser.close")
+        finally:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            process.kill()
+            process.wait()
+            os.close(orders)
+            os.close(answers)

@@ -1,0 +1,140 @@
+"""A word of two runs is said only where their figures carry it: planted journals, equal, unequal and not comparable."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from regpt.base.settings import load_recipe
+from regpt.results.claims import ALIKE, UNTESTED, Claim, claim_of_speed, claims, student, told_apart
+from regpt.results.runs import Run
+from regpt.results.scores import Other
+from regpt.results.words import summary
+from regpt.run.answers import Answers
+from regpt.run.journal import EventRecord, History, StepRecord, TaskRecord, ValidationRecord
+
+DEVICE = {"name": "a card", "place": "cuda", "precision": "bfloat16", "peak_flops": 1e12}
+
+
+def planted(
+    folder: Path,
+    loss: float = 3.0,
+    error: float = 0.01,
+    windows: int = 640,
+    right: int = 300,
+    asked: str = "these",
+    seconds: float = 1.0,
+    device: str = "a card",
+    data: str = "a" * 64,
+) -> Run:
+    """A run of 40 steps with these figures; it is right on the first `right` of 1,000 HellaSwag items."""
+    steps = [
+        StepRecord(
+            step=n, tokens=1024 * n, loss=3.0, gradient_norm=1.0, learning_rate=1e-3, batch="",
+            seconds=seconds * (1 + 0.02 * (n % 5)),
+        )
+        for n in range(1, 41)
+    ]  # fmt: skip
+    numbers = np.arange(1000)
+    losses = np.ones((1000, 4))
+    losses[numbers, np.where(numbers < right, 0, 1)] = 0.5
+    ones = np.ones((1000, 4), dtype=np.int64)
+    zeros = np.zeros(1000, dtype=np.int64)
+    answers = Answers(
+        "hellaswag", "10,042 items", asked, 1000, True, 0, numbers, ("",) * 1000, zeros, losses, ones, ones, ones
+    )
+    folder.mkdir()
+    answers.write(folder / "answers.parquet")
+    accuracy = answers.accuracy(answers.rules[0])
+    task = TaskRecord(
+        step=40, tokens=40_960, task="hellaswag", items="10,042 items", digest=asked, cut=0, path="answers.parquet",
+        accuracy={"by_token": accuracy.value}, standard_error={"by_token": accuracy.error}, seconds=1.0, count=1000,
+    )  # fmt: skip
+    validation = ValidationRecord(step=40, tokens=40_960, loss=loss, windows=windows, seconds=1.0, standard_error=error)
+    environment: dict[str, Any] = {
+        "device": DEVICE | {"name": device},
+        "ranks": 1,
+        "data": {"digest": data, "train_tokens": 1_000_000, "source": {"description": "some text"}},
+    }
+    started = EventRecord(step=0, event="started", detail={"device": device, "ranks": 1}, at=0.0)
+    history = History(steps=steps, validations=[validation], tasks=[task], events=[started])
+    return Run(folder, load_recipe("demo-modern"), environment, history)
+
+
+def claimed(run: Run, other: Run) -> dict[str, Claim]:
+    return {claim.what: claim for claim in claims(run, other)}
+
+
+def test_runs_that_are_equal_cannot_be_told_apart(tmp_path: Path) -> None:
+    found = claimed(planted(tmp_path / "a"), planted(tmp_path / "b"))
+    assert {claim.word for claim in found.values()} == {ALIKE}
+
+
+def test_a_clear_difference_is_called_by_its_name_and_the_other_way_round_by_the_other(tmp_path: Path) -> None:
+    better = planted(tmp_path / "a", loss=2.9, right=360, seconds=0.8)
+    worse = planted(tmp_path / "b", loss=3.0, right=300, seconds=1.0)
+    assert [claim.word for claim in claims(better, worse)] == ["higher", "lower", "faster"]
+    assert [claim.word for claim in claims(worse, better)] == ["lower", "higher", "slower"]
+    text = summary(better, [Other("b", worse.recipe, worse)])
+    assert "2.9000 against 3.0000, lower (0.1000 apart, 0.0278 needed)" in text
+    assert "36.0 %) against 0.3000 (30.0 %), higher (McNemar's p = 1.7e-18)" in text
+    assert "1,231 tokens/s against 985 tokens/s, faster" in text
+
+
+def test_a_difference_within_the_errors_is_not_called_one(tmp_path: Path) -> None:
+    """The loss is 0.02 apart, but its two errors of 0.01 allow 0.028; of the items only 4 are answered otherwise."""
+    found = claimed(planted(tmp_path / "a", loss=2.98, right=304, seconds=0.97), planted(tmp_path / "b"))
+    assert {claim.word for claim in found.values()} == {ALIKE}
+    text = summary(planted(tmp_path / "c", loss=2.98, right=304), [])
+    assert not {"better", "faster", "lower", "higher"} & set(text.replace("(", " ").split())
+
+
+@pytest.mark.parametrize("changed", [{"windows": 320}, {"data": "b" * 64}, {"error": 0.0}])
+def test_losses_that_do_not_compare_are_not_compared(tmp_path: Path, changed: dict[str, Any]) -> None:
+    one, two = planted(tmp_path / "a", loss=1.0), planted(tmp_path / "b", **changed)
+    claim = claimed(one, two)["Validation Loss"]
+    assert claim.word == UNTESTED and claim.because
+    text = summary(one, [Other("b", two.recipe, two)])
+    assert "lower" not in text
+
+
+def test_answers_to_other_items_are_not_compared(tmp_path: Path) -> None:
+    claim = claimed(planted(tmp_path / "a", right=900), planted(tmp_path / "b", asked="others"))["HellaSwag Accuracy"]
+    assert claim.word == UNTESTED and "other items" in claim.because
+
+
+def test_speeds_on_other_devices_or_of_few_steps_are_not_compared(tmp_path: Path) -> None:
+    one, other = planted(tmp_path / "a", seconds=0.1), planted(tmp_path / "b", device="another card")
+    assert claim_of_speed(one, other).word == UNTESTED
+    short = replace(one, history=replace(one.history, steps=one.history.steps[:3]))
+    assert claim_of_speed(short, planted(tmp_path / "c")).word == UNTESTED
+    assert claim_of_speed(replace(one, history=History()), planted(tmp_path / "d")).word == UNTESTED
+
+
+def test_speeds_whose_middle_halves_overlap_cannot_be_told_apart(tmp_path: Path) -> None:
+    """Half of the steps of one are far slower, as on a machine that others use; its median says nothing sure."""
+    one, other = planted(tmp_path / "a"), planted(tmp_path / "b")
+    steps = [replace(step, seconds=step.seconds * (5 if step.step % 2 else 1)) for step in one.history.steps]
+    assert claim_of_speed(replace(one, history=replace(one.history, steps=steps)), other).word == ALIKE
+
+
+@pytest.mark.parametrize("degrees", [3, 7, 63, 639])
+def test_few_windows_ask_for_more(degrees: int) -> None:
+    assert student(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
+
+
+@pytest.mark.parametrize("shared", [0.0, 3.0])
+def test_equal_models_are_told_apart_no_more_often_than_the_level_says(shared: float) -> None:
+    """2,000 pairs of equal models; where windows share their difficulty, as they do, almost never."""
+    random = np.random.default_rng(1)
+    said = 0
+    for _ in range(2000):
+        windows = shared * random.standard_normal(16)
+        one, two = (windows + random.standard_normal(16) for _ in range(2))
+        pairs = [(float(losses.mean()), float(losses.std(ddof=1) / 4)) for losses in (one, two)]
+        said += told_apart(pairs[0], pairs[1], 16, "lower", "higher")[0] != ALIKE
+    assert said / 2000 <= 0.06
+    assert said / 2000 < 0.001 or not shared

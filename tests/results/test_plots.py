@@ -1,0 +1,192 @@
+"""Pictures say what the journal says, the same bytes each time, whatever the run looks like, on light and on dark."""
+
+import math
+import re
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from regpt.base.settings import load_recipe
+from regpt.results import plots
+from regpt.results.paper import COLORS, DARK, INK, PAPER, Line, apart, draw_lines, finish, page
+from regpt.results.plots import POINTS, draw_course, draw_hellaswag, draw_losses, smoothed, thinned
+from regpt.results.runs import Run
+from regpt.run.journal import History, StepRecord, TaskRecord, ValidationRecord
+
+FOUR = ("{}.png", "{}.svg", "{}-dark.png", "{}-dark.svg")
+
+
+def drawn(name: str, steps: int, every: int = 250) -> Run:
+    """A run whose loss falls from 10.9 to 3 as real ones do."""
+    recipe = load_recipe("gpt2-050226")
+    batch = recipe.data.total_batch_tokens
+    loss = [3 + 6 * math.exp(-n / 120) + 1.9 * math.exp(-n / 4000) for n in range(steps + 1)]
+    looked = range(0, steps + 1, every)
+    history = History(
+        steps=[
+            StepRecord(
+                step=n, tokens=n * batch, loss=loss[n] + 0.05 * math.sin(n * n), gradient_norm=0.3 + 9 / n,
+                learning_rate=1e-3, seconds=4.0 + n % 3, batch="",
+            )
+            for n in range(1, steps + 1)
+        ],
+        validations=[
+            ValidationRecord(step=n, tokens=n * batch, loss=loss[n], windows=640, seconds=1.0, standard_error=0.015)
+            for n in looked
+        ],
+        tasks=[
+            TaskRecord(
+                step=n, tokens=n * batch, task="hellaswag", items="10,042 items", digest="x", cut=0, path="",
+                seconds=1.0, accuracy={"by_token": 0.25 + 0.05 * n / max(1, steps)},
+                standard_error={"by_token": 0.0045},
+            )
+            for n in looked
+        ],
+    )  # fmt: skip
+    return Run(Path("/nowhere") / name, recipe, {}, history)
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """What was drawn, before it was written."""
+    kept: list[Figure] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: kept.append(figure))
+    return kept
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 300])
+def test_a_run_of_any_length_is_drawn_for_light_and_dark(tmp_path: Path, steps: int) -> None:
+    run = drawn(r"a run named $\frac$ and 模型", steps)
+    draw_losses([run], tmp_path / "loss.png", [Line("published", 3.29)])
+    draw_course(run, tmp_path / "course.png")
+    draw_hellaswag([run], tmp_path / "hellaswag.png", [Line("chance", 0.25)], "10,042 items")
+    for name in ("loss", "course", "hellaswag"):
+        for pattern in FOUR:
+            assert (tmp_path / pattern.format(name)).stat().st_size > 5_000
+        light, dark = (np.asarray(Image.open(tmp_path / f"{name}{end}.png").convert("L")) for end in ("", "-dark"))
+        assert light[0, 0] == 255 and dark[0, 0] < 30
+        assert np.median(light) > 200 and np.median(dark) < 60
+
+
+def test_a_dark_picture_has_no_color_of_the_light_one(tmp_path: Path) -> None:
+    runs = [drawn(f"run {number}", 700) for number in range(8)]
+    draw_losses(runs, tmp_path / "loss.png", [Line("published", 3.29)])
+    light, dark = ((tmp_path / f"loss{end}.svg").read_text(encoding="utf-8") for end in ("", "-dark"))
+    for color in (INK, PAPER, *COLORS):
+        assert color in light and color not in dark
+        assert DARK[color] in dark
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_color_is_seen_on_its_paper(dark: bool) -> None:
+    """Contrast of at least 3, and of text 4.5, as WCAG 2 asks."""
+    pick = DARK if dark else dict(zip(DARK, DARK, strict=True))
+    for color in (INK, *COLORS):
+        assert contrast(pick[color], pick[PAPER]) > (7 if color == INK else 3)
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted(luminance(color) for color in (one, other))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(color: str) -> float:
+    parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        draw_losses([drawn("run", 300)], tmp_path / folder / "loss.png", [Line("published", 3.29)])
+    for pattern in FOUR:
+        name = pattern.format("loss")
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_longest_recipe_is_a_small_picture_that_shows_how_the_run_ends(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    run = drawn("gpt2-050226", 38_146)
+    draw_losses([run], tmp_path / "loss.png", [Line("GPT-2", 3.29)])
+    axes = figures[0].axes[0]
+    assert all(len(line.get_xydata()) <= POINTS + 2 for line in axes.lines)
+    low, high = axes.get_ylim()
+    assert low < 3.0 and 3.3 < high < 6.0, "the fall from ln V squeezes the rest"
+    assert any("It begins above, at 10.9" in text.get_text() for text in axes.texts)
+    assert axes.get_xlim()[1] >= run.tokens
+
+
+def test_a_short_run_is_shown_from_its_first_loss_on(tmp_path: Path, figures: list[Figure]) -> None:
+    draw_losses([drawn("short", 10)], tmp_path / "loss.png")
+    assert figures[0].axes[0].get_ylim()[1] > 10.8
+
+
+def test_published_losses_far_below_are_told_and_do_not_squeeze_the_curve(
+    tmp_path: Path, figures: list[Figure]
+) -> None:
+    line = Line("published", 3.29)
+    for steps in (4, 600):
+        draw_losses([drawn("run", steps)], tmp_path / "loss.png", [line])
+    lows = [figure.axes[0].get_ylim()[0] for figure in figures]
+    told = ["far below" in " ".join(text.get_text() for text in figure.axes[0].texts) for figure in figures]
+    assert lows[0] > 10 and lows[1] < 3.29
+    assert told == [True, False]
+
+
+def test_smoothing_is_the_mean_of_the_last_values_and_thinning_keeps_the_ends() -> None:
+    values = [float(n % 7) for n in range(100)]
+    for i, value in enumerate(smoothed(values, 9)):
+        assert value == pytest.approx(np.mean(values[max(0, i - 8) : i + 1]))
+    x, y = thinned([float(n) for n in range(38_146)], [float(-n) for n in range(38_146)])
+    assert (x[0], x[-1], y[-1]) == (0.0, 38_145.0, -38_145.0) and len(x) <= POINTS + 1
+    assert thinned([], []) == ([], [])
+
+
+def test_names_beside_lines_never_touch_and_those_with_room_stay() -> None:
+    heights = [20.0, 10.0, 10.0, 30.0, 10.0]
+    places = apart([10.0, 12.0, 13.0, 14.0, 200.0], heights)
+    gaps = [above - below for below, above in pairwise(places)]
+    needed = [(one + two) / 2 for one, two in pairwise(heights)]
+    assert all(gap >= need - 1e-9 for gap, need in zip(gaps, needed, strict=True))
+    assert places[-1] == 200.0
+
+
+def test_names_of_published_figures_do_not_overlap_in_the_picture() -> None:
+    figure, axes = page("Loss")
+    axes.plot([0, 1e9], [11.0, 3.0])
+    finish(axes)
+    names = [Line(f"a rather long name of figure {n}", 3.0 + 0.02 * n) for n in range(4)]
+    draw_lines(axes, names)
+    figure.draw_without_rendering()
+    boxes = sorted((text.get_window_extent() for text in axes.texts), key=lambda box: box.y0)
+    assert len(boxes) == 4
+    assert all(below.y1 <= above.y0 + 1 for below, above in pairwise(boxes))
+    inside = axes.get_window_extent()
+    assert all(box.x0 >= inside.x1 for box in boxes), "a name lies on the curves"
+
+
+def test_a_legend_lies_outside_and_long_names_are_cut_in_the_middle(tmp_path: Path, figures: list[Figure]) -> None:
+    runs = [drawn(f"{'a-long-name-' * 9}{number}", 20) for number in range(8)]
+    draw_losses(runs, tmp_path / "loss.png")
+    figure = figures[0]
+    figure.draw_without_rendering()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.y1 <= figure.axes[0].get_window_extent().y0
+    assert legend.x0 >= 0 and legend.x1 <= figure.bbox.x1
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert len(names) == 8 and all(re.search(rf"….*{number}, validation", names[number]) for number in range(8))
+
+
+def test_a_loss_that_is_no_number_is_left_out_and_spreads_to_no_mean(tmp_path: Path, figures: list[Figure]) -> None:
+    run = drawn("run", 40)
+    steps = [replace(step, loss=math.nan if step.step == 20 else step.loss) for step in run.history.steps]
+    draw_losses([replace(run, history=replace(run.history, steps=steps))], tmp_path / "loss.png")
+    lines = [np.asarray(line.get_xydata()) for line in figures[0].axes[0].lines]
+    assert [len(line) for line in lines][:2] == [39, 39]
+    assert all(np.isfinite(line).all() for line in lines)
