@@ -52,7 +52,7 @@ def draw(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
             styles |= {(x // 2, y // 4): curve.style for x, y in dots}
             continue
         last_of_column = list(dict(dots).items())
-        for (x, y), (next_x, next_y) in pairwise([last_of_column[0], *last_of_column]):
+        for (x, y), (next_x, next_y) in pairwise([*last_of_column[:1], *last_of_column]):
             count = max(abs(next_x - x), abs(next_y - y), 1)
             for turn in range(count + 1):
                 dot_x, dot_y = round(x + (next_x - x) * turn / count), round(y + (next_y - y) * turn / count)

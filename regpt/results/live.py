@@ -24,6 +24,7 @@ from regpt.run.journal import EventRecord
 TICK_SECONDS = 0.1  # within which a key, and another size of the terminal, are noticed
 SMOOTHING_STEPS = 10  # of the training loss; more where a column of dots stands for more
 LEAST_CURVE = 6  # lines
+SOON = 20 * 3600  # seconds; a later time of day needs its day
 STYLES = {
     "beginning": "cyan",
     "running": "green",
@@ -56,7 +57,7 @@ def watch(path: Path, every: float, once: bool) -> int:
             progress = watched.look()
     # the alternate screen is gone with all it showed
     width, height = terminal.size
-    terminal.print(view(progress, width, height - 1) if progress.over else Text("\n").join(head(progress, width)))
+    terminal.print(view(progress, width, height - 2) if progress.over else joined(head(progress, width, height), width))
     return DONE
 
 
@@ -85,7 +86,7 @@ def wait_for(where: str, root: Path, every: float, say: Callable[[str], None]) -
 
 def view(progress: Progress, width: int, height: int) -> Text:
     """As many lines as there is room for, none wider than the terminal; what matters most goes last."""
-    top = head(progress, width)
+    top = head(progress, width, height)
     room = height - len(top)
     least = LEAST_CURVE + 1
     happened, sample = events(progress), latest_sample(progress, width)
@@ -94,34 +95,39 @@ def view(progress: Progress, width: int, height: int) -> Text:
     shown_sample = sample[: max(0, min(3, room - least - 2))]
     room -= len(shown_sample)
     curve = curves(progress, width, room) if room >= least else []
-    lines = [*top, *curve, *shown_events, *shown_sample][:height]
+    return joined([*top, *curve, *shown_events, *shown_sample][:height], width)
+
+
+def joined(lines: Sequence[Text], width: int) -> Text:
+    """Lines as one text that nothing breaks anew; what is too long ends in an ellipsis."""
     for line in lines:
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
-    text = Text("\n", no_wrap=True).join(lines)
-    text.no_wrap, text.overflow = True, "crop"
-    return text
+    return Text("\n", no_wrap=True, overflow="crop").join(lines)
 
 
-def head(progress: Progress, width: int) -> list[Text]:
-    """The figures, by what matters most."""
+def head(progress: Progress, width: int, height: int) -> list[Text]:
+    """State and figures, by what matters most; in a low terminal fewer, so that there is a curve."""
     state = progress.state
-    first = Text(printable(progress.name), "bold")
-    first.append(f"  {state.word}", STYLES.get(state.word, ""))
-    first.append(f"  {printable(state.sentence)}", "dim")
+    first = Text(printable(progress.name), "bold").append(f"  {state.word}", STYLES.get(state.word, ""))
+    told = folded([part.strip() for part in printable(state.sentence).split(";")], width) if state.sentence else []
+    if len(told) == 1 and first.cell_len + told[0].cell_len + 2 <= width:
+        first.append("  ").append_text(told.pop())
     share = min(1.0, progress.step / progress.recipe.run.max_steps)
     steps = f"step {progress.step:,} of {progress.recipe.run.max_steps:,} · {share:.1%}"
     bar = max(0, min(40, width - len(steps) - 2))
     second = Text()
     if bar >= 10:
         second.append("━" * round(bar * share), "green").append("─" * (bar - round(bar * share)), "dim").append("  ")
-    return [first, second.append(steps), *folded(figures(progress), width)]
+    room = max(1, height - len(told) - 2 - LEAST_CURVE - 1)
+    return [first, *told, second.append(steps), *folded(figures(progress), width)[:room]]
 
 
 def figures(progress: Progress) -> list[str]:
     history = progress.history
     taken = f"{duration(sum(record.seconds for record in history.steps))} in training steps"
-    found = [taken if progress.over else time_left(progress)]
+    left, *counted = [taken] if progress.over else time_left(progress)
+    found = [left]
     if history.steps:
         last = history.steps[-1]
         mean = smoothed([record.loss for record in history.steps[-SMOOTHING_STEPS:]], SMOOTHING_STEPS)[-1]
@@ -136,35 +142,37 @@ def figures(progress: Progress) -> list[str]:
     if history.steps:
         peak = progress.share_of_peak
         found.append(f"{progress.tokens_per_second:,.0f} tokens/s" + (f", {peak:.1%} of peak" if peak else ""))
+    if history.skipped:
+        bad = history.skipped[-1]
+        found.append(f"{len(history.skipped):,} passed over, the last at step {bad.step:,}: {printable(bad.reason)}")
+    found += counted
+    if history.steps:
         found.append(f"rate {last.learning_rate:.2e}")
         found.append(f"gradient norm {last.gradient_norm:.2f}")
     found.append(f"{progress.tokens:,} of {progress.recipe.total_tokens:,} tokens")
     if history.checkpoints:
         found.append(f"saved at step {history.checkpoints[-1].step:,}")
-    if history.skipped:
-        bad = history.skipped[-1]
-        found.append(f"{len(history.skipped):,} passed over, the last at step {bad.step:,}: {printable(bad.reason)}")
     return found
 
 
-def time_left(progress: Progress) -> str:
-    """From now where it runs, with what is counted besides the steps."""
+def time_left(progress: Progress) -> list[str]:
+    """From now where it runs; and what is counted besides the steps."""
     seconds = progress.seconds_left
     if seconds is None:
-        return "time left not known before a step"
+        return ["time left not known before a step"]
     looks = [f"{count:,} x {name}" for name, count in progress.looks_left.items() if count]
-    counted = f" (with {', '.join(looks)}, saving as so far)" if looks else ""
+    counted = [f"with {', '.join(looks)}, and saving as so far"] if looks else []
     if progress.state.word not in ("running", "silent"):
-        return f"{duration(seconds)} to go{counted}"
+        return [f"{duration(seconds)} to go", *counted]
     ends_at = progress.written_at + seconds
-    day = "%H:%M" if ends_at - progress.now < 20 * 3600 else "%a %d %b %H:%M"
-    return f"{duration(max(0.0, ends_at - progress.now))} left, until {datetime.fromtimestamp(ends_at):{day}}{counted}"
+    until = f"{datetime.fromtimestamp(ends_at):{'%H:%M' if ends_at - progress.now < SOON else '%a %d %b %H:%M'}}"
+    return [f"{duration(max(0.0, ends_at - progress.now))} left, until {until}", *counted]
 
 
 def curves(progress: Progress, width: int, height: int) -> list[Text]:
     """Losses over tokens: what was trained on as a line, validation as marks, below a line that names them."""
     history = progress.history
-    of_column = -(-len(history.steps) // max(1, 2 * width))
+    of_column = 1 + len(history.steps) // (2 * width)
     window = max(SMOOTHING_STEPS, of_column)
     losses = smoothed([record.loss for record in history.steps], window)
     training = [(step.tokens, loss) for step, loss in zip(history.steps, losses, strict=True)][::-1][::of_column][::-1]
@@ -176,8 +184,8 @@ def curves(progress: Progress, width: int, height: int) -> list[Text]:
         width,
         height - 1,
     )
-    legend = Text("loss over tokens: ", "dim").append("⠤ ", "cyan").append(f"training, mean of {window} steps  ", "dim")
-    return [legend.append("o", "bold yellow").append(" validation", "dim"), *lines]
+    legend = Text("⠤", "cyan").append(f" training, mean of {window} steps  ", "dim").append("o", "bold yellow")
+    return [legend.append(" validation", "dim").append("  loss over tokens", "dim"), *lines]
 
 
 def events(progress: Progress) -> list[Text]:

@@ -106,7 +106,7 @@ class Progress:
         status, last = self.history.status, self.history.events[-1] if self.history.events else None
         number, machine = self.holder or (0, "")
         where = f"process {number}" + (f" on {machine}" if self.holds is None and machine else "")
-        again = f"go on with: regpt resume {self.name}"
+        again = f"go on with: regpt resume {self.name}" if self.history.checkpoints else "nothing was saved yet"
         if status in ("running or killed", "empty"):
             if self.holder is None:
                 return State("ended", f"without a word in its journal; {again}") if last else State("beginning", "")

@@ -220,6 +220,16 @@ def read_history(run: Path) -> History:
     return Follower(run).look()
 
 
+def first_event(run: Path) -> EventRecord | None:
+    """The one that a run began with, without reading the rest."""
+    try:
+        with (run / FILE).open(encoding="utf-8", errors="replace") as file:
+            record = parse(file.readline())
+    except FileNotFoundError:
+        return None
+    return record if isinstance(record, EventRecord) else None
+
+
 def parse(line: str) -> Record | None:
     """The record on a line; None for a cut line, or for a kind that a later version wrote.
 
