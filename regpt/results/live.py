@@ -24,6 +24,8 @@ from regpt.run.journal import EventRecord
 TICK_SECONDS = 0.1  # within which a key, and another size of the terminal, are noticed
 SMOOTHING_STEPS = 10  # of the training loss; more where a column of dots stands for more
 LEAST_CURVE = 6  # lines
+EVENT_LINES = 3  # at most
+SAMPLE_LINES = 3
 SOON = 20 * 3600  # seconds; a later time of day needs its day
 STYLES = {
     "beginning": "cyan",
@@ -90,9 +92,9 @@ def view(progress: Progress, width: int, height: int) -> Text:
     room = height - len(top)
     least = LEAST_CURVE + 1
     happened, sample = events(progress), latest_sample(progress, width)
-    shown_events = happened[-max(0, min(3, room - least)) :] if room > least else []
+    shown_events = happened[-min(EVENT_LINES, room - least) :] if room > least else []
     room -= len(shown_events)
-    shown_sample = sample[: max(0, min(3, room - least - 2))]
+    shown_sample = sample[: max(0, room - least - 2)]
     room -= len(shown_sample)
     curve = curves(progress, width, room) if room >= least else []
     return joined([*top, *curve, *shown_events, *shown_sample][:height], width)
@@ -220,9 +222,11 @@ def latest_sample(progress: Progress, width: int) -> list[Text]:
         return []
     record = progress.history.samples[-1]
     text = f"sample at step {record.step:,}: {printable(record.texts[0])}"
-    lines = []
-    while text:
+    lines: list[Text] = []
+    while text and len(lines) < SAMPLE_LINES:
         line = set_cell_size(text, width).rstrip() if cell_len(text) > width else text
+        if not line:  # not even one character fits
+            break
         lines.append(Text(line, "dim"))
         text = text[len(line) :].lstrip()
     return lines
