@@ -293,7 +293,9 @@ def test_a_run_that_is_not_there_is_answered_with_those_that_are(
 
 
 def test_it_waits_for_a_run_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    begin = threading.Timer(0.5, a_run, (tmp_path, rich_life()))
+    path = a_run(tmp_path, rich_life())
+    path.rename(tmp_path / "later")
+    begin = threading.Timer(0.5, (tmp_path / "later").rename, (path,))
     begin.start()
     assert main(["watch", "tiny", "--runs", str(tmp_path / "runs"), "--wait", "--every", "0.1"]) == 0
     begin.join()
