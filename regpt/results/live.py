@@ -65,7 +65,7 @@ def watch(path: Path, every: float, once: bool) -> int:
 
 def print_plainly(progress: Progress) -> None:
     """Without any escape code, for the terminal's size where there is one (or COLUMNS and LINES tell it)."""
-    width, height = Terminal(color_system=None, force_terminal=False).size
+    width, height = Terminal().size
     for line in view(progress, width, height - 1).plain.split("\n"):
         print(line.rstrip())
 
