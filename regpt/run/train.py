@@ -109,7 +109,14 @@ class Training:
         batch = self.recipe.data.total_batch_tokens
         self.sinks.begin(self.run, as_tables(self.recipe), batch, None if event == "started" else first_step)
         step = first_step
-        with closing(self.sinks), self.stopping, self.saver, self.batches() as batches:
+        with (
+            closing(self.train_windows),
+            closing(self.looks.windows),
+            closing(self.sinks),
+            self.stopping,
+            self.saver,
+            self.batches() as batches,
+        ):
             try:
                 self.look(step)
                 while step < self.recipe.run.max_steps:
