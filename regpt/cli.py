@@ -30,6 +30,7 @@ from text to report:
   regpt doctor gpt2-050226                              a rehearsal on this machine, in two minutes
   regpt prepare gpt2-050226                             text of the hub, or data.source=FOLDER -> token shards
   regpt train gpt2-050226                               token shards -> runs/gpt2-050226
+  regpt watch gpt2-050226                               look on from another terminal
   regpt resume gpt2-050226                              go on after Ctrl-C or a crash
   regpt report gpt2-050226 --against gpt2-230126        the record, with pictures
   regpt evaluate gpt2-050226 --tasks hellaswag,piqa     a finished model asked more, or somebody else's
@@ -367,6 +368,22 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--html", action="store_true", help="also write report.html: all of it in one page that needs no other file"
     )
+
+    watch = command(
+        "watch",
+        run_watch,
+        "look on while a run goes: curve, figures, speed, time left",
+        "example: regpt watch gpt2-050226      in a second terminal, or on another machine that sees the folder\n\n"
+        "It only reads, so it disturbs no run, and shows stopped and killed ones too. q or Ctrl-C leaves, and the run\n"
+        "goes on; when the run has finished it leaves by itself. In a pipe, or with --once, it prints one plain view.\n"
+        "docs/running.md says what is counted in the time left.",
+    )
+    add_run(watch)
+    watch.add_argument(
+        "--every", type=at_least(float, 0.1), default=1.0, metavar="SECONDS", help="between two looks (default: 1)"
+    )
+    watch.add_argument("--once", action="store_true", help="print what is now, and leave")
+    watch.add_argument("--wait", action="store_true", help="for a run that is not there yet")
 
     runs = command("runs", run_runs, "list the runs")
     add_runs(runs)
@@ -712,6 +729,22 @@ def run_report(arguments: argparse.Namespace) -> int:
     written = [write_report(run, others), *([write_page(run, others)] if arguments.html else [])]
     print(f"report: {' and '.join(map(str, written))}")
     return DONE
+
+
+def run_watch(arguments: argparse.Namespace) -> int:
+    from regpt.results.live import wait_for, watch
+    from regpt.results.runs import find_run
+
+    where = (arguments.run, arguments.runs)
+    try:
+        path = wait_for(*where, arguments.every, tell) if arguments.wait else find_run(*where)
+        return watch(path, arguments.every, arguments.once)
+    except KeyboardInterrupt:  # a look ends as it likes
+        return DONE
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def run_runs(arguments: argparse.Namespace) -> int:

@@ -62,6 +62,9 @@ FLOORS = [
     ],
     [
         "results.runs",
+        "results.curve",
+        "results.progress",
+        "results.live",
         "results.export",
         "results.pretrained",
         "results.models",

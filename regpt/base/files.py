@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import json
 import os
+import platform
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,11 +104,12 @@ def locked(path: Path, what: Path | None = None) -> Iterator[None]:
 
     `what` is being written under the lock: the lock's folder, unless it is said. Raises LockedError.
 
-    The holder's process number stands in a file beside the lock, because Windows does not let others read a locked one.
+    The holder's process number and machine stand in a file beside the lock, because Windows does not let others read
+    a locked one.
     """
     from filelock import FileLock, Timeout
 
-    holder = path.with_name(path.name + ".holder")
+    holder = holder_file(path)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -117,11 +120,28 @@ def locked(path: Path, what: Path | None = None) -> Iterator[None]:
             "wait until it ends, or stop it",
         ) from None
     try:
-        holder.write_text(f"process {os.getpid()}\n", encoding="utf-8")
+        holder.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def holder_file(lock: Path) -> Path:
+    return lock.with_name(lock.name + ".holder")
+
+
+def holder_of(lock: Path) -> tuple[int, str] | None:
+    """(process number, machine) of who holds a lock, or held it when it was killed; None where it was given back.
+
+    Looks without locking, so that nobody who wants the lock is ever refused because of it.
+    """
+    try:
+        written = holder_file(lock).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    found = re.fullmatch(r"process (\d+)(?: on (.*))?\s*", written)
+    return (int(found[1]), found[2] or "") if found else None
 
 
 def append_line(path: Path, line: str) -> None:

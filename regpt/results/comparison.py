@@ -15,7 +15,8 @@ from regpt.results.courses import Course, Reading, alike, at_equal_time, at_equa
 from regpt.results.curves import draw_answers, draw_courses, hellaswag_of, seconds_in_short
 from regpt.results.fairness import flags
 from regpt.results.flags import lines_of
-from regpt.results.report import fenced
+from regpt.results.paper import in_both_lights
+from regpt.results.words import fenced
 from regpt.run.journal import SampleRecord
 
 FOLDER = "comparisons"
@@ -31,12 +32,11 @@ def write_comparison(models: Sequence[Compared], into: Path | None) -> Path:
     pictures = {"tokens": courses, "seconds": courses}
     if len({course.flops_per_token for course in courses}) > 1:
         pictures["flops"] = courses
-    for ending in ("png", "svg"):
-        for over, drawn in pictures.items():
-            if drawn:
-                draw_courses(drawn, over, images / f"loss-over-{over}.{ending}")
-        if any(hellaswag_of(model) for model in models):
-            draw_answers(models, images / f"hellaswag.{ending}")
+    for over, drawn in pictures.items():
+        if drawn:
+            draw_courses(drawn, over, images / f"loss-over-{over}.png")
+    if any(hellaswag_of(model) for model in models):
+        draw_answers(models, images / "hellaswag.png")
     template = Environment(
         loader=PackageLoader("regpt.results", ""),
         undefined=StrictUndefined,
@@ -64,6 +64,7 @@ def contents(models: Sequence[Compared], courses: Sequence[Course], pictures: Se
         "left_out": list(left_out(models)),
         "tests": [line for other in models[1:] for line in against(models[0], other)],
         "pictures": pictures,
+        "picture": in_both_lights,
         "hellaswag": any(hellaswag_of(model) for model in models),
         "alone": [inline(course.name) for course in courses if course not in same],
         "equal_tokens": list(table_of(same, "Training tokens", at_equal_tokens)) if len(same) > 1 else [],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -9,11 +10,12 @@ from matplotlib.ticker import FuncFormatter
 
 from regpt.results.compare import Compared
 from regpt.results.courses import Course
-from regpt.results.plots import COLORS, INK, band, page, plain, save, smoothed, tokens_in_short
+from regpt.results.curve import smoothed, tokens_in_short
+from regpt.results.paper import COLORS, INK, Line, draw_lines, finish, page, save, short_name
+from regpt.results.plots import SMOOTHING_STEPS, course, limits_of_losses, thinned
 from regpt.results.references import CHANCE
 from regpt.run.journal import TaskRecord
 
-SETTLED = 0.25  # of the shortest course's tokens; what was lost before may lie above the picture's upper edge
 UNITS = ((86_400, "days", "d"), (3_600, "hours", "h"), (60, "minutes", "min"), (1, "seconds", "s"))
 
 
@@ -53,47 +55,24 @@ def axis(over: str, courses: Sequence[Course]) -> Axis:
     )
 
 
-def look_of(number: int) -> tuple[str, str]:
-    """(color, line) of a run: colors first, then other lines."""
-    return COLORS[number % len(COLORS)], ("-", "--", "-.", ":")[number // len(COLORS) % 4]
-
-
 def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
-    """Validation loss with its standard error, and the smoothed training loss, of all runs over one axis.
-
-    PNG or SVG by the path's ending.
-    """
+    """Validation loss with its standard error, and the smoothed training loss, of all runs over one axis."""
     chosen = axis(over, courses)
-    x_of = chosen.x_of
-    figure, axes = page("Validation loss, nats per token (bands: one standard error); thin: training loss")
-    for number, course in reversed(list(enumerate(courses))):
-        color, line = look_of(number)
-        x = [x_of(course, tokens, seconds) for tokens, seconds, _ in course.steps]
-        losses = smoothed([loss for _, _, loss in course.steps])
-        looks = course.looks
-        axes.plot(x, losses, color=color, linewidth=0.9, alpha=0.6)
-        at = [x_of(course, look.tokens, look.seconds) for look in looks]
-        axes.plot(
-            at, [look.loss for look in looks], color=color, linestyle=line, linewidth=2.0, marker="o", markersize=4,
-            label=plain(course.name) + (f" (last {looks[-1].loss:.3f})" if looks else ", no validation"),
-        )  # fmt: skip
-        band(axes, at, [look.loss for look in looks], [look.standard_error for look in looks], color)
-    finish(axes, chosen)
-    show_what_settled(axes, courses)
+    figure, axes = page("Validation loss, nats per token")
+    points = []
+    for one, color in reversed(list(zip(courses, cycle(COLORS), strict=False))):
+        x = [chosen.x_of(one, tokens, seconds) for tokens, seconds, _ in one.steps]
+        losses = smoothed([loss for _, _, loss in one.steps], max(SMOOTHING_STEPS, len(x) // 50))
+        axes.plot(*thinned(x, losses), color=color, linewidth=0.9, alpha=0.6)
+        at = [chosen.x_of(one, look.tokens, look.seconds) for look in one.looks]
+        last = f" (last {one.looks[-1].loss:.3f})" if one.looks else ", no validation"
+        values, errors = [look.loss for look in one.looks], [look.standard_error for look in one.looks]
+        course(axes, at, values, errors, color, short_name(one.name) + last)
+        points += [*zip(x, losses, strict=True), *zip(at, values, strict=True)]
+    clipped = limits_of_losses(axes, points, [])
+    above = f" It begins above, at {clipped:.1f}." if clipped else ""
+    label(axes, chosen, f"Bands: ± one standard error. Thin: training loss, smoothed.{above}")
     save(figure, path)
-
-
-def show_what_settled(axes: Axes, courses: Sequence[Course]) -> None:
-    """The first steps fall from ln(vocabulary) and would press everything else to the bottom."""
-    start = SETTLED * min((course.steps[-1][0] for course in courses if course.steps), default=0)
-    looks = [look for course in courses for look in course.looks if look.tokens >= max(1, start)]
-    if not looks:
-        return
-    top = max(look.loss + look.standard_error for look in looks)
-    training = [loss for course in courses for loss in smoothed([loss for _, _, loss in course.steps])]
-    bottom = min(*training, *(look.loss - look.standard_error for look in looks))
-    if top > bottom:
-        axes.set_ylim(bottom - 0.06 * (top - bottom), top + 0.12 * (top - bottom))
 
 
 def hellaswag_of(model: Compared) -> list[TaskRecord]:
@@ -103,9 +82,8 @@ def hellaswag_of(model: Compared) -> list[TaskRecord]:
 
 def draw_answers(models: Sequence[Compared], path: Path) -> None:
     """HellaSwag's accuracy over tokens, of all runs that were asked on the way."""
-    figure, axes = page("HellaSwag accuracy; bands: one standard error")
-    for number, model in reversed(list(enumerate(models))):
-        color, line = look_of(number)
+    figure, axes = page("HellaSwag accuracy")
+    for model, color in reversed(list(zip(models, cycle(COLORS), strict=False))):
         records = hellaswag_of(model)
         if not records:
             continue
@@ -113,18 +91,14 @@ def draw_answers(models: Sequence[Compared], path: Path) -> None:
         tokens = [record.tokens for record in records]
         shares = [record.accuracy[rule] for record in records]
         errors = [record.standard_error[rule] for record in records]
-        axes.plot(
-            tokens, shares, color=color, linestyle=line, linewidth=2.0, marker="o", markersize=4,
-            label=f"{plain(model.name)} ({shares[-1]:.3f} ± {errors[-1]:.3f}; {plain(records[-1].items)})",
-        )  # fmt: skip
-        band(axes, tokens, shares, errors, color)
-    axes.axhline(CHANCE, color=INK, linestyle=":", linewidth=1.0, label=f"chance: {CHANCE}")
-    finish(axes, axis("tokens", []))
+        score = f" ({shares[-1]:.3f} ± {errors[-1]:.3f}; {records[-1].items})"
+        course(axes, tokens, shares, errors, color, short_name(model.name) + score)
+    label(axes, axis("tokens", []), "Bands: ± one standard error.")
+    draw_lines(axes, [Line("chance", CHANCE)])
     save(figure, path)
 
 
-def finish(axes: Axes, chosen: Axis) -> None:
-    axes.set_xlabel(chosen.label, color=INK)
+def label(axes: Axes, chosen: Axis, note: str) -> None:
+    axes.set_xlabel(chosen.label, color=INK, fontsize=9.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chosen.ticks(value)))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, reverse=True, handlelength=3)
+    finish(axes, note)

@@ -15,11 +15,14 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from regpt.results.curve import tokens_in_short
+
 INK, FAINT, PAPER = "#30343b", "#e2e5ea", "#ffffff"
 # The run itself, then what it is held against; neighbours differ in lightness as well.
 COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5", "#0f7f8a", "#b0306e", "#86700c", "#6e5d55")
 DARK_COLORS = ("#f0894a", "#6aa6f0", "#6cc382", "#bd97e0", "#4fc4ce", "#f07ab2", "#d3bb45", "#b9a69c")
 DARK = dict(zip((INK, FAINT, PAPER, *COLORS), ("#d3d9e1", "#2a313a", "#0d1117", *DARK_COLORS), strict=True))
+IMAGES = "img"  # where pictures lie, beside the page that shows them
 LONGEST_NAME = 44  # letters of a run in a legend
 
 
@@ -115,6 +118,14 @@ def darkened(color: Any) -> Any:
     return dark if opacity is None else (dark, float(opacity))
 
 
+def in_both_lights(name: str, words: str) -> str:
+    """A picture for whoever reads the Markdown, on light or on dark."""
+    return (
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{IMAGES}/{name}-dark.png">\n'
+        f'  <img alt="{words}" src="{IMAGES}/{name}.png">\n</picture>'
+    )
+
+
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """Lines across, each with its name beside the picture, moved apart where two would share a place.
 
@@ -174,10 +185,3 @@ def short_name(name: str) -> str:
 def plain(name: str) -> str:
     """A name as it is, where matplotlib would read formulas between dollar signs."""
     return name.replace("$", r"\$")
-
-
-def tokens_in_short(value: float) -> str:
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.0f}"

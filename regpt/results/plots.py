@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from itertools import accumulate, cycle
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from regpt.results.curve import smoothed, tokens_in_short
 from regpt.results.paper import (
     COLORS,
     PAPER,
@@ -19,7 +20,6 @@ from regpt.results.paper import (
     page,
     save,
     short_name,
-    tokens_in_short,
 )
 from regpt.results.runs import Run, headline
 
@@ -174,12 +174,6 @@ def finite(run: Run, values: Sequence[float]) -> tuple[list[float], list[float]]
     """(tokens seen, value) after each step whose value is a number."""
     kept = [(step.tokens, value) for step, value in zip(run.history.steps, values, strict=True) if math.isfinite(value)]
     return [float(tokens) for tokens, _ in kept], [value for _, value in kept]
-
-
-def smoothed(values: Sequence[float], width: int = SMOOTHING_STEPS) -> list[float]:
-    """Mean of each value and those just before it."""
-    sums = [0.0, *accumulate(values)]
-    return [(sums[end] - sums[max(0, end - width)]) / min(end, width) for end in range(1, len(sums))]
 
 
 def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:

@@ -12,7 +12,7 @@ from regpt.base.files import write_text
 from regpt.results.claims import claims
 from regpt.results.differences import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
 from regpt.results.page import page_of
-from regpt.results.paper import Line
+from regpt.results.paper import IMAGES, Line, in_both_lights
 from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
 from regpt.results.references import CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.results.runs import Run
@@ -47,7 +47,6 @@ from regpt.results.words import (
     validation_steps,
 )
 
-IMAGES = "img"
 LINES_OF_HELLASWAG = [
     Line("chance", CHANCE),
     *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2])),
@@ -74,14 +73,6 @@ def write_page(run: Run, others: Sequence[Other]) -> Path:
     path = run.path / "report.html"
     write_text(path, page_of(markdown, run.path))
     return path
-
-
-def in_both_lights(name: str, words: str) -> str:
-    """A picture for whoever reads the Markdown, on light or on dark."""
-    return (
-        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{IMAGES}/{name}-dark.png">\n'
-        f'  <img alt="{words}" src="{IMAGES}/{name}.png">\n</picture>'
-    )
 
 
 def render(run: Run, others: Sequence[Other], picture: Callable[[str, str], str]) -> str:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from regpt.base.recipe import Recipe
 from regpt.results.claims import UNTESTED, Claim, claims, comparable, told_apart
-from regpt.results.paper import tokens_in_short
+from regpt.results.curve import tokens_in_short
 from regpt.results.references import ALL_ITEMS, CHANCE, GPT2
 from regpt.results.runs import Run, headline
 from regpt.results.scores import NOT_MEASURED, Other, guessing, kind_of_data, recorded_where

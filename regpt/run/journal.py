@@ -105,11 +105,9 @@ KINDS: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
-GOES_BACK = (
-    "resumed",
-    "went back",
-    "out of memory",
-)  # events after which the run is at an earlier step than its journal
+KNOWN_AGAIN_BY = 256  # bytes at the end of what was read: a step's record, whose batch and seconds no other shares
+# events after which the run is at an earlier step than its journal
+GOES_BACK = ("resumed", "went back", "out of memory")
 
 
 class Journal:
@@ -165,30 +163,72 @@ class History:
         return sum(event.event in ("started", "resumed") for event in self.events)
 
 
-def read_history(run: Path) -> History:
-    """Read a journal, live or finished, without lines that a kill cut and steps that a resume went back behind."""
-    history = History()
-    path = run / FILE
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-    places: dict[str, list[Any]] = {
-        "step": history.steps,
-        "skipped": history.skipped,
-        "validation": history.validations,
-        "task": history.tasks,
-        "sample": history.samples,
-        "checkpoint": history.checkpoints,
-        "event": history.events,
-    }
-    for line in lines:
-        record = parse(line)
-        if record is None:
-            continue
+class Follower:
+    """Reads a journal that another process writes: with each look only what was added since the last one.
+
+    Whoever holds `history` sees it grow. It is the same as `read_history` gives, which is one look of a new follower.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / FILE
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with the first record again."""
+        self.history = History()
+        self.places: dict[str, list[Any]] = {
+            "step": self.history.steps,
+            "skipped": self.history.skipped,
+            "validation": self.history.validations,
+            "task": self.history.tasks,
+            "sample": self.history.samples,
+            "checkpoint": self.history.checkpoints,
+            "event": self.history.events,
+        }
+        self.read_to = 0  # bytes of whole records
+        self.last_read = b""  # the end of those bytes, by which a journal that was replaced is told
+
+    def look(self) -> History:
+        """The history by now. A journal that is shorter, or another one, than at the last look is read anew."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self.read_to - len(self.last_read))
+                if file.read(len(self.last_read)) != self.last_read:
+                    self.forget()
+                    file.seek(0)
+                for line in file:
+                    record = parse(line.decode(errors="replace"))
+                    if record is None and not line.endswith(b"\n"):
+                        break  # cut, or not yet whole: the next look begins with it
+                    self.read_to += len(line)
+                    self.last_read = (self.last_read + line)[-KNOWN_AGAIN_BY:]
+                    if record is not None:
+                        self.take(record)
+        except FileNotFoundError:
+            self.forget()
+        return self.history
+
+    def take(self, record: Record) -> None:
         if isinstance(record, EventRecord) and record.event in GOES_BACK:
-            for kind, place in places.items():
+            for kind, place in self.places.items():
                 if kind != "event":
                     place[:] = [r for r in place if r.step <= record.step]
-        places[record.kind].append(record)
-    return history
+        self.places[record.kind].append(record)
+
+
+def read_history(run: Path) -> History:
+    """Read a journal, live or finished, without lines that a kill cut and steps that a resume went back behind."""
+    return Follower(run).look()
+
+
+def first_event(run: Path) -> EventRecord | None:
+    """The one that a run began with, without reading the rest."""
+    try:
+        with (run / FILE).open(encoding="utf-8", errors="replace") as file:
+            record = parse(file.readline())
+    except FileNotFoundError:
+        return None
+    return record if isinstance(record, EventRecord) else None
 
 
 def parse(line: str) -> Record | None:

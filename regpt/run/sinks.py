@@ -1,71 +1,133 @@
 """Copies of the journal's figures elsewhere: TensorBoard, Weights & Biases, trackio. One that fails is let go."""
 
+import contextlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+import io
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from regpt.base.errors import UserError
-from regpt.run.journal import Record, StepRecord, TaskRecord, ValidationRecord
+from regpt.run.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
 
 PROJECT = "regpt"
+FINISH_SECONDS = 60.0  # that a run's end waits for figures still on their way
+Figures = dict[str, float]
 
 
 class Sink(Protocol):
     """Where figures go."""
 
-    def log(self, figures: dict[str, float], step: int) -> None: ...
+    def log(self, figures: Figures, step: int) -> None: ...
+    def went_back(self, step: int) -> None: ...
     def close(self) -> None: ...
 
 
 class TensorBoard:
     """Event files in the run's own folder: tensorboard --logdir runs"""
 
-    def __init__(self, run: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, run: Path, settings: dict[str, Any], resumed_at: int | None) -> None:
+        self.folder = str(run / "tensorboard")
+        self.open(resumed_at)
+
+    def open(self, behind: int | None) -> None:
+        """What earlier files say of steps after `behind` is no longer shown."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(run / "tensorboard"))
+        self.writer = SummaryWriter(self.folder, purge_step=None if behind is None else behind + 1)
 
-    def log(self, figures: dict[str, float], step: int) -> None:
+    def log(self, figures: Figures, step: int) -> None:
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
+
+    def went_back(self, step: int) -> None:
+        self.writer.close()
+        self.open(step)
 
     def close(self) -> None:
         self.writer.close()
 
 
-class Client:
-    """Weights & Biases, and trackio, which has the same functions. Their own settings say where it goes."""
+class WeightsAndBiases:
+    """Goes where its own settings say (`wandb login`, WANDB_MODE=offline); its files lie in the run's folder.
 
-    module: str
+    A resumed run goes on with the same id. Steps are an axis of our own, because its own must not go back.
+    """
 
-    def __init__(self, run: Path, settings: dict[str, Any]) -> None:
-        self.client = importlib.import_module(self.module)
-        self.client.init(project=PROJECT, name=run.name, config=settings, resume="allow", **self.where(run))
+    def __init__(self, run: Path, settings: dict[str, Any], resumed_at: int | None) -> None:
+        self.client = importlib.import_module("wandb")
+        started = first_event(run)
+        self.client.init(
+            project=PROJECT,
+            name=run.name,
+            id=re.sub(r"[/\\#?%:]", "-", f"{run.name}-{started.at if started else time.time():.0f}"),
+            dir=str(run),
+            config=settings,
+            resume="allow",
+            settings=self.client.Settings(console="off", quiet=True, finish_timeout=FINISH_SECONDS),
+        )
+        self.client.define_metric("*", step_metric="step")
 
-    def where(self, run: Path) -> dict[str, Any]:
-        return {}
+    def log(self, figures: Figures, step: int) -> None:
+        self.client.log({**figures, "step": step})
 
-    def log(self, figures: dict[str, float], step: int) -> None:
-        self.client.log(figures, step=step)
+    def went_back(self, step: int) -> None:
+        pass
 
     def close(self) -> None:
         self.client.finish()
 
 
-class WeightsAndBiases(Client):
-    module = "wandb"
+class Trackio:
+    """Goes where its own settings say: a database in its own folder (TRACKIO_DIR), or a server; `trackio show`."""
 
-    def where(self, run: Path) -> dict[str, Any]:
-        return {"id": run.name, "dir": str(run)}
+    def __init__(self, run: Path, settings: dict[str, Any], resumed_at: int | None) -> None:
+        self.client = importlib.import_module("trackio")
+        resume = "never" if resumed_at is None else "allow"  # by the run's name; a new run of an old name is another
+        with unheard():
+            self.client.init(
+                project=PROJECT, name=run.name, config=settings, resume=resume, embed=False, auto_log_cpu=False
+            )
+
+    def log(self, figures: Figures, step: int) -> None:
+        self.client.log(figures, step=step)
+
+    def went_back(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        with unheard():
+            self.client.finish()
 
 
-class Trackio(Client):
-    module = "trackio"
+@contextmanager
+def unheard() -> Iterator[None]:
+    """What this thread prints is dropped, and what others print is not."""
+    stdout, me = sys.stdout, threading.get_ident()
+
+    class Others(io.TextIOBase):
+        def write(self, text: str) -> int:
+            return len(text) if threading.get_ident() == me else stdout.write(text)
+
+        def flush(self) -> None:
+            stdout.flush()
+
+        def isatty(self) -> bool:
+            return stdout.isatty()
+
+    with contextlib.redirect_stdout(Others()):
+        yield
 
 
-KINDS: dict[str, tuple[str, Callable[[Path, dict[str, Any]], Sink]]] = {  # by name: (package, how to open it)
+Open = Callable[[Path, dict[str, Any], int | None], Sink]
+KINDS: dict[str, tuple[str, Open]] = {  # by name: (package, how to open it)
     "tensorboard": ("tensorboard", TensorBoard),
     "wandb": ("wandb", WeightsAndBiases),
     "trackio": ("trackio", Trackio),
@@ -73,40 +135,60 @@ KINDS: dict[str, tuple[str, Callable[[Path, dict[str, Any]], Sink]]] = {  # by n
 
 
 class Sinks:
-    """The sinks that a recipe names. Whatever one of them raises is said once; the others and the run go on."""
+    """The sinks that a recipe names, each on a thread of its own, so that training waits for none of them.
+
+    Whatever one raises is said once; the others and the run go on.
+    """
 
     def __init__(self, names: Sequence[str], warn: Callable[[str], None]) -> None:
         """Raises UserError where the package of one is missing: that is better known before the run than after."""
         self.names, self.warn = names, warn
-        self.open: dict[str, Sink] = {}
+        self.running: list[tuple[str, threading.Thread, SimpleQueue[Record | None]]] = []
         for name in names:
             package = KINDS[name][0]
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"run.sinks = '{name}': it is not installed", f"pip install 'regpt[{name}]'")
 
-    def begin(self, run: Path, settings: dict[str, Any]) -> None:
+    def begin(self, run: Path, settings: dict[str, Any], tokens_per_step: int, resumed_at: int | None = None) -> None:
         for name in self.names:
-            self.attempt(name, lambda name=name: self.open.update({name: KINDS[name][1](run, settings)}))  # type: ignore[misc]
+            records: SimpleQueue[Record | None] = SimpleQueue()
+            work = (name, lambda name=name: KINDS[name][1](run, settings, resumed_at), records, tokens_per_step)
+            thread = threading.Thread(target=self.serve, args=work, name=f"sink {name}", daemon=True)
+            thread.start()
+            self.running.append((name, thread, records))
 
-    def write(self, record: Record, tokens_per_step: int) -> None:
-        figures = figures_of(record, tokens_per_step)
-        for name in list(self.open) if figures else []:
-            self.attempt(name, lambda name=name: self.open[name].log(figures, record.step))  # type: ignore[misc]
-
-    def close(self) -> None:
-        for name in list(self.open):
-            self.attempt(name, lambda name=name: self.open[name].close())  # type: ignore[misc]
-        self.open.clear()
-
-    def attempt(self, name: str, act: Callable[[], None]) -> None:
+    def serve(
+        self, name: str, open_sink: Callable[[], Sink], records: "SimpleQueue[Record | None]", tokens_per_step: int
+    ) -> None:
+        """The life of one sink, until `None` comes or it fails."""
         try:
-            act()
+            sink = open_sink()
+            while (record := records.get()) is not None:
+                if isinstance(record, EventRecord) and record.event in ("went back", "out of memory"):
+                    sink.went_back(record.step)
+                if figures := figures_of(record, tokens_per_step):
+                    sink.log(figures, record.step)
+            sink.close()
         except Exception as error:  # a sink may raise whatever it likes
-            self.open.pop(name, None)
             self.warn(f"the sink '{name}' failed and is let go ({type(error).__name__}: {error})")
 
+    def write(self, record: Record) -> None:
+        for _, _, records in self.running:
+            records.put(record)
 
-def figures_of(record: Record, tokens_per_step: int) -> dict[str, float]:
+    def close(self) -> None:
+        """Wait until all is written, but not for ever."""
+        for _, _, records in self.running:
+            records.put(None)
+        until = time.monotonic() + FINISH_SECONDS
+        for name, thread, _ in self.running:
+            thread.join(max(0.0, until - time.monotonic()))
+            if thread.is_alive():
+                self.warn(f"the sink '{name}' did not end within {FINISH_SECONDS:.0f} s and is let go")
+        self.running.clear()
+
+
+def figures_of(record: Record, tokens_per_step: int) -> Figures:
     """What is worth a curve in a record; nothing for the others."""
     if isinstance(record, StepRecord):
         return {

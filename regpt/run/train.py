@@ -111,12 +111,13 @@ class Training:
         self.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
         self.looks.recall()
         self.announce(first_step, unmeasured)
-        self.sinks.begin(self.run, as_tables(self.recipe))
+        batch = self.recipe.data.total_batch_tokens
+        self.sinks.begin(self.run, as_tables(self.recipe), batch, None if event == "started" else first_step)
         step = first_step
         with (
-            closing(self.sinks),
             closing(self.train_windows),
             closing(self.looks.windows),
+            closing(self.sinks),
             self.stopping,
             self.saver,
             self.batches() as batches,
@@ -370,7 +371,7 @@ class Training:
         if self.journal is None:
             return
         self.journal.write(record)
-        self.sinks.write(record, self.recipe.data.total_batch_tokens)
+        self.sinks.write(record)
 
     def finish(self, step: int, event: str, detail: dict[str, Any]) -> None:
         self.write(

@@ -2,7 +2,19 @@
 
 from pathlib import Path
 
-from regpt.run.journal import EventRecord, Journal, SampleRecord, StepRecord, ValidationRecord, read_history
+import pytest
+
+from regpt.run.journal import (
+    EventRecord,
+    Follower,
+    History,
+    Journal,
+    SampleRecord,
+    SkippedRecord,
+    StepRecord,
+    ValidationRecord,
+    read_history,
+)
 
 
 def step(number: int, loss: float) -> StepRecord:
@@ -50,3 +62,70 @@ def test_text_with_any_line_separator_stays_on_its_line(tmp_path: Path) -> None:
 def test_a_later_versions_records_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"kind": "moon", "phase": 3}\n[1]\n\n')
     assert read_history(tmp_path).status == "empty"
+
+
+# Following a journal that another process writes
+
+
+def eventful(path: Path) -> bytes:
+    """A journal with everything that can happen to one: a kill in the middle of a line, a resume, a going back."""
+    journal = Journal(path)
+    journal.write(EventRecord(step=0, event="started", detail={"device": "é"}))
+    for number in range(1, 6):
+        journal.write(step(number, 5.0))
+    journal.write(SampleRecord(step=5, prompt="", texts=["…\u2028ü"], seed=1, top_k=1))
+    with journal.path.open("a") as file:
+        file.write('{"kind": "step", "step": 6, "lo')
+    journal = Journal(path)
+    journal.write(EventRecord(step=4, event="resumed"))
+    for number in range(5, 9):
+        journal.write(step(number, 4.0))
+    journal.write(SkippedRecord(step=9, tokens=72, reason="loss nan", batch="x", seconds=0.5))
+    journal.write(EventRecord(step=6, event="went back", detail={"from": 9}))
+    journal.write(step(7, 3.0))
+    return journal.path.read_bytes()
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, 1000])
+def test_a_journal_read_as_it_grows_is_the_one_read_at_once(tmp_path: Path, piece: int) -> None:
+    whole = eventful(tmp_path)
+    (tmp_path / "a").mkdir()
+    follower = Follower(tmp_path / "a")
+    assert follower.look() == History()
+    for begin in range(0, len(whole), piece):
+        with follower.path.open("ab") as file:
+            file.write(whole[begin : begin + piece])
+        follower.look()
+        if piece > 1:
+            assert follower.history == read_history(tmp_path / "a")
+    assert follower.history == read_history(tmp_path)
+    assert [(s.step, s.loss) for s in follower.history.steps[-4:]] == [(4, 5.0), (5, 4.0), (6, 4.0), (7, 3.0)]
+    assert not follower.history.skipped and len(follower.history.events) == 3
+
+
+def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(1, 101):
+        journal.write(step(number, 5.0))
+    follower = Follower(tmp_path)
+    assert len(follower.look().steps) == 100
+    with journal.path.open("r+b") as file:
+        file.write(b"#" * (journal.path.stat().st_size // 2))  # whoever reads the first half again misses its records
+    journal.write(step(101, 4.0))
+    assert [record.step for record in follower.look().steps] == list(range(1, 102))
+    assert len(read_history(tmp_path).steps) < 60
+
+
+def test_another_journal_in_its_place_is_read_from_its_beginning(tmp_path: Path) -> None:
+    follower = Follower(tmp_path)
+    for attempt, (count, loss) in enumerate([(10, 5.0), (3, 4.0), (40, 3.0)]):  # then a shorter one, then a longer one
+        journal = Journal(tmp_path)
+        journal.path.unlink(missing_ok=True)
+        if attempt == 2:
+            assert follower.look() == History()  # between the two it was gone
+        for number in range(1, count + 1):
+            journal.write(step(number, loss))
+        assert [record.loss for record in follower.look().steps] == [loss] * count
+    text = journal.path.read_text().replace("3.0", "2.0")
+    journal.path.write_text(text)  # of the same length
+    assert [record.loss for record in follower.look().steps] == [2.0] * 40

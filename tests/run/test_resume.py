@@ -304,13 +304,16 @@ def test_a_journal_that_cannot_be_written_for_a_while_loses_nothing(
 
 
 class Failing:
-    def __init__(self, run: Path, settings: dict[str, object]) -> None:
+    def __init__(self, run: Path, settings: dict[str, object], resumed_at: int | None) -> None:
         self.left = 3
 
     def log(self, figures: dict[str, float], step: int) -> None:
         self.left -= 1
         if self.left == 0:
             raise ConnectionError("the server has gone")
+
+    def went_back(self, step: int) -> None:
+        pass
 
     def close(self) -> None:
         raise AssertionError("it was let go")

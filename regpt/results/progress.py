@@ -1,0 +1,246 @@
+"""What can be said of a run while another process writes it: whether it lives, how fast it is, when it will be done."""
+
+import json
+import math
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from regpt.base.files import holder_file, holder_of
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe
+from regpt.run.journal import (
+    CheckpointRecord,
+    EventRecord,
+    Follower,
+    History,
+    SampleRecord,
+    SkippedRecord,
+    StepRecord,
+    TaskRecord,
+    ValidationRecord,
+)
+
+LAST_STEPS = 50  # of which the median tells the speed now
+PATIENCE = 30.0  # seconds of silence that mean nothing
+PATIENCE_TIMES = 3.0  # ... and so many of the longest things that were lately done
+
+
+@dataclass(frozen=True)
+class State:
+    """In a word for a person to see at once, and in a sentence."""
+
+    word: str  # beginning, running, silent, killed, ended, stopped, failed, finished
+    sentence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """A run at a moment. Times of day are seconds since 1970."""
+
+    name: str
+    recipe: Recipe
+    environment: dict[str, Any]  # empty where it is not there yet
+    history: History
+    now: float
+    written_at: float  # when the journal's last record was written
+    holder: tuple[int, str] | None  # of the lock: process number and machine
+    holds: bool | None  # whether that process lives; None where it is on another machine
+
+    @property
+    def step(self) -> int:
+        return self.history.step
+
+    @property
+    def steps_left(self) -> int:
+        return max(0, self.recipe.run.max_steps - self.step)
+
+    @property
+    def tokens(self) -> int:
+        return self.recipe.tokens_after(self.step)
+
+    @property
+    def step_seconds(self) -> float:
+        """The median of the last steps', so that a slow one (compilation, a pause) weighs nothing; 0: none yet."""
+        lately = self.history.steps[-LAST_STEPS:]
+        return median(record.seconds for record in lately) if lately else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.recipe.data.total_batch_tokens / self.step_seconds if self.step_seconds else 0.0
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """Of all devices of the latest attempt; None where it runs on others than the one whose peak is known."""
+        device = self.environment.get("device", {})
+        if not self.attempt or not device or self.attempt.detail.get("device") != device.get("name"):
+            return None
+        peak = float(device["peak_flops"]) * int(self.attempt.detail.get("ranks", 1))
+        return self.tokens_per_second * self.recipe.model.flops_per_token / peak
+
+    @property
+    def attempt(self) -> EventRecord | None:
+        """The event that the latest one began with."""
+        begun = [event for event in self.history.events if event.event in ("started", "resumed")]
+        return begun[-1] if begun else None
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the last record."""
+        return max(0.0, self.now - self.written_at)
+
+    @property
+    def patience(self) -> float:
+        """Seconds of silence that are usual here."""
+        history = self.history
+        lately = [record.seconds for record in history.steps[-LAST_STEPS:]]
+        lately += [record.seconds for record in history.validations[-1:]]
+        lately += [record.seconds for record in history.tasks[-1:]]
+        return max(PATIENCE, PATIENCE_TIMES * max(lately, default=0.0))
+
+    @property
+    def state(self) -> State:
+        status, last = self.history.status, self.history.events[-1] if self.history.events else None
+        number, machine = self.holder or (0, "")
+        where = f"process {number}" + (f" on {machine}" if self.holds is None and machine else "")
+        again = f"go on with: regpt resume {self.name}" if self.history.checkpoints else "nothing was saved yet"
+        if status in ("running or killed", "empty"):
+            if self.holder is None:
+                return State("ended", f"without a word in its journal; {again}") if last else State("beginning", "")
+            if self.holds is False:
+                return State("killed", f"{where} is gone; {again}")
+            if self.silence > self.patience:
+                return State("silent", f"{where}; no sign of life for {duration(self.silence)}")
+            return State("running" if last else "beginning", where)
+        if self.holds:
+            return State("beginning", f"{status} before; {where} makes ready to go on")
+        if status == "stopped":
+            return State(status, f"by {last.detail.get('signal', 'a signal') if last else ''}; {again}")
+        return State(status, str(last.detail.get("reason", "")) if last else "")
+
+    @property
+    def over(self) -> bool:
+        """Finished, and nobody makes ready to go on beyond its end."""
+        return self.history.status == "finished" and not self.holds
+
+    @property
+    def looks_left(self) -> dict[str, int]:
+        """How often validation and HellaSwag are still due."""
+        asked = self.recipe.evaluation
+        of_hellaswag = self.due(asked.hellaswag_every) if self.hellaswag else 0
+        return {"validation": self.due(asked.validation_every), "HellaSwag": of_hellaswag}
+
+    @property
+    def hellaswag(self) -> list[TaskRecord]:
+        return [record for record in self.history.tasks if record.task == "hellaswag"]
+
+    def due(self, every: int) -> int:
+        """At how many of the steps to come."""
+        last = self.recipe.run.max_steps
+        if not self.steps_left:
+            return 0
+        return max(0, (last - 1) // every - self.step // every) + 1 if every else 1
+
+    @property
+    def seconds_left(self) -> float | None:
+        """From the last record to the end: steps as long as the last ones, validation and HellaSwag as their last.
+
+        What no record counts (saving, sampling, waiting) is the rest of the attempt's time by the clock. It is expected
+        to go on as so far: for each step with a sample or a checkpoint where there were any, else for each step.
+        None before the first step.
+        """
+        history, begun, hellaswag = self.history, self.attempt, self.hellaswag
+        if not history.steps or begun is None:
+            return None
+        validation_seconds = history.validations[-1].seconds if history.validations else 0.0
+        left = self.steps_left * self.step_seconds + self.looks_left["validation"] * validation_seconds
+        left += self.looks_left["HellaSwag"] * (hellaswag[-1].seconds if hellaswag else 0.0)
+        at = history.events.index(begun)
+        first = min(event.step for event in history.events[at:])
+        first = -1 if begun.event == "started" else first
+
+        timed: list[StepRecord | SkippedRecord | ValidationRecord | TaskRecord] = [*history.steps, *history.skipped]
+        timed += [*history.validations, *history.tasks]
+        counted = sum(record.seconds for record in timed if record.step > first)
+        rest = max(0.0, self.written_at - begun.at - counted)
+        others: list[SampleRecord | CheckpointRecord] = [*history.samples, *history.checkpoints]
+        done = len({record.step for record in others if record.step > first})
+        if done:
+            due = max(self.due(self.recipe.evaluation.sample_every), self.due(self.recipe.checkpoint.every))
+            return left + rest * due / done
+        return left + rest * self.steps_left / max(1, self.step - max(0, first))
+
+
+class Watched:
+    """A run that another process writes: reads its files, locks nothing, writes nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.follower = Follower(path)
+        self.events = -1
+        self.recipe: Recipe
+        self.environment: dict[str, Any] = {}
+
+    def look(self) -> Progress:
+        """The run as it is now. Raises UserError where there is no readable recipe."""
+        history = self.follower.look()
+        if len(history.events) != self.events or not self.environment:  # a resume may have changed them
+            self.recipe = load_recipe(self.path / "recipe.toml")
+            self.environment = read_environment(self.path)
+            self.events = len(history.events)
+        holder = holder_of(self.path / "lock")
+        try:
+            written_at = self.follower.path.stat().st_mtime
+        except FileNotFoundError:
+            written_at = time.time()
+        return Progress(
+            name=self.path.resolve().name,
+            recipe=self.recipe,
+            environment=self.environment,
+            history=history,
+            now=time.time(),
+            written_at=written_at,
+            holder=holder,
+            holds=lives(holder, holder_file(self.path / "lock")) if holder else False,
+        )
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((run / "environment.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def lives(holder: tuple[int, str], file: Path) -> bool | None:
+    """Whether the process is there that wrote its number into `file`, and not a later one of that number.
+
+    None where it is another machine's.
+    """
+    import psutil
+
+    number, machine = holder
+    if machine not in ("", platform.node()):
+        return None
+    try:
+        process = psutil.Process(number)
+        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= file.stat().st_mtime + 1.0
+    except (psutil.Error, OSError):
+        return False
+
+
+def duration(seconds: float) -> str:
+    """The two largest units of a time: 21 h 14 min."""
+    if not math.isfinite(seconds):
+        return "—"
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02} h"

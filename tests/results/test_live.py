@@ -1,0 +1,396 @@
+"""What `regpt watch` shows of a run that another process writes."""
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+from regpt.base.files import locked, write_json, write_text
+from regpt.base.settings import to_toml
+from regpt.cli import main
+from regpt.results.curve import Curve, draw, smoothed
+from regpt.results.live import view
+from regpt.results.progress import Progress, Watched, duration
+from regpt.run.journal import (
+    CheckpointRecord,
+    EventRecord,
+    Journal,
+    Record,
+    SampleRecord,
+    SkippedRecord,
+    StepRecord,
+    TaskRecord,
+    ValidationRecord,
+)
+from tests.conftest import tiny_recipe, wait_until
+
+SIZES = [(1, 1), (20, 5), (50, 15), (80, 24), (120, 40), (300, 100)]
+
+
+def step(number: int, loss: float = 5.0, seconds: float = 2.0) -> StepRecord:
+    return StepRecord(
+        step=number, tokens=number * 128, loss=loss, gradient_norm=1.25, learning_rate=3e-4, seconds=seconds, batch="x"
+    )
+
+
+def validation(number: int, loss: float = 6.0) -> ValidationRecord:
+    return ValidationRecord(step=number, tokens=number * 128, loss=loss, windows=4, seconds=7.0, standard_error=0.125)
+
+
+def hellaswag(number: int) -> TaskRecord:
+    return TaskRecord(
+        step=number,
+        tokens=number * 128,
+        task="hellaswag",
+        items="40 items",
+        digest="d",
+        accuracy={"by_token": 0.275},
+        standard_error={"by_token": 0.032},
+        cut=0,
+        path="x",
+        seconds=11.0,
+    )
+
+
+def event(name: str, number: int, at: float = 0.0, **detail: object) -> EventRecord:
+    return EventRecord(step=number, event=name, detail=detail, at=at or time.time())
+
+
+def a_run(folder: Path, records: list[Record], steps: int = 100) -> Path:
+    """A run of the tiny recipe, with looks every 10 steps and a peak of 1 GFLOP/s, and its journal."""
+    looks = {"validation_every": 10, "hellaswag_every": 10, "sample_every": 10}
+    recipe = tiny_recipe(folder, run={"max_steps": steps}, evaluation=looks, checkpoint={"every": 20})
+    path = folder / "runs" / "tiny"
+    path.mkdir(parents=True)
+    write_text(path / "recipe.toml", to_toml(recipe))
+    write_json(path / "environment.json", {"device": {"name": "a card", "peak_flops": 1e9}, "recipe_name": "tiny"})
+    journal = Journal(path)
+    for record in records:
+        journal.write(record)
+    return path
+
+
+def rich_life(text: str = "Hello, there") -> list[Record]:
+    records: list[Record] = [event("started", 0, device="a card", ranks=1), validation(0, 9.0), hellaswag(0)]
+    for number in range(1, 31):
+        records.append(step(number, 9.0 - number / 10))
+        if number % 10 == 0:
+            records += [validation(number, 9.5 - number / 10), hellaswag(number)]
+            records.append(SampleRecord(step=number, prompt="", texts=[text], seed=1, top_k=1))
+            records.append(CheckpointRecord(step=number, path="x", bytes=1, seconds=0.1))
+    records.append(SkippedRecord(step=31, tokens=0, reason="loss nan", batch="x", seconds=2.0))
+    return [*records, event("not saved", 31, problem="no room"), event("went back", 30, **{"from": 31})]
+
+
+def seen(path: Path, width: int = 80, height: int = 24) -> str:
+    return view(Watched(path).look(), width, height).plain
+
+
+# What it says
+
+
+def test_the_figures_are_the_journals(tmp_path: Path) -> None:
+    path = a_run(tmp_path, [*rich_life(), SkippedRecord(step=31, tokens=0, reason="loss inf", batch="x", seconds=2.0)])
+    shown = seen(path, 120, 40)
+    progress = Watched(path).look()
+    peak = 64 * progress.recipe.model.flops_per_token / 1e9
+    for figure in (
+        "step 31 of 100 · 31.0%",
+        "loss 6.0000 (mean of 10: 6.4500)",
+        "validation 6.5000 ± 0.1250 at step 30",
+        "HellaSwag 0.275 ± 0.032 at step 30",
+        f"64 tokens/s, {peak:.1%} of peak",  # 128 tokens in 2 s
+        "rate 3.00e-04",
+        "gradient norm 1.25",
+        "3,968 of 12,800 tokens",
+        "saved at step 30",
+        "1 passed over, the last at step 31: loss inf",
+        "step 31 not saved: no room",
+        "went back from step 31 to 30",
+        "sample at step 30: Hello, there",
+    ):
+        assert figure in shown, (figure, shown)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("records", [[], rich_life()[:1], rich_life()[:4], rich_life(), rich_life("好" * 500)])
+def test_it_fits_into_any_terminal(tmp_path: Path, size: tuple[int, int], records: list[Record]) -> None:
+    lines = seen(a_run(tmp_path, records), *size).split("\n")
+    assert len(lines) <= size[1]
+    assert max(map(cell_len, lines)) <= size[0]
+
+
+def test_a_low_terminal_still_has_a_curve_and_a_high_one_the_events(tmp_path: Path) -> None:
+    path = a_run(tmp_path, rich_life())
+    assert "└─" in seen(path, 50, 15) and "went back" not in seen(path, 50, 15)
+    assert "└─" in seen(path) and "went back" in seen(path)
+
+
+def test_nothing_in_a_models_text_is_a_command_to_the_terminal(tmp_path: Path) -> None:
+    evil = "a\x1b[2J\x1b]0;title\x07\r\nb\t\u202ec\x9bd [bold]e"
+    shown = seen(a_run(tmp_path, rich_life(evil)))
+    assert "sample at step 30: a\\x1b[2J\\x1b]0;title\\x07\\x0d⏎b \\x202ec\\x9bd [bold]e" in shown
+    assert all(one.isprintable() or one == "\n" for one in shown)
+
+
+# Whether it lives
+
+
+def hold(path: Path, held: Event) -> None:
+    with locked(path):
+        held.set()
+        time.sleep(60)
+
+
+def test_a_run_is_known_to_live_by_who_holds_its_lock(tmp_path: Path) -> None:
+    path = a_run(tmp_path, [event("started", 0), step(1), CheckpointRecord(step=1, path="x", bytes=1, seconds=1)])
+    watched = Watched(path)
+
+    def state() -> str:
+        return watched.look().state.word
+
+    assert state() == "ended"  # nobody holds it, and it has no last word
+    fork = multiprocessing.get_context("fork")
+    held = fork.Event()
+    process = fork.Process(target=hold, args=(path / "lock", held))
+    process.start()
+    assert held.wait(20)
+    assert state() == "running" and f"process {process.pid}" in watched.look().state.sentence
+    os.utime(path / "journal.jsonl", (time.time() - 3600,) * 2)
+    assert state() == "silent" and "no sign of life for 1 h 00 min" in watched.look().state.sentence
+    assert process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    wait_until(lambda: state() == "killed")  # before anybody has asked for its exit code
+    assert "go on with: regpt resume tiny" in watched.look().state.sentence
+    process.join()
+    assert state() == "killed"
+    with locked(path / "lock"):  # watching has left the lock alone
+        assert state() == "silent"
+    Journal(path).write(event("stopped", 1, signal="SIGINT"))
+    assert watched.look().state.sentence == "by SIGINT; go on with: regpt resume tiny"
+
+
+def test_a_number_that_another_process_has_by_now_is_nobody(tmp_path: Path) -> None:
+    path = a_run(tmp_path, [event("started", 0), step(1)])
+    holder = path / "lock.holder"
+    holder.write_text(f"process {os.getpid()}\n")
+    assert Watched(path).look().state.word == "running"
+    os.utime(holder, (1e9, 1e9))  # written long before this process began
+    assert Watched(path).look().state.word == "killed"
+    holder.write_text("process 1 on another machine\n")
+    assert Watched(path).look().state.sentence == "process 1 on another machine"
+
+
+# How long it takes
+
+
+def test_the_time_left_counts_steps_looks_and_what_no_record_counts(tmp_path: Path) -> None:
+    records = rich_life()[:-3]
+    began_at = time.time() - 1000
+    records[0] = event("started", 0, began_at, device="a card")
+    path = a_run(tmp_path, records)
+    # 30 steps of 2 s, validation 4 x 7 s and HellaSwag 4 x 11 s are counted; of 3 samples and checkpoints, 30 s are not
+    os.utime(path / "journal.jsonl", (began_at + 60 + 28 + 44 + 30,) * 2)
+    left = Watched(path).look().seconds_left
+    assert left == pytest.approx(70 * 2 + 7 * (7 + 11) + 7 * 10, abs=0.01)
+    assert "with 7 x validation, 7 x HellaSwag" in seen(path, 120)
+
+
+def test_the_time_between_two_attempts_is_nobodys(tmp_path: Path) -> None:
+    now = time.time()
+    records: list[Record] = [event("started", 0, now - 90_000), *(step(n) for n in range(1, 11))]
+    records += [event("resumed", 5, now - 100), *(step(n) for n in range(6, 16))]
+    path = a_run(tmp_path, records, steps=16)
+    os.utime(path / "journal.jsonl", (now - 100 + 10 * 2 + 5,) * 2)  # half a second a step that no record counts
+    assert Watched(path).look().seconds_left == pytest.approx(2.5, abs=0.01)
+
+
+def test_all_that_is_due_is_counted_as_the_run_would_do_it(tmp_path: Path) -> None:
+    progress = Watched(a_run(tmp_path, [event("started", 0), *(step(n) for n in range(1, 8))], steps=50)).look()
+    for every in (0, 1, 3, 7, 10, 50, 60):
+        assert progress.due(every) == sum(progress.recipe.is_due(step, every) for step in range(8, 51))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0, "0 s"), (59.4, "59 s"), (61, "1 min 01 s"), (3_660, "1 h 01 min"), (90_000, "1 d 01 h"), (float("nan"), "—")],
+)
+def test_a_duration_has_its_two_largest_units(seconds: float, said: str) -> None:
+    assert duration(seconds) == said
+
+
+def test_a_run_that_has_other_steps_after_a_resume_is_shown_with_them(tmp_path: Path) -> None:
+    path = a_run(tmp_path, [event("started", 0), *(step(n) for n in range(1, 11)), event("finished", 10)], steps=10)
+    watched = Watched(path)
+    assert watched.look().over and "step 10 of 10" in view(watched.look(), 80, 24).plain
+    recipe = tiny_recipe(tmp_path, run={"max_steps": 20})
+    write_text(path / "recipe.toml", to_toml(recipe))
+    Journal(path).write(event("resumed", 8))
+    assert not watched.look().over and "step 8 of 20" in view(watched.look(), 80, 24).plain
+
+
+# The curve
+
+
+def test_a_curve_goes_from_corner_to_corner() -> None:
+    lines = [line.plain for line in draw([Curve([(0, 2.0), (100, 1.0)])], 16, 6)]
+    assert lines == [
+        "2.00 │⠑⠤⡀       ",
+        "     │  ⠈⠢⢄     ",
+        "     │     ⠑⠢⡀  ",
+        "1.00 │       ⠈⠒⢄",
+        "     └──────────",
+        "      0      100",
+    ]
+
+
+def test_marks_stand_where_their_values_are_and_a_far_beginning_is_left_out() -> None:
+    line = [(x, 3.0 + (7.0 if x == 0 else 0.0) + x / 100) for x in range(101)]
+    lines = [line.plain for line in draw([Curve(line), Curve([(0, 10.0), (100, 3.01)], mark="o")], 40, 10)]
+    assert lines[0].startswith("4.00 │") and lines[7].startswith("3.01 │")
+    assert [row for row, text in enumerate(lines) if "o" in text] == [7] and lines[7].rstrip().endswith("o")
+
+
+def test_smoothing_is_the_mean_of_what_came_before() -> None:
+    assert smoothed([1, 2, 3, 4, 5], 3) == [1, 1.5, 2, 3, 4]
+
+
+# The command
+
+
+def test_in_a_pipe_it_prints_one_view_without_escape_codes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_run(tmp_path, rich_life())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for words in ([], ["--once"]):
+        assert main(["watch", "tiny", "--runs", str(tmp_path / "runs"), *words]) == 0
+        shown = capsys.readouterr().out
+        assert "\x1b" not in shown and "step 30 of 100" in shown and "└──" in shown
+
+
+def test_a_run_that_is_not_there_is_answered_with_those_that_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a_run(tmp_path, [])
+    assert main(["watch", "tinny", "--runs", str(tmp_path / "runs")]) == 2
+    assert "no run 'tinny'" in (said := capsys.readouterr().err) and "there is tiny" in said
+
+
+def test_it_waits_for_a_run_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = a_run(tmp_path, rich_life())
+    path.rename(tmp_path / "later")
+    begin = threading.Timer(0.5, (tmp_path / "later").rename, (path,))
+    begin.start()
+    assert main(["watch", "tiny", "--runs", str(tmp_path / "runs"), "--wait", "--every", "0.1"]) == 0
+    begin.join()
+    shown = capsys.readouterr()
+    assert "waiting for it" in shown.err and "step 30 of 100" in shown.out
+
+
+class Seen:
+    """`regpt watch` in a terminal of its own."""
+
+    def __init__(self, folder: Path, width: int = 80, height: int = 24) -> None:
+        self.terminal, theirs = pty.openpty()
+        self.resize(width, height)
+        command = [sys.executable, "-m", "regpt", "watch", "tiny", "--runs", str(folder / "runs"), "--every", "0.2"]
+        environment = {**os.environ, "TERM": "xterm-256color"}
+        for name in ("COLUMNS", "LINES", "NO_COLOR"):
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+        )
+        os.close(theirs)
+        self.text = ""
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self) -> None:
+        while True:
+            try:
+                piece = os.read(self.terminal, 65_536)
+            except OSError as error:
+                assert error.errno == errno.EIO  # the other side is closed
+                return
+            if not piece:
+                return
+            self.text += piece.decode(errors="replace")
+
+    def resize(self, width: int, height: int) -> None:
+        fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def last_screen(self) -> list[str]:
+        """Lines of the last whole drawing, without escape codes."""
+        return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", self.text.rsplit("\x1b[H", 1)[-1]).replace("\r", "").split("\n")
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[tuple[Path, Seen]]:
+    """A run that this process writes, and `regpt watch` beside it."""
+    path = a_run(tmp_path, [event("started", 0, device="a card"), step(1, 7.25)])
+    with locked(path / "lock"):
+        seen = Seen(tmp_path)
+        try:
+            wait_until(lambda: "loss 7.2500" in seen.text)
+            yield path, seen
+        finally:
+            seen.process.kill()
+            seen.process.wait()
+            os.close(seen.terminal)
+
+
+def test_it_shows_what_comes_in_the_terminals_size_and_q_leaves(live: tuple[Path, Seen]) -> None:
+    path, seen = live
+    assert "\x1b[?1049h" in seen.text and "running" in seen.text  # another screen
+    Journal(path).write(step(2, 6.125))
+    wait_until(lambda: "loss 6.1250" in seen.text)
+    seen.resize(50, 12)
+    wait_until(lambda: len(seen.last_screen()) == 12 and max(map(cell_len, seen.last_screen())) <= 50)
+    os.write(seen.terminal, b"q")
+    assert seen.process.wait(20) == 0
+    wait_until(lambda: "\x1b[?1049l" in seen.text)
+    assert "step 2 of 100" in seen.text.rsplit("\x1b[?1049l", 1)[1]
+
+
+def test_it_leaves_with_the_last_view_when_the_run_has_finished(live: tuple[Path, Seen]) -> None:
+    path, seen = live
+    Journal(path).write(event("finished", 1))
+    (path / "lock.holder").unlink()
+    assert seen.process.wait(20) == 0
+    wait_until(lambda: "finished at step 1" in seen.text.rsplit("\x1b[?1049l", 1)[-1])
+    assert "\x1b[?1049l" in seen.text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_a_signal_puts_the_screen_back(live: tuple[Path, Seen], number: signal.Signals, code: int) -> None:
+    _, seen = live
+    seen.process.send_signal(number)
+    assert seen.process.wait(20) == code
+    wait_until(lambda: "\x1b[?1049l" in seen.text)
+    assert "Traceback" not in seen.text
+
+
+def test_looking_writes_nothing(tmp_path: Path) -> None:
+    path = a_run(tmp_path, rich_life())
+
+    def state() -> dict[str, tuple[int, int]]:
+        return {file.name: (file.stat().st_mtime_ns, file.stat().st_size) for file in [path, *path.iterdir()]}
+
+    before = state()
+    progress: Progress = Watched(path).look()
+    assert progress.step == 30 and state() == before
