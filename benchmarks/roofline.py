@@ -5,9 +5,9 @@ python -m benchmarks.roofline
 
 from regpt.base.cards import find_card
 from regpt.base.settings import load_recipe
-from regpt.results.plan import digits, spread
-from regpt.results.reckoning import Cards, reckon
-from regpt.results.roofline import ELSEWHERE, MODELS, PUBLISHED, Speed, fitted, halves, seconds_per_token
+from regpt.before.plan import digits, spread
+from regpt.before.reckoning import Cards, reckon
+from regpt.before.roofline import ELSEWHERE, MODELS, PUBLISHED, Speed, fitted, halves, seconds_per_token
 
 RECIPES = ("gpt2-230126", "gpt2-050226")
 MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))

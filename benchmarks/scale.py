@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.results.reckoning import H100, Reckoning, reckon
+from regpt.before.reckoning import H100, Reckoning, reckon
 
 XL = "model.n_layer=48 model.n_head=25 model.n_embd=1600 model.mlp_hidden=4288"
 LLAMA = "model.n_layer=32 model.n_head=32 model.n_embd=4096 model.mlp_hidden=11008 model.tied_head=false"

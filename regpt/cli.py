@@ -539,7 +539,7 @@ def run_data_show(arguments: argparse.Namespace) -> int:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
-    from regpt.results.plan import plan_for_cards, plan_for_this_machine
+    from regpt.before.plan import plan_for_cards, plan_for_this_machine
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     price = recipe.run.price_per_hour / arguments.gpus if arguments.price is None else arguments.price
@@ -574,7 +574,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from rich.console import Console as Terminal
 
-    from regpt.doctor.visit import doctor
+    from regpt.before.doctor import doctor
     from regpt.run.devices import count_of_cards
 
     ranks = arguments.ranks or count_of_cards(recipe.run)

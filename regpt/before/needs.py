@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import torch
 
+from regpt.before.findings import Red
+from regpt.before.memory import USED, Placing, memory_of
+from regpt.before.plan import checkpoint_bytes, checkpoints_kept, disk_needed
+from regpt.before.rehearsal import ITEMS, Rehearsal
 from regpt.data.adopt import verify
 from regpt.data.prepare import open_or_prepare
 from regpt.data.shards import TokenWindows, check_fits
-from regpt.doctor.findings import Red
-from regpt.doctor.rehearsal import ITEMS, Rehearsal
-from regpt.results.memory import USED, Placing, memory_of
-from regpt.results.plan import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.run.devices import free_memory
 from regpt.run.journal import read_history
 

@@ -1,7 +1,7 @@
 """What a run needs on cards that one does not have: compute, memory, network and money, from the recipe's own counts.
 
 Everything here is arithmetic; docs/plan.md and docs/scale.md have it in words. What is an assumption stands in
-`Cards`, in `results/roofline.py` and in `results/memory.py`.
+`Cards`, in `before/roofline.py` and in `before/memory.py`.
 """
 
 import bisect
@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from regpt.base.cards import Card, find_card
 from regpt.base.recipe import Recipe
-from regpt.results.memory import USED, Memory, Placing, memory_of
-from regpt.results.roofline import speeds
+from regpt.before.memory import USED, Memory, Placing, memory_of
+from regpt.before.roofline import speeds
 
 BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel reduces at once
 LATENCY = 20e-6  # seconds of one hop in a tree over all cards; a guess

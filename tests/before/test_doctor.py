@@ -14,11 +14,11 @@ import torch
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, USAGE
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
+from regpt.before import using
+from regpt.before.doctor import CHECKS, findings
+from regpt.before.findings import Finding
+from regpt.before.rehearsal import Rehearsal
 from regpt.data.prepare import prepare
-from regpt.doctor import using
-from regpt.doctor.findings import Finding
-from regpt.doctor.rehearsal import Rehearsal
-from regpt.doctor.visit import CHECKS, findings
 from regpt.model.gpt import GPT
 from regpt.results import models, report
 from regpt.run import checkpoint, parallel

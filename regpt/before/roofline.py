@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from regpt.base.cards import Card, find_card
 from regpt.base.recipe import ModelRecipe
-from regpt.results.memory import Placing, block_bytes
+from regpt.before.memory import Placing, block_bytes
 
 # Fitted (docs/plan.md). The share is at its bound: left alone, the fit takes products to be faster than the peak and
 # lays more on memory. What these figures determine is the sum, not which part of it is which.

@@ -10,11 +10,10 @@ from benchmarks.roofline import elsewhere_table, fit_table, recipe_table
 from regpt.base.cards import CARDS, find_card
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.cli import main
-from regpt.results.memory import USED, memory_of
-from regpt.results.plan import checkpoints_kept, disk_needed, doubts_about_record, plan_for_cards, recorded_cards
-from regpt.results.reckoning import Cards, reckon
-from regpt.results.roofline import (
+from regpt.before.memory import USED, memory_of
+from regpt.before.plan import checkpoints_kept, disk_needed, doubts_about_record, plan_for_cards, recorded_cards
+from regpt.before.reckoning import Cards, reckon
+from regpt.before.roofline import (
     ELSEWHERE,
     HIGH,
     LOW,
@@ -27,6 +26,7 @@ from regpt.results.roofline import (
     seconds_per_token,
     speeds,
 )
+from regpt.cli import main
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "plan.md"
 

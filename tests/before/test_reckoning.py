@@ -9,10 +9,10 @@ import torch
 
 from benchmarks.scale import table
 from regpt.base.recipe import ModelRecipe, Recipe, RunRecipe
+from regpt.before.memory import Placing, activation_bytes, block_bytes, block_weights, loss_bytes, memory_of
+from regpt.before.reckoning import H100, bytes_sent, compute_seconds, largest_micro_batch, reckon
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
-from regpt.results.memory import Placing, activation_bytes, block_bytes, block_weights, loss_bytes, memory_of
-from regpt.results.reckoning import H100, bytes_sent, compute_seconds, largest_micro_batch, reckon
 
 MODERN = ModelRecipe(n_layer=3, n_embd=128, n_head=2, mlp_hidden=352, block_size=64)
 CLASSIC = replace(MODERN, positions="learned", activation="gelu", normalization="layernorm", bias=True, mlp_hidden=512)

@@ -12,11 +12,11 @@ from pathlib import Path
 from regpt.base.cards import CARDS, Card, find_card
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
+from regpt.before.memory import USED, Memory, Placing, memory_of
+from regpt.before.reckoning import POWER, Cards, Reckoning, largest_micro_batch, reckon
+from regpt.before.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
 from regpt.data.shards import read_manifest
-from regpt.results.memory import USED, Memory, Placing, memory_of
-from regpt.results.reckoning import POWER, Cards, Reckoning, largest_micro_batch, reckon
 from regpt.results.references import KNOWN_TRAIN_TOKENS
-from regpt.results.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
 
 IMPOSSIBLE = 0.95  # of peak: no training has been seen to reach that
 DOUBTFUL = 1.05  # times the good end of what the roofline gives

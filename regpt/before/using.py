@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from regpt.base.errors import UserError
+from regpt.before.findings import Nothing, Red
+from regpt.before.rehearsal import ITEMS, Rehearsal
 from regpt.data.tokenizer import encode
-from regpt.doctor.findings import Nothing, Red
-from regpt.doctor.rehearsal import ITEMS, Rehearsal
 from regpt.results.evaluation import VALIDATION, evaluate
 from regpt.results.export import export
 from regpt.results.models import load_model, open_model

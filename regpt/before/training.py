@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 
 from regpt.base.recipe import Recipe
+from regpt.before.findings import Nothing, Red
+from regpt.before.rehearsal import KILLED_AT, SAVED_AT, STEPS, Rehearsal
 from regpt.data.order import windows_of_step
 from regpt.data.shards import TokenWindows, read_manifest
-from regpt.doctor.findings import Nothing, Red
-from regpt.doctor.rehearsal import KILLED_AT, SAVED_AT, STEPS, Rehearsal
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
 from regpt.run import checkpoint

@@ -10,9 +10,9 @@ from rich.console import Console as Terminal
 
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
 from regpt.base.recipe import Recipe
-from regpt.doctor import needs, training, using
-from regpt.doctor.findings import Color, Finding, Nothing
-from regpt.doctor.rehearsal import Rehearsal
+from regpt.before import needs, training, using
+from regpt.before.findings import Color, Finding, Nothing
+from regpt.before.rehearsal import Rehearsal
 from regpt.run.stopping import Stopped
 
 # By name, in the order in which a fault would be met: (the check, the exit code of its red).

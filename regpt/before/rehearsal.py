@@ -1,6 +1,6 @@
 """A recipe's rehearsal: the same model, data and machine, a few small steps, in a folder that goes afterwards.
 
-python -m regpt.doctor.rehearsal RECIPE.toml RUN STEP     trains, and is killed after that step
+python -m regpt.before.rehearsal RECIPE.toml RUN STEP     trains, and is killed after that step
 """
 
 import os
@@ -102,7 +102,7 @@ class Rehearsal:
     @property
     def killed(self) -> Path:
         """Begun by another process, which was killed after a step, with a checkpoint before it."""
-        words = ["-m", "regpt.doctor.rehearsal", str(self.recipe_file)]
+        words = ["-m", "regpt.before.rehearsal", str(self.recipe_file)]
         return self.once("killed", lambda path: self.child(*words, str(path), str(KILLED_AT), code=-signal.SIGKILL))
 
     @property
