@@ -31,11 +31,16 @@ def sha256_of_json(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a whole file in UTF-8; as `write_bytes`."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a whole file under a temporary name beside its place, flush it to the disk, and rename it there."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

@@ -6,7 +6,6 @@ Lines for a terminal. Speeds are ranges, and what they rest on is printed with t
 import re
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from regpt.base.cards import CARDS, Card, find_card
@@ -14,7 +13,7 @@ from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.before.memory import USED, Memory, Placing, memory_of
 from regpt.before.reckoning import POWER, Cards, Reckoning, largest_micro_batch, reckon
-from regpt.before.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
+from regpt.before.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW, speeds
 from regpt.data.shards import read_manifest
 from regpt.results.references import KNOWN_TRAIN_TOKENS
 
@@ -236,18 +235,11 @@ def doubts_about_record(recipe: Recipe) -> Iterator[str]:
         f"{recorded.origin or 'the record'}: {recipe.total_tokens / 1e9:.1f} G tokens in {recorded.hours:g} h on"
         f" {count} x {card.name} are {digits(speed)} tokens/s, about {share:.0%} of peak"
     )
-    good = recipe.total_tokens / 3600 / reckoned_hours(recipe, count, card)
+    good = count * speeds(recipe.model, card)[1]
     if share > IMPOSSIBLE:
         yield f"{said}: that cannot be. The good end of the range here is {digits(good)} tokens/s"
     elif speed > DOUBTFUL * good:
         yield f"{said}: {speed / good:.2g} times the good end of the range here"
-
-
-def reckoned_hours(recipe: Recipe, count: int, card: Card) -> float:
-    """At the good end, with a micro-batch of one, which any card has room for."""
-    small = replace(recipe, data=replace(recipe.data, micro_batch=1))
-    found = reckon(small, count, Cards(card), 1)
-    return found.hours[0] if found else float("inf")
 
 
 def recorded_cards(hardware: str) -> tuple[int, Card] | None:

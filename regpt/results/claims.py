@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from statistics import quantiles
 
 from regpt.base.errors import DataError
-from regpt.results.paired import paired
+from regpt.results.paired import paired, paired_losses, student
 from regpt.results.runs import Run, headline
 
-NORMAL = 1.959964  # two-sided point of the normal distribution at 5 %, the level of all words here
 FEWEST_STEPS = 8  # whose times have quartiles that say something
 ALIKE = "cannot be told apart"
 UNTESTED = "not tested"
@@ -47,19 +46,34 @@ def comparable(run: Run, other: Run) -> bool:
 
 
 def claim_of_losses(run: Run, other: Run) -> Claim:
-    """The last validation losses. The journals hold each one's error over the windows, not that of the difference."""
+    """The last validation losses: window by window where both kept them, else by each one's own error."""
     figures = written(other.validation_loss), written(run.validation_loss)
     if not comparable(run, other):
         missing = not (run.history.validations and other.history.validations)
         why = "not both were validated" if missing else "taken on other windows or other data"
         return Claim("Validation Loss", figures, "—", UNTESTED, why)
     ours, theirs = run.history.validations[-1], other.history.validations[-1]
+    if by_window := paired_claim(run, other, figures):
+        return by_window
     word, because = told_apart(
         (ours.loss, ours.standard_error), (theirs.loss, theirs.standard_error), ours.windows, "lower", "higher"
     )
     needed = threshold(ours.standard_error, theirs.standard_error, ours.windows)
     in_short = f"{abs(ours.loss - theirs.loss):.4f} apart, {needed:.4f} needed" if word != UNTESTED else because
     return Claim("Validation Loss", figures, f"{ours.loss - theirs.loss:+.4f}", word, because, in_short)
+
+
+def paired_claim(run: Run, other: Run, figures: tuple[str, str]) -> Claim | None:
+    """By each window's loss; None where one of the runs has not kept them."""
+    try:
+        result = paired_losses(run.window_losses(), other.window_losses())
+    except DataError:
+        return None
+    if result is None:
+        return None
+    word = ALIKE if not result.is_difference else "lower" if result.difference < 0 else "higher"
+    in_short = f"{result.difference:+.4f} ± {result.standard_error:.4f}, paired t-test over {result.windows:,} windows"
+    return Claim("Validation Loss", figures, f"{result.difference:+.4f}", word, result.words, in_short)
 
 
 def told_apart(
@@ -83,17 +97,6 @@ def told_apart(
 def threshold(error: float, other: float, windows: int) -> float:
     """How far apart two means of so many windows must lie that their errors alone would seldom put them there."""
     return student(max(1, windows - 1)) * math.hypot(error, other)
-
-
-def student(degrees: int) -> float:
-    """The two-sided point of Student's t at 5 % (Abramowitz and Stegun 1964, 26.7.5), within 1 % from 3 degrees on."""
-    z, n = NORMAL, degrees
-    return (
-        z
-        + (z**3 + z) / (4 * n)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * n**3)
-    )
 
 
 def claim_of_hellaswag(run: Run, other: Run) -> Claim:

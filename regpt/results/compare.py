@@ -16,6 +16,7 @@ from regpt.results.evaluation import FOLDER, RESULTS, VALIDATION
 from regpt.results.paired import LEVEL, Paired
 from regpt.results.runs import Run, find_run, open_run
 from regpt.run.answers import Answers, read_answers
+from regpt.run.evaluate import LOSSES
 from regpt.run.journal import TaskRecord
 
 
@@ -30,6 +31,7 @@ class Loss:
     block_size: int
     windows: int
     step: int | None = None  # after which
+    kept: Path | None = None  # the file of each window's own loss
 
     @property
     def on(self) -> tuple[str, int, int]:
@@ -136,7 +138,16 @@ def of_run(run: Run, where: str) -> Compared:
         asked = [*asked, of_record(record)] if not any(same_items(record, one) for one in asked) else asked
     data, device = run.environment["data"], run.environment["device"]
     losses = [
-        Loss(v.loss, v.standard_error, v.bits_per_byte, data["digest"], run.recipe.model.block_size, v.windows, v.step)
+        Loss(
+            v.loss,
+            v.standard_error,
+            v.bits_per_byte,
+            data["digest"],
+            run.recipe.model.block_size,
+            v.windows,
+            v.step,
+            run.path / v.path if v.path else None,
+        )
         for v in run.history.validations[-1:]
     ]
     evaluated = run.path / FOLDER / f"step_{end:06d}"
@@ -159,7 +170,7 @@ def of_folder(folder: Path, root: Path) -> Compared:
         found = tasks.get(VALIDATION)
         losses = [
             Loss(found["loss"], found["standard_error"], found["bits_per_byte"], found["data"], found["block_size"],
-                 found["windows"], step)
+                 found["windows"], step, folder / LOSSES)
         ] if found else []  # fmt: skip
         elsewhere = [of_harness(task, about, step) for task, about in tasks.items() if task.startswith("lm_eval_")]
         measured = list(tasks.values())[-1] if tasks else {}

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
+from regpt.base.errors import DataError
 from regpt.results.compare import Asked, Compared, Loss, inline, rule_in_words, tasks_of, verdict
 from regpt.results.courses import Course, training_seconds
 from regpt.results.fairness import flags
 from regpt.results.flags import lines_of
-from regpt.results.paired import paired
+from regpt.results.paired import PairedLosses, paired, paired_losses
+from regpt.run.evaluate import kept_losses
 
 NOT_MEASURED = "not measured"
 NONE = "—"
@@ -162,13 +164,16 @@ def after(name: str, one: Asked) -> str:
 
 
 def apart(ours: Loss, theirs: Loss) -> str:
-    """The difference of two losses, and what two errors that are not independent let us say of it.
+    """The difference of two losses: window by window where both kept them, else by what two errors let us say.
 
     The windows are the same, and what is hard for one model is hard for the other. Whatever their correlation, the
     difference's own standard error lies between the difference of the two errors and their sum.
     """
     if ours.on != theirs.on:
         return "taken on other data or other windows; the two do not compare"
+    if result := window_by_window(ours, theirs):
+        verdict = "a difference" if result.is_difference else "no difference at the 5% level"
+        return f"{result.words}: {verdict}. (Windows of one document are alike, so that error is a floor)"
     difference, errors = ours.loss - theirs.loss, (ours.standard_error, theirs.standard_error)
     words = f"{difference:+.4f}, on the same windows of the same data"
     if not all(errors):
@@ -176,10 +181,19 @@ def apart(ours: Loss, theirs: Loss) -> str:
     least, most = abs(errors[0] - errors[1]), sum(errors)
     words += (
         f". The two errors are not independent: that of the difference lies between {least:.4f} and {most:.4f},"
-        " the nearer to the lower the more alike the two find the windows; the journals hold no loss of each window"
+        " the nearer to the lower the more alike the two find the windows; not both kept the loss of each window"
     )
     if abs(difference) > SURE * most:
         return f"{words}. It is a difference even by the larger one"
     if abs(difference) < SURE * least:
         return f"{words}. It is none even by the smaller one"
     return f"{words}, so there is no test"
+
+
+def window_by_window(ours: Loss, theirs: Loss) -> PairedLosses | None:
+    if ours.kept is None or theirs.kept is None:
+        return None
+    try:
+        return paired_losses(kept_losses(ours.kept, ours.windows), kept_losses(theirs.kept, theirs.windows))
+    except DataError:
+        return None

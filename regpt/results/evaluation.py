@@ -23,7 +23,7 @@ from regpt.model.gpt import GPT
 from regpt.results.models import Opened
 from regpt.run.answers import Answers
 from regpt.run.devices import Device
-from regpt.run.evaluate import validation
+from regpt.run.evaluate import LOSSES, keep_losses, validation
 from regpt.run.ranks import Ranks
 from regpt.run.scoring import Exam, answered, ending_losses, tokens_at_a_time
 
@@ -108,6 +108,8 @@ def evaluate(
                 "data": read_manifest(opened.recipe.data.directory).digest,
             }
             lines = lines_of_validation(about)
+            if ranks.first:
+                keep_losses(into / LOSSES, found.by_window)
         else:
             exam = Exam(sets[name], model.recipe.block_size, tokens_at_a_time(opened.recipe, device), opened.vocabulary)
             answers = answered(exam, ending_losses(model, exam, device, between, ranks))

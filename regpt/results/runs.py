@@ -5,10 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.run.answers import Answers, read_answers
+from regpt.run.evaluate import kept_losses
 from regpt.run.journal import History, TaskRecord, read_history
 
 
@@ -83,6 +87,13 @@ class Run:
         if answers.digest != record.digest:
             raise DataError(f"{self.path / record.path}: holds answers to other items", "evaluate again")
         return answers
+
+    def window_losses(self) -> NDArray[np.float64]:
+        """Each window's loss at the last validation. (windows). Raises DataError where they are not kept, or gone."""
+        looks = self.history.validations
+        if not looks or not looks[-1].path:
+            raise DataError(f"{self.id}: no loss of each window is kept", "evaluate again: regpt evaluate")
+        return kept_losses(self.path / looks[-1].path, looks[-1].windows)
 
     @property
     def best_validation_loss(self) -> float | None:

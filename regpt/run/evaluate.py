@@ -1,8 +1,10 @@
 """What a model is worth: the validation loss over windows that are always the same."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
+from regpt.base.files import write_bytes
 from regpt.base.recipe import Recipe
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import bytes_of_tokens
 from regpt.model.gpt import GPT
 from regpt.run.devices import Device
 from regpt.run.ranks import Ranks
+
+LOSSES = "validation.npy"  # in the folder of what a model was asked after a step
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class Validation:
     standard_error: float  # from the spread of the windows' own losses; windows of one document are alike, so a floor
     bits_per_byte: float  # of the windows' text, ends of documents counted as no bytes; 0: no vocabulary at hand
     windows: int
+    by_window: NDArray[np.float64]  # each window's own loss, mean over its tokens
 
 
 def validation_windows(recipe: Recipe, windows: TokenWindows) -> int:
@@ -71,13 +77,34 @@ def validation(
         model.train(training)
     by_window = ranks.gathered(found).swapaxes(0, 1).reshape(-1, 2)[:count]
     sums, size_of_text = by_window[:, 0], float(by_window[:, 1].sum())
-    spread = float((sums / windows.block_size).std(ddof=1)) if count > 1 else 0.0
+    own = sums / windows.block_size  # each window's
+    spread = float(own.std(ddof=1)) if count > 1 else 0.0
     return Validation(
         loss=float(sums.sum()) / (count * windows.block_size),
         standard_error=spread / math.sqrt(count),
         bits_per_byte=float(sums.sum()) / math.log(2) / size_of_text if size_of_text else 0.0,
         windows=count,
+        by_window=own,
     )
+
+
+def keep_losses(path: Path, losses: NDArray[np.float64]) -> None:
+    """Write each window's loss as a plain .npy file, whole or not at all. (windows)"""
+    memory = io.BytesIO()
+    np.save(memory, losses)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, memory.getvalue())
+
+
+def kept_losses(path: Path, windows: int) -> NDArray[np.float64]:
+    """Read them again. (windows). Raises DataError where the file is gone, or is none of so many windows."""
+    try:
+        losses = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        raise DataError(f"{path}: is missing or not whole", "evaluate again") from None
+    if not isinstance(losses, np.ndarray) or losses.shape != (windows,) or losses.dtype != np.float64:
+        raise DataError(f"{path}: does not hold the losses of {windows:,} windows", "evaluate again")
+    return losses
 
 
 def text_bytes(tokens: NDArray[Any]) -> NDArray[Any]:

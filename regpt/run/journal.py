@@ -48,6 +48,7 @@ class ValidationRecord:
     seconds: float
     standard_error: float = 0.0  # of the loss, from the spread of the windows' own; 0: not known
     bits_per_byte: float = 0.0  # of the same windows' text; 0: not known
+    path: str = ""  # of each window's own loss, within the run; empty: not kept
 
 
 @dataclass(frozen=True, kw_only=True)

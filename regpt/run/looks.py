@@ -19,7 +19,7 @@ from regpt.data.tasks import TASKS
 from regpt.data.tokenizer import encode
 from regpt.run.console import Console
 from regpt.run.devices import Device
-from regpt.run.evaluate import validation
+from regpt.run.evaluate import LOSSES, keep_losses, validation
 from regpt.run.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
 from regpt.run.parallel import Parallel
 from regpt.run.ranks import Ranks
@@ -117,6 +117,9 @@ class Looks:
         started_at = time.perf_counter()
         with self.parallel.looking() as model:
             found = validation(model, self.windows, self.recipe, self.device, self.between("validation"), self.ranks)
+        path = folder_of(step) / LOSSES
+        if self.ranks.first:
+            self.keep(path, lambda: keep_losses(self.run / path, found.by_window))
         record = ValidationRecord(
             step=step,
             tokens=self.recipe.tokens_after(step),
@@ -125,6 +128,7 @@ class Looks:
             seconds=time.perf_counter() - started_at,
             standard_error=found.standard_error,
             bits_per_byte=found.bits_per_byte,
+            path=path.as_posix(),
         )
         self.write(record)
         self.losses[step] = found.loss
@@ -139,14 +143,9 @@ class Looks:
         if not self.ranks.first:
             return
         answers = answered(exam, losses)
-        path = Path("evaluations") / f"step_{step:06d}" / answers.file_name
+        path = folder_of(step) / answers.file_name
         by_rule = {rule.name: answers.accuracy(rule) for rule in answers.rules}
-        try:
-            answers.write(self.run / path)
-        except OSError as error:  # the accuracies stand in the journal, and the run goes on
-            self.console.note(
-                f"{self.run / path}: cannot be written ({error.strerror}); no paired test will be possible"
-            )
+        self.keep(path, lambda: answers.write(self.run / path))
         record = TaskRecord(
             step=step,
             tokens=self.recipe.tokens_after(step),
@@ -162,6 +161,15 @@ class Looks:
         )
         self.write(record)
         self.console.task(record)
+
+    def keep(self, path: Path, write: Callable[[], None]) -> None:
+        """What a paired test needs; where it cannot be written, the means stand in the journal, and the run goes on."""
+        try:
+            write()
+        except OSError as error:
+            self.console.note(
+                f"{self.run / path}: cannot be written ({error.strerror}); no paired test will be possible"
+            )
 
     def sample(self, step: int) -> None:
         asked = self.recipe.evaluation
@@ -190,3 +198,8 @@ class Looks:
                 self.console.busy(f"{what}: group", done, of)
 
         return between
+
+
+def folder_of(step: int) -> Path:
+    """Of all that was asked after so many steps, within the run."""
+    return Path("evaluations") / f"step_{step:06d}"

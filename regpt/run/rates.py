@@ -13,11 +13,11 @@ import torch
 
 from regpt.base.recipe import Recipe
 from regpt.model.gpt import Block, rotary_table
-from regpt.model.loss import PIECE_ELEMENTS, mean_loss
+from regpt.model.loss import Head, mean_loss
 from regpt.model.optimizer import make_optimizer
 from regpt.run.devices import Device
 
-ROUNDS = 3  # of each part, as far as its share of the time allows; the fastest counts
+ROUNDS = 3  # of each part, as far as the time allows; the fastest counts
 OPTIMIZER_PARAMETERS = 1 << 22
 FEW = 8  # rows of the loss that cost next to nothing but what a micro-batch costs besides
 
@@ -45,7 +45,7 @@ class Rates:
 
 
 def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rates:
-    """Time the parts on this device for about so long; where one alone takes longer, once."""
+    """Time the parts on this device, for about so long; each part twice at least."""
     per_position, fixed = loss_seconds(recipe, device, 0.35 * seconds)
     return Rates(
         block=block_seconds(recipe, device, 0.4 * seconds),
@@ -70,22 +70,26 @@ def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 
     one = fastest(lambda: once(1), device, seconds / 2)
     sequences = max(1, min(recipe.data.micro_batch, int(seconds / 4 / one)))
+    if sequences == 1:
+        return one / model.block_size
     return fastest(lambda: once(sequences), device, seconds / 2) / (sequences * model.block_size)
 
 
 def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float, float]:
     """(for each position, for each micro-batch): head and loss with their gradients, and the embedding's."""
     model, place = recipe.model, device.place
-    weight = torch.randn(model.vocab_size, model.n_embd, device=place, requires_grad=True)
+    # of the size that weights and hidden states have: products far from it would make numbers that a CPU is slow at
+    std = model.init_std
+    weight = torch.empty(model.vocab_size, model.n_embd, device=place).normal_(0.0, std).requires_grad_()
     positions = recipe.data.micro_batch * model.block_size
-    piece = max(2 * FEW, PIECE_ELEMENTS // model.vocab_size)
+    piece = Head(weight, device.precision).rows
     tokens = torch.randint(0, model.vocab_size, (piece,), device=place)
     weight.grad = torch.zeros_like(weight)
 
     def once(rows: int) -> None:
-        embedded = torch.nn.functional.embedding(tokens[:rows], weight)
+        hidden = torch.nn.functional.embedding(tokens[:rows], weight) / std
         with device.autocast():
-            mean_loss(embedded, weight, tokens[:rows]).backward()
+            mean_loss(hidden, weight, tokens[:rows].roll(1)).backward()
 
     many = min(piece, positions)
     of_few = fastest(lambda: once(FEW), device, seconds / 3)
@@ -108,16 +112,15 @@ def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 
 
 def fastest(act: Callable[[], None], device: Device, seconds: float) -> float:
-    """Seconds of the fastest of a few rounds, after one that is not counted; of that one, if it took all the time."""
-    best, rounds, began_at = float("inf"), 0, time.perf_counter()
-    while rounds <= ROUNDS:
+    """Seconds of the fastest of one to three rounds, after one that is not counted, in about so many seconds."""
+    best, began_at = float("inf"), time.perf_counter()
+    for number in range(1 + ROUNDS):
         started_at = time.perf_counter()
         act()
         device.synchronize()
-        took = time.perf_counter() - started_at
-        if rounds or took > seconds:
-            best = min(best, took)
-        rounds += 1
-        if time.perf_counter() - began_at > seconds:
-            break
-    return best if best < float("inf") else took
+        ended_at = time.perf_counter()
+        if number:
+            best = min(best, ended_at - started_at)
+            if ended_at - began_at > seconds:
+                break
+    return best

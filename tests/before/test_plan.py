@@ -86,6 +86,8 @@ def test_the_record_that_cannot_be_is_flagged_and_the_one_that_can_be_is_not() -
     said = list(doubts_about_record(load_recipe("gpt2-050226")))
     assert len(said) == 1 and "103% of peak: that cannot be" in said[0] and "253,000 tokens/s" in said[0]
     assert list(doubts_about_record(load_recipe("gpt2-230126"))) == []
+    one_window = ["data.micro_batch=1", "data.total_batch_tokens=1024"]  # which does not divide among four cards
+    assert list(doubts_about_record(load_recipe("gpt2-230126", one_window))) == []
 
 
 def test_a_record_far_above_the_range_is_doubted() -> None:

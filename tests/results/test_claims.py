@@ -9,7 +9,8 @@ import pytest
 from scipy import stats
 
 from regpt.base.settings import load_recipe
-from regpt.results.claims import ALIKE, UNTESTED, Claim, claim_of_speed, claims, student, told_apart
+from regpt.results.claims import ALIKE, UNTESTED, Claim, claim_of_speed, claims, told_apart
+from regpt.results.paired import student
 from regpt.results.runs import Run
 from regpt.results.scores import Other
 from regpt.results.words import summary

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
 from regpt.results.compare import verdict
-from regpt.results.paired import Paired, paired
+from regpt.results.paired import Paired, paired, paired_losses
 
 
 @pytest.mark.parametrize("only", [(0, 0), (1, 0), (5, 5), (3, 12), (40, 61), (300, 380), (2000, 2200), (0, 30)])
@@ -42,3 +43,35 @@ def test_a_verdict_claims_only_what_the_test_carries() -> None:
     unsure = verdict(Paired(1000, (300, 295), (105, 100)), "a", "b")
     assert unsure.endswith(". No difference at the 5% level.")
     assert "a 0.3000, b 0.2950, +0.0050" in unsure
+
+
+def losses_of(seed: int, windows: int, apart: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of two models on windows that differ much, by `apart` and a little noise."""
+    drawn = np.random.default_rng(seed)
+    hard = drawn.normal(4.0, 1.0, windows)
+    return hard + apart + drawn.normal(0.0, 0.05, windows), hard + drawn.normal(0.0, 0.05, windows)
+
+
+@pytest.mark.parametrize(("windows", "apart"), [(8, 0.0), (8, -0.2), (64, 0.01), (64, -0.05), (640, 0.004)])
+def test_losses_are_compared_window_by_window_as_scipy_does(windows: int, apart: float) -> None:
+    for seed in range(20):
+        first, second = losses_of(seed, windows, apart)
+        found, theirs = paired_losses(first, second), stats.ttest_rel(first, second)
+        assert found is not None
+        assert found.difference == pytest.approx(first.mean() - second.mean())
+        assert found.difference / found.standard_error == pytest.approx(theirs.statistic)
+        assert found.lower == int((first < second).sum())
+        if not 0.049 < theirs.pvalue < 0.051:  # the point of Student's t is within 1 %
+            assert found.is_difference == (theirs.pvalue < 0.05)
+
+
+def test_windows_that_differ_much_do_not_hide_a_small_difference() -> None:
+    first, second = losses_of(1, 64, -0.1)
+    found = paired_losses(first, second)
+    assert found is not None and found.is_difference and found.needed < 0.02
+    assert first.std(ddof=1) / 8 > 0.1  # each one's own error would have hidden it
+
+
+def test_too_few_windows_and_losses_that_are_no_numbers_are_not_compared() -> None:
+    assert paired_losses(np.ones(3), np.zeros(3)) is None
+    assert paired_losses(np.array([1.0, 2.0, 3.0, np.nan]), np.ones(4)) is None

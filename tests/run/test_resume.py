@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -92,7 +93,7 @@ def test_retention_keeps_the_newest_those_at_multiples_and_the_best(
         evaluation={"validation_every": 3, "sample_every": 0},
     )
     found = iter([9.0, 8.0, 6.0, 7.0, 7.5])
-    monkeypatch.setattr(looks, "validation", lambda *_: Validation(next(found), 0.1, 1.0, 8))
+    monkeypatch.setattr(looks, "validation", lambda *_: Validation(next(found), 0.1, 1.0, 8, np.zeros(8)))
     train(recipe, tmp_path / "a")
     assert steps_saved(tmp_path / "a") == [5, 6, 10, 11, 12]
     assert [path.name for path in (tmp_path / "a" / "checkpoints").glob(".*")] == []
