@@ -101,7 +101,9 @@ FLOORS = [
         "before.using",
         "before.doctor",
     ],
-    ["demo", "cli", "__main__"],
+    ["demo"],
+    ["commands.arguments", "commands.preparing", "commands.training", "commands.results"],
+    ["cli", "__main__"],
 ]
 ORDER = [name if name == "regpt" else f"regpt.{name}" for floor in FLOORS for name in floor]
 MAY_NOT_IMPORT = {"base": {"numpy", "torch"}, "data": {"torch"}, "model": {"time", "os", "pathlib"}}
