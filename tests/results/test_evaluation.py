@@ -77,7 +77,7 @@ def test_a_checkpoint_and_an_exported_model_answer_as_the_run_does(
     assert at_three.accuracy(BY_TOKEN).value == read_history(runs / "a").tasks[1].accuracy["by_token"]
     printed(capsys, "export", "a", "out")
     data = tiny_recipe(runs.parent).data.path
-    out = printed(capsys, "evaluate", "out", "--items", "20", f"data.path={data}")
+    out = printed(capsys, "evaluate", "out", "--items", "20", f"data.path={data}", "run.precision=float32")
     assert "validation" in out
     exported = read_answers(Path("evaluations/out/hellaswag-20.parquet"))
     at_six = read_answers(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
