@@ -3,7 +3,7 @@
 python -m benchmarks.roofline
 """
 
-from regpt.base.cards import find_card
+from regpt.base.cards import CARDS, find_card
 from regpt.base.settings import load_recipe
 from regpt.before.plan import digits, spread
 from regpt.before.reckoning import Cards, reckon
@@ -53,6 +53,15 @@ def predicted(speed: Speed, share: float, passes: float) -> float:
     return 1 / seconds_per_token(MODELS[speed.model], find_card(speed.card), share, passes)
 
 
+def card_table() -> list[str]:
+    """Every card that is known, and where its peak stands."""
+    lines = ["| card | TFLOP/s, bfloat16 | GB | GB/s | W | the peak's source |", "|---|---|---|---|---|---|"]
+    for card in CARDS:
+        cells = [card.name, f"{card.tflops:,g}", f"{card.gigabytes:g}", f"{card.gigabytes_per_second:,g}"]
+        lines.append(f"| {' | '.join(cells)} | {card.watts:g} | {card.source} |")
+    return lines
+
+
 def recipe_table() -> list[str]:
     """What `regpt plan` says of both full-size recipes."""
     lines = [
@@ -83,5 +92,5 @@ def recipe_table() -> list[str]:
 
 
 if __name__ == "__main__":
-    for table in (fit_table(), elsewhere_table(), recipe_table()):
+    for table in (fit_table(), elsewhere_table(), recipe_table(), card_table()):
         print("\n".join(table), end="\n\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.roofline import elsewhere_table, fit_table, recipe_table
+from benchmarks.roofline import card_table, elsewhere_table, fit_table, recipe_table
 from regpt.base.cards import CARDS, find_card
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
@@ -74,7 +74,7 @@ def test_models_beyond_the_fit_get_shares_of_the_peak_that_were_published() -> N
     assert high * seven.flops_per_token == pytest.approx(0.48 * 989.4e12)
 
 
-@pytest.mark.parametrize("table", [fit_table, elsewhere_table, recipe_table])
+@pytest.mark.parametrize("table", [fit_table, elsewhere_table, recipe_table, card_table])
 def test_the_page_shows_what_the_command_prints(table) -> None:  # type: ignore[no-untyped-def]
     assert "\n".join(table()) in PAGE.read_text(encoding="utf-8")
 
