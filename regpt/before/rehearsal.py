@@ -32,6 +32,8 @@ SAVED_AT = 2
 KILLED_AT = 3
 STEP_SECONDS = 3.0  # that a step may take where the machine is no GPU; the micro-batch is cut until it does
 ITEMS = 8  # of HellaSwag
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a process as suddenly
+KILLED = int(KILL) if os.name == "nt" else -int(KILL)  # exit code of a process that it ended
 STOPS = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM", HUNG_UP: "SIGHUP"}
 PATIENCE = 300  # seconds that a child may take
 
@@ -103,7 +105,7 @@ class Rehearsal:
     def killed(self) -> Path:
         """Begun by another process, which was killed after a step, with a checkpoint before it."""
         words = ["-m", "regpt.before.rehearsal", str(self.recipe_file)]
-        return self.once("killed", lambda path: self.child(*words, str(path), str(KILLED_AT), code=-signal.SIGKILL))
+        return self.once("killed", lambda path: self.child(*words, str(path), str(KILLED_AT), code=KILLED))
 
     @property
     def resumed(self) -> Path:
@@ -175,7 +177,7 @@ class Fatal(Console):
             until = time.monotonic() + PATIENCE
             while not checkpoint.all_of(self.run) and time.monotonic() < until:
                 time.sleep(0.01)
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), KILL)
 
 
 def main() -> int:

@@ -52,7 +52,7 @@ def add(command: Commands) -> None:
         "example: regpt doctor demo-modern\n\n"
         "A few small steps with the recipe's own model, data and machine, in a folder that goes afterwards: data\n"
         "verified, first loss, one batch overfitted, two starts equal, saved, killed, resumed, ranks, evaluated,\n"
-        "sampled, exported, reported; memory, disk and time. Two minutes or less, but for large models on a CPU.\n"
+        "sampled, exported, reported; memory, disk and time. A minute for the miniature on two CPU cores (docs/plan.md).\n"
         "The exit code is that of the first red.",
     )
     doctor.add_argument(

@@ -136,6 +136,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
             f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {event.event} at step {event.step:,}"
             + (f" on {event.detail['ranks']} ranks" if event.detail.get("ranks", 1) > 1 else "")
             + (f" ({event.detail['signal']})" if "signal" in event.detail else "")
+            + (" (micro-batch {} halved to {})".format(*halved) if (halved := event.detail.get("micro_batch")) else "")
             for event in events
         ],
     }
