@@ -52,8 +52,8 @@ def add(command: Commands) -> None:
         "example: regpt doctor demo-modern\n\n"
         "A few small steps with the recipe's own model, data and machine, in a folder that goes afterwards: data\n"
         "verified, first loss, one batch overfitted, two starts equal, saved, killed, resumed, ranks, evaluated,\n"
-        "sampled, exported, reported; memory, disk and time. A minute for the miniature on two CPU cores (docs/plan.md).\n"
-        "The exit code is that of the first red.",
+        "sampled, exported, reported; memory, disk and time. A minute for the miniature on two CPU cores.\n"
+        "docs/plan.md shows what it says. The exit code is that of the first red.",
     )
     doctor.add_argument(
         "--ranks",
