@@ -16,7 +16,7 @@ from regpt.results.evaluation import FOLDER, RESULTS, VALIDATION
 from regpt.results.paired import LEVEL, Paired
 from regpt.results.runs import Run, find_run, open_run
 from regpt.run.answers import Answers, read_answers
-from regpt.run.evaluate import LOSSES
+from regpt.run.evaluate import file_of_losses
 from regpt.run.journal import TaskRecord
 
 
@@ -170,7 +170,7 @@ def of_folder(folder: Path, root: Path) -> Compared:
         found = tasks.get(VALIDATION)
         losses = [
             Loss(found["loss"], found["standard_error"], found["bits_per_byte"], found["data"], found["block_size"],
-                 found["windows"], step, folder / LOSSES)
+                 found["windows"], step, folder / file_of_losses(found["data"], found["windows"]))
         ] if found else []  # fmt: skip
         elsewhere = [of_harness(task, about, step) for task, about in tasks.items() if task.startswith("lm_eval_")]
         measured = list(tasks.values())[-1] if tasks else {}

@@ -23,7 +23,7 @@ from regpt.model.gpt import GPT
 from regpt.results.models import Opened
 from regpt.run.answers import Answers
 from regpt.run.devices import Device
-from regpt.run.evaluate import LOSSES, keep_losses, validation
+from regpt.run.evaluate import file_of_losses, keep_losses, validation
 from regpt.run.ranks import Ranks
 from regpt.run.scoring import Exam, answered, ending_losses, tokens_at_a_time
 
@@ -99,17 +99,18 @@ def evaluate(
 
         if windows is not None and name == VALIDATION:
             found = validation(model, windows, opened.recipe, device, between, ranks)
+            data = read_manifest(opened.recipe.data.directory).digest
             about = {
                 "loss": found.loss,
                 "standard_error": found.standard_error,
                 "bits_per_byte": found.bits_per_byte,
                 "windows": found.windows,
                 "block_size": model.recipe.block_size,
-                "data": read_manifest(opened.recipe.data.directory).digest,
+                "data": data,
             }
             lines = lines_of_validation(about)
             if ranks.first:
-                keep_losses(into / LOSSES, found.by_window)
+                keep_losses(into / file_of_losses(data, found.windows), found.by_window)
         else:
             exam = Exam(sets[name], model.recipe.block_size, tokens_at_a_time(opened.recipe, device), opened.vocabulary)
             answers = answered(exam, ending_losses(model, exam, device, between, ranks))

@@ -20,8 +20,6 @@ from regpt.model.gpt import GPT
 from regpt.run.devices import Device
 from regpt.run.ranks import Ranks
 
-LOSSES = "validation.npy"  # in the folder of what a model was asked after a step
-
 
 @dataclass(frozen=True)
 class Validation:
@@ -86,6 +84,11 @@ def validation(
         windows=count,
         by_window=own,
     )
+
+
+def file_of_losses(data: str, windows: int) -> str:
+    """Its name in the folder of what a model was asked after a step, where losses on other data may lie as well."""
+    return f"validation-{data[:8]}-{windows}.npy"
 
 
 def keep_losses(path: Path, losses: NDArray[np.float64]) -> None:

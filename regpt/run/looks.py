@@ -19,7 +19,7 @@ from regpt.data.tasks import TASKS
 from regpt.data.tokenizer import encode
 from regpt.run.console import Console
 from regpt.run.devices import Device
-from regpt.run.evaluate import LOSSES, keep_losses, validation
+from regpt.run.evaluate import file_of_losses, keep_losses, validation
 from regpt.run.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
 from regpt.run.parallel import Parallel
 from regpt.run.ranks import Ranks
@@ -40,8 +40,11 @@ class Looks:
         ranks: Ranks,
         parallel: Parallel,
         windows: TokenWindows,
+        data: str,
         console: Console,
     ) -> None:
+        """`data` is the digest of the set that the windows are of."""
+        self.data = data
         self.recipe, self.run, self.device, self.ranks = recipe, run, device, ranks
         self.parallel, self.windows, self.console = parallel, windows, console
         self.losses: dict[int, float] = {}  # validation's, by step
@@ -117,7 +120,7 @@ class Looks:
         started_at = time.perf_counter()
         with self.parallel.looking() as model:
             found = validation(model, self.windows, self.recipe, self.device, self.between("validation"), self.ranks)
-        path = folder_of(step) / LOSSES
+        path = folder_of(step) / file_of_losses(self.data, found.windows)
         if self.ranks.first:
             self.keep(path, lambda: keep_losses(self.run / path, found.by_window))
         record = ValidationRecord(

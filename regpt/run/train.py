@@ -66,7 +66,7 @@ class Training:
         check_fits(tokens, windows, recipe.batch_windows, recipe.model.block_size)
         self.parallel = make_parallel(recipe, device, ranks)
         self.model, self.optimizer = self.parallel.model, self.parallel.optimizer
-        self.looks = Looks(recipe, run, device, ranks, self.parallel, validation_windows, console)
+        self.looks = Looks(recipe, run, device, ranks, self.parallel, validation_windows, manifest.digest, console)
         self.manifest = manifest
         self.guard = Guard(recipe.guard)
         self.saver = Saver(run, recipe.checkpoint, ranks)

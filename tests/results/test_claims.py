@@ -15,6 +15,7 @@ from regpt.results.runs import Run
 from regpt.results.scores import Other
 from regpt.results.words import summary
 from regpt.run.answers import Answers
+from regpt.run.evaluate import keep_losses
 from regpt.run.journal import EventRecord, History, StepRecord, TaskRecord, ValidationRecord
 
 DEVICE = {"name": "a card", "place": "cuda", "precision": "bfloat16", "peak_flops": 1e12}
@@ -63,6 +64,28 @@ def planted(
     started = EventRecord(step=0, event="started", detail={"device": device, "ranks": 1}, at=0.0)
     history = History(steps=steps, validations=[validation], tasks=[task], events=[started])
     return Run(folder, load_recipe("demo-modern"), environment, history)
+
+
+def with_windows(run: Run, apart: float, noise: float) -> Run:
+    """The same, with the loss of each window kept: windows differ by 1 nat, and this run by `apart` and some noise."""
+    look = run.history.validations[-1]
+    hard = np.random.default_rng(1).normal(4.0, 1.0, look.windows)
+    own = hard + apart + np.random.default_rng(2).normal(0.0, noise, look.windows) * (apart != 0)
+    keep_losses(run.path / "windows.npy", own)
+    history = replace(run.history, validations=[replace(look, path="windows.npy")])
+    return replace(run, history=history)
+
+
+@pytest.mark.parametrize(("apart", "word"), [(-0.02, "lower"), (0.02, "higher"), (0.001, ALIKE)])
+def test_losses_are_told_apart_window_by_window_where_their_own_errors_would_not(
+    tmp_path: Path, apart: float, word: str
+) -> None:
+    one = with_windows(planted(tmp_path / "a"), apart, 0.1)
+    two = with_windows(planted(tmp_path / "b"), 0.0, 0.1)
+    claim = claimed(one, two)["Validation Loss"]
+    assert claim.word == word and "over the same 640 windows" in claim.because
+    (two.path / "windows.npy").unlink()  # as of a run that did not keep them
+    assert claimed(one, two)["Validation Loss"].word == ALIKE
 
 
 def claimed(run: Run, other: Run) -> dict[str, Claim]:

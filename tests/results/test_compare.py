@@ -305,7 +305,7 @@ def test_the_remedy_for_other_data_is_one(runs: Path, capsys: pytest.CaptureFixt
     printed(capsys, *shlex.split(command[1]))
     out = printed(capsys, "compare", "a", "c")
     assert "Validation loss: other data" not in out
-    assert "on the same windows of the same data" in out
+    assert re.search(r"- validation loss: [+-][\d.]+ ± [\d.]+ over the same 8 windows", out)
     found = json.loads((runs / "c" / "evaluations" / "step_000006" / "results.json").read_text())["tasks"]["validation"]
     assert f"| {found['loss']:.4f} ± {found['standard_error']:.4f} |" in out
     assert "There are no two losses here that compare on the way" in page_of(out)
@@ -420,7 +420,7 @@ def test_every_table_is_one_and_every_picture_is_there(runs: Path, capsys: pytes
             end = next(n for n in range(number, len(tokens)) if tokens[n].type == "tr_close")
             assert sum(one.type in ("td_open", "th_open") for one in tokens[number:end]) in (3, 4)
     assert "\n\n\n" not in page
-    pictures = re.findall(r"\]\((img/.*?)\)", page)
+    pictures = re.findall(r'src="(img/.*?)"', page)
     assert pictures == [
         f"img/{n}.png" for n in ("loss-over-tokens", "loss-over-seconds", "loss-over-flops", "hellaswag")
     ]
@@ -428,6 +428,7 @@ def test_every_table_is_one_and_every_picture_is_there(runs: Path, capsys: pytes
         path = Path("some/where else") / picture
         assert path.stat().st_size > 5_000
         assert path.with_suffix(".svg").read_text(encoding="utf-8").startswith("<?xml")
+        assert path.with_stem(f"{path.stem}-dark").stat().st_size > 5_000
     assert "| `model.mlp_hidden` | 40 | 48 (× 1.2) | 40 |" in page
     assert "Not in these tables, because its loss was taken on other windows or not at all: c." in page
     assert "`run.max_steps`" not in page.partition("## What differs")[2]

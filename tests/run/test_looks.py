@@ -20,6 +20,7 @@ from regpt.results.report import write_report
 from regpt.results.runs import open_run
 from regpt.run import looks, scoring
 from regpt.run.answers import read_answers
+from regpt.run.evaluate import kept_losses
 from regpt.run.journal import History, read_history
 from regpt.run.start import resume, train
 from tests.conftest import tiny_recipe
@@ -108,7 +109,7 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
     monkeypatch.setattr(looks, "ending_losses", stopped_between)
     assert train(recipe, run) == INTERRUPTED
     assert steps(read_history(run)) == [0]
-    assert [path.name for path in (run / "evaluations").iterdir()] == ["step_000000"]
+    assert [path.parent.name for path in run.glob("evaluations/*/hellaswag*.parquet")] == ["step_000000"]
     assert resume(run) == DONE
     assert steps(read_history(run)) == [0, 3, 6]
     whole = read_history(tmp_path / "whole")
@@ -205,3 +206,19 @@ def test_bits_per_byte_are_the_loss_over_the_bytes_that_were_predicted(tiny: Rec
     expected = record.loss * record.windows * 32 / math.log(2) / size
     assert record.bits_per_byte == pytest.approx(expected, rel=1e-9)
     assert 0 < record.standard_error < record.loss
+
+
+def test_each_windows_loss_is_kept_and_its_mean_is_the_journals(tiny: Recipe, tmp_path: Path) -> None:
+    run = tmp_path / "a"
+    train(looking_recipe(tmp_path), run)
+    looks_taken = read_history(run).validations
+    assert [look.step for look in looks_taken] == [0, 3, 6]
+    for look in looks_taken:
+        kept = kept_losses(run / look.path, look.windows)
+        assert kept.mean() == pytest.approx(look.loss, rel=1e-12)
+        assert kept.std(ddof=1) / look.windows**0.5 == pytest.approx(look.standard_error, rel=1e-12)
+    (run / looks_taken[0].path).write_bytes(b"cut")
+    with pytest.raises(DataError, match="missing or not whole"):
+        kept_losses(run / looks_taken[0].path, 8)
+    with pytest.raises(DataError, match="does not hold the losses of 9 windows"):
+        kept_losses(run / looks_taken[1].path, 9)
