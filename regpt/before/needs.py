@@ -102,12 +102,12 @@ def check_time(of: Rehearsal) -> str:
 
 
 def expected_seconds(of: Rehearsal) -> float:
-    """Of the real run: steps by tokens, looks by what they read, saves by the recipe's interval."""
+    """Of the real run: steps by tokens, looks by what they read. Saving goes on beside the steps."""
     recipe, small = of.recipe, of.small
     history = read_history(of.run)
     steps = recipe.run.max_steps
     a_token = statistics.median(record.seconds for record in history.steps[1:]) / small.data.total_batch_tokens
-    training = a_token * recipe.total_tokens / of.ranks
+    training = a_token * of.tokens_take() * recipe.total_tokens / of.ranks
     validation, asked = history.validations[-1], recipe.evaluation
     windows = asked.validation_batches * asked.validation_batch_size
     validating = times(steps, asked.validation_every) * validation.seconds * windows / validation.windows

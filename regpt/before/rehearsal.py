@@ -23,7 +23,7 @@ from regpt.run.console import Console, quiet_console
 from regpt.run.devices import Device, open_device
 from regpt.run.fitting import free
 from regpt.run.journal import StepRecord
-from regpt.run.rates import measured_rates
+from regpt.run.rates import Rates, measured_rates
 from regpt.run.start import resume, train
 from regpt.run.stopping import Stopped
 
@@ -85,14 +85,24 @@ class Rehearsal:
         asked = self.recipe.data.micro_batch
         if self.device.place.type == "cuda":
             return asked
-        rates = measured_rates(self.recipe, self.device, seconds=1.0)
 
         def seconds(size: int) -> float:
             tokens = 2 * size * self.recipe.model.block_size
             cut = replace(self.recipe.data, micro_batch=size, total_batch_tokens=tokens)
-            return rates.step_seconds(replace(self.recipe, data=cut))
+            return self.rates.step_seconds(replace(self.recipe, data=cut))
 
         return max((size for size in range(1, asked + 1) if seconds(size) <= STEP_SECONDS), default=1)
+
+    @cached_property
+    def rates(self) -> Rates:
+        return measured_rates(self.recipe, self.device, seconds=1.0)
+
+    def tokens_take(self) -> float:
+        """How many times as long a token takes in the recipe's own steps as in the rehearsal's."""
+        if self.small.data.micro_batch == self.recipe.data.micro_batch:
+            return 1.0
+        real, small = (self.rates.step_seconds(r) / r.data.total_batch_tokens for r in (self.recipe, self.small))
+        return real / small
 
     # Runs
 

@@ -17,6 +17,7 @@ from regpt.base.settings import to_toml
 from regpt.before import using
 from regpt.before.doctor import CHECKS, findings
 from regpt.before.findings import Finding
+from regpt.before.needs import expected_seconds
 from regpt.before.rehearsal import Rehearsal
 from regpt.data.prepare import prepare
 from regpt.model.gpt import GPT
@@ -227,3 +228,17 @@ def test_an_error_that_nobody_expected_is_red_and_the_visit_goes_on(
     shown = found(well, "report", "sample")
     assert shown["report"].color == "red" and shown["report"].said == "ZeroDivisionError: by a plot"
     assert shown["sample"].color == "green"
+
+
+def test_the_time_that_is_told_grows_with_the_steps_and_with_the_looks(well: Rehearsal) -> None:
+    def seconds(steps: int, every: int) -> float:
+        changed = replace(well.recipe, run=replace(well.recipe.run, max_steps=steps))
+        well.recipe = replace(changed, evaluation=replace(changed.evaluation, validation_every=every))
+        return expected_seconds(well)
+
+    well.run  # noqa: B018  rehearsed once, with the recipe as it was
+    one, two, three = (seconds(steps, 0) for steps in (1_000, 2_000, 3_000))
+    assert two - one == pytest.approx(three - two) and two > one
+    look = seconds(1_000, 500) - seconds(1_000, 0)  # two more
+    assert seconds(1_000, 100) - seconds(1_000, 0) == pytest.approx(5 * look)
+    assert look > 0
