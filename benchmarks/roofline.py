@@ -5,7 +5,8 @@ python -m benchmarks.roofline
 
 from regpt.base.cards import CARDS, find_card
 from regpt.base.settings import load_recipe
-from regpt.before.plan import digits, spread
+from regpt.before.counts import digits
+from regpt.before.plan import spread
 from regpt.before.reckoning import Cards, reckon
 from regpt.before.roofline import ELSEWHERE, MODELS, PUBLISHED, Speed, fitted, halves, seconds_per_token
 

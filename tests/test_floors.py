@@ -93,6 +93,8 @@ FLOORS = [
         "before.memory",
         "before.roofline",
         "before.reckoning",
+        "before.counts",
+        "before.doubts",
         "before.plan",
         "before.findings",
         "before.rehearsal",

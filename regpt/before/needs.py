@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import torch
 
+from regpt.before.counts import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.before.findings import Red
 from regpt.before.memory import USED, Placing, memory_of
-from regpt.before.plan import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.before.rehearsal import ITEMS, Rehearsal
 from regpt.data.adopt import verify
 from regpt.data.prepare import open_or_prepare

@@ -3,22 +3,17 @@
 Lines for a terminal. Speeds are ranges, and what they rest on is printed with them.
 """
 
-import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from regpt.base.cards import CARDS, Card, find_card
-from regpt.base.errors import UserError
+from regpt.base.cards import CARDS, find_card
 from regpt.base.recipe import Recipe
+from regpt.before.counts import checkpoint_bytes, checkpoints_kept, digits, train_tokens
+from regpt.before.doubts import doubts
 from regpt.before.memory import USED, Memory, Placing, memory_of
 from regpt.before.reckoning import POWER, Cards, Reckoning, largest_micro_batch, reckon
-from regpt.before.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW, speeds
-from regpt.data.shards import read_manifest
-from regpt.results.references import KNOWN_TRAIN_TOKENS
+from regpt.before.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
 
-IMPOSSIBLE = 0.95  # of peak: no training has been seen to reach that
-DOUBTFUL = 1.05  # times the good end of what the roofline gives
 PARTS = {
     "weights": "weights, float32",
     "gradients": "gradients, float32",
@@ -50,14 +45,6 @@ def heading(recipe: Recipe) -> Iterator[str]:
     )
     yield line("epochs", epochs(recipe))
     yield line("floating-point operations", f"{recipe.total_tokens * model.flops_per_token:.3g}")
-
-
-def train_tokens(recipe: Recipe) -> tuple[int, str]:
-    """(training tokens of the data set, where that is known from); 0 where it is not."""
-    try:
-        return read_manifest(recipe.data.directory).tokens("train"), f"in {recipe.data.path}"
-    except UserError:
-        return KNOWN_TRAIN_TOKENS.get(recipe.data.source, 0), "by the public preparation, rounded"
 
 
 def epochs(recipe: Recipe) -> str:
@@ -148,11 +135,6 @@ def spread(low: float, high: float) -> str:
     return f"{digits(low)} to {digits(high)}"
 
 
-def digits(value: float) -> str:
-    rounded = float(f"{value:.3g}")
-    return f"{rounded:,.0f}" if rounded >= 100 else f"{rounded:g}"
-
-
 # Disk
 
 
@@ -172,87 +154,6 @@ def data_line(recipe: Recipe) -> str:
     return f"{2 * (tokens + recipe.data.validation_tokens) / 1e9:.1f} GB of shards ({where})"
 
 
-def checkpoint_bytes(recipe: Recipe) -> int:
-    """Weights and two moments, float32."""
-    return 12 * recipe.model.parameters
-
-
-def checkpoints_kept(recipe: Recipe) -> int:
-    """At the end of the run, at the most."""
-    asked, steps = recipe.checkpoint, recipe.run.max_steps
-    written = -(-steps // asked.every) if asked.every else 1
-    if not asked.keep_last:
-        return written
-    multiples = steps // asked.keep_every if asked.keep_every else 0
-    return min(written, asked.keep_last + multiples + asked.keep_best)
-
-
-def disk_needed(recipe: Recipe) -> int:
-    """Bytes of all checkpoints; one more lies there while it is written."""
-    return (checkpoints_kept(recipe) + 1) * checkpoint_bytes(recipe)
-
-
-# What cannot be
-
-
-def warnings(recipe: Recipe, runs: Path) -> Iterator[str]:
-    yield from doubts_about_record(recipe)
-    free = shutil.disk_usage(existing(runs)).free
-    if free < disk_needed(recipe):
-        yield (
-            f"{runs}: {free / 1e9:.1f} GB are free, checkpoints take up to {disk_needed(recipe) / 1e9:.1f} GB;"
-            " set checkpoint.keep_last, or --runs to another disk"
-        )
-    tokens, _ = train_tokens(recipe)
-    if tokens and recipe.total_tokens > 4 * tokens:
-        yield (
-            f"{recipe.total_tokens / tokens:.1f} epochs: beyond about 4, repeated text teaches much less than new text"
-            " (Muennighoff et al. 2023, arXiv 2305.16264)"
-        )
-    if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
-        yield (
-            f"optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} leaves no step at optimizer.max_lr in"
-            f" run.max_steps = {recipe.run.max_steps:,}"
-        )
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
-    path = path.absolute()
-    return path if path.exists() else existing(path.parent)
-
-
-def doubts_about_record(recipe: Recipe) -> Iterator[str]:
-    """Whether recorded hours on recorded cards can be, by the cards' peak and by the roofline."""
-    recorded = recipe.published
-    found = recorded_cards(recorded.hardware)
-    if not recorded.hours or found is None:
-        return
-    count, card = found
-    speed = recipe.total_tokens / (3600 * recorded.hours)
-    share = speed * recipe.model.flops_per_token / (count * card.peak)
-    said = (
-        f"{recorded.origin or 'the record'}: {recipe.total_tokens / 1e9:.1f} G tokens in {recorded.hours:g} h on"
-        f" {count} x {card.name} are {digits(speed)} tokens/s, about {share:.0%} of peak"
-    )
-    good = count * speeds(recipe.model, card)[1]
-    if share > IMPOSSIBLE:
-        yield f"{said}: that cannot be. The good end of the range here is {digits(good)} tokens/s"
-    elif speed > DOUBTFUL * good:
-        yield f"{said}: {speed / good:.2g} times the good end of the range here"
-
-
-def recorded_cards(hardware: str) -> tuple[int, Card] | None:
-    """'4 x RTX 3090, DDP over NCCL' -> (4, the card); None where no card that is known is named."""
-    match = re.match(r"\s*(\d+)\s*[x×]\s*([^,;]+)", hardware)
-    if match is None:
-        return None
-    try:
-        return int(match[1]), find_card(match[2])
-    except UserError:
-        return None
-
-
 # All of it
 
 
@@ -269,11 +170,11 @@ def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float, r
 
 def endings(recipe: Recipe, runs: Path) -> Iterator[str]:
     yield from disk_lines(recipe, runs)
-    found = list(warnings(recipe, runs))
+    found = list(doubts(recipe, runs))
     if found:
         yield ""
         yield "take care"
-        yield from (f"  {warning}" for warning in found)
+        yield from (f"  {doubt}" for doubt in found)
 
 
 def every_card(recipe: Recipe, ranks: int, usd_per_hour: float) -> Iterator[str]:

@@ -10,8 +10,10 @@ from benchmarks.roofline import card_table, elsewhere_table, fit_table, recipe_t
 from regpt.base.cards import CARDS, find_card
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
+from regpt.before.counts import checkpoints_kept, disk_needed
+from regpt.before.doubts import doubts_about_record, recorded_cards
 from regpt.before.memory import USED, memory_of
-from regpt.before.plan import checkpoints_kept, disk_needed, doubts_about_record, plan_for_cards, recorded_cards
+from regpt.before.plan import plan_for_cards
 from regpt.before.reckoning import Cards, reckon
 from regpt.before.roofline import (
     ELSEWHERE,
