@@ -1,4 +1,4 @@
-"""What cannot be, or is better thought over: records faster than cards are, disks too small, text too often repeated."""
+"""What cannot be, or is better thought over: records faster than cards, disks too small, text too often repeated."""
 
 import re
 import shutil
