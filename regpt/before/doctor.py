@@ -1,14 +1,16 @@
 """`regpt doctor`: everything that a run will do, done small, before the run: green or red, with the remedy."""
 
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console as Terminal
 
-from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
+from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, TERMINATED, USAGE, UserError
 from regpt.base.recipe import Recipe
 from regpt.before import needs, training, using
 from regpt.before.findings import Color, Finding, Nothing
@@ -44,6 +46,7 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=runs))
     began_at, red, done = time.monotonic(), list[Finding](), 0
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         terminal.print(f"rehearsing {recipe.name} in {folder}", markup=False)
         for finding in findings(Rehearsal(recipe, folder, ranks), announced=terminal):
@@ -54,6 +57,7 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
         terminal.print(f"stopped by {stopped.name}", markup=False)
         return stopped.code
     finally:
+        signal.signal(signal.SIGTERM, before)
         shutil.rmtree(folder, ignore_errors=True)
         for empty in made:  # innermost first
             if not any(empty.iterdir()):
@@ -66,6 +70,11 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
         return red[0].code
     terminal.print(f"nothing is red: {done} checks in {seconds:.0f} s", style="bold green")
     return DONE
+
+
+def stop(*_: object) -> NoReturn:
+    """At once, and tidily: nothing of a rehearsal is worth saving."""
+    raise Stopped("SIGTERM", TERMINATED)
 
 
 def findings(
@@ -92,11 +101,15 @@ def carried_out(of: Rehearsal, name: str) -> tuple[Color, str, str, int]:
         return "green", check(of), "", code
     except Nothing as nothing:
         return "grey", str(nothing), "", code
+    except Stopped:
+        raise
     except UserError as error:
         if error in failed_before:
             return "grey", f"not tried: {error.problem}", "", code
         return "red", error.problem, error.fix, error.code if error.code != USAGE else code
     except Exception as error:  # whatever it is, the other checks are worth having
+        if error in failed_before:
+            return "grey", f"not tried: {type(error).__name__}", "", code
         return "red", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", UNKNOWN, code
 
 

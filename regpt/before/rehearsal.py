@@ -44,7 +44,7 @@ class Rehearsal:
     def __init__(self, recipe: Recipe, folder: Path, ranks: int = 1) -> None:
         self.recipe, self.folder, self.ranks = recipe, folder, ranks
         self.made: set[str] = set()
-        self.failed: dict[str, UserError] = {}  # what making a run raised
+        self.failed: dict[str, Exception] = {}  # what making a run raised
 
     @cached_property
     def device(self) -> Device:
@@ -142,7 +142,9 @@ class Rehearsal:
         if name not in self.made:
             try:
                 make(path)
-            except UserError as error:
+            except Stopped:
+                raise
+            except Exception as error:  # raised again for whoever needs that run
                 self.failed[name] = error
                 raise
             self.made.add(name)

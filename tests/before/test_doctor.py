@@ -1,5 +1,6 @@
 """`regpt doctor`: all green on a recipe that is well; for each check a planted fault that turns it red."""
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -201,6 +202,23 @@ def test_a_planted_fault_turns_its_check_red(
     finding = found(well, name)[name]
     assert finding.color == "red", finding
     assert said in finding.said and finding.remedy and finding.code == code, finding
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("after", ["machine", "disk", "first loss", "two starts equal"])
+def test_a_signal_ends_the_visit_at_once_and_leaves_nothing(
+    tmp_path: Path, texts: Path, sent: signal.Signals, code: int, after: str
+) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
+    words = [sys.executable, "-u", "-m", "regpt", "doctor", str(recipe), "--runs", str(tmp_path / "runs")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        seen = [
+            line for line in iter(process.stdout.readline, "") if f" {after}" in line and not process.send_signal(sent)
+        ]
+        assert process.wait(60) == code, seen
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_batch_that_the_ranks_cannot_share_ends_the_visit(well: Rehearsal, tmp_path: Path) -> None:
