@@ -72,7 +72,9 @@ def paired_claim(run: Run, other: Run, figures: tuple[str, str]) -> Claim | None
     if result is None:
         return None
     word = ALIKE if not result.is_difference else "lower" if result.difference < 0 else "higher"
-    in_short = f"{result.difference:+.4f} ± {result.standard_error:.4f}, paired t-test over {result.windows:,} windows"
+    in_short = (
+        f"{result.difference:+.4f} ± {result.standard_error:.4f}, paired t-test over {result.groups} groups of windows"
+    )
     return Claim("Validation Loss", figures, f"{result.difference:+.4f}", word, result.words, in_short)
 
 

@@ -173,7 +173,7 @@ def apart(ours: Loss, theirs: Loss) -> str:
         return "taken on other data or other windows; the two do not compare"
     if result := window_by_window(ours, theirs):
         verdict = "a difference" if result.is_difference else "no difference at the 5% level"
-        return f"{result.words}: {verdict}. (Windows of one document are alike, so that error is a floor)"
+        return f"{result.words}: {verdict}"
     difference, errors = ours.loss - theirs.loss, (ours.standard_error, theirs.standard_error)
     words = f"{difference:+.4f}, on the same windows of the same data"
     if not all(errors):
@@ -194,6 +194,8 @@ def window_by_window(ours: Loss, theirs: Loss) -> PairedLosses | None:
     if ours.kept is None or theirs.kept is None:
         return None
     try:
-        return paired_losses(kept_losses(ours.kept, ours.windows), kept_losses(theirs.kept, theirs.windows))
+        return paired_losses(
+            kept_losses(ours.kept, ours.windows, ours.loss), kept_losses(theirs.kept, theirs.windows, theirs.loss)
+        )
     except DataError:
         return None

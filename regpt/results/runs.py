@@ -93,7 +93,7 @@ class Run:
         looks = self.history.validations
         if not looks or not looks[-1].path:
             raise DataError(f"{self.id}: no loss of each window is kept", "evaluate again: regpt evaluate")
-        return kept_losses(self.path / looks[-1].path, looks[-1].windows)
+        return kept_losses(self.path / looks[-1].path, looks[-1].windows, looks[-1].loss)
 
     @property
     def best_validation_loss(self) -> float | None:

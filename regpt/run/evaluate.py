@@ -99,14 +99,17 @@ def keep_losses(path: Path, losses: NDArray[np.float64]) -> None:
     write_bytes(path, memory.getvalue())
 
 
-def kept_losses(path: Path, windows: int) -> NDArray[np.float64]:
-    """Read them again. (windows). Raises DataError where the file is gone, or is none of so many windows."""
+def kept_losses(path: Path, windows: int, mean: float) -> NDArray[np.float64]:
+    """Read them again. (windows). Raises DataError where the file is gone, or is none of so many windows and that mean:
+    an evaluation in another precision writes over it."""
     try:
         losses = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
         raise DataError(f"{path}: is missing or not whole", "evaluate again") from None
     if not isinstance(losses, np.ndarray) or losses.shape != (windows,) or losses.dtype != np.float64:
         raise DataError(f"{path}: does not hold the losses of {windows:,} windows", "evaluate again")
+    if not math.isclose(float(losses.mean()), mean, rel_tol=1e-9):
+        raise DataError(f"{path}: holds other losses than those whose mean is {mean:.4f}", "evaluate again")
     return losses
 
 

@@ -214,11 +214,13 @@ def test_each_windows_loss_is_kept_and_its_mean_is_the_journals(tiny: Recipe, tm
     looks_taken = read_history(run).validations
     assert [look.step for look in looks_taken] == [0, 3, 6]
     for look in looks_taken:
-        kept = kept_losses(run / look.path, look.windows)
+        kept = kept_losses(run / look.path, look.windows, look.loss)
         assert kept.mean() == pytest.approx(look.loss, rel=1e-12)
         assert kept.std(ddof=1) / look.windows**0.5 == pytest.approx(look.standard_error, rel=1e-12)
     (run / looks_taken[0].path).write_bytes(b"cut")
     with pytest.raises(DataError, match="missing or not whole"):
-        kept_losses(run / looks_taken[0].path, 8)
+        kept_losses(run / looks_taken[0].path, 8, 1.0)
     with pytest.raises(DataError, match="does not hold the losses of 9 windows"):
-        kept_losses(run / looks_taken[1].path, 9)
+        kept_losses(run / looks_taken[1].path, 9, 1.0)
+    with pytest.raises(DataError, match="holds other losses"):
+        kept_losses(run / looks_taken[1].path, looks_taken[1].windows, looks_taken[1].loss + 1e-4)
