@@ -106,7 +106,9 @@ def find_card(name: str) -> Card:
     exact = words_of(DEFAULT_OF.get(" ".join(sorted(asked)), "")) or asked
     found = [card for card in CARDS if card.words == exact]
     if any(letter.isdigit() for letter in name):  # 'RTX' alone is no card
-        found = found or [card for card in CARDS if asked <= card.words]
+        found = found or [card for card in CARDS if asked <= card.words and not (card.words - asked) & VARIANTS]
+        device = card_of_device(name)
+        found = found or ([device] if device else [])
     if found:
         return min(found, key=lambda card: len(card.words))
     near = difflib.get_close_matches(name.upper(), [card.name.upper() for card in CARDS], n=1)

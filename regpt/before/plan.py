@@ -25,6 +25,12 @@ PARTS = {
 }
 
 
+SHARDED = {  # by what the recipe asks for
+    "fsdp": "a share of the model on each (fsdp)",
+    "ddp": "a share of the model on each: whole it does not fit, so set run.parallel=fsdp",
+}
+
+
 def line(name: str, value: str) -> str:
     return f"  {name:<34} {value}"
 
@@ -78,7 +84,7 @@ def on_cards(recipe: Recipe, cards: Cards, ranks: int) -> Iterator[str]:
         "accumulation", f"{found.placing.accumulation} micro-batches a step on {'each' if ranks > 1 else 'the'} card"
     )
     if ranks > 1:
-        how = "a share of the model on each (fsdp)" if found.placing.sharded else "the whole model on each (ddp)"
+        how = SHARDED[recipe.run.parallel] if found.placing.sharded else "the whole model on each (ddp)"
         yield line(
             "ranks", f"{ranks}, {how}; the network takes {found.network_seconds:.2g} s of a step, if none is hidden"
         )
@@ -113,6 +119,11 @@ def too_large(recipe: Recipe, cards: Cards, ranks: int) -> str:
 
 def speed_lines(found: Reckoning) -> Iterator[str]:
     recipe, cards = found.recipe, found.cards
+    if not found.placing.bfloat16:
+        yield line(
+            "speed, time, energy, money", "not reckoned: published speeds, and peaks here, are those of bfloat16"
+        )
+        return
     good, careful = found.tokens_per_second
     shares = found.share_of_peak
     yield line("speed", f"{spread(careful, good)} tokens/s, {spread(100 * shares[1], 100 * shares[0])} % of peak")
@@ -184,6 +195,10 @@ def every_card(recipe: Recipe, ranks: int, usd_per_hour: float) -> Iterator[str]
         found = reckon(recipe, ranks, Cards(card, usd_per_hour))
         if found is None:
             yield f"    {card.name:<24} {too_large(recipe, Cards(card), ranks)}"
+            continue
+        if not found.placing.bfloat16:
+            cut = f"{found.placing.micro_batch:>6} x {found.placing.accumulation:<3}"
+            yield f"    {card.name:<24} {cut} speed not reckoned in float32"
             continue
         good, careful = found.tokens_per_second
         money = spread(*found.usd) if usd_per_hour else "say --price"

@@ -93,11 +93,12 @@ def reckon(recipe: Recipe, ranks: int, cards: Cards, micro_batch: int = 0) -> Re
     """
     most = recipe.batch_windows // ranks
     sizes = [micro_batch] if micro_batch else [1 << power for power in reversed(range(most.bit_length()))]
-    for sharded in (False, True):
+    bfloat16 = recipe.run.precision != "float32"
+    for sharded in (True,) if recipe.run.parallel == "fsdp" and ranks > 1 else (False, True):
         for size in sizes:
             if recipe.batch_windows % (size * ranks) or (sharded and ranks == 1):
                 continue
-            placing = Placing(ranks, size, recipe.batch_windows // (size * ranks), sharded)
+            placing = Placing(ranks, size, recipe.batch_windows // (size * ranks), sharded, bfloat16)
             needed = memory_of(recipe, placing)
             if needed.total <= USED * cards.card.memory:
                 return Reckoning(

@@ -36,6 +36,7 @@ KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a p
 KILLED = int(KILL) if os.name == "nt" else -int(KILL)  # exit code of a process that it ended
 STOPS = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM", HUNG_UP: "SIGHUP"}
 PATIENCE = 300  # seconds that a child may take
+SAVING_PATIENCE = 30  # ... and its checkpoint
 
 
 class Rehearsal:
@@ -186,7 +187,7 @@ class Fatal(Console):
 
     def step(self, record: StepRecord, tokens: int) -> None:
         if record.step == self.at:
-            until = time.monotonic() + PATIENCE
+            until = time.monotonic() + SAVING_PATIENCE
             while not checkpoint.all_of(self.run) and time.monotonic() < until:
                 time.sleep(0.01)
             os.kill(os.getpid(), KILL)

@@ -22,7 +22,7 @@ def check_evaluation(of: Rehearsal) -> str:
     opened = open_model(str(of.run), of.folder, [])
     results = evaluate(opened, [VALIDATION], of.folder / "evaluations", of.device, Ranks())
     again = float(results[0].value)
-    if abs(again - last.loss) > 1e-3:
+    if not abs(again - last.loss) <= 1e-3:
         raise Red(
             f"validation loss {last.loss:.4f} in the run, {again:.4f} of its checkpoint", "weights are lost in saving"
         )

@@ -17,6 +17,7 @@ from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
 from regpt.results.references import CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.results.runs import Run
 from regpt.results.scores import (
+    ALL_ITEMS,
     Other,
     columns,
     heading,
@@ -61,7 +62,10 @@ def write_report(run: Run, others: Sequence[Other]) -> Path:
     draw_losses(runs, images / "train-val_loss.png", lines_of_losses(run))
     draw_course(run, images / "course.png")
     if run.hellaswag:
-        draw_hellaswag(runs, images / "hellaswag.png", LINES_OF_HELLASWAG, run.hellaswag[-1].items)
+        items = run.hellaswag[-1].items
+        # a subset does not compare with figures of all items, so they are not drawn beside it
+        lines = LINES_OF_HELLASWAG if items == ALL_ITEMS else LINES_OF_HELLASWAG[:1]
+        draw_hellaswag(runs, images / "hellaswag.png", lines, items)
     path = run.path / "report.md"
     write_text(path, render(run, others, in_both_lights))
     return path

@@ -203,6 +203,15 @@ def all_of(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(number), path) for number, path in names if number.isdecimal())
 
 
+def remove_after(run: Path, step: int) -> None:
+    """Remove the checkpoints of later steps, which belong to an attempt that was given up."""
+    for later, path in all_of(run):
+        if later > step:
+            gone = path.with_name(f".{path.name}.removed")
+            path.rename(gone)
+            shutil.rmtree(gone)
+
+
 def newest(run: Path, passed_over: Callable[[str], None] = lambda problem: None, before: int | None = None) -> Path:
     """The newest checkpoint whose files are whole, of a step not above `before`; what it passes over is told.
 

@@ -154,7 +154,10 @@ def first_recipe(recipe: Recipe, history: History) -> Recipe:
     """The recipe that the run began with: what resumes have changed is put back."""
     tables = as_tables(recipe)
     for event in reversed(history.events):
-        for setting, (before, _) in event.detail.get("changed", {}).items():
+        changed = dict(event.detail.get("changed", {}))
+        if event.event == "out of memory" and event.step:  # before it, the steps were taken with the larger one
+            changed["data.micro_batch"] = event.detail["micro_batch"]
+        for setting, (before, _) in changed.items():
             assert not list(apply_override(tables, f"{setting}={toml_value(before)}"))
     first, problems = build_recipe(recipe.name, tables)
     assert first is not None, problems

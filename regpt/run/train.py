@@ -217,6 +217,8 @@ class Training:
         self.take_saved(wait=True)
         self.optimizer.zero_grad(set_to_none=True)
         free(self.device)
+        left_out, returns = self.guard.left_out, self.guard.returns  # what went back stays left out
+        self.ranks.by_first(lambda: checkpoint.remove_after(self.run, self.first_step))
         before, now = self.recipe.data.micro_batch, smaller_micro_batch(self.recipe, self.ranks.count)
         self.recipe = replace(self.recipe, data=replace(self.recipe.data, micro_batch=now))
         batches.cut_into(now)
@@ -225,6 +227,7 @@ class Training:
         else:
             self.guard, self.training_seconds = Guard(self.recipe.guard), 0.0
             self.parallel.initialize(self.recipe.run.seed)
+        self.guard.leave_out(left_out, returns)
         if self.ranks.first:
             write_text(self.run / "recipe.toml", to_toml(self.recipe))
         self.write(

@@ -18,6 +18,7 @@ from regpt.base.errors import UserError
         ("H100 SXM", "H100"),
         ("h100-pcie", "H100 PCIe"),
         ("NVIDIA GeForce RTX 4080", "RTX 4080"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
         ("4070 Ti Super", "RTX 4070 Ti SUPER"),
         *((card.name, card.name) for card in CARDS),
     ],
@@ -26,7 +27,7 @@ def test_a_person_finds_a_card(written: str, meant: str) -> None:
     assert find_card(written).name == meant
 
 
-@pytest.mark.parametrize("written", ["RTX 6090", "", "x", "RTX", "NVIDIA"])
+@pytest.mark.parametrize("written", ["RTX 6090", "", "x", "RTX", "NVIDIA", "RTX 4070", "4060"])
 def test_a_card_that_is_not_known_is_refused_with_those_that_are(written: str) -> None:
     with pytest.raises(UserError, match=r"no such card.*RTX 5090.*MI300X"):
         find_card(written)

@@ -131,6 +131,16 @@ def test_a_micro_batch_that_does_not_fit_is_replaced_by_one_that_does() -> None:
     assert "do not divide among 3 cards" in lines(load_recipe("gpt2-050226"), "H100", ranks=3)
 
 
+def test_a_plan_is_in_the_precision_and_the_form_that_the_recipe_asks_for() -> None:
+    in_float32 = lines(load_recipe("gpt2-050226", ["run.precision=float32"]), "H100")
+    assert "weights again in bfloat16" not in in_float32 and "not reckoned: published speeds" in in_float32
+    sharded = lines(load_recipe("gpt2-050226", ["run.parallel=fsdp"]), "H100", ranks=8)
+    assert "a share of the model on each (fsdp)" in sharded and "ddp" not in sharded
+    seven = ["model.n_layer=32", "model.n_head=32", "model.n_embd=4096", "model.mlp_hidden=11008"]
+    seven += ["data.micro_batch=4", "run.activation_checkpointing=true"]
+    assert "set run.parallel=fsdp" in lines(load_recipe("gpt2-050226", seven), "H100", ranks=8)
+
+
 def test_money_is_the_price_of_all_cards_for_the_hours() -> None:
     recipe = load_recipe("gpt2-050226")
     found = reckon(recipe, 4, Cards(find_card("RTX 5090"), usd_per_hour=0.5), 32)

@@ -11,8 +11,10 @@ from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
 from regpt.model.gpt import GPT
+from regpt.run import checkpoint
 from regpt.run.fitting import is_out_of_memory, smaller_micro_batch
 from regpt.run.journal import read_history
+from regpt.run.repeat import replay, reproduce
 from regpt.run.start import resume, train
 from tests.conftest import tiny_recipe
 from tests.several import run_ranks
@@ -77,6 +79,51 @@ def test_a_resumed_run_begins_again_at_its_checkpoint(
     one, other = (read_history(tmp_path / name).steps for name in ("told", "halved"))
     assert [step.loss for step in one] == [step.loss for step in other]
     assert [step.step for step in other] == [1, 2, 3, 4, 5, 6]
+
+
+def test_checkpoints_of_the_attempt_that_was_given_up_are_gone(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With dropout the halved run's masks are others, so a checkpoint of before is another run's."""
+    settings: dict[str, dict[str, object]] = {"model": {"dropout": 0.3}, "checkpoint": {"every": 1}}
+    run_of(tiny_recipe(tmp_path, data={"micro_batch": 2}, **settings), tmp_path / "two")
+    room_for(monkeypatch, 2, from_pass=3)
+    run_of(tiny_recipe(tmp_path, data={"micro_batch": 4}, **settings), tmp_path / "halved")
+    for step in range(1, 7):
+        files = [checkpoint.path_of(tmp_path / name, step) / "model.safetensors" for name in ("two", "halved")]
+        assert files[0].read_bytes() == files[1].read_bytes(), step
+
+
+def test_batches_that_the_guard_left_out_stay_left_out(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(tmp_path, data={"micro_batch": 4}, guard={"skips": 1})
+    forward, passes = GPT.forward, 0
+
+    def poisoned(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        if passes >= 5 and len(tokens) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, tokens, targets) * (float("nan") if passes in (2, 3) else 1.0)
+
+    monkeypatch.setattr(GPT, "forward", poisoned)
+    assert train(recipe, tmp_path / "run") == DONE
+    history = read_history(tmp_path / "run")
+    assert [event.event for event in history.events][:3] == ["started", "went back", "out of memory"]
+    monkeypatch.undo()
+    for step in range(1, history.step + 1):  # raises where a step trained on another batch than it should
+        assert list(replay(tmp_path / "run", step, False))
+
+
+def test_a_run_halved_in_a_resume_is_reproduced_with_what_it_began_with(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "run")
+    room_for(monkeypatch, 2)
+    assert resume(tmp_path / "run", ["run.max_steps=6"]) == DONE
+    monkeypatch.undo()
+    assert reproduce(tmp_path / "run", 3, lambda text: None) is None
 
 
 def test_one_sequence_that_does_not_fit_is_an_error_with_a_remedy(
