@@ -14,10 +14,9 @@ from regpt.results.differences import changes, differences_from_gpt2, one_change
 from regpt.results.page import page_of
 from regpt.results.paper import IMAGES, Line, in_both_lights
 from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
-from regpt.results.references import CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
+from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.results.runs import Run
 from regpt.results.scores import (
-    ALL_ITEMS,
     Other,
     columns,
     heading,
