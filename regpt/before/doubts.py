@@ -58,9 +58,9 @@ def doubts_about_record(recipe: Recipe) -> Iterator[str]:
     )
     good = count * speeds(recipe.model, card)[1]
     if share > IMPOSSIBLE:
-        yield f"{said}: that cannot be. The good end of the range here is {digits(good)} tokens/s"
+        yield f"{said}: that cannot be. The good end of the range for {count} x {card.name} is {digits(good)} tokens/s"
     elif speed > DOUBTFUL * good:
-        yield f"{said}: {speed / good:.2g} times the good end of the range here"
+        yield f"{said}: {speed / good:.2g} times the good end of the range for them"
 
 
 def recorded_cards(hardware: str) -> tuple[int, Card] | None:

@@ -81,7 +81,7 @@ def on_cards(recipe: Recipe, cards: Cards, ranks: int) -> Iterator[str]:
     most = largest_micro_batch(recipe, found.placing, room)
     yield line("micro-batch", micro_batch_line(recipe, ranks, found.placing, as_asked is not None, most))
     yield line(
-        "accumulation", f"{found.placing.accumulation} micro-batches a step on {'each' if ranks > 1 else 'the'} card"
+        "accumulation", f"{in_accumulation(found.placing.accumulation)} on {'each' if ranks > 1 else 'the'} card"
     )
     if ranks > 1:
         how = SHARDED[recipe.run.parallel] if found.placing.sharded else "the whole model on each (ddp)"
@@ -107,6 +107,10 @@ def micro_batch_line(recipe: Recipe, ranks: int, placing: Placing, fits: bool, m
         return f"{asked} x {block:,} tokens fit; {largest}"
     reason = "does not divide the batch among the ranks" if recipe.batch_windows % (asked * ranks) else "does not fit"
     return f"the recipe's {asked} {reason}; reckoned with {placing.micro_batch} x {block:,}; {largest}"
+
+
+def in_accumulation(count: int) -> str:
+    return f"{count} micro-batch{'es' if count > 1 else ''} a step"
 
 
 def too_large(recipe: Recipe, cards: Cards, ranks: int) -> str:
@@ -221,7 +225,7 @@ def plan_for_this_machine(
     most = largest_micro_batch(recipe, placing, memory_free)
     fits = needed.total <= memory_free
     yield line("micro-batch", micro_batch_line(recipe, 1, placing, fits, most) if most else "not one sequence fits")
-    yield line("accumulation", f"{placing.accumulation} micro-batches a step")
+    yield line("accumulation", in_accumulation(placing.accumulation))
     low, high = step_seconds / 1.25, step_seconds * 1.25
     tokens = recipe.data.total_batch_tokens
     yield line("a step", f"{spread(low, high)} s, {spread(tokens / high, tokens / low)} tokens/s")

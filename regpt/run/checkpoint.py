@@ -207,9 +207,14 @@ def remove_after(run: Path, step: int) -> None:
     """Remove the checkpoints of later steps, which belong to an attempt that was given up."""
     for later, path in all_of(run):
         if later > step:
-            gone = path.with_name(f".{path.name}.removed")
-            path.rename(gone)
-            shutil.rmtree(gone)
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """At once: killed amid it, no half of a checkpoint stays under its name."""
+    gone = path.with_name(f".{path.name}.removed")
+    path.rename(gone)
+    shutil.rmtree(gone)
 
 
 def newest(run: Path, passed_over: Callable[[str], None] = lambda problem: None, before: int | None = None) -> Path:

@@ -1,7 +1,6 @@
 """Saving beside the training: a copy is taken, a thread writes it, all ranks hear how it went, old ones are removed."""
 
 import contextlib
-import shutil
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -136,7 +135,5 @@ def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[
     if not removed or next(checkpoint.faults(found[-1][1]), None) is not None:
         return []
     for path in removed:
-        gone = path.with_name(f".{path.name}.removed")
-        path.rename(gone)
-        shutil.rmtree(gone)
+        checkpoint.remove(path)
     return removed

@@ -141,7 +141,19 @@ class Training:
 
     def look(self, step: int) -> None:
         """Look and save where it is due after so many steps."""
-        self.looks.look(step)
+        try:
+            self.looks.look(step)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            fix = (
+                f"regpt resume {self.run} data.micro_batch=…"
+                if step
+                else "delete that run, and start it with less at once"
+            )
+            raise UserError(
+                f"{self.run}: out of memory in validation, HellaSwag or samples at step {step:,}", fix
+            ) from error
         if self.recipe.is_due(step, self.recipe.checkpoint.every):
             self.save(step)
 

@@ -145,6 +145,27 @@ def test_memory_that_runs_out_later_is_said_and_the_checkpoints_stay(
     assert read_history(tmp_path / "run").status == "finished"
 
 
+@pytest.mark.parametrize(("step", "fix"), [(0, "delete that run"), (6, "regpt resume .* data.micro_batch=")])
+def test_memory_that_runs_out_while_looking_is_a_line_with_a_remedy(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, fix: str
+) -> None:
+    losses, looks = GPT.losses, 0
+
+    def limited(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        nonlocal looks
+        looks += 1
+        if looks > (0 if step == 0 else 4):  # two micro-batches a validation: after steps 0 and 3
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return losses(self, tokens, targets)
+
+    monkeypatch.setattr(GPT, "losses", limited)
+    with pytest.raises(UserError, match=rf"out of memory in validation.* at step {step} — .*{fix}"):
+        train(four, tmp_path / "run")
+    if step:
+        monkeypatch.undo()
+        assert resume(tmp_path / "run", ["data.micro_batch=2"]) == DONE
+
+
 def test_another_error_is_not_taken_for_it(four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
