@@ -1,21 +1,20 @@
 """`regpt doctor`: everything that a run will do, done small, before the run: green or red, with the remedy."""
 
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console as Terminal
 
-from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, TERMINATED, USAGE, UserError
+from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
 from regpt.base.recipe import Recipe
 from regpt.before import needs, training, using
 from regpt.before.findings import Color, Finding, Nothing
 from regpt.before.rehearsal import Rehearsal
-from regpt.run.stopping import Stopped
+from regpt.run.stopping import AtOnce, Stopped
 
 # By name, in the order in which a fault would be met: (the check, the exit code of its red).
 CHECKS: dict[str, tuple[Callable[[Rehearsal], str], int]] = {
@@ -42,26 +41,18 @@ FIRST = ("machine", "data")  # without these nothing else can be tried
 
 def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
     """Rehearse a recipe in a folder below `runs`, which goes afterwards; returns the exit code of the first red."""
-    made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
-    runs.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=runs))
     began_at, red, done = time.monotonic(), list[Finding](), 0
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        terminal.print(f"rehearsing {recipe.name} in {folder}", markup=False)
-        for finding in findings(Rehearsal(recipe, folder, ranks), announced=terminal):
-            show(finding, terminal)
-            done += 1
-            red += [finding] if finding.color == "red" else []
-    except Stopped as stopped:
-        terminal.print(f"stopped by {stopped.name}", markup=False)
-        return stopped.code
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        shutil.rmtree(folder, ignore_errors=True)
-        for empty in made:  # innermost first
-            if not any(empty.iterdir()):
-                empty.rmdir()
+    with AtOnce() as stopping, empty_folder(runs) as folder:
+        try:
+            terminal.print(f"rehearsing {recipe.name} in {folder}", markup=False)
+            for finding in findings(Rehearsal(recipe, folder, ranks), announced=terminal):
+                show(finding, terminal)
+                done += 1
+                red += [finding] if finding.color == "red" else []
+                stopping.check()
+        except Stopped as stopped:
+            terminal.file.write(f"stopped by {stopped.name}\n")  # the terminal itself may be stopped amid a line
+            return stopped.code
     seconds = time.monotonic() - began_at
     if red:
         terminal.print(
@@ -72,9 +63,19 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
     return DONE
 
 
-def stop(*_: object) -> NoReturn:
-    """At once, and tidily: nothing of a rehearsal is worth saving."""
-    raise Stopped("SIGTERM", TERMINATED)
+@contextmanager
+def empty_folder(runs: Path) -> Iterator[Path]:
+    """A new folder in `runs`, which goes afterwards, with whatever had to be made above it."""
+    made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
+    runs.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=runs))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for empty in made:  # innermost first
+            with suppress(OSError):  # another rehearsal may be at work in it, or have removed it
+                empty.rmdir()
 
 
 def findings(

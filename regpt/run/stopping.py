@@ -84,6 +84,38 @@ class Stopping:
             signal.signal(*self.before.popitem())
 
 
+class AtOnce:
+    """While in use, the first signal raises Stopped wherever the work is; the tidying after it is not disturbed.
+
+    Where Python swallows what a handler raises (amid a `__del__`, a callback), `check()` raises it again.
+    """
+
+    def __init__(self) -> None:
+        self.stopped: Stopped | None = None
+        self.before: dict[signal.Signals, Any] = {}
+
+    def check(self) -> None:
+        if self.stopped is not None:
+            raise self.stopped
+
+    def __enter__(self) -> "AtOnce":
+        for number in EXIT_CODES:
+            self.before[number] = signal.signal(number, self.stop)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        if self.stopped is None:
+            received = signal.Signals(number)
+            self.stopped = Stopped(received.name, EXIT_CODES[received])
+            raise self.stopped
+
+
 def ignore_stops() -> None:
     """From here on nothing but SIGKILL stops this process: it has done its work and is about to end."""
     for number in EXIT_CODES:

@@ -1,22 +1,27 @@
 """`regpt doctor`: all green on a recipe that is well; for each check a planted fault that turns it red."""
 
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from io import StringIO
+from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from rich.console import Console as Terminal
 
-from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, USAGE
+from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, TERMINATED, USAGE
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.before import using
-from regpt.before.doctor import CHECKS, findings
+from regpt.before.doctor import CHECKS, doctor, findings
 from regpt.before.findings import Finding
 from regpt.before.needs import expected_seconds
 from regpt.before.rehearsal import Rehearsal
@@ -24,6 +29,7 @@ from regpt.data.prepare import prepare
 from regpt.model.gpt import GPT
 from regpt.results import models, report
 from regpt.run import checkpoint, parallel
+from regpt.run.stopping import Stopped
 from tests.conftest import tiny_recipe
 
 Plant = Callable[[pytest.MonkeyPatch, Rehearsal], None]
@@ -204,21 +210,66 @@ def test_a_planted_fault_turns_its_check_red(
     assert said in finding.said and finding.remedy and finding.code == code, finding
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("after", ["machine", "disk", "first loss", "two starts equal"])
+@pytest.mark.parametrize(
+    ("after", "sent", "code"),
+    [
+        ("machine", signal.SIGTERM, 143),
+        ("disk", signal.SIGHUP, 129),
+        ("first loss", signal.SIGINT, 130),
+        ("two starts equal", signal.SIGTERM, 143),
+        ("two starts equal", signal.SIGINT, 130),
+    ],
+)
 def test_a_signal_ends_the_visit_at_once_and_leaves_nothing(
-    tmp_path: Path, texts: Path, sent: signal.Signals, code: int, after: str
+    tmp_path: Path, texts: Path, after: str, sent: signal.Signals, code: int
 ) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
     words = [sys.executable, "-u", "-m", "regpt", "doctor", str(recipe), "--runs", str(tmp_path / "runs")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
-        seen = [
-            line for line in iter(process.stdout.readline, "") if f" {after}" in line and not process.send_signal(sent)
-        ]
-        assert process.wait(60) == code, seen
+        before = list(takewhile(lambda line: f" {after}" not in line, process.stdout))
+        process.send_signal(sent)
+        rest = process.stdout.read()
+        assert process.wait(60) == code, (before, rest)
+    assert rest.endswith(f"stopped by {sent.name}\n")
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_signal_amid_a_line_and_another_one_amid_the_tidying(
+    well: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Fatal(StringIO):
+        def write(self, text: str) -> int:
+            written = super().write(text)
+            if " machine" in text:
+                signal.raise_signal(signal.SIGTERM)
+            return written
+
+    def tidied(path: Path, **_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        remove(path)
+
+    remove, printed = shutil.rmtree, Fatal()
+    monkeypatch.setattr(shutil, "rmtree", tidied)
+    assert doctor(well.recipe, tmp_path / "runs", 1, Terminal(file=printed, soft_wrap=True)) == TERMINATED
+    assert printed.getvalue().count(" machine") == 1 and printed.getvalue().endswith("stopped by SIGTERM\n")
+    assert not (tmp_path / "runs").exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_signal_that_python_swallowed_ends_the_visit_after_the_check(
+    well: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def swallowed(_: Rehearsal) -> str:
+        with suppress(Stopped):
+            signal.raise_signal(signal.SIGINT)
+        return "well"
+
+    monkeypatch.setitem(CHECKS, "data", (swallowed, DATA))
+    printed = StringIO()
+    assert doctor(well.recipe, tmp_path / "runs", 1, Terminal(file=printed, soft_wrap=True)) == INTERRUPTED
+    assert " data" in printed.getvalue() and " disk" not in printed.getvalue()
 
 
 def test_a_batch_that_the_ranks_cannot_share_ends_the_visit(well: Rehearsal, tmp_path: Path) -> None:
