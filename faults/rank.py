@@ -9,29 +9,29 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
 from faults.victim import at_call, kill_myself
 from regpt.base import files
 from regpt.cli import main
-from regpt.run import checkpoint, looks, train
+from regpt.data.batches import Batch
+from regpt.run import checkpoint, gradients, looks, train
+from regpt.run.journal import SkippedRecord, StepRecord
 from regpt.run.parallel import Parallel
 
 
 def poison_loss(steps: range) -> None:
     """The forward passes of these steps give infinity."""
-    real = train.Training.forward_and_backward
+    real = train.Training.train_step
 
-    def forward_and_backward(self: train.Training, step: int, batch: object) -> torch.Tensor:
+    def train_step(self: train.Training, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         forward = self.model.forward
         if self.guard.batch_of(step) in steps:
             self.model.__dict__["forward"] = lambda *given: forward(*given) * float("inf")
         try:
-            return real(self, step, batch)  # type: ignore[arg-type]
+            return real(self, step, batch)
         finally:
             self.model.__dict__.pop("forward", None)
 
-    train.Training.forward_and_backward = forward_and_backward  # type: ignore[method-assign]
+    train.Training.train_step = train_step  # type: ignore[method-assign]
 
 
 def poison_gradient(number: int) -> None:
@@ -58,11 +58,11 @@ PLANTS: dict[str, Callable[[], None]] = {
     "killed after its last file": partial(at_call, checkpoint, "write_tensors", 4, kill_myself, after=True),
     "killed before the manifest": partial(at_call, checkpoint, "write_json", 4, kill_myself, only="manifest.json"),
     "killed before the rename": partial(at_call, files, "flush_directory", 5, kill_myself, only=".partial"),
-    "killed in a step": partial(at_call, train.Training, "forward_and_backward", 13, kill_myself),
+    "killed in a step": partial(at_call, gradients.Gradients, "forward_and_backward", 13, kill_myself),
     "killed in validation": partial(at_call, looks, "validation", 2, kill_myself),
     "killed in sampling": partial(at_call, looks, "continuations", 1, kill_myself),
     "slow to save": lambda: at_call(checkpoint, "write_tensors", 1, partial(time.sleep, 2.0)),
-    "fails in a step": partial(at_call, train.Training, "forward_and_backward", 13, fail),
+    "fails in a step": partial(at_call, gradients.Gradients, "forward_and_backward", 13, fail),
     "no number in one loss": partial(poison_loss, range(17, 18)),
     "no number in twenty losses": partial(poison_loss, range(17, 37)),
     "no number in one gradient": partial(poison_gradient, 18),

@@ -51,6 +51,7 @@ FLOORS = [
         "run.sinks",
         "run.evidence",
         "run.console",
+        "run.gradients",
         "run.evaluate",
         "run.answers",
         "run.scoring",

@@ -321,6 +321,13 @@ class Recipe:
         """Whether something happens after so many steps: at multiples of `every`, unless that is 0, and at the end."""
         return step == self.run.max_steps or (every > 0 and step > 0 and step % every == 0)
 
+    def times_due(self, after: int, every: int) -> int:
+        """At how many of the steps after `after` something is due."""
+        last = self.run.max_steps
+        if after >= last:
+            return 0
+        return ((last - 1) // every - after // every if every else 0) + 1
+
     def tokens_after(self, step: int) -> int:
         """Tokens seen in training by then."""
         return step * self.data.total_batch_tokens

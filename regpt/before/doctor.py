@@ -36,6 +36,7 @@ CHECKS: dict[str, tuple[Callable[[Rehearsal], str], int]] = {
     "time": (needs.check_time, USAGE),
 }
 UNKNOWN = "this is a fault of regpt or of the machine; the same by hand (regpt train, resume, report) shows all of it"
+NOT_TRIED = "not tried: {} has to be mended first"
 FIRST = ("machine", "data")  # without these nothing else can be tried
 
 
@@ -82,22 +83,22 @@ def findings(
     of: Rehearsal, names: Sequence[str] = tuple(CHECKS), announced: Terminal | None = None
 ) -> Iterator[Finding]:
     """Carry out checks, one by one."""
+    seen: dict[Exception, str] = {}
     for name in names:
         began_at = time.monotonic()
         if announced is not None and announced.is_terminal:
             with announced.status(f"{name} …"):
-                color, said, remedy, code = carried_out(of, name)
+                color, said, remedy, code = carried_out(of, name, seen)
         else:
-            color, said, remedy, code = carried_out(of, name)
+            color, said, remedy, code = carried_out(of, name, seen)
         yield Finding(name, color, said, remedy, time.monotonic() - began_at, code)
         if color == "red" and name in FIRST:
             return
 
 
-def carried_out(of: Rehearsal, name: str) -> tuple[Color, str, str, int]:
-    """(color, what was seen, the remedy, the exit code)"""
+def carried_out(of: Rehearsal, name: str, seen: dict[Exception, str]) -> tuple[Color, str, str, int]:
+    """(color, what was seen, the remedy, the exit code). An error that a check has met before is not met again."""
     check, code = CHECKS[name]
-    failed_before = list(of.failed.values())
     try:
         return "green", check(of), "", code
     except Nothing as nothing:
@@ -105,12 +106,14 @@ def carried_out(of: Rehearsal, name: str) -> tuple[Color, str, str, int]:
     except Stopped:
         raise
     except UserError as error:
-        if error in failed_before:
-            return "grey", f"not tried: {error.problem}", "", code
+        if error in seen:
+            return "grey", NOT_TRIED.format(seen[error]), "", code
+        seen[error] = name
         return "red", error.problem, error.fix, error.code if error.code != USAGE else code
     except Exception as error:  # whatever it is, the other checks are worth having
-        if error in failed_before:
-            return "grey", f"not tried: {type(error).__name__}", "", code
+        if error in seen:
+            return "grey", NOT_TRIED.format(seen[error]), "", code
+        seen[error] = name
         return "red", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", UNKNOWN, code
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 
+from regpt.base.recipe import Recipe
 from regpt.before.counts import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.before.findings import Red
 from regpt.before.memory import USED, Placing, memory_of
@@ -102,23 +103,22 @@ def check_time(of: Rehearsal) -> str:
 
 
 def expected_seconds(of: Rehearsal) -> float:
-    """Of the real run: steps by tokens, looks by what they read. Saving goes on beside the steps."""
+    """Of the real run: steps by tokens, looks by what they read, on as many ranks. Saving goes on beside the steps."""
     recipe, small = of.recipe, of.small
-    history = read_history(of.run)
-    steps = recipe.run.max_steps
+    history = read_history(of.on_ranks if of.ranks > 1 else of.run)
     a_token = statistics.median(record.seconds for record in history.steps[1:]) / small.data.total_batch_tokens
-    training = a_token * of.tokens_take() * recipe.total_tokens / of.ranks
+    training = a_token * of.tokens_take() * recipe.total_tokens
     validation, asked = history.validations[-1], recipe.evaluation
     windows = asked.validation_batches * asked.validation_batch_size
-    validating = times(steps, asked.validation_every) * validation.seconds * windows / validation.windows
+    validating = times(recipe, asked.validation_every) * validation.seconds * windows / validation.windows
     items = asked.hellaswag_items or HELLASWAG_ITEMS
-    examining = sum(times(steps, asked.hellaswag_every) * task.seconds * items / ITEMS for task in history.tasks[-1:])
-    return training + (validating + examining) / of.ranks
+    examining = sum(times(recipe, asked.hellaswag_every) * task.seconds * items / ITEMS for task in history.tasks[-1:])
+    return training + validating + examining
 
 
-def times(steps: int, every: int) -> int:
-    """How often something happens: before the first step, at its interval, after the last."""
-    return 2 + (steps // every if every else 0)
+def times(recipe: Recipe, every: int) -> int:
+    """How often the run looks: before the first step, and then where it is due."""
+    return 1 + recipe.times_due(0, every)
 
 
 def spoken(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regpt.base.cards import CARDS, find_card
-from regpt.base.recipe import Recipe
+from regpt.base.recipe import Recipe, nearest_divisors
 from regpt.before.counts import checkpoint_bytes, checkpoints_kept, digits, train_tokens
 from regpt.before.doubts import doubts
 from regpt.before.memory import USED, Memory, Placing, memory_of
@@ -115,7 +115,9 @@ def in_accumulation(count: int) -> str:
 
 def too_large(recipe: Recipe, cards: Cards, ranks: int) -> str:
     if recipe.batch_windows % ranks:
-        return f"{recipe.batch_windows} sequences of a batch do not divide among {ranks} cards"
+        windows = recipe.batch_windows
+        would = nearest_divisors(windows, ranks)
+        return f"{windows} sequences of a batch do not divide among {ranks} cards; {would} would do"
     least = memory_of(recipe, Placing(ranks, 1, recipe.batch_windows // ranks, ranks > 1))
     remedy = "run.activation_checkpointing=true, more cards, or a smaller model.block_size"
     return f"does not fit: {least.total / 1e9:.1f} GB with one sequence at a time; {remedy}"
@@ -133,7 +135,7 @@ def speed_lines(found: Reckoning) -> Iterator[str]:
     yield line("speed", f"{spread(careful, good)} tokens/s, {spread(100 * shares[1], 100 * shares[0])} % of peak")
     yield line("time in training steps", f"{spread(*found.hours)} hours")
     yield line("energy of the cards", f"{spread(*found.kilowatt_hours)} kWh")
-    if cards.usd_per_hour:
+    if cards.usd_per_hour is not None:
         yield line("money", f"{spread(*found.usd)} USD at {cards.usd_per_hour:g} USD for a card and hour")
     else:
         yield line("money", "say --price, USD for one card and hour")
@@ -172,7 +174,7 @@ def data_line(recipe: Recipe) -> str:
 # All of it
 
 
-def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float, runs: Path) -> Iterator[str]:
+def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float | None, runs: Path) -> Iterator[str]:
     """All lines for cards of that name; 'all': a line for each kind."""
     yield from heading(recipe)
     if name == "all":
@@ -192,7 +194,7 @@ def endings(recipe: Recipe, runs: Path) -> Iterator[str]:
         yield from (f"  {doubt}" for doubt in found)
 
 
-def every_card(recipe: Recipe, ranks: int, usd_per_hour: float) -> Iterator[str]:
+def every_card(recipe: Recipe, ranks: int, usd_per_hour: float | None) -> Iterator[str]:
     """A line for each kind of card that is known."""
     yield f"{ranks} x {'card':<24} {'micro-batch':>12} {'tokens/s':>22} {'hours':>16} {'kWh':>16} {'USD':>16}"
     for card in CARDS:
@@ -205,7 +207,7 @@ def every_card(recipe: Recipe, ranks: int, usd_per_hour: float) -> Iterator[str]
             yield f"    {card.name:<24} {cut} speed not reckoned in float32"
             continue
         good, careful = found.tokens_per_second
-        money = spread(*found.usd) if usd_per_hour else "say --price"
+        money = spread(*found.usd) if usd_per_hour is not None else "say --price"
         yield (
             f"    {card.name:<24} {found.placing.micro_batch:>6} x {found.placing.accumulation:<3}"
             f" {spread(careful, good):>22} {spread(*found.hours):>16} {spread(*found.kilowatt_hours):>16} {money:>16}"

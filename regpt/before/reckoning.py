@@ -23,7 +23,7 @@ class Cards:
     """A kind of card, how many stand in a machine, and what one costs."""
 
     card: Card
-    usd_per_hour: float = 0.0  # of one; 0: not given
+    usd_per_hour: float | None = None  # of one; None: not given
     of_machine: int = 8
 
     def bandwidth(self, ranks: int) -> float:
@@ -82,8 +82,10 @@ class Reckoning:
 
     @property
     def usd(self) -> tuple[float, float]:
+        """0 where no price is given."""
         good, careful = self.hours
-        return good * self.ranks * self.cards.usd_per_hour, careful * self.ranks * self.cards.usd_per_hour
+        an_hour = self.ranks * (self.cards.usd_per_hour or 0.0)
+        return good * an_hour, careful * an_hour
 
 
 def reckon(recipe: Recipe, ranks: int, cards: Cards, micro_batch: int = 0) -> Reckoning | None:

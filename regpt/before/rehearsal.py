@@ -56,7 +56,7 @@ class Rehearsal:
         """The recipe with few and small steps, and little to look at. Model, optimizer and data are its own."""
         recipe = self.recipe
         micro_batch = self.quick_micro_batch()
-        accumulation = max(2, self.ranks)
+        accumulation = max(self.ranks, min(2, recipe.batch_windows // micro_batch))
         asked = recipe.evaluation
         return replace(
             recipe,
@@ -185,7 +185,7 @@ class Fatal(Console):
         super().__init__(quiet_console().terminal)
         self.run, self.at = run, at
 
-    def step(self, record: StepRecord, tokens: int) -> None:
+    def step(self, record: StepRecord) -> None:
         if record.step == self.at:
             until = time.monotonic() + SAVING_PATIENCE
             while not checkpoint.all_of(self.run) and time.monotonic() < until:

@@ -111,9 +111,9 @@ def check_saved(of: Rehearsal) -> str:
 
 
 def check_resume(of: Rehearsal) -> str:
-    run = of.resumed
-    said = compared(of, read_history(of.run).steps, read_history(run).steps, "straight and resumed")
-    one, other = (load_file(checkpoint.path_of(path, STEPS) / "model.safetensors") for path in (of.run, run))
+    straight, resumed = of.run, of.resumed  # in this order: what fails in the first would fail in the second
+    said = compared(of, read_history(straight).steps, read_history(resumed).steps, "straight and resumed")
+    one, other = (load_file(checkpoint.path_of(run, STEPS) / "model.safetensors") for run in (straight, resumed))
     apart = max(float((one[name] - other[name]).abs().max()) for name in one)
     if is_exact(of) and apart:
         raise Red(f"losses are equal, weights differ by up to {apart:.2g}", "the optimizer's state is not restored")

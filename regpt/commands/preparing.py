@@ -187,7 +187,9 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from regpt.before.plan import plan_for_cards, plan_for_this_machine
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    price = recipe.run.price_per_hour / arguments.gpus if arguments.price is None else arguments.price
+    price = arguments.price
+    if price is None and recipe.run.price_per_hour:
+        price = recipe.run.price_per_hour / arguments.gpus
     name = arguments.gpu
     if name is None:
         from regpt.run.devices import card_of, free_memory, open_device

@@ -139,10 +139,7 @@ class Progress:
 
     def due(self, every: int) -> int:
         """At how many of the steps to come."""
-        last = self.recipe.run.max_steps
-        if not self.steps_left:
-            return 0
-        return max(0, (last - 1) // every - self.step // every) + 1 if every else 1
+        return self.recipe.times_due(self.step, every)
 
     @property
     def seconds_left(self) -> float | None:

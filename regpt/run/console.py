@@ -5,13 +5,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from regpt.base.recipe import Recipe
 from regpt.data.shards import Manifest
+from regpt.run.devices import Device
 from regpt.run.journal import CheckpointRecord, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 from regpt.run.stopping import Stopping
 
@@ -19,17 +22,16 @@ QUIET_SECONDS = 60.0  # between step lines in a pipe
 
 
 class Console:
-    """Prints; decides nothing and remembers nothing but the speed."""
+    """Prints; decides nothing and remembers nothing but how long things take."""
 
     def __init__(self, terminal: Terminal | None = None) -> None:
         self.terminal = terminal or Terminal(highlight=False, soft_wrap=True)
         self.live = self.terminal.is_terminal
         self.progress: Progress | None = None
         self.bar = TaskID(0)
-        self.max_steps = 0
-        self.flops_per_token = 0
         self.peak_flops = 0.0
         self.seconds_per_step = 0.0
+        self.validation_seconds = self.task_seconds = 0.0  # of the last look
         self.last_line_at = time.perf_counter()
         self.stopping: Stopping | None = None  # whose signals end a preparation
         self.looking_since = 0.0
@@ -150,21 +152,39 @@ class Console:
 
     # Training
 
-    def training(self, first_step: int, max_steps: int, flops_per_token: int, peak_flops: float) -> None:
-        self.max_steps, self.flops_per_token, self.peak_flops = max_steps, flops_per_token, peak_flops
+    def training(
+        self, run: Path, recipe: Recipe, first_step: int, device: Device, ranks: int, form: str, unmeasured: str
+    ) -> None:
+        """What is about to be trained, on what, and in which form of `parallel`; why HellaSwag is not measured."""
+        self.recipe, self.peak_flops = recipe, ranks * device.peak_flops
+        on_ranks = f" · {ranks} ranks, {form}" if ranks > 1 else ""
+        self.say(
+            f"{run} · {recipe.model.parameters:,} parameters · {device.name}{on_ranks} · {device.precision_name}"
+            f"{' · compiled' if device.compiled else ''} · {recipe.data.total_batch_tokens:,} tokens a step"
+            f" = {f'{ranks} x ' if ranks > 1 else ''}{recipe.accumulation_steps(ranks)} x {recipe.data.micro_batch}"
+            f" x {recipe.model.block_size}"
+        )
+        if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
+            self.note(
+                f"optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} and run.max_steps ="
+                f" {recipe.run.max_steps:,}: the learning rate never reaches optimizer.max_lr"
+            )
+        if unmeasured and recipe.evaluation.hellaswag_every:
+            self.note(f"HellaSwag will not be measured: {unmeasured}")
         if self.progress is not None:
-            self.bar = self.progress.add_task("train", total=max_steps, completed=first_step, status="first step …")
+            steps = recipe.run.max_steps
+            self.bar = self.progress.add_task("train", total=steps, completed=first_step, status="first step …")
 
-    def step(self, record: StepRecord, tokens: int) -> None:
-        """A step that took `tokens` tokens."""
+    def step(self, record: StepRecord) -> None:
+        recipe, last = self.recipe, self.recipe.run.max_steps
         first = self.seconds_per_step == 0.0
         self.seconds_per_step += (1.0 if first else 0.1) * (record.seconds - self.seconds_per_step)
-        rate = tokens / self.seconds_per_step
-        share = rate * self.flops_per_token / self.peak_flops
-        left = timedelta(seconds=round((self.max_steps - record.step) * self.seconds_per_step))
+        rate = recipe.data.total_batch_tokens / self.seconds_per_step
+        share = rate * recipe.model.flops_per_token / self.peak_flops
+        left = timedelta(seconds=round(self.seconds_left(recipe, record.step)))
         # what matters most comes first: a narrow terminal cuts the end
         status = (
-            f"step {record.step:,}/{self.max_steps:,} · loss {record.loss:.4f} · {left} left · {rate:,.0f} tokens/s"
+            f"step {record.step:,}/{last:,} · loss {record.loss:.4f} · {left} left · {rate:,.0f} tokens/s"
             f" · {share:.0%} of peak · lr {record.learning_rate:.2e} · norm {record.gradient_norm:.2f}"
         )
         if self.progress is not None:
@@ -173,6 +193,13 @@ class Console:
             self.say(status)
         else:
             self.say_seldom(status)
+
+    def seconds_left(self, recipe: Recipe, step: int) -> float:
+        """Until the end: steps as long as the last ones, validation and HellaSwag as long as their last."""
+        asked = recipe.evaluation
+        looks = recipe.times_due(step, asked.validation_every) * self.validation_seconds
+        looks += recipe.times_due(step, asked.hellaswag_every) * self.task_seconds
+        return (recipe.run.max_steps - step) * self.seconds_per_step + looks
 
     def busy(self, what: str, done: int, of: int) -> None:
         """Something long goes on; in a pipe, a sign of life now and then."""
@@ -200,12 +227,14 @@ class Console:
             self.say(text)
 
     def validation(self, record: ValidationRecord) -> None:
+        self.validation_seconds = record.seconds
         self.say(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens"
             f" · validation loss {record.loss:.4f} · {record.seconds:.1f} s"
         )
 
     def task(self, record: TaskRecord) -> None:
+        self.task_seconds = record.seconds
         rule, accuracy = next(iter(record.accuracy.items()))
         self.say(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens · {record.task} {accuracy:.4f}"

@@ -3,30 +3,27 @@
 Every rank goes through the same lines and comes to the same decisions, because what they decide by is shared before.
 """
 
-import math
 import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from regpt.base.errors import DONE, CheckpointError, NumericsError, UserError
 from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, to_toml
-from regpt.data.batches import Batch, Batches, digest_of
+from regpt.data.batches import Batch, Batches
 from regpt.data.shards import Manifest, TokenWindows, check_fits
 from regpt.model.optimizer import learning_rate
 from regpt.run import checkpoint
 from regpt.run.console import Console
-from regpt.run.devices import Device, memory_bytes, seed_micro_batch
+from regpt.run.devices import Device, memory_bytes
 from regpt.run.evidence import gradient_norms, write_evidence
 from regpt.run.fitting import FIRST_STEPS, free, is_out_of_memory, smaller_micro_batch
+from regpt.run.gradients import Gradients
 from regpt.run.guard import Guard
 from regpt.run.journal import (
     CheckpointRecord,
@@ -68,6 +65,7 @@ class Training:
         self.model, self.optimizer = self.parallel.model, self.parallel.optimizer
         self.looks = Looks(recipe, run, device, ranks, self.parallel, validation_windows, manifest.digest, console)
         self.manifest = manifest
+        self.gradients = Gradients(recipe.run.seed, device, ranks, self.parallel, self.check, console)
         self.guard = Guard(recipe.guard)
         self.saver = Saver(run, recipe.checkpoint, ranks)
         self.sinks = Sinks(recipe.run.sink_names if ranks.first else [], console.note)
@@ -110,7 +108,9 @@ class Training:
         }
         self.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
         self.looks.recall()
-        self.announce(first_step, unmeasured)
+        self.console.training(
+            self.run, self.recipe, first_step, self.device, self.ranks.count, self.parallel.name, unmeasured
+        )
         batch = self.recipe.data.total_batch_tokens
         self.sinks.begin(self.run, as_tables(self.recipe), batch, None if event == "started" else first_step)
         step = first_step
@@ -166,7 +166,7 @@ class Training:
             return self.start_smaller(step, batches)
         if isinstance(record, StepRecord):
             self.write(record)
-            self.console.step(record, self.recipe.data.total_batch_tokens)
+            self.console.step(record)
             self.training_seconds += record.seconds
             self.slowest_step = max(self.slowest_step, record.seconds)
             return step + 1
@@ -190,7 +190,7 @@ class Training:
         if (
             step - self.first_step < FIRST_STEPS
             and self.ranks.count > 1
-            and self.ranks.highest(self.is_too_much(batch))
+            and self.ranks.highest(self.gradients.are_too_much(batch))
         ):
             return None
         try:
@@ -204,21 +204,6 @@ class Training:
                     f"go on with less at once: regpt resume {self.run} data.micro_batch=…",
                 ) from error
             return None
-
-    def is_too_much(self, batch: Batch) -> bool:
-        """Whether this rank runs out of memory with a micro-batch. Its gradients are thrown away."""
-        try:
-            with self.parallel.trial():
-                with self.device.autocast():
-                    loss = self.parallel.trained(self.on_device(batch.inputs[0]), self.on_device(batch.targets[0]))
-                loss.backward()
-            return False
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return True
-        finally:
-            self.optimizer.zero_grad(set_to_none=True)
 
     def start_smaller(self, step: int, batches: Batches) -> int:
         """Halve the micro-batch and begin this attempt again; returns its first step.
@@ -255,8 +240,7 @@ class Training:
     def train_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         """One optimizer step, from `step` to `step + 1` completed steps; without the update where the guard objects."""
         started_at = time.perf_counter()
-        losses = self.forward_and_backward(step, batch)
-        loss, norm, digest = self.agreed(losses, batch)
+        loss, norm, digest = self.gradients.of(step, batch)
         tokens = (step + 1) * self.recipe.data.total_batch_tokens
         if reason := self.guard.reason(loss, norm):
             seconds = time.perf_counter() - started_at
@@ -278,37 +262,6 @@ class Training:
             seconds=time.perf_counter() - started_at,
             batch=digest,
         )
-
-    def forward_and_backward(self, step: int, batch: Batch) -> Tensor:
-        """The losses of this rank's micro-batches; afterwards the gradients are the global batch's.  (micro-batches)"""
-        count = len(batch.numbers)
-        share = 1.0 / self.parallel.micro_batches_in_mean(count)
-        losses = []
-        for turn, (number, inputs, targets) in enumerate(zip(batch.numbers, batch.inputs, batch.targets, strict=True)):
-            self.check()
-            if turn:
-                self.console.busy(f"step {step + 1:,}: micro-batch", turn, count)
-            seed_micro_batch(self.recipe.run.seed, step, number)
-            with self.parallel.micro_batch(last=turn == count - 1):
-                with self.device.autocast():
-                    loss = self.parallel.trained(self.on_device(inputs), self.on_device(targets))
-                (share * loss).backward()
-            self.parallel.after_backward()
-            losses.append(loss.detach())
-        self.parallel.after_last_backward()
-        return torch.stack(losses)
-
-    def agreed(self, losses: Tensor, batch: Batch) -> tuple[float, float, str]:
-        """Mean loss, gradient norm and digest of the global batch, the same on every rank, so that all decide alike.
-
-        The losses of all micro-batches are added in the order of their numbers, so the mean depends on no split.
-        """
-        mine = np.array([self.parallel.squared_norm(), *losses.double().tolist()])
-        squares, *of_turns = self.ranks.gathered(mine).T  # each by rank; turn by turn, the losses are in order
-        seals = self.ranks.gathered(np.array([batch.seal], dtype=np.uint64).view(np.int64)).view(np.uint64)
-        in_order = [float(loss) for of_turn in of_turns for loss in of_turn]
-        norm = math.sqrt(self.parallel.whole_square(squares))
-        return sum(in_order) / len(in_order), norm, digest_of(int(seal) for seal in seals.ravel())
 
     def check(self) -> None:
         """Between two pieces of work: if anything asks one rank to stop, all raise Stopped here."""
@@ -403,27 +356,3 @@ class Training:
             rank=self.ranks.rank,
             ranks=self.ranks.count,
         )
-
-    def on_device(self, array: NDArray[np.int64]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self.device.place.type == "cuda":
-            return tensor.pin_memory().to(self.device.place, non_blocking=True)
-        return tensor.to(self.device.place)
-
-    def announce(self, first_step: int, unmeasured: str) -> None:
-        recipe, device, ranks = self.recipe, self.device, self.ranks.count
-        on_ranks = f" · {ranks} ranks, {self.parallel.name}" if ranks > 1 else ""
-        self.console.say(
-            f"{self.run} · {recipe.model.parameters:,} parameters · {device.name}{on_ranks} · {device.precision_name}"
-            f"{' · compiled' if device.compiled else ''} · {recipe.data.total_batch_tokens:,} tokens a step"
-            f" = {f'{ranks} x ' if ranks > 1 else ''}{recipe.accumulation_steps(ranks)} x {recipe.data.micro_batch}"
-            f" x {recipe.model.block_size}"
-        )
-        if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
-            self.console.say(
-                f"note: optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} and run.max_steps ="
-                f" {recipe.run.max_steps:,}: the learning rate never reaches optimizer.max_lr"
-            )
-        if unmeasured and recipe.evaluation.hellaswag_every:
-            self.console.note(f"HellaSwag will not be measured: {unmeasured}")
-        self.console.training(first_step, recipe.run.max_steps, recipe.model.flops_per_token, ranks * device.peak_flops)

@@ -1,5 +1,6 @@
 """`regpt doctor`: all green on a recipe that is well; for each check a planted fault that turns it red."""
 
+import json
 import shutil
 import signal
 import subprocess
@@ -287,6 +288,17 @@ def test_what_needs_a_run_that_failed_is_not_tried_and_not_red(
     assert colors == {"train": "red", "first loss": "grey", "save": "grey", "report": "grey", "disk": "green"}
 
 
+def test_a_fault_is_red_once_and_what_depends_on_it_names_its_check(well: Rehearsal) -> None:
+    well.recipe = replace(
+        well.recipe,
+        evaluation=replace(well.recipe.evaluation, hellaswag_every=1, hellaswag_file=str(well.folder / "none.jsonl")),
+    )
+    shown = found(well)
+    assert [finding.name for finding in shown.values() if finding.color == "red"] == ["train"]
+    assert shown["train"].said.endswith("none.jsonl: there is no such file")
+    assert shown["kill and resume"].said == shown["report"].said == "not tried: train has to be mended first"
+
+
 def test_an_error_that_nobody_expected_is_red_and_the_visit_goes_on(
     well: Rehearsal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -308,6 +320,18 @@ def test_the_time_that_is_told_grows_with_the_steps_and_with_the_looks(well: Reh
     well.run  # noqa: B018  rehearsed once, with the recipe as it was
     one, two, three = (seconds(steps, 0) for steps in (1_000, 2_000, 3_000))
     assert two - one == pytest.approx(three - two) and two > one
-    look = seconds(1_000, 500) - seconds(1_000, 0)  # two more
-    assert seconds(1_000, 100) - seconds(1_000, 0) == pytest.approx(5 * look)
+    look = seconds(1_000, 500) - seconds(1_000, 0)  # one more: the last step is looked at either way
+    assert seconds(1_000, 100) - seconds(1_000, 0) == pytest.approx(9 * look)
     assert look > 0
+
+
+def test_the_time_on_several_ranks_is_that_of_steps_on_as_many(well: Rehearsal) -> None:
+    alone = expected_seconds(well)
+    together = well.folder / "ranks"  # as if torchrun had trained it, at a quarter of the speed
+    shutil.copytree(well.run, together)
+    slower = [json.loads(line) for line in (together / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
+    slower = [record | {"seconds": 4 * record["seconds"]} if "seconds" in record else record for record in slower]
+    (together / "journal.jsonl").write_text("".join(json.dumps(record) + "\n" for record in slower), encoding="utf-8")
+    well.made.add("ranks")
+    well.ranks = 2
+    assert expected_seconds(well) == pytest.approx(4 * alone)

@@ -33,7 +33,7 @@ from regpt.cli import main
 PAGE = Path(__file__).parent.parent.parent / "docs" / "plan.md"
 
 
-def lines(recipe: Recipe, card: str, ranks: int = 1, price: float = 0.0) -> str:
+def lines(recipe: Recipe, card: str, ranks: int = 1, price: float | None = None) -> str:
     return "\n".join(plan_for_cards(recipe, card, ranks, price, Path("runs")))
 
 
@@ -128,7 +128,7 @@ def test_a_micro_batch_that_does_not_fit_is_replaced_by_one_that_does() -> None:
     assert re.search(r"the recipe's 32 does not fit; reckoned with 8 x 1,024", said)
     huge = load_recipe("gpt2-050226", ["model.n_layer=48", "model.n_embd=4096", "model.n_head=32"])
     assert "does not fit" in lines(huge, "RTX 3060") and "run.activation_checkpointing=true" in lines(huge, "RTX 3060")
-    assert "do not divide among 3 cards" in lines(load_recipe("gpt2-050226"), "H100", ranks=3)
+    assert "among 3 cards; 1 or 2 or 4 would do" in lines(load_recipe("gpt2-050226"), "H100", ranks=3)
 
 
 def test_a_plan_is_in_the_precision_and_the_form_that_the_recipe_asks_for() -> None:
@@ -148,6 +148,7 @@ def test_money_is_the_price_of_all_cards_for_the_hours() -> None:
     assert found.usd == pytest.approx([4 * 0.5 * hours for hours in found.hours])
     assert "USD at 0.5 USD for a card and hour" in lines(recipe, "RTX 5090", 4, 0.5)
     assert "say --price" in lines(recipe, "RTX 5090", 4)
+    assert "0 to 0 USD at 0 USD" in lines(recipe, "RTX 5090", 4, 0.0)
     assert found.memory.total <= USED * 32e9 and found.memory == memory_of(recipe, found.placing)
 
 
