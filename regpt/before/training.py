@@ -148,7 +148,8 @@ def check_ranks(of: Rehearsal) -> str:
         raise Red(f"{of.ranks} ranks saw other batches than one", "all must see the same data.path")
     apart = max(abs(a.loss - b.loss) / abs(a.loss) for a, b in zip(alone, together, strict=True))
     allowed = 1e-5 if of.device.precision == torch.float32 else 5e-3
-    said = f"{of.ranks} ranks and one: the same batches, losses within {apart:.1e} of themselves"
+    losses = "the same losses, to the bit" if apart == 0.0 else f"losses within {apart:.1e} of themselves"
+    said = f"{of.ranks} ranks and one: the same batches, {losses}"
     if not apart <= allowed:
         raise Red(said, "run.strict_sum=true tells rounding from a fault; try NCCL_DEBUG=INFO")
     return said
