@@ -15,7 +15,7 @@ from rich.table import Column
 from regpt.base.recipe import Recipe
 from regpt.data.shards import Manifest
 from regpt.run.devices import Device
-from regpt.run.journal import CheckpointRecord, SampleRecord, StepRecord, TaskRecord, ValidationRecord
+from regpt.run.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 from regpt.run.stopping import Stopping
 
 QUIET_SECONDS = 60.0  # between step lines in a pipe
@@ -194,11 +194,17 @@ class Console:
         else:
             self.say_seldom(status)
 
+    def recall(self, history: History) -> None:
+        """How long an earlier attempt's looks took."""
+        self.validation_seconds = history.validations[-1].seconds if history.validations else 0.0
+        self.task_seconds = history.tasks[-1].seconds if history.tasks else 0.0
+
     def seconds_left(self, recipe: Recipe, step: int) -> float:
         """Until the end: steps as long as the last ones, validation and HellaSwag as long as their last."""
         asked = recipe.evaluation
         looks = recipe.times_due(step, asked.validation_every) * self.validation_seconds
-        looks += recipe.times_due(step, asked.hellaswag_every) * self.task_seconds
+        if asked.hellaswag_every:
+            looks += recipe.times_due(step, asked.hellaswag_every) * self.task_seconds
         return (recipe.run.max_steps - step) * self.seconds_per_step + looks
 
     def busy(self, what: str, done: int, of: int) -> None:

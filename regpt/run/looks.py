@@ -91,6 +91,7 @@ class Looks:
 
         def known() -> Any:
             history = read_history(self.run)
+            self.console.recall(history)
             losses = [(record.step, record.loss) for record in history.validations]
             tasks = [record.step for record in history.tasks if record.task == HELLASWAG.name]
             return losses, tasks, [record.step for record in history.samples]
