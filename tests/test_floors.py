@@ -71,6 +71,7 @@ FLOORS = [
         "results.evaluation",
         "results.harness",
         "results.paired",
+        "results.speed",
         "results.compare",
         "results.tables",
         "results.references",
