@@ -81,6 +81,7 @@ FLOORS = [
         "results.claims",
         "results.scores",
         "results.words",
+        "results.opening",
         "results.page",
         "results.report",
         "results.courses",

@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from regpt.base.files import write_text
 from regpt.results.claims import claims
 from regpt.results.differences import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
+from regpt.results.opening import opening
 from regpt.results.page import page_of
 from regpt.results.paper import IMAGES, Line, in_both_lights
 from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
@@ -42,7 +43,6 @@ from regpt.results.words import (
     model_type,
     place_of,
     source_of,
-    summary,
     tokens_of_steps,
     validation_steps,
 )
@@ -112,7 +112,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "tokens_of_steps": tokens_of_steps,
         "date": f"{datetime.fromtimestamp(events[0].at, UTC):%Y-%m-%d %H:%M} UTC" if events else "not started",
         "state": run.history.status,
-        "summary": summary(run, others),
+        "opening": opening(run, others),
         "model_type": model_type(recipe),
         "architecture": architecture(recipe),
         "validation_steps": validation_steps(run),
