@@ -58,7 +58,7 @@ def axis(over: str, courses: Sequence[Course]) -> Axis:
 def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
     """Validation loss with its standard error, and the smoothed training loss, of all runs over one axis."""
     chosen = axis(over, courses)
-    figure, axes = page("Validation loss, nats per token")
+    figure, axes = page("Loss, nats per token")
     points = []
     for one, color in reversed(list(zip(courses, cycle(COLORS), strict=False))):
         x = [chosen.x_of(one, tokens, seconds) for tokens, seconds, _ in one.steps]

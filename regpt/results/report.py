@@ -13,7 +13,7 @@ from regpt.results.claims import claims
 from regpt.results.differences import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
 from regpt.results.opening import opening
 from regpt.results.page import page_of
-from regpt.results.paper import IMAGES, Line, in_both_lights
+from regpt.results.paper import IMAGES, Line, as_markdown, in_both_lights
 from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
 from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.results.runs import Run
@@ -72,7 +72,7 @@ def write_report(run: Run, others: Sequence[Other]) -> Path:
 
 def write_page(run: Run, others: Sequence[Other]) -> Path:
     """The same as one page that needs no other file, with the pictures that `write_report` has drawn."""
-    markdown = render(run, others, lambda name, words: f"![{words}]({IMAGES}/{name}.svg)")
+    markdown = render(run, others, as_markdown)
     path = run.path / "report.html"
     write_text(path, page_of(markdown, run.path))
     return path
