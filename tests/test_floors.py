@@ -62,6 +62,7 @@ FLOORS = [
     ],
     [
         "results.runs",
+        "results.sameness",
         "results.curve",
         "results.progress",
         "results.live",

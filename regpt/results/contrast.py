@@ -9,6 +9,7 @@ from regpt.results.courses import Course, training_seconds
 from regpt.results.fairness import flags
 from regpt.results.flags import lines_of
 from regpt.results.paired import PairedLosses, paired, paired_losses
+from regpt.results.sameness import identical
 from regpt.run.evaluate import kept_losses
 
 NOT_MEASURED = "not measured"
@@ -134,7 +135,9 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
     """What of the first's figures and the other's is a difference."""
     yield f"**{inline(first.name)} against {inline(other.name)}**"
     yield ""
-    if first.loss and other.loss:
+    if alike := identical_runs(first, other):
+        yield f"- **the two are identical**: {alike}"
+    elif first.loss and other.loss:
         yield f"- validation loss: {apart(first.loss, other.loss)}"
     if first.tokens is not None and other.tokens and first.tokens != other.tokens:
         yield f"- {inline(first.name)} saw {first.tokens / other.tokens:.3g} times as many tokens"
@@ -157,6 +160,13 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
     if alone:
         yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
     yield ""
+
+
+def identical_runs(first: Compared, other: Compared) -> str:
+    """In words, of two whole runs; nothing where they are not the same."""
+    if not (first.run and other.run and first.is_run and other.is_run):
+        return ""
+    return identical(first.run, other.run)
 
 
 def after(name: str, one: Asked) -> str:

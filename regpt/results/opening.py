@@ -7,6 +7,7 @@ from regpt.base.recipe import ModelRecipe
 from regpt.results.claims import ALIKE, UNTESTED, Claim, claims, comparable, told_apart
 from regpt.results.references import ALL_ITEMS, CHANCE, GPT2
 from regpt.results.runs import Run, headline
+from regpt.results.sameness import identical
 from regpt.results.scores import Other, guessing, kind_of_data, recorded_where
 from regpt.results.words import escaped, in_words
 
@@ -79,6 +80,8 @@ def against(run: Run, other: Other) -> str:
     name = f"**{escaped(other.name)}**"
     if other.run is None:
         return f"Against {name}: {UNTESTED}, its figures are from {escaped(recorded_where(other.recipe))}."
+    if same := identical(run, other.run):
+        return f"Against {name}: the two are identical, with {same}."
     unlike = [part for part in parts(other.recipe.model) if part not in parts(run.recipe.model)]
     tokens = "as many" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
     hellaswag, loss, speed = claims(run, other.run)

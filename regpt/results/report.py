@@ -17,6 +17,7 @@ from regpt.results.paper import IMAGES, Line, as_markdown, in_both_lights
 from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
 from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.results.runs import Run
+from regpt.results.sameness import identical
 from regpt.results.scores import (
     Other,
     columns,
@@ -163,6 +164,7 @@ def contents_of(run: Run, other: Other) -> dict[str, Any]:
         "example": code(f"regpt train {recipe} --name one-change {one_change(examples[0], run.recipe, other.recipe)}")
         if examples
         else "",
+        "identical": identical(run, other.run) if other.run else "",
         "claims": claims(run, other.run) if other.run else [],
         "where": escaped(recorded_where(other.recipe)),
     }
