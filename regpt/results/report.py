@@ -21,12 +21,12 @@ from regpt.results.sameness import identical
 from regpt.results.scores import (
     Other,
     columns,
-    heading,
-    is_later,
+    headings,
     kind_of_data,
     notes,
     published_row,
     recorded_where,
+    standings,
     table_of,
 )
 from regpt.results.words import (
@@ -53,6 +53,15 @@ LINES_OF_HELLASWAG = [
     *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2])),
     Line(f"{GPT3.name}, all items, judged {GPT3.judged}", GPT3.hellaswag),
 ]
+
+STANDING_IN_WORDS = {
+    "previous": "Meant as improvements.",
+    "earlier": "The other run is an earlier one, but not the one before.",
+    "later": "The other run is the later one.",
+    "recorded": "The other's figures are recorded, not measured here.",
+    "other data": "The other learned from other data.",
+    "same": "The other run came out the same.",
+}
 
 
 def write_report(run: Run, others: Sequence[Other]) -> Path:
@@ -132,7 +141,11 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "published": [published_row(run, one) for one in REFERENCES],
         "samples": run.history.samples[-1] if run.history.samples else None,
         "from_gpt2": differences_from_gpt2(run),
-        "others": [contents_of(run, other) for other in others],
+        "standing_in_words": STANDING_IN_WORDS,
+        "others": [
+            contents_of(run, other) | {"heading": escaped(name), "standing": as_what}
+            for other, name, as_what in zip(others, headings(run, others), standings(run, others), strict=True)
+        ],
         "command": code(command(run)),
         "attempts": run.history.attempts,
         "skipped": [escaped(f"step {record.step:,}: {record.reason}") for record in run.history.skipped],
@@ -154,8 +167,6 @@ def contents_of(run: Run, other: Other) -> dict[str, Any]:
     recipe = other.run.path / "recipe.toml" if other.run else f"{other.recipe.name}"
     return {
         "name": escaped(other.name),
-        "heading": escaped(heading(run, other)),
-        "later": is_later(run, other),
         "rate": f"{run.recipe.optimizer.max_lr / other.recipe.optimizer.max_lr:.3g}",
         "improvements": [change for change in found if change.part],
         "changes": found,

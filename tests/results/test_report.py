@@ -198,6 +198,61 @@ def test_a_later_run_is_not_called_a_previous_one_nor_its_absence_an_improvement
     assert "Key Changes Over trial-050226" in text and "Later Run (trial-050226)" in text
 
 
+def as_run(root: Path, name: str, days: float, digest: str = "") -> None:
+    """A copy of the classic trial that began so many days after it, with other losses, perhaps on other data."""
+    shutil.copytree(TRIALS / "trial-230126", root / name)
+    journal, environment = root / name / "journal.jsonl", root / name / "environment.json"
+    records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        record |= {key: record[key] + add for key, add in (("at", 86_400 * days), ("loss", 0.01)) if key in record}
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    known = json.loads(environment.read_text(encoding="utf-8"))
+    known["data"]["digest"] = digest or known["data"]["digest"]
+    environment.write_text(json.dumps(known), encoding="utf-8")
+
+
+def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_what_they_are(tmp_path: Path) -> None:
+    shutil.copytree(TRIALS, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(TRIALS / "trial-050226", tmp_path / "copy")
+    as_run(tmp_path, "first", -9)
+    as_run(tmp_path, "last", 9)
+    as_run(tmp_path, "elsewhere", -1, digest="f" * 64)
+    others = ["first", "trial-230126", "last", "elsewhere", "copy", str(find_recipe_file("gpt2-230126"))]
+    text = report_of(tmp_path, "trial-050226", *others)
+    header = next(line for line in sections(text)["Final Metrics"].splitlines() if line.startswith("|"))
+    assert header.split(" | ")[3:-1] == [
+        "Earlier Run (first)",
+        "Previous Run (trial-230126)",
+        "Later Run (last)",
+        "Run on Other Data (elsewhere)",
+        "The Same Run (copy)",
+        "Run on Other Data (gpt2-230126, recorded)",
+    ]
+    assert re.findall("^### (?:Key )?Improvements Over (.*)$", text, re.MULTILINE) == [
+        "trial-230126",
+        "Previous Run (trial-230126)",
+    ]
+    assert text.count("Meant as improvements.") == 1
+    assert "### Distance from Run on Other Data (elsewhere)" in text
+    assert "### Key Changes Over elsewhere\n\nThe other learned from other data." in text
+
+
+def test_a_record_is_the_previous_run_where_there_is_no_other_before_and_never_its_own(tmp_path: Path) -> None:
+    shutil.copytree(TRIALS, tmp_path, dirs_exist_ok=True)
+    recipe = tmp_path / "trial-050226" / "recipe.toml"
+    source = load_recipe("gpt2-050226").data.source
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace('source = "fineweb-sample"', f'source = "{source}"'))
+
+    def header(name: str, *others: str) -> str:
+        text = report_of(tmp_path, "trial-050226", str(find_recipe_file(name)), *others)
+        return next(line for line in sections(text)["Final Metrics"].splitlines() if line.startswith("|"))
+
+    assert "| Previous Run (gpt2-230126, recorded) |" in header("gpt2-230126")
+    assert "| Recorded Run (gpt2-050226, recorded) |" in header("gpt2-050226")
+    beside_a_run = header("gpt2-230126", "trial-230126")
+    assert "| Recorded Run (gpt2-230126, recorded) | Previous Run (trial-230126) |" in beside_a_run
+
+
 def test_it_opens_with_what_was_trained_how_long_and_what_came_out(trials: Path) -> None:
     first = report_of(trials, "trial-050226", "trial-230126").split("\n\n")[1]
     assert first == (
