@@ -71,7 +71,11 @@ def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
         points += [*zip(x, losses, strict=True), *zip(at, values, strict=True)]
     clipped = limits_of_losses(axes, points, [])
     above = f" It begins above, at {clipped:.1f}." if clipped else ""
-    label(axes, chosen, f"Bands: ± one standard error. Thin: training loss, smoothed.{above}")
+    label(
+        axes,
+        chosen,
+        f"Thick: validation ± standard error. Thin: training loss, smoothed.{above}",
+    )
     save(figure, path)
 
 
