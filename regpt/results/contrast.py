@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from regpt.base.errors import DataError
+from regpt.results.claims import UNTESTED, claim_of_speed
 from regpt.results.compare import Asked, Compared, Loss, inline, rule_in_words, tasks_of, verdict
 from regpt.results.courses import Course, training_seconds
 from regpt.results.fairness import flags
@@ -141,6 +142,8 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
         yield f"- validation loss: {apart(first.loss, other.loss)}"
     if first.tokens is not None and other.tokens and first.tokens != other.tokens:
         yield f"- {inline(first.name)} saw {first.tokens / other.tokens:.3g} times as many tokens"
+    if (speed := speeds_apart(first, other)) and not alike:
+        yield f"- speed: {inline(speed)}"
     alone = []
     for task in tasks_of([first, other]):
         same = [
@@ -167,6 +170,15 @@ def identical_runs(first: Compared, other: Compared) -> str:
     if not (first.run and other.run and first.is_run and other.is_run):
         return ""
     return identical(first.run, other.run)
+
+
+def speeds_apart(first: Compared, other: Compared) -> str:
+    """The figures and the word of two whole runs, as in a report; nothing where there is no test."""
+    if not (first.run and other.run and first.is_run and other.is_run):
+        return ""
+    claim = claim_of_speed(first.run, other.run)
+    theirs, ours = claim.figures
+    return "" if claim.word == UNTESTED else f"{ours} against {theirs}, {claim.words}"
 
 
 def after(name: str, one: Asked) -> str:

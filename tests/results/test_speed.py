@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from regpt.results.claims import ALIKE, Claim, claim_of_speed
+from regpt.results.compare import open_all
+from regpt.results.contrast import against
 from regpt.results.report import write_report
 from regpt.results.runs import Run, open_run
 from regpt.results.scores import Other
@@ -73,6 +75,9 @@ def test_threefold_is_said_of_a_machine_that_was_busy_for_half_of_the_run_and_so
     assert f"groups of steps ran at {low} to {high} here" in claim.because
     for part in (opening, table):
         assert "slower" in part and claim.because in part and "other work on the machine" in part
+    theirs, ours = claim.figures
+    lines = against(*open_all(["one", "two"], one.path.parent))
+    assert f"- speed: {ours} against {theirs}, slower: {claim.because}" in lines
 
 
 def test_threefold_under_two_unlike_loads_is_said(planted: Planted) -> None:
