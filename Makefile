@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 help:            ## what can be made
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
 
-demo: $(VENV)/installed             ## train both models in miniature and write the report that compares them
+demo: $(VENV)/installed             ## train both models in miniature and write their report and comparison
 	@$(BIN)/regpt demo
 
 test: $(VENV)/installed-dev         ## run the tests

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
+from regpt.results.compare import open_all
+from regpt.results.comparison import folder_of, write_comparison
 from regpt.results.report import write_page, write_report
 from regpt.results.runs import open_run
 from regpt.results.scores import open_other
@@ -14,7 +16,8 @@ RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held 
 
 
 def demo(root: Path, overrides: Sequence[str] = ()) -> int:
-    """Prepare, train classic, train modern, compare; returns the exit code. The last line names the report."""
+    """Prepare, train classic, train modern, compare; returns the exit code. The last two lines name report and
+    comparison, each as Markdown and as a page."""
     recipes = [load_recipe(name, overrides) for name in RECIPES]
     number = next(n for n in range(1, 1_000_000) if not any(path_of(root, name, n).exists() for name in RECIPES))
     runs = [path_of(root, name, number) for name in RECIPES]
@@ -27,7 +30,11 @@ def demo(root: Path, overrides: Sequence[str] = ()) -> int:
         assert other.run is not None
         write_report(other.run, [])
     last = open_run(runs[-1])
-    print(f"report: {write_report(last, others)} and {write_page(last, others)}")
+    report = [write_report(last, others), write_page(last, others)]
+    models = open_all([run.name for run in reversed(runs)], root)
+    comparison = write_comparison(models, folder_of(models, root.parent), html=True)
+    for name, written in (("report", report), ("comparison", comparison)):
+        print(f"{name}: {' and '.join(map(str, written))}")
     return DONE
 
 

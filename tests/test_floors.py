@@ -63,6 +63,7 @@ FLOORS = [
     ],
     [
         "results.runs",
+        "results.sameness",
         "results.curve",
         "results.progress",
         "results.live",
@@ -72,6 +73,7 @@ FLOORS = [
         "results.evaluation",
         "results.harness",
         "results.paired",
+        "results.speed",
         "results.compare",
         "results.tables",
         "results.references",
@@ -81,6 +83,7 @@ FLOORS = [
         "results.claims",
         "results.scores",
         "results.words",
+        "results.opening",
         "results.page",
         "results.report",
         "results.courses",

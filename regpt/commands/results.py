@@ -112,6 +112,9 @@ def add(command: Commands) -> None:
         help="a run, live or finished; a folder that `regpt evaluate` made; a .toml recipe with recorded figures",
     )
     compare.add_argument("--into", type=Path, metavar="FOLDER", help="where to write the page and its pictures instead")
+    compare.add_argument(
+        "--html", action="store_true", help="also write comparison.html: all of it in one page that needs no other file"
+    )
     add_runs(compare)
 
     report = command("report", run_report, "write a run's record: report.md and its pictures, in the run's folder")
@@ -228,13 +231,13 @@ def run_compare(arguments: argparse.Namespace) -> int:
     from regpt.results.compare import open_all
 
     models = open_all(arguments.models, arguments.runs)
-    from regpt.results.comparison import write_comparison
+    from regpt.results.comparison import folder_of, write_comparison
     from regpt.results.contrast import in_short
 
-    page = write_comparison(models, arguments.into)
+    written = write_comparison(models, arguments.into or folder_of(models, Path()), arguments.html)
     for line in in_short(models):
         print(line)
-    print(f"comparison: {page}")
+    print(f"comparison: {' and '.join(map(str, written))}")
     return DONE
 
 

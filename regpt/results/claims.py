@@ -2,13 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from statistics import quantiles
 
 from regpt.base.errors import DataError
 from regpt.results.paired import paired, paired_losses, student
 from regpt.results.runs import Run, headline
+from regpt.results.speed import FEWEST_STEPS, contrast_of
 
-FEWEST_STEPS = 8  # whose times have quartiles that say something
 ALIKE = "cannot be told apart"
 UNTESTED = "not tested"
 
@@ -133,23 +132,19 @@ def claim_of_hellaswag(run: Run, other: Run) -> Claim:
 
 
 def claim_of_speed(run: Run, other: Run) -> Claim:
-    """Tokens a second of all steps. Quartiles, since times of steps hang together too much for a test by ranks."""
+    """Of all steps, in groups of neighbours, since the times of steps hang together."""
     what = "Training Efficiency"
-    rates = [speeds(r) for r in (other, run)]
     figures = per_second(other), per_second(run)
-    times = f"× {run.tokens_per_second / other.tokens_per_second:.3g}" if all(rates) else "—"
+    both = run.history.steps and other.history.steps
+    times = f"× {run.tokens_per_second / other.tokens_per_second:.3g}" if both else "—"
     if placed(run) != placed(other) or len(placed(run)) != 1:
         return Claim(what, figures, "—", UNTESTED, "not run on the same kind and number of devices")
-    if min(map(len, rates)) < FEWEST_STEPS:
+    found = contrast_of(run, other)
+    if found is None:
         return Claim(what, figures, times, UNTESTED, f"fewer than {FEWEST_STEPS} steps say nothing of it")
-    (low, _, high), (its_low, _, its_high) = (quantiles(rate, n=4, method="inclusive") for rate in reversed(rates))
-    word = "faster" if low > its_high else "slower" if high < its_low else ALIKE
-    because = (
-        f"the middle halves of the steps, {low:,.0f} to {high:,.0f} and {its_low:,.0f} to {its_high:,.0f} tokens/s,"
-        f" {'overlap' if word == ALIKE else 'do not overlap'}"
-    )
-    quartiles = "overlap" if word == ALIKE else "do not overlap"
-    return Claim(what, figures, times, word, because, f"{times}, quartiles of the steps {quartiles}")
+    word = {True: "faster", False: "slower", None: ALIKE}[found.faster]
+    because = found.test if found.ranges in found.test else f"{found.test}; {found.ranges}"
+    return Claim(what, figures, times, word, because, found.test)
 
 
 def written(loss: float | None) -> str:
@@ -163,12 +158,6 @@ def in_percent(share: float | None) -> str:
 def per_second(run: Run) -> str:
     """Of the median step."""
     return f"{run.tokens_per_second:,.0f} tokens/s" if run.history.steps else "—"
-
-
-def speeds(run: Run) -> list[float]:
-    """Tokens a second of each step."""
-    batch = run.recipe.data.total_batch_tokens
-    return [batch / step.seconds for step in run.history.steps if step.seconds > 0]
 
 
 def placed(run: Run) -> set[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""`regpt compare`: the page that holds models against each other, with pictures: comparison.md."""
+"""`regpt compare`: the page that holds models against each other, with pictures: comparison.md, comparison.html."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +15,9 @@ from regpt.results.courses import Course, Reading, alike, at_equal_time, at_equa
 from regpt.results.curves import draw_answers, draw_courses, hellaswag_of, seconds_in_short
 from regpt.results.fairness import flags
 from regpt.results.flags import lines_of
-from regpt.results.paper import in_both_lights
+from regpt.results.opening import trained
+from regpt.results.page import page_of
+from regpt.results.paper import IMAGES, as_markdown, in_both_lights
 from regpt.results.words import fenced
 from regpt.run.journal import SampleRecord
 
@@ -23,10 +25,10 @@ FOLDER = "comparisons"
 Rows = Callable[[Sequence[Course]], list[tuple[float, list[Reading | None]]]]
 
 
-def write_comparison(models: Sequence[Compared], into: Path | None) -> Path:
-    """Write comparison.md and its pictures; returns its path. Works on live runs too."""
-    folder = into if into is not None else Path(FOLDER) / name_of(models)
-    images = folder / "img"
+def write_comparison(models: Sequence[Compared], folder: Path, html: bool = False) -> list[Path]:
+    """Write comparison.md and its pictures, and where it is asked for the same as one page that needs no other file;
+    returns their paths. Works on live runs too."""
+    images = folder / IMAGES
     images.mkdir(parents=True, exist_ok=True)
     courses = [course for model in models if (course := course_of(model)) and course.steps]
     pictures = {"tokens": courses, "seconds": courses}
@@ -37,15 +39,28 @@ def write_comparison(models: Sequence[Compared], into: Path | None) -> Path:
             draw_courses(drawn, over, images / f"loss-over-{over}.png")
     if any(hellaswag_of(model) for model in models):
         draw_answers(models, images / "hellaswag.png")
+    found = contents(models, courses, list(pictures) if courses else [])
+    paths = [folder / "comparison.md"]
+    write_text(paths[0], render(found, in_both_lights))
+    if html:
+        paths.append(folder / "comparison.html")
+        write_text(paths[1], page_of(render(found, as_markdown), folder))
+    return paths
+
+
+def render(found: dict[str, Any], picture: Callable[[str, str], str]) -> str:
     template = Environment(
         loader=PackageLoader("regpt.results", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
     ).get_template("comparison.md.j2")
-    path = folder / "comparison.md"
-    write_text(path, template.render(**contents(models, courses, list(pictures) if courses else [])))
-    return path
+    return template.render(**found, picture=picture)
+
+
+def folder_of(models: Sequence[Compared], beside: Path) -> Path:
+    """Where a comparison goes that nobody gave a place."""
+    return beside / FOLDER / name_of(models)
 
 
 def name_of(models: Sequence[Compared]) -> str:
@@ -59,12 +74,12 @@ def contents(models: Sequence[Compared], courses: Sequence[Course], pictures: Se
     same = alike(courses)
     return {
         "title": ", ".join(inline(model.name) for model in models),
+        "runs": [trained(model.run) for model in models if model.is_run and model.run],
         "fairness": list(lines_of(flags(models))),
         "scores": list(scores(models)),
         "left_out": list(left_out(models)),
         "tests": [line for other in models[1:] for line in against(models[0], other)],
         "pictures": pictures,
-        "picture": in_both_lights,
         "hellaswag": any(hellaswag_of(model) for model in models),
         "alone": [inline(course.name) for course in courses if course not in same],
         "equal_tokens": list(table_of(same, "Training tokens", at_equal_tokens)) if len(same) > 1 else [],

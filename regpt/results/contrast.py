@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from regpt.base.errors import DataError
+from regpt.results.claims import UNTESTED, claim_of_speed
 from regpt.results.compare import Asked, Compared, Loss, inline, rule_in_words, tasks_of, verdict
 from regpt.results.courses import Course, training_seconds
 from regpt.results.fairness import flags
 from regpt.results.flags import lines_of
 from regpt.results.paired import PairedLosses, paired, paired_losses
+from regpt.results.sameness import identical
 from regpt.run.evaluate import kept_losses
 
 NOT_MEASURED = "not measured"
@@ -134,10 +136,14 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
     """What of the first's figures and the other's is a difference."""
     yield f"**{inline(first.name)} against {inline(other.name)}**"
     yield ""
-    if first.loss and other.loss:
+    if alike := identical_runs(first, other):
+        yield f"- **the two are identical**: {alike}"
+    elif first.loss and other.loss:
         yield f"- validation loss: {apart(first.loss, other.loss)}"
     if first.tokens is not None and other.tokens and first.tokens != other.tokens:
         yield f"- {inline(first.name)} saw {first.tokens / other.tokens:.3g} times as many tokens"
+    if (speed := speeds_apart(first, other)) and not alike:
+        yield f"- speed: {inline(speed)}"
     alone = []
     for task in tasks_of([first, other]):
         same = [
@@ -157,6 +163,22 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
     if alone:
         yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
     yield ""
+
+
+def identical_runs(first: Compared, other: Compared) -> str:
+    """In words, of two whole runs; nothing where they are not the same."""
+    if not (first.run and other.run and first.is_run and other.is_run):
+        return ""
+    return identical(first.run, other.run)
+
+
+def speeds_apart(first: Compared, other: Compared) -> str:
+    """The figures and the word of two whole runs, as in a report; nothing where there is no test."""
+    if not (first.run and other.run and first.is_run and other.is_run):
+        return ""
+    claim = claim_of_speed(first.run, other.run)
+    theirs, ours = claim.figures
+    return "" if claim.word == UNTESTED else f"{ours} against {theirs}, {claim.words}"
 
 
 def after(name: str, one: Asked) -> str:

@@ -58,7 +58,7 @@ def axis(over: str, courses: Sequence[Course]) -> Axis:
 def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
     """Validation loss with its standard error, and the smoothed training loss, of all runs over one axis."""
     chosen = axis(over, courses)
-    figure, axes = page("Validation loss, nats per token")
+    figure, axes = page("Loss, nats per token")
     points = []
     for one, color in reversed(list(zip(courses, cycle(COLORS), strict=False))):
         x = [chosen.x_of(one, tokens, seconds) for tokens, seconds, _ in one.steps]
@@ -71,7 +71,11 @@ def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
         points += [*zip(x, losses, strict=True), *zip(at, values, strict=True)]
     clipped = limits_of_losses(axes, points, [])
     above = f" It begins above, at {clipped:.1f}." if clipped else ""
-    label(axes, chosen, f"Bands: ± one standard error. Thin: training loss, smoothed.{above}")
+    label(
+        axes,
+        chosen,
+        f"Thick: validation ± standard error. Thin: training loss, smoothed.{above}",
+    )
     save(figure, path)
 
 

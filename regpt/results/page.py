@@ -44,7 +44,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'sha256-{}'; base-uri 'no
 
 
 class Renderer(RendererHTML):
-    """Tables that scroll inside themselves, pictures for light and dark, headings that can be linked to."""
+    """Tables and pictures that scroll in their frames, pictures for light and dark, headings that can be linked to."""
 
     def table_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         return '<div class="table" tabindex="0">\n<table>\n'
@@ -61,8 +61,8 @@ class Renderer(RendererHTML):
             return words
         light, dark = (data_address(file) for file in files)
         return (
-            f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-            f'<img alt="{words}" src="{light}"></picture>'
+            f'<span class="picture" tabindex="0"><picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+            f'<img alt="{words}" src="{light}"></picture></span>'
         )
 
 

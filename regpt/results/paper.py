@@ -126,6 +126,11 @@ def in_both_lights(name: str, words: str) -> str:
     )
 
 
+def as_markdown(name: str, words: str) -> str:
+    """A picture for a page of our own, which takes both lights in."""
+    return f"![{words}]({IMAGES}/{name}.svg)"
+
+
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
     """Lines across, each with its name beside the picture, moved apart where two would share a place.
 

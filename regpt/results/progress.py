@@ -13,6 +13,7 @@ from regpt.base.files import holder_file, holder_of
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.run.journal import (
+    FILE,
     CheckpointRecord,
     EventRecord,
     Follower,
@@ -188,21 +189,26 @@ class Watched:
             self.recipe = load_recipe(self.path / "recipe.toml")
             self.environment = read_environment(self.path)
             self.events = len(history.events)
-        holder = holder_of(self.path / "lock")
-        try:
-            written_at = self.follower.path.stat().st_mtime
-        except FileNotFoundError:
-            written_at = time.time()
-        return Progress(
-            name=self.path.resolve().name,
-            recipe=self.recipe,
-            environment=self.environment,
-            history=history,
-            now=time.time(),
-            written_at=written_at,
-            holder=holder,
-            holds=lives(holder, holder_file(self.path / "lock")) if holder else False,
-        )
+        return progress_of(self.path, self.recipe, self.environment, history)
+
+
+def progress_of(path: Path, recipe: Recipe, environment: dict[str, Any], history: History) -> Progress:
+    """A run whose files were just read, with what its lock and its journal's date say."""
+    holder = holder_of(path / "lock")
+    try:
+        written_at = (path / FILE).stat().st_mtime
+    except FileNotFoundError:
+        written_at = time.time()
+    return Progress(
+        name=path.resolve().name,
+        recipe=recipe,
+        environment=environment,
+        history=history,
+        now=time.time(),
+        written_at=written_at,
+        holder=holder,
+        holds=lives(holder, holder_file(path / "lock")) if holder else False,
+    )
 
 
 def read_environment(run: Path) -> dict[str, Any]:

@@ -11,20 +11,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from regpt.base.files import write_text
 from regpt.results.claims import claims
 from regpt.results.differences import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
+from regpt.results.opening import opening
 from regpt.results.page import page_of
-from regpt.results.paper import IMAGES, Line, in_both_lights
+from regpt.results.paper import IMAGES, Line, as_markdown, in_both_lights
 from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
 from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.results.runs import Run
+from regpt.results.sameness import identical
 from regpt.results.scores import (
     Other,
     columns,
-    heading,
-    is_later,
+    headings,
     kind_of_data,
     notes,
     published_row,
     recorded_where,
+    standings,
     table_of,
 )
 from regpt.results.words import (
@@ -42,7 +44,6 @@ from regpt.results.words import (
     model_type,
     place_of,
     source_of,
-    summary,
     tokens_of_steps,
     validation_steps,
 )
@@ -52,6 +53,15 @@ LINES_OF_HELLASWAG = [
     *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2])),
     Line(f"{GPT3.name}, all items, judged {GPT3.judged}", GPT3.hellaswag),
 ]
+
+STANDING_IN_WORDS = {
+    "previous": "Meant as improvements.",
+    "earlier": "The other run is an earlier one, but not the one before.",
+    "later": "The other run is the later one.",
+    "recorded": "The other's figures are recorded, not measured here.",
+    "other data": "The other learned from other data.",
+    "same": "The other run came out the same.",
+}
 
 
 def write_report(run: Run, others: Sequence[Other]) -> Path:
@@ -72,7 +82,7 @@ def write_report(run: Run, others: Sequence[Other]) -> Path:
 
 def write_page(run: Run, others: Sequence[Other]) -> Path:
     """The same as one page that needs no other file, with the pictures that `write_report` has drawn."""
-    markdown = render(run, others, lambda name, words: f"![{words}]({IMAGES}/{name}.svg)")
+    markdown = render(run, others, as_markdown)
     path = run.path / "report.html"
     write_text(path, page_of(markdown, run.path))
     return path
@@ -112,7 +122,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "tokens_of_steps": tokens_of_steps,
         "date": f"{datetime.fromtimestamp(events[0].at, UTC):%Y-%m-%d %H:%M} UTC" if events else "not started",
         "state": run.history.status,
-        "summary": summary(run, others),
+        "opening": opening(run, others),
         "model_type": model_type(recipe),
         "architecture": architecture(recipe),
         "validation_steps": validation_steps(run),
@@ -131,7 +141,11 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "published": [published_row(run, one) for one in REFERENCES],
         "samples": run.history.samples[-1] if run.history.samples else None,
         "from_gpt2": differences_from_gpt2(run),
-        "others": [contents_of(run, other) for other in others],
+        "standing_in_words": STANDING_IN_WORDS,
+        "others": [
+            contents_of(run, other) | {"heading": escaped(name), "standing": as_what}
+            for other, name, as_what in zip(others, headings(run, others), standings(run, others), strict=True)
+        ],
         "command": code(command(run)),
         "attempts": run.history.attempts,
         "skipped": [escaped(f"step {record.step:,}: {record.reason}") for record in run.history.skipped],
@@ -153,8 +167,6 @@ def contents_of(run: Run, other: Other) -> dict[str, Any]:
     recipe = other.run.path / "recipe.toml" if other.run else f"{other.recipe.name}"
     return {
         "name": escaped(other.name),
-        "heading": escaped(heading(run, other)),
-        "later": is_later(run, other),
         "rate": f"{run.recipe.optimizer.max_lr / other.recipe.optimizer.max_lr:.3g}",
         "improvements": [change for change in found if change.part],
         "changes": found,
@@ -163,6 +175,7 @@ def contents_of(run: Run, other: Other) -> dict[str, Any]:
         "example": code(f"regpt train {recipe} --name one-change {one_change(examples[0], run.recipe, other.recipe)}")
         if examples
         else "",
+        "identical": identical(run, other.run) if other.run else "",
         "claims": claims(run, other.run) if other.run else [],
         "where": escaped(recorded_where(other.recipe)),
     }

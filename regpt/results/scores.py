@@ -10,6 +10,7 @@ from regpt.base.settings import load_recipe, shipped_recipes
 from regpt.results.claims import comparable
 from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
 from regpt.results.runs import Run, find_run, headline, open_run
+from regpt.results.sameness import identical
 from regpt.run.journal import TaskRecord
 
 NOT_MEASURED = "not measured"
@@ -59,20 +60,48 @@ def columns(run: Run, others: Sequence[Other]) -> list[Column]:
             by_sum=f"{GPT2.by_sum} (published)",
         ),
         *(
-            measured_column(o.run, heading(run, o)) if o.run else recorded_column(o.recipe, heading(run, o))
-            for o in others
+            measured_column(other.run, name) if other.run else recorded_column(other.recipe, name)
+            for other, name in zip(others, headings(run, others), strict=True)
         ),
         *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if has_record(run.recipe) else []),
     ]
 
 
-def heading(run: Run, other: Other) -> str:
-    return f"{'Later' if is_later(run, other) else 'Previous'} Run ({other.name})"
+def headings(run: Run, others: Sequence[Other]) -> list[str]:
+    """What each stands under, in a table and in a title."""
+    titles = {"previous": "Previous Run", "earlier": "Earlier Run", "later": "Later Run", "recorded": "Recorded Run"}
+    titles |= {"other data": "Run on Other Data", "same": "The Same Run"}
+    names = [other.name if other.run else f"{other.recipe.name}, recorded" for other in others]
+    return [f"{titles[as_what]} ({name})" for as_what, name in zip(standings(run, others), names, strict=True)]
 
 
-def is_later(run: Run, other: Other) -> bool:
-    """Whether another run began after this one; what somebody recorded counts as before."""
-    return other.run is not None and began(other.run) > began(run)
+def standings(run: Run, others: Sequence[Other]) -> list[str]:
+    """How each stands to this run: previous, earlier, later, recorded, other data, same.
+
+    One at most is the previous one: of the runs on the same data the last that began before this one; where there is
+    none, the first recorded one, unless it is this recipe's own record.
+    """
+    found = [standing(run, other) for other in others]
+    before = [n for n, as_what in enumerate(found) if as_what == "earlier"]
+    own = run.recipe.name
+    noted = [n for n, as_what in enumerate(found) if as_what == "recorded" and others[n].recipe.name != own]
+    runs = {n: began(other.run) for n, other in enumerate(others) if other.run}
+    for n in sorted(before, key=lambda n: runs[n])[-1:] or noted[:1]:
+        found[n] = "previous"
+    return found
+
+
+def standing(run: Run, other: Other) -> str:
+    """By itself, without regard to whether others stand between."""
+    if other.run is None:
+        same = other.recipe.data.source == run.recipe.data.source
+        of = kind_named(f"{other.recipe.data.source} {other.recipe.data.path}")
+        return "recorded" if same or (of and of == kind_of_data(run)) else "other data"
+    if identical(run, other.run):
+        return "same"
+    if run.environment["data"]["digest"] != other.run.environment["data"]["digest"]:
+        return "other data"
+    return "later" if began(other.run) > began(run) else "earlier"
 
 
 def began(run: Run) -> float:
@@ -153,10 +182,13 @@ def recorded_where(recipe: Recipe) -> str:
 
 def kind_of_data(run: Run) -> str:
     """By name: of the source, or of the folder that the data set lies in. Nothing where it is neither."""
-    name = f"{run.environment['data']['source']['description']} {run.recipe.data.path}".lower()
-    if "fineweb-edu" in name:
+    return kind_named(f"{run.environment['data']['source']['description']} {run.recipe.data.path}")
+
+
+def kind_named(name: str) -> str:
+    if "fineweb-edu" in name.lower():
         return FINEWEB_EDU
-    return FINEWEB if "fineweb" in name else ""
+    return FINEWEB if "fineweb" in name.lower() else ""
 
 
 def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:

@@ -7,13 +7,14 @@ from rich.table import Table
 
 from regpt.base.errors import UserError
 from regpt.results.evaluation import Result
+from regpt.results.progress import progress_of
 from regpt.results.runs import headline, open_run
 from regpt.run import checkpoint
 from regpt.run.journal import read_history
 
 
 def runs_table(paths: Sequence[Path]) -> Table:
-    """A line for each run."""
+    """A line for each run. Whether it runs says its process, as in `regpt watch`; its journal does not know."""
     table = Table(
         "run", "state", "step", "tokens", "validation loss", "HellaSwag", "tokens/s", box=None, pad_edge=False
     )
@@ -23,11 +24,12 @@ def runs_table(paths: Sequence[Path]) -> Table:
         except UserError as error:
             table.add_row(path.name, f"cannot be read: {error.problem}")
             continue
+        state = progress_of(path, run.recipe, run.environment, run.history).state.word
         loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
         step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
         share = "{:.3f} ± {:.3f}".format(*headline(run.hellaswag[-1])) if run.hellaswag else "—"
         speed = f"{run.tokens_per_second:,.0f}"
-        table.add_row(run.id, run.history.status, step, f"{run.tokens:,}", loss, share, speed)
+        table.add_row(run.id, state, step, f"{run.tokens:,}", loss, share, speed)
     return table
 
 

@@ -1,102 +1,12 @@
-"""What a record says in words: the first paragraph, and what stands in its cells."""
+"""What stands in a record's cells and lists, in words."""
 
 import re
-from collections.abc import Sequence
 from datetime import timedelta
 
 from regpt.base.recipe import Recipe
-from regpt.results.claims import UNTESTED, Claim, claims, comparable, told_apart
 from regpt.results.curve import tokens_in_short
-from regpt.results.references import ALL_ITEMS, CHANCE, GPT2
-from regpt.results.runs import Run, headline
-from regpt.results.scores import NOT_MEASURED, Other, guessing, kind_of_data, recorded_where
-
-SHORT_NAMES = {
-    "rope": "RoPE",
-    "learned": "learned positions",
-    "swiglu": "SwiGLU",
-    "gelu": "GELU",
-    "rmsnorm": "RMSNorm",
-    "layernorm": "LayerNorm",
-}
-
-
-def summary(run: Run, others: Sequence[Other]) -> str:
-    """What was trained, for how long, what came out and against what; claims nothing that the figures do not carry."""
-    parts = [trained(run), came_out(run), *(against(run, other) for other in others), against_gpt2(run)]
-    return " ".join(filter(None, parts))
-
-
-def trained(run: Run) -> str:
-    model, recipe = run.recipe.model, run.recipe
-    names = ", ".join(SHORT_NAMES[part] for part in (model.positions, model.activation, model.normalization))
-    steps = f"{run.history.step:,} of {recipe.run.max_steps:,} steps"
-    return (
-        f"**{escaped(run.id)}** is {model_type(recipe)} with {names}: {model.parameters:,} parameters, trained from"
-        f" nothing on {run.tokens:,} tokens of {escaped(run.environment['data']['source']['description'])}"
-        f" ({steps}, {run.epochs:.3g} epochs) in {run.environment['device']['precision']} on"
-        f" {escaped(run.environment['device']['name'])}. Its steps took {in_words(run.training_seconds)}."
-    )
-
-
-def came_out(run: Run) -> str:
-    looks, words = run.history.validations, ""
-    if len(looks) > 1:
-        first, last = looks[0], looks[-1]
-        pairs = [(v.loss, v.standard_error) for v in (last, first)]
-        verb = "went"
-        if first.windows == last.windows and all(error for _, error in pairs):
-            verb = {"below": "fell", "above": "rose"}.get(
-                told_apart(pairs[0], pairs[1], last.windows, "below", "above")[0], "went"
-            )
-        words = f"Its validation loss {verb} from {first.loss:.4f} to {last.loss:.4f} nats per token."
-    if run.hellaswag:
-        last_answers = run.hellaswag[-1]
-        share, error = headline(last_answers)
-        words += f" Of HellaSwag ({last_answers.items}) it gets {share:.3f} ± {error:.3f} right"
-        words += ", which cannot be told from guessing." if guessing(last_answers) else f"; guessing gives {CHANCE}."
-    return words.strip()
-
-
-def against(run: Run, other: Other) -> str:
-    """In one sentence or two; a recorded figure has no error, so nothing is claimed of it."""
-    name = f"**{escaped(other.name)}**"
-    if other.run is None:
-        return f"Against {name}: {UNTESTED}, its figures are from {escaped(recorded_where(other.recipe))}."
-    times = f" ({run.tokens / other.run.tokens:.3g} times as many here)" if other.run.tokens else ""
-    saw = "as many tokens" if run.tokens == other.run.tokens else f"{other.run.tokens:,} tokens{times}"
-    hellaswag, loss, speed = claims(run, other.run)
-    words = f"Against {name}, which saw {saw}: "
-    ordered = (loss, hellaswag, speed)
-    tested = [in_paragraph(claim) for claim in ordered if claim.word != UNTESTED]
-    rest = [f"{name_of(claim)} ({escaped(claim.because)})" for claim in ordered if claim.word == UNTESTED]
-    words += "; ".join([*tested, *([f"{UNTESTED}: {', '.join(rest)}"] if rest else [])]) + "."
-    theirs = other.run.validation_loss
-    at_equal_tokens = [v.loss for v in run.history.validations if v.tokens == other.run.tokens]
-    if theirs is not None and at_equal_tokens and run.tokens > other.run.tokens and comparable(run, other.run):
-        words += f" After as many tokens it stood at {at_equal_tokens[-1]:.4f} against {theirs:.4f}."
-    return words
-
-
-def in_paragraph(claim: Claim) -> str:
-    theirs, ours = claim.figures
-    return f"{name_of(claim)} {ours} against {theirs}, {claim.word} ({escaped(claim.in_short)})"
-
-
-def name_of(claim: Claim) -> str:
-    return {"HellaSwag Accuracy": "HellaSwag accuracy", "Validation Loss": "validation loss"}.get(claim.what, "speed")
-
-
-def against_gpt2(run: Run) -> str:
-    """HellaSwag's published figure compares where all items were asked; the loss has no error to test it by."""
-    if not (run.hellaswag and run.hellaswag[-1].items == ALL_ITEMS):
-        return ""
-    share, error = headline(run.hellaswag[-1])
-    published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / 10_042) ** 0.5)
-    word, test = told_apart((share, error), published, 10_042, "lower", "higher")
-    loss = "" if kind_of_data(run) == GPT2.data else f"; its loss on {GPT2.data} says nothing of this run's data"
-    test = test.replace("windows", "items")
-    return f"Against {GPT2.name}: HellaSwag accuracy {share:.4f} against {GPT2.hellaswag}, {word} ({test}){loss}."
+from regpt.results.runs import Run
+from regpt.results.scores import NOT_MEASURED
 
 
 def model_type(recipe: Recipe) -> str:

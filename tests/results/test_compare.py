@@ -8,12 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
+from matplotlib.figure import Figure
 
 from regpt.base.errors import DONE, USAGE
 from regpt.cli import main
+from regpt.results import curves
 from regpt.results.compare import Loss, inline, open_all
 from regpt.results.contrast import apart
 from regpt.results.courses import Course, Look, Reading, at_equal_time, at_equal_tokens, course_of, reached
@@ -379,6 +382,36 @@ def test_time_is_that_of_training_steps_alone(runs: Path) -> None:
     assert found and found.looks[-1].seconds == pytest.approx(sum(seconds))
     assert found.looks[1].seconds == pytest.approx(sum(seconds[:3]))
     assert found.looks[0].seconds == 0.0
+
+
+def test_a_curve_over_time_has_each_step_at_its_own_time_and_each_validation_where_it_was_taken(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps of 10, 20, … seconds; a curve over tokens stretched to the same length would have them elsewhere."""
+    edit_journal(runs / "a", lambda r: {**r, "seconds": 10.0 * r["step"]} if r["kind"] == "step" else r)
+    found = course_of(open_all(["a", "b"], runs)[0])
+    assert found
+    drawn: list[Figure] = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure))
+    curves.draw_courses([found], "seconds", tmp_path / "loss.png")
+    training, validation = (np.asarray(line.get_xydata()) * [60, 1] for line in drawn[0].axes[0].lines)
+    assert list(training[:, 0]) == pytest.approx([10, 30, 60, 100, 150, 210])
+    assert list(validation[:, 0]) == pytest.approx([0, 60, 210])
+    assert list(validation[:, 1]) == [look.loss for look in read_history(runs / "a").validations]
+
+
+def test_the_note_above_a_curve_that_begins_above_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not would make the picture narrow."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure))
+    steps = [(100 * n, 10.0 * n, 3 + 7.85 * 0.8**n) for n in range(200)]
+    looks = [Look(*step, 0.1) for step in steps[::50]]
+    for over in ("tokens", "seconds", "flops"):
+        curves.draw_courses([Course("a", ("d", 1, 1), 1, steps, looks)], over, tmp_path / "loss.png")
+        drawn[-1].draw_without_rendering()
+        (note,) = (text for text in drawn[-1].axes[0].texts if "It begins above" in text.get_text())
+        assert note.get_window_extent().x1 <= drawn[-1].bbox.x1
+        assert drawn[-1].axes[0].get_position().x1 > 0.95
 
 
 # The page

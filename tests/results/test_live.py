@@ -4,6 +4,7 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import platform
 import pty
 import re
 import signal
@@ -194,6 +195,26 @@ def test_a_number_that_another_process_has_by_now_is_nobody(tmp_path: Path) -> N
     assert Watched(path).look().state.word == "killed"
     holder.write_text("process 1 on another machine\n")
     assert Watched(path).look().state.sentence == "process 1 on another machine"
+
+
+def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = a_run(tmp_path, [event("started", 0), step(1)])
+    environment = path / "environment.json"
+    write_json(environment, {"recipe_name": "tiny", "ranks": 1, "device": {"name": "a card", "peak_flops": 1e9}})
+
+    def listed() -> str:
+        assert main(["runs", "--runs", str(tmp_path / "runs")]) == 0
+        return capsys.readouterr().out.splitlines()[-1].split()[1]
+
+    assert listed() == "ended"  # nobody holds it, and it has no last word
+    with locked(path / "lock"):
+        assert listed() == "running"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (path / "lock.holder").write_text(f"process {gone.pid} on {platform.node()}\n")
+    assert listed() == "killed"
+    Journal(path).write(event("finished", 1))
+    assert listed() == "finished"
 
 
 # How long it takes

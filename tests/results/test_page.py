@@ -135,7 +135,11 @@ def test_a_person_sees_the_page_in_a_browser(browser: Page, report: Path, width:
     assert len(sizes) == 3
     for complete, natural, shown, height in sizes:
         assert complete and natural > 300 and height > 150
-        assert 300 < shown <= width
+        assert 0.85 * natural < shown <= natural, "text in a picture is too small to read"
+    frames = browser.value("[...document.querySelectorAll('.picture')].map(e => [e.clientWidth, e.scrollWidth])")
+    assert len(frames) == 3
+    for frame, inside in frames:
+        assert frame <= width and (inside > frame) == (width == 400), "a picture scrolls in its own frame"
     assert browser.value("document.documentElement.scrollWidth") == width, "the body scrolls sideways"
     assert browser.value("[...document.querySelectorAll('main > *')].every(e => e.getBoundingClientRect().width > 0)")
 
@@ -152,6 +156,21 @@ def test_links_of_the_contents_lead_to_their_headings(browser: Page, report: Pat
     assert browser.value(f"{last}.innerText") == "Contributing Factors"
     browser.value(f"{last}.click()")
     assert browser.value("scrollY") > 1000
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_a_comparison_is_such_a_page_too(browser: Page, tmp_path: Path, width: int) -> None:
+    words = ["compare", "trial-050226", "trial-230126", "--html", "--into", str(tmp_path), "--runs", str(TRIALS)]
+    assert main(words) == 0
+    browser.open(tmp_path / "comparison.html", width, "light")
+    assert browser.value("document.title") == "Comparison: trial-050226, trial-230126"
+    assert browser.told("Log.entryAdded") == [] == browser.told("Runtime.exceptionThrown")
+    asked = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
+    assert all(url.startswith("data:") for url in asked[1:])
+    markdown = (tmp_path / "comparison.md").read_text(encoding="utf-8")
+    assert browser.value("document.images.length") == markdown.count("<picture>") == 3
+    assert browser.value("document.documentElement.scrollWidth") == width, "the body scrolls sideways"
+    assert browser.value("document.querySelectorAll('tr').length") == len(re.findall(r"^\| ", markdown, re.MULTILINE))
 
 
 # The page's background, then the color of every text.

@@ -198,19 +198,96 @@ def test_a_later_run_is_not_called_a_previous_one_nor_its_absence_an_improvement
     assert "Key Changes Over trial-050226" in text and "Later Run (trial-050226)" in text
 
 
-def test_the_first_paragraph_says_what_was_trained_how_long_and_what_came_out(trials: Path) -> None:
+def as_run(root: Path, name: str, days: float, digest: str = "") -> None:
+    """A copy of the classic trial that began so many days after it, with other losses, perhaps on other data."""
+    shutil.copytree(TRIALS / "trial-230126", root / name)
+    journal, environment = root / name / "journal.jsonl", root / name / "environment.json"
+    records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        record |= {key: record[key] + add for key, add in (("at", 86_400 * days), ("loss", 0.01)) if key in record}
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    known = json.loads(environment.read_text(encoding="utf-8"))
+    known["data"]["digest"] = digest or known["data"]["digest"]
+    environment.write_text(json.dumps(known), encoding="utf-8")
+
+
+def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_what_they_are(tmp_path: Path) -> None:
+    shutil.copytree(TRIALS, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(TRIALS / "trial-050226", tmp_path / "copy")
+    as_run(tmp_path, "first", -9)
+    as_run(tmp_path, "last", 9)
+    as_run(tmp_path, "elsewhere", -1, digest="f" * 64)
+    others = ["first", "trial-230126", "last", "elsewhere", "copy", str(find_recipe_file("gpt2-230126"))]
+    text = report_of(tmp_path, "trial-050226", *others)
+    header = next(line for line in sections(text)["Final Metrics"].splitlines() if line.startswith("|"))
+    assert header.split(" | ")[3:-1] == [
+        "Earlier Run (first)",
+        "Previous Run (trial-230126)",
+        "Later Run (last)",
+        "Run on Other Data (elsewhere)",
+        "The Same Run (copy)",
+        "Run on Other Data (gpt2-230126, recorded)",
+    ]
+    assert re.findall("^### (?:Key )?Improvements Over (.*)$", text, re.MULTILINE) == [
+        "trial-230126",
+        "Previous Run (trial-230126)",
+    ]
+    assert text.count("Meant as improvements.") == 1
+    assert "### Distance from Run on Other Data (elsewhere)" in text
+    assert "### Key Changes Over elsewhere\n\nThe other learned from other data." in text
+
+
+def test_a_record_is_the_previous_run_where_there_is_no_other_before_and_never_its_own(tmp_path: Path) -> None:
+    shutil.copytree(TRIALS, tmp_path, dirs_exist_ok=True)
+    recipe = tmp_path / "trial-050226" / "recipe.toml"
+    source = load_recipe("gpt2-050226").data.source
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace('source = "fineweb-sample"', f'source = "{source}"'))
+
+    def header(name: str, *others: str) -> str:
+        text = report_of(tmp_path, "trial-050226", str(find_recipe_file(name)), *others)
+        return next(line for line in sections(text)["Final Metrics"].splitlines() if line.startswith("|"))
+
+    assert "| Previous Run (gpt2-230126, recorded) |" in header("gpt2-230126")
+    assert "| Recorded Run (gpt2-050226, recorded) |" in header("gpt2-050226")
+    beside_a_run = header("gpt2-230126", "trial-230126")
+    assert "| Recorded Run (gpt2-230126, recorded) | Previous Run (trial-230126) |" in beside_a_run
+
+
+def test_it_opens_with_what_was_trained_how_long_and_what_came_out(trials: Path) -> None:
     first = report_of(trials, "trial-050226", "trial-230126").split("\n\n")[1]
-    for part in (
-        "GPT-2 124M with RoPE, SwiGLU, RMSNorm: 123,587,328 parameters",
-        "16,384 tokens of fineweb-sample (4 of 4 steps",
-        "on AMD EPYC, 2 threads. Its steps took 2 min 32 s",
-        "Its validation loss fell from 10.9787 to 10.3363",
-        "which saw 8,192 tokens (2 times as many here)",
-        "10.3363 against 10.8782, lower (0.5419 apart",
-        "HellaSwag accuracy 0.2500 (25.0 %) against 0.2000 (20.0 %), cannot be told apart (McNemar's p = 1)",
-        "not tested: speed (fewer than 8 steps say nothing of it)",
+    assert first == (
+        "**trial-050226** is a GPT-2 of 123,587,328 parameters with RoPE, SwiGLU and RMSNorm, trained from nothing on"
+        " 16,384 tokens of fineweb-sample. Its 4 steps took 2 min 32 s on AMD EPYC, 2 threads. Its validation loss fell"
+        " from 10.9787 to 10.3363 nats per token. Its HellaSwag accuracy (subset of 20 of 10,042 items) is"
+        " 0.250 ± 0.099, which cannot be told from guessing."
+    )
+
+
+def test_then_comes_a_paragraph_for_each_that_it_is_held_against(trials: Path) -> None:
+    recorded = str(find_recipe_file("gpt2-230126"))
+    text = report_of(trials, "trial-050226", "trial-230126", recorded)
+    _, first, second, third, rest = text.split("\n\n", 4)
+    assert "230126" not in first and rest.startswith("- **Training Date:**")
+    assert second == (
+        "Against **trial-230126**, which has learned positions, GELU and LayerNorm and saw 8,192 tokens: its validation"
+        " loss is lower, 10.3363 against 10.8782 (0.5419 apart, 0.0944 needed). After as many tokens"
+        " its validation loss stood at 10.7835 against 10.8782. Its HellaSwag accuracy, 25.0 % against 20.0 %"
+        " (McNemar's p = 1), cannot be told apart. Not tested: speed (fewer than 8 steps say nothing of it)."
+    )
+    assert third.startswith("Against **gpt2-230126 (recorded)**: not tested, its figures are from the owner's record")
+
+
+def test_of_a_run_that_goes_on_it_says_how_far_it_is(trials: Path, tmp_path: Path) -> None:
+    shutil.copytree(trials / "trial-050226", tmp_path / "live")
+    journal = tmp_path / "live" / "journal.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    third = next(number for number, line in enumerate(lines) if '"step": 3,' in line)
+    for kept, says in (
+        (lines[:third], "The 2 of 4 steps that it has made took "),
+        (lines[:1], "It has made none of its 4"),
     ):
-        assert part in first
+        journal.write_text("".join(kept), encoding="utf-8")
+        assert says in report_of(tmp_path, "live").split("\n\n")[1]
 
 
 def test_a_report_holds_the_figures_of_its_run(two_runs: Path) -> None:

@@ -1,0 +1,142 @@
+"""How a record opens: what was trained, how long, what came out; then a paragraph for each that it is held against."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+from regpt.base.recipe import ModelRecipe
+from regpt.results.claims import ALIKE, UNTESTED, Claim, claims, comparable, told_apart
+from regpt.results.references import ALL_ITEMS, CHANCE, GPT2
+from regpt.results.runs import Run, headline
+from regpt.results.sameness import identical
+from regpt.results.scores import Other, guessing, kind_of_data, recorded_where
+from regpt.results.words import escaped, in_words
+
+SHORT_NAMES = {
+    "rope": "RoPE",
+    "learned": "learned positions",
+    "swiglu": "SwiGLU",
+    "gelu": "GELU",
+    "rmsnorm": "RMSNorm",
+    "layernorm": "LayerNorm",
+}
+# How a sentence names what a claim is about: (alone, with what it did)
+NAMES = {
+    "Validation Loss": ("validation loss", "validation loss is"),
+    "HellaSwag Accuracy": ("HellaSwag accuracy", "HellaSwag accuracy is"),
+    "Training Efficiency": ("speed", "steps were"),
+}
+
+
+def opening(run: Run, others: Sequence[Other]) -> list[str]:
+    """Short paragraphs, the run's own first; nothing in them that the figures do not carry."""
+    own = " ".join(filter(None, [trained(run), came_out(run)]))
+    return [own, *(against(run, other) for other in others), *against_gpt2(run)]
+
+
+def trained(run: Run) -> str:
+    model, asked, made = run.recipe.model, run.recipe.run.max_steps, run.history.step
+    words = f"**{escaped(run.id)}** is a GPT-2 of {model.parameters:,} parameters with {listed(parts(model))}"
+    if not made:
+        return f"{words}. It has made none of its {asked:,} steps yet."
+    text = escaped(run.environment["data"]["source"]["description"])
+    device = escaped(run.environment["device"]["name"])
+    steps = f"Its {asked:,} steps" if made == asked else f"The {made:,} of {asked:,} steps that it has made"
+    return (
+        f"{words}, trained from nothing on {run.tokens:,} tokens of {text}."
+        f" {steps} took {in_words(run.training_seconds)} on {device}."
+    )
+
+
+def parts(model: ModelRecipe) -> list[str]:
+    return [SHORT_NAMES[part] for part in (model.positions, model.activation, model.normalization)]
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a, b and c'"""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+
+
+def came_out(run: Run) -> str:
+    looks, words = run.history.validations, ""
+    if len(looks) > 1:
+        first, last = looks[0], looks[-1]
+        pairs = [(v.loss, v.standard_error) for v in (last, first)]
+        verb = "went"
+        if first.windows == last.windows and all(error for _, error in pairs):
+            verb = {"below": "fell", "above": "rose"}.get(
+                told_apart(pairs[0], pairs[1], last.windows, "below", "above")[0], "went"
+            )
+        words = f"Its validation loss {verb} from {first.loss:.4f} to {last.loss:.4f} nats per token."
+    if run.hellaswag:
+        last_answers = run.hellaswag[-1]
+        share, error = headline(last_answers)
+        words += f" Its HellaSwag accuracy ({last_answers.items}) is {share:.3f} ± {error:.3f}"
+        words += ", which cannot be told from guessing." if guessing(last_answers) else f"; guessing gives {CHANCE}."
+    return words.strip()
+
+
+def against(run: Run, other: Other) -> str:
+    """A sentence for each claim; a recorded figure has no error, so nothing is claimed of it."""
+    name = f"**{escaped(other.name)}**"
+    if other.run is None:
+        return f"Against {name}: {UNTESTED}, its figures are from {escaped(recorded_where(other.recipe))}."
+    if same := identical(run, other.run):
+        return f"Against {name}: the two are identical, with {same}."
+    unlike = [part for part in parts(other.recipe.model) if part not in parts(run.recipe.model)]
+    tokens = "as many" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
+    hellaswag, loss, speed = claims(run, other.run)
+    sentences = [*sentences_of([loss, hellaswag, speed])]
+    theirs = other.run.validation_loss
+    at_equal_tokens = [v.loss for v in run.history.validations if v.tokens == other.run.tokens]
+    if theirs is not None and at_equal_tokens and run.tokens > other.run.tokens and comparable(run, other.run):
+        sentences.insert(
+            1, f"after as many tokens its validation loss stood at {at_equal_tokens[-1]:.4f} against {theirs:.4f}"
+        )
+    which = f"which has {listed(unlike)} and" if unlike else "which"
+    first, *rest = sentences
+    return f"Against {name}, {which} saw {tokens} tokens: {'. '.join([first, *map(upper, rest)])}."
+
+
+def sentences_of(found: Sequence[Claim]) -> Iterator[str]:
+    """What came out otherwise, what cannot be told apart, how fast it was: each with its test; last what has none."""
+    tested = [claim for claim in found if claim.word != UNTESTED]
+    other = [
+        f"its {NAMES[claim.what][1]} {claim.word}, {beside(claim)} ({escaped(claim.in_short)})"
+        for claim in tested
+        if claim.word != ALIKE
+    ]
+    of_alike = [f"{NAMES[c.what][0]}, {beside(c)} ({escaped(c.in_short)})" for c in tested if c.word == ALIKE]
+    of_speed = [says for says in other if says.startswith("its steps")]
+    yield from (says for says in other if says not in of_speed)
+    if of_alike:
+        yield f"its {', and '.join(of_alike)}, {ALIKE}"
+    yield from of_speed
+    untested = [f"{NAMES[claim.what][0]} ({escaped(claim.because)})" for claim in found if claim.word == UNTESTED]
+    if untested:
+        yield f"{UNTESTED}: {', '.join(untested)}"
+
+
+def beside(claim: Claim) -> str:
+    """'4.5344 against 4.7962', '31.0 % against 27.5 %', '1,027 against 2,730 tokens/s'"""
+    theirs, ours = (re.sub(r"^[\d.]+ \((.*)\)$", r"\1", figure) for figure in claim.figures)
+    return f"{ours.removesuffix(' tokens/s')} against {theirs}"
+
+
+def upper(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def against_gpt2(run: Run) -> Iterator[str]:
+    """HellaSwag's published figure compares where all items were asked; the loss has no error to test it by."""
+    if not (run.hellaswag and run.hellaswag[-1].items == ALL_ITEMS):
+        return
+    share, error = headline(run.hellaswag[-1])
+    published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / 10_042) ** 0.5)
+    word, test = told_apart((share, error), published, 10_042, "lower", "higher")
+    loss = "" if kind_of_data(run) == GPT2.data else f" Its loss on {GPT2.data} says nothing of this run's data."
+    says = {ALIKE: ALIKE, UNTESTED: f"is {UNTESTED}"}.get(word, f"is {word}")
+    figures = f"{100 * share:.1f} % against {100 * GPT2.hellaswag:.1f} %"
+    yield (
+        f"Against **{GPT2.name}**, as published: its HellaSwag accuracy {says}, {figures}"
+        f" ({test.replace('windows', 'items')}).{loss}"
+    )

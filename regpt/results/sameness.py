@@ -1,0 +1,42 @@
+"""Whether two runs are one: the same recipe, the same data, and every recorded loss the same to the last digit."""
+
+from collections.abc import Sequence
+
+from regpt.base.settings import FREE, differences
+from regpt.results.runs import Run
+from regpt.run.journal import StepRecord, ValidationRecord
+
+
+def identical(run: Run, other: Run) -> str:
+    """In words what of two runs is the same, where all of it is; else nothing.
+
+    Where and when they ran (`FREE`) may differ. Two runs that have lost nothing yet are not called the same.
+    """
+    settings = [setting for setting, _, _ in differences(run.recipe, other.recipe) if setting not in FREE]
+    ours, theirs = run.history, other.history
+    same = (
+        not settings
+        and run.environment["data"]["digest"] == other.environment["data"]["digest"]
+        and bool(ours.steps or ours.validations)
+        and losses(ours.steps) == losses(theirs.steps)
+        and losses(ours.validations) == losses(theirs.validations)
+    )
+    if not same:
+        return ""
+    counts = ((len(ours.steps), "training"), (len(ours.validations), "validation"))
+    recorded = " and ".join(f"{n:,} {kind} loss{'es' if n != 1 else ''}" for n, kind in counts if n)
+    return (
+        f"the same recipe, the same data, and every recorded loss ({recorded}) the same to the last digit;"
+        f" {'the times of the steps too, so one is a copy of the other' if as_long(run, other) else 'run twice'}"
+    )
+
+
+def losses(records: Sequence[StepRecord] | Sequence[ValidationRecord]) -> list[tuple[int, str]]:
+    """(step, loss) of each; as text, in which a loss that is no number equals itself."""
+    return [(record.step, repr(record.loss)) for record in records]
+
+
+def as_long(run: Run, other: Run) -> bool:
+    """Whether each step took the same time to the last digit, which no two runs do."""
+    ours, theirs = ([step.seconds for step in one.history.steps] for one in (run, other))
+    return bool(ours) and ours == theirs

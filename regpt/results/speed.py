@@ -1,0 +1,113 @@
+"""Whether one run's steps were faster than another's: by groups of neighbouring steps, since a machine's load lasts."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+
+from regpt.results.paired import GROUPS, student
+from regpt.results.runs import Run
+
+FEWEST_STEPS = 8  # in four groups of two
+FAR = math.log(2)  # medians so far apart are said of two runs, whatever moved them
+
+
+@dataclass(frozen=True)
+class Pace:
+    """A run's speed, group of neighbouring steps by group. Speeds are tokens a second."""
+
+    middle: float  # of the median step
+    groups: tuple[float, ...]  # of the median step of each
+
+    @property
+    def level(self) -> float:
+        """Mean of the groups' logarithms: being held up to half the speed counts as much as doubling it."""
+        return float(np.log(self.groups).mean())
+
+    @property
+    def doubt(self) -> float:
+        """Variance of what this run's level would be on another day.
+
+        Within a run the mean of G groups has the variance of one over G. But loads last, and the day of a run is one
+        more draw of them: that machines change between runs as much as within one is the least to be assumed. So the
+        variance of a whole group is added.
+        """
+        return float(np.log(self.groups).var(ddof=1)) * (1 + 1 / len(self.groups))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One pace against another."""
+
+    ours: Pace
+    theirs: Pace
+
+    @property
+    def apart(self) -> float:
+        """Logarithm of how many times as fast the first is, by its groups."""
+        return self.ours.level - self.theirs.level
+
+    @property
+    def needed(self) -> float:
+        """How far apart chance, and loads that come and go, would seldom put them (Welch's t, 5 %, two-sided)."""
+        doubts = [pace.doubt for pace in (self.ours, self.theirs)]
+        if not any(doubts):
+            return 0.0
+        parts = [
+            doubt**2 / (len(pace.groups) - 1) for doubt, pace in zip(doubts, (self.ours, self.theirs), strict=True)
+        ]
+        return student(max(1, int(sum(doubts) ** 2 / sum(parts)))) * math.sqrt(sum(doubts))
+
+    @property
+    def tested(self) -> bool:
+        """Whether the groups carry a difference."""
+        return abs(self.apart) > self.needed
+
+    @property
+    def far(self) -> bool:
+        """Whether the median steps are so far apart that it is said of the two runs as they were."""
+        return abs(math.log(self.ours.middle / self.theirs.middle)) >= FAR
+
+    @property
+    def faster(self) -> bool | None:
+        """None where they are not told apart."""
+        if self.tested:
+            return self.apart > 0
+        return self.ours.middle > self.theirs.middle if self.far else None
+
+    @property
+    def test(self) -> str:
+        """In a few words, for whoever sees both medians beside it."""
+        if self.far and not self.tested:
+            return f"at least twofold at the median step; but {self.ranges}, as under other work on the machine"
+        groups = " and ".join(
+            str(count) for count in dict.fromkeys(len(one.groups) for one in (self.ours, self.theirs))
+        )
+        return (
+            f"× {math.exp(self.apart):.3g} over {groups} groups of neighbouring steps,"
+            f" where Welch's t-test needs × {math.exp(math.copysign(self.needed, self.apart)):.3g}"
+        )
+
+    @property
+    def ranges(self) -> str:
+        """Between which speeds the groups of each lie."""
+        ours, theirs = (f"{min(pace.groups):,.0f} to {max(pace.groups):,.0f}" for pace in (self.ours, self.theirs))
+        return f"groups of steps ran at {ours} here and {theirs} there"
+
+
+def contrast_of(run: Run, other: Run) -> Contrast | None:
+    """None where one of the two has too few steps to say anything."""
+    ours, theirs = pace_of(run), pace_of(other)
+    return Contrast(ours, theirs) if ours and theirs else None
+
+
+def pace_of(run: Run) -> Pace | None:
+    """In up to 16 groups. The first step of an attempt, which compiles, moves no median."""
+    batch = run.recipe.data.total_batch_tokens
+    speeds = [batch / step.seconds for step in run.history.steps if step.seconds > 0]
+    if len(speeds) < FEWEST_STEPS:
+        return None
+    ends = np.linspace(0, len(speeds), min(GROUPS, len(speeds) // 2) + 1).astype(int)
+    return Pace(run.tokens_per_second, tuple(median(speeds[start:end]) for start, end in pairwise(ends)))

@@ -1,0 +1,86 @@
+"""A copy of a run, and a run made twice, are called identical, in words; one digit of one loss, and they are not."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regpt.cli import main
+from regpt.results.runs import open_run
+from regpt.results.sameness import identical
+
+TRIALS = Path(__file__).parent / "runs"
+WORDS = "the same recipe, the same data, and every recorded loss (4 training losses and 3 validation losses) the same"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for name in ("run", "copy"):
+        shutil.copytree(TRIALS / "trial-050226", tmp_path / name)
+    return tmp_path
+
+
+def edit(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    journal = run / "journal.jsonl"
+    records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    for record in records:
+        change(record)
+    journal.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+
+
+def later(record: dict[str, Any]) -> None:
+    """As if it had been run again, to the same bits."""
+    for moment in ("seconds", "at"):
+        if moment in record:
+            record[moment] += 1
+
+
+def test_report_and_comparison_say_that_a_copy_is_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--runs", str(root)]
+    assert main(["report", "run", "--against", "copy", *where]) == 0
+    report = (root / "run" / "report.md").read_text(encoding="utf-8")
+    says = f"{WORDS} to the last digit; the times of the steps too, so one is a copy of the other"
+    assert f"\n\nAgainst **copy**: the two are identical, with {says}.\n\n" in report.split("## Model")[0]
+    assert f"The two are identical: {says}." in report.split("## Performance Analysis")[1]
+    capsys.readouterr()
+    assert main(["compare", "run", "copy", "--into", str(root / "page"), *where]) == 0
+    for text in (capsys.readouterr().out, (root / "page" / "comparison.md").read_text(encoding="utf-8")):
+        assert f"- **the two are identical**: {says}" in text
+
+
+def test_a_run_made_twice_is_identical_but_no_copy_and_where_it_ran_does_not_matter(root: Path) -> None:
+    edit(root / "copy", later)
+    recipe = root / "copy" / "recipe.toml"
+    recipe.write_text(recipe.read_text(encoding="utf-8").replace("threads = 0", "threads = 1"), encoding="utf-8")
+    assert identical(open_run(root / "run"), open_run(root / "copy")) == f"{WORDS} to the last digit; run twice"
+
+
+@pytest.mark.parametrize("kind", ["step", "validation"])
+def test_the_last_digit_of_one_loss_is_enough(root: Path, kind: str) -> None:
+    def nudge(record: dict[str, Any]) -> None:
+        if (record["kind"], record["step"]) == (kind, 4):
+            record["loss"] += 2e-15
+
+    edit(root / "copy", nudge)
+    assert identical(open_run(root / "run"), open_run(root / "copy")) == ""
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [("recipe.toml", "seed = 1337", "seed = 1338"), ("environment.json", '"digest": "', '"digest": "0')],
+)
+def test_another_recipe_and_other_data_are_not_the_same(root: Path, file: str, old: str, new: str) -> None:
+    path = root / "copy" / file
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    assert identical(open_run(root / "run"), open_run(root / "copy")) == ""
+
+
+def test_two_runs_without_a_loss_are_not_called_the_same(root: Path) -> None:
+    for name in ("run", "copy"):
+        (root / name / "journal.jsonl").write_text("", encoding="utf-8")
+    assert identical(open_run(root / "run"), open_run(root / "copy")) == ""
