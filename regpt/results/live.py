@@ -1,6 +1,5 @@
 """A run as it goes on, in a terminal of any size: drawn anew in place; or once, as plain lines."""
 
-import contextlib
 import select
 import signal
 import sys
@@ -15,11 +14,12 @@ from rich.console import Console as Terminal
 from rich.live import Live
 from rich.text import Text
 
-from regpt.base.errors import DONE, HUNG_UP, TERMINATED, UserError
+from regpt.base.errors import DONE, UserError
 from regpt.results.curve import Curve, draw, smoothed
 from regpt.results.progress import Progress, Watched, duration
 from regpt.results.runs import find_run, headline
 from regpt.run.journal import EventRecord
+from regpt.run.stopping import EXIT_CODES
 
 TICK_SECONDS = 0.1  # within which a key, and another size of the terminal, are noticed
 SMOOTHING_STEPS = 10  # of the training loss; more where a column of dots stands for more
@@ -48,15 +48,17 @@ def watch(path: Path, every: float, once: bool) -> int:
         print_plainly(progress)
         return DONE
     live = Live(console=terminal, screen=True, auto_refresh=False, vertical_overflow="crop")
-    with contextlib.suppress(KeyboardInterrupt), ended_tidily(), keys() as pressed, live:
-        while not progress.over:
+    with signals() as received, keys() as pressed, live:
+        while not progress.over and not received:
             size = terminal.size
             live.update(view(progress, size.width, size.height), refresh=True)
             until = time.monotonic() + every
-            while time.monotonic() < until and terminal.size == size:
+            while time.monotonic() < until and terminal.size == size and not received:
                 if pressed(TICK_SECONDS) in ("q", "Q"):
-                    raise KeyboardInterrupt
+                    received.append(signal.SIGINT)
             progress = watched.look()
+    if received and received[0] != signal.SIGINT:
+        return EXIT_CODES[received[0]]
     # the alternate screen is gone with all it showed
     width, height = terminal.size
     terminal.print(view(progress, width, height - 2) if progress.over else joined(head(progress, width, height), width))
@@ -285,16 +287,15 @@ def keys() -> Iterator[Callable[[float], str]]:
 
 
 @contextmanager
-def ended_tidily() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as an error would, so that the screen is put back."""
-    codes = {signal.SIGTERM: TERMINATED}
-    if hasattr(signal, "SIGHUP"):
-        codes[signal.SIGHUP] = HUNG_UP
+def signals() -> Iterator[list[signal.Signals]]:
+    """Those that have come, instead of being raised amid a drawing: so the screen is always put back."""
+    received: list[signal.Signals] = []
     before = {
-        number: signal.signal(number, lambda number, _: sys.exit(codes[signal.Signals(number)])) for number in codes
+        number: signal.signal(number, lambda number, _: received.append(signal.Signals(number)))
+        for number in EXIT_CODES
     }
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -334,9 +334,11 @@ class Seen:
         environment = {**os.environ, "TERM": "xterm-256color"}
         for name in ("COLUMNS", "LINES", "NO_COLOR"):
             environment.pop(name, None)
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell leaves it to a job in the background
         self.process = subprocess.Popen(
             command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
         )
+        signal.signal(signal.SIGINT, before)
         os.close(theirs)
         self.text = ""
         threading.Thread(target=self.read, daemon=True).start()
@@ -397,7 +399,7 @@ def test_it_leaves_with_the_last_view_when_the_run_has_finished(live: tuple[Path
     assert "\x1b[?1049l" in seen.text
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_puts_the_screen_back(live: tuple[Path, Seen], number: signal.Signals, code: int) -> None:
     _, seen = live
     seen.process.send_signal(number)
