@@ -297,5 +297,5 @@ def verdict(result: Paired, first: str, other: str) -> str:
         f" {result.only[1]:,} items, McNemar's p = {result.p_value:.2g})"
     )
     if not result.is_difference:
-        return f"{figures}. No difference at the {LEVEL:.0%} level."
+        return f"{figures}. No difference at the {100 * LEVEL:.0f} % level."
     return f"{figures}. {first if result.difference > 0 else other} is better."

@@ -194,7 +194,7 @@ def apart(ours: Loss, theirs: Loss) -> str:
     if ours.on != theirs.on:
         return "taken on other data or other windows; the two do not compare"
     if result := window_by_window(ours, theirs):
-        verdict = "a difference" if result.is_difference else "no difference at the 5% level"
+        verdict = "a difference" if result.is_difference else "no difference at the 5 % level"
         return f"{result.words}: {verdict}"
     difference, errors = ours.loss - theirs.loss, (ours.standard_error, theirs.standard_error)
     words = f"{difference:+.4f}, on the same windows of the same data"

@@ -19,11 +19,12 @@ SHORT_NAMES = {
     "rmsnorm": "RMSNorm",
     "layernorm": "LayerNorm",
 }
+SPEED = "Training Efficiency"
 # How a sentence names what a claim is about: (alone, with what it did)
 NAMES = {
     "Validation Loss": ("validation loss", "validation loss is"),
     "HellaSwag Accuracy": ("HellaSwag accuracy", "HellaSwag accuracy is"),
-    "Training Efficiency": ("speed", "steps were"),
+    SPEED: ("speed", "steps were"),
 }
 
 
@@ -89,9 +90,8 @@ def against(run: Run, other: Other) -> str:
     theirs = other.run.validation_loss
     at_equal_tokens = [v.loss for v in run.history.validations if v.tokens == other.run.tokens]
     if theirs is not None and at_equal_tokens and run.tokens > other.run.tokens and comparable(run, other.run):
-        sentences.insert(
-            1, f"after as many tokens its validation loss stood at {at_equal_tokens[-1]:.4f} against {theirs:.4f}"
-        )
+        there = f"{at_equal_tokens[-1]:.4f} against {theirs:.4f}"
+        sentences.insert(1, f"after as many tokens its validation loss stood at {there}")
     which = f"which has {listed(unlike)} and" if unlike else "which"
     first, *rest = sentences
     return f"Against {name}, {which} saw {tokens} tokens: {'. '.join([first, *map(upper, rest)])}."
@@ -99,21 +99,19 @@ def against(run: Run, other: Other) -> str:
 
 def sentences_of(found: Sequence[Claim]) -> Iterator[str]:
     """What came out otherwise, what cannot be told apart, how fast it was: each with its test; last what has none."""
-    tested = [claim for claim in found if claim.word != UNTESTED]
-    other = [
-        f"its {NAMES[claim.what][1]} {claim.word}, {beside(claim)} ({escaped(claim.in_short)})"
-        for claim in tested
-        if claim.word != ALIKE
-    ]
-    of_alike = [f"{NAMES[c.what][0]}, {beside(c)} ({escaped(c.in_short)})" for c in tested if c.word == ALIKE]
-    of_speed = [says for says in other if says.startswith("its steps")]
-    yield from (says for says in other if says not in of_speed)
-    if of_alike:
-        yield f"its {', and '.join(of_alike)}, {ALIKE}"
-    yield from of_speed
+    told = [claim for claim in found if claim.word not in (UNTESTED, ALIKE)]
+    alike = [f"{NAMES[c.what][0]}, {beside(c)} ({escaped(c.in_short)})" for c in found if c.word == ALIKE]
+    yield from (told_of(claim) for claim in told if claim.what != SPEED)
+    if alike:
+        yield f"this run's {', and '.join(alike)}, {ALIKE}"
+    yield from (told_of(claim) for claim in told if claim.what == SPEED)
     untested = [f"{NAMES[claim.what][0]} ({escaped(claim.because)})" for claim in found if claim.word == UNTESTED]
     if untested:
         yield f"{UNTESTED}: {', '.join(untested)}"
+
+
+def told_of(claim: Claim) -> str:
+    return f"this run's {NAMES[claim.what][1]} {claim.word}, {beside(claim)} ({escaped(claim.in_short)})"
 
 
 def beside(claim: Claim) -> str:
@@ -133,10 +131,12 @@ def against_gpt2(run: Run) -> Iterator[str]:
     share, error = headline(run.hellaswag[-1])
     published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / 10_042) ** 0.5)
     word, test = told_apart((share, error), published, 10_042, "lower", "higher")
-    loss = "" if kind_of_data(run) == GPT2.data else f" Its loss on {GPT2.data} says nothing of this run's data."
+    loss = (
+        "" if kind_of_data(run) == GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} says nothing of this run's data."
+    )
     says = {ALIKE: ALIKE, UNTESTED: f"is {UNTESTED}"}.get(word, f"is {word}")
     figures = f"{100 * share:.1f} % against {100 * GPT2.hellaswag:.1f} %"
     yield (
-        f"Against **{GPT2.name}**, as published: its HellaSwag accuracy {says}, {figures}"
+        f"Against **{GPT2.name}**, as published: this run's HellaSwag accuracy {says}, {figures}"
         f" ({test.replace('windows', 'items')}).{loss}"
     )

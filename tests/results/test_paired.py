@@ -41,7 +41,7 @@ def test_a_verdict_claims_only_what_the_test_carries() -> None:
     assert verdict(Paired(1000, (300, 280), (20, 0)), "a", "b").endswith(". a is better.")
     assert verdict(Paired(1000, (280, 300), (0, 20)), "a", "b").endswith(". b is better.")
     unsure = verdict(Paired(1000, (300, 295), (105, 100)), "a", "b")
-    assert unsure.endswith(". No difference at the 5% level.")
+    assert unsure.endswith(". No difference at the 5 % level.")
     assert "a 0.3000, b 0.2950, +0.0050" in unsure
 
 
