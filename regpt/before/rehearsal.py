@@ -10,9 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from subprocess import PIPE
+
+import psutil
 
 from regpt.base.errors import DONE, HUNG_UP, INTERRUPTED, TERMINATED, UserError
 from regpt.base.files import write_text
@@ -167,15 +171,26 @@ class Rehearsal:
 
     def child(self, *words: str, code: int) -> None:
         """Run Python with these words. Raises UserError with its last words where it ends otherwise than by `code`."""
-        try:
-            ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            raise UserError(
-                f"a process of the rehearsal hung for {PATIENCE} s", f"try it: python {' '.join(words)}"
-            ) from None
-        if ended.returncode != code:
-            last = (ended.stderr.strip() or ended.stdout.strip() or "it said nothing").splitlines()[-1]
-            raise UserError(f"a process of the rehearsal ended with {ended.returncode}: {last}", "mend that first")
+        with subprocess.Popen([sys.executable, *words], stdout=PIPE, stderr=PIPE, text=True) as process:
+            try:
+                printed, errors = process.communicate(timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                raise UserError(
+                    f"a process of the rehearsal hung for {PATIENCE} s", f"try it: python {' '.join(words)}"
+                ) from None
+            finally:
+                end(process)
+        if process.returncode != code:
+            last = (errors.strip() or printed.strip() or "it said nothing").splitlines()[-1]
+            raise UserError(f"a process of the rehearsal ended with {process.returncode}: {last}", "mend that first")
+
+
+def end(process: "subprocess.Popen[str]") -> None:
+    """With all that it has started: torchrun's ranks would outlive it."""
+    if process.poll() is None:
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
 
 
 class Fatal(Console):

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -234,6 +235,27 @@ def test_a_signal_ends_the_visit_at_once_and_leaves_nothing(
         rest = process.stdout.read()
         assert process.wait(60) == code, (before, rest)
     assert rest.endswith(f"stopped by {sent.name}\n")
+    assert not (tmp_path / "runs").exists()
+
+
+def trains(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it has just ended
+        return "train" in process.cmdline()
+    return False
+
+
+def test_a_signal_ends_torchrun_and_its_ranks_too(tmp_path: Path, texts: Path) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
+    words = ["-m", "regpt", "doctor", str(recipe), "--ranks", "2", "--runs", str(tmp_path / "runs")]
+    with subprocess.Popen([sys.executable, "-u", *words], stdout=subprocess.PIPE, text=True) as process:
+        visit, until = psutil.Process(process.pid), time.monotonic() + 120
+        while len(ranks := [one for one in visit.children(recursive=True) if trains(one)]) < 3:
+            assert time.monotonic() < until and process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(30) == 143
+        assert not any(map(trains, ranks))  # torchrun and two ranks are gone by now, not only soon
     assert not (tmp_path / "runs").exists()
 
 
