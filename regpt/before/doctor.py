@@ -46,11 +46,12 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
     with AtOnce() as stopping, empty_folder(runs) as folder:
         try:
             terminal.print(f"rehearsing {recipe.name} in {folder}", markup=False)
-            for finding in findings(Rehearsal(recipe, folder, ranks), announced=terminal):
-                show(finding, terminal)
-                done += 1
-                red += [finding] if finding.color == "red" else []
-                stopping.check()
+            with stopping.now():
+                for finding in findings(Rehearsal(recipe, folder, ranks), announced=terminal):
+                    show(finding, terminal)
+                    done += 1
+                    red += [finding] if finding.color == "red" else []
+                    stopping.check()
         except Stopped as stopped:
             terminal.file.write(f"stopped by {stopped.name}\n")  # the terminal itself may be stopped amid a line
             return stopped.code

@@ -38,7 +38,7 @@ STEP_SECONDS = 3.0  # that a step may take where the machine is no GPU; the micr
 ITEMS = 8  # of HellaSwag
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a process as suddenly
 KILLED = int(KILL) if os.name == "nt" else -int(KILL)  # exit code of a process that it ended
-STOPS = {INTERRUPTED: "Ctrl-C", TERMINATED: "SIGTERM", HUNG_UP: "SIGHUP"}
+STOPS = {INTERRUPTED: "SIGINT", TERMINATED: "SIGTERM", HUNG_UP: "SIGHUP"}
 PATIENCE = 300  # seconds that a child may take
 SAVING_PATIENCE = 30  # ... and its checkpoint
 

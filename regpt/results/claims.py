@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from regpt.base.errors import DataError
 from regpt.results.paired import paired, paired_losses, student
 from regpt.results.runs import Run, headline
-from regpt.results.speed import FEWEST_STEPS, contrast_of
+from regpt.results.speed import FEWEST_TESTED, contrast_of
 
 ALIKE = "cannot be told apart"
 UNTESTED = "not tested"
@@ -85,6 +85,8 @@ def told_apart(
     The error of the difference is taken as if the windows were drawn anew for each. They are the same, and what is hard
     for one model is hard for the other; so the true error is smaller, and a difference that this finds is one.
     """
+    if not all(map(math.isfinite, (*ours, *theirs))):
+        return UNTESTED, "a loss that is no number"
     if not (ours[1] and theirs[1] and windows > 3):
         return UNTESTED, "no standard errors in the journals that would tell"
     apart, needed = ours[0] - theirs[0], threshold(ours[1], theirs[1], windows)
@@ -141,7 +143,7 @@ def claim_of_speed(run: Run, other: Run) -> Claim:
         return Claim(what, figures, "—", UNTESTED, "not run on the same kind and number of devices")
     found = contrast_of(run, other)
     if found is None:
-        return Claim(what, figures, times, UNTESTED, f"fewer than {FEWEST_STEPS} steps say nothing of it")
+        return Claim(what, figures, times, UNTESTED, f"fewer than {FEWEST_TESTED} steps, and not twofold")
     word = {True: "faster", False: "slower", None: ALIKE}[found.faster]
     because = found.test if found.ranges in found.test else f"{found.test}; {found.ranges}"
     return Claim(what, figures, times, word, because, found.test)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
 from rich.text import Text
@@ -26,6 +26,7 @@ def draw(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
 
     A curve may come from above the picture, so that a loss of 10 at the start does not hide what happens at 3.
     """
+    curves = [replace(curve, points=[p for p in curve.points if math.isfinite(p[1])]) for curve in curves]
     points = [point for curve in curves for point in curve.points]
     end = max((x for x, _ in points), default=0.0)
     few = max((len(curve.points) for curve in curves), default=0) < LEAST

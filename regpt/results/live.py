@@ -1,5 +1,6 @@
 """A run as it goes on, in a terminal of any size: drawn anew in place; or once, as plain lines."""
 
+import os
 import select
 import signal
 import sys
@@ -19,7 +20,7 @@ from regpt.results.curve import Curve, draw, smoothed
 from regpt.results.progress import Progress, Watched, duration
 from regpt.results.runs import find_run, headline
 from regpt.run.journal import EventRecord
-from regpt.run.stopping import EXIT_CODES
+from regpt.run.stopping import EXIT_CODES, heeded
 
 TICK_SECONDS = 0.1  # within which a key, and another size of the terminal, are noticed
 SMOOTHING_STEPS = 10  # of the training loss; more where a column of dots stands for more
@@ -75,6 +76,7 @@ def print_plainly(progress: Progress) -> None:
 def wait_for(where: str, root: Path, every: float, say: Callable[[str], None]) -> Path:
     """The run of a name, as soon as there is one."""
     said = False
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
     while True:
         try:
             return find_run(where, root)
@@ -281,7 +283,10 @@ def keys() -> Iterator[Callable[[float], str]]:
         before = termios.tcgetattr(sys.stdin)
         try:
             tty.setcbreak(sys.stdin)
-            yield lambda seconds: sys.stdin.read(1) if select.select([sys.stdin], [], [], seconds)[0] else ""
+            file = sys.stdin.fileno()  # not through sys.stdin, which would keep what came with the first key
+            yield (
+                lambda seconds: os.read(file, 1).decode("latin-1") if select.select([file], [], [], seconds)[0] else ""
+            )
         finally:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
@@ -291,8 +296,7 @@ def signals() -> Iterator[list[signal.Signals]]:
     """Those that have come, instead of being raised amid a drawing: so the screen is always put back."""
     received: list[signal.Signals] = []
     before = {
-        number: signal.signal(number, lambda number, _: received.append(signal.Signals(number)))
-        for number in EXIT_CODES
+        number: signal.signal(number, lambda number, _: received.append(signal.Signals(number))) for number in heeded()
     }
     try:
         yield received

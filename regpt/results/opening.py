@@ -87,10 +87,11 @@ def against(run: Run, other: Other) -> str:
     tokens = "as many" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
     hellaswag, loss, speed = claims(run, other.run)
     sentences = [*sentences_of([loss, hellaswag, speed])]
-    theirs = other.run.validation_loss
-    at_equal_tokens = [v.loss for v in run.history.validations if v.tokens == other.run.tokens]
-    if theirs is not None and at_equal_tokens and run.tokens > other.run.tokens and comparable(run, other.run):
-        there = f"{at_equal_tokens[-1]:.4f} against {theirs:.4f}"
+    here, theirs = (
+        [v.loss for v in one.history.validations if v.tokens == other.run.tokens] for one in (run, other.run)
+    )
+    if here and theirs and run.tokens > other.run.tokens and comparable(run, other.run):
+        there = f"{here[-1]:.4f} against {theirs[-1]:.4f}"
         sentences.insert(1, f"after as many tokens its validation loss stood at {there}")
     which = f"which has {listed(unlike)} and" if unlike else "which"
     first, *rest = sentences

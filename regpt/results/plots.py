@@ -65,7 +65,7 @@ def losses_of(runs: Sequence[Run]) -> list[tuple[float, float]]:
 
 def within_reach(points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> list[Line]:
     """Lines that do not squeeze the curves into less than a third of the picture."""
-    losses = [loss for _, loss in points]
+    losses = [loss for _, loss in points if math.isfinite(loss)]
     if not losses:
         return list(lines)
     return [line for line in lines if min(losses) - line.value <= 2 * (max(losses) - min(losses))]
@@ -73,6 +73,7 @@ def within_reach(points: Sequence[tuple[float, float]], lines: Sequence[Line]) -
 
 def limits_of_losses(axes: Axes, points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> float:
     """Leave out the fall from ln V where it would squeeze the rest; returns the highest loss then, or 0."""
+    points = [point for point in points if math.isfinite(point[1])]
     furthest = max((tokens for tokens, _ in points), default=0.0)
     settled = [loss for tokens, loss in points if tokens >= SETTLED * furthest]
     if len(settled) < 20:

@@ -131,7 +131,7 @@ class Progress:
     def looks_left(self) -> dict[str, int]:
         """How often validation and HellaSwag are still due."""
         asked = self.recipe.evaluation
-        of_hellaswag = self.due(asked.hellaswag_every) if self.hellaswag else 0
+        of_hellaswag = self.due(asked.hellaswag_every) if self.hellaswag and asked.hellaswag_every else 0
         return {"validation": self.due(asked.validation_every), "HellaSwag": of_hellaswag}
 
     @property

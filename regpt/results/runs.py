@@ -42,7 +42,7 @@ class Run:
     @property
     def tokens_per_second(self) -> float:
         """The median step's, so that a slow first step (compilation) and a pause weigh nothing; 0 before the first."""
-        seconds = sorted(step.seconds for step in self.history.steps)
+        seconds = sorted(step.seconds for step in self.history.steps if step.seconds > 0)
         return self.recipe.data.total_batch_tokens / seconds[len(seconds) // 2] if seconds else 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""Whether two runs are one: the same recipe, the same data, and every recorded loss the same to the last digit."""
+"""Whether two runs are one: the same recipe, the same data, and every recorded figure the same to the last digit."""
 
 from collections.abc import Sequence
 
@@ -20,6 +20,7 @@ def identical(run: Run, other: Run) -> str:
         and bool(ours.steps or ours.validations)
         and losses(ours.steps) == losses(theirs.steps)
         and losses(ours.validations) == losses(theirs.validations)
+        and answers(run) == answers(other)
     )
     if not same:
         return ""
@@ -36,7 +37,16 @@ def losses(records: Sequence[StepRecord] | Sequence[ValidationRecord]) -> list[t
     return [(record.step, repr(record.loss)) for record in records]
 
 
+def answers(run: Run) -> list[tuple[int, str, str, dict[str, float]]]:
+    """(step, task, digest of the items, accuracy by rule)"""
+    return [(record.step, record.task, record.digest, record.accuracy) for record in run.history.tasks]
+
+
 def as_long(run: Run, other: Run) -> bool:
-    """Whether each step took the same time to the last digit, which no two runs do."""
-    ours, theirs = ([step.seconds for step in one.history.steps] for one in (run, other))
-    return bool(ours) and ours == theirs
+    """Whether each step and look took the same time to the last digit, which no two runs do."""
+    return bool(times(run)) and times(run) == times(other)
+
+
+def times(run: Run) -> list[float]:
+    steps = [record.seconds for record in run.history.steps]
+    return steps + [record.seconds for record in run.history.validations]

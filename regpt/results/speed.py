@@ -10,7 +10,9 @@ import numpy as np
 from regpt.results.paired import GROUPS, student
 from regpt.results.runs import Run
 
-FEWEST_STEPS = 8  # in four groups of two
+FEWEST_STEPS = 8  # of which a median is said
+FEWEST_TESTED = 96  # below, a load that comes and goes may cover most of a run
+SMALLEST_GROUP = 4  # steps, so that one that is slow moves no median
 FAR = math.log(2)  # medians so far apart are said of two runs, whatever moved them
 
 
@@ -18,6 +20,7 @@ FAR = math.log(2)  # medians so far apart are said of two runs, whatever moved t
 class Pace:
     """A run's speed, group of neighbouring steps by group. Speeds are tokens a second."""
 
+    steps: int
     middle: float  # of the median step
     groups: tuple[float, ...]  # of the median step of each
 
@@ -62,20 +65,26 @@ class Contrast:
 
     @property
     def tested(self) -> bool:
-        """Whether the groups carry a difference."""
-        return abs(self.apart) > self.needed
+        """Whether the groups carry a difference, and the median steps show the same."""
+        enough = min(self.ours.steps, self.theirs.steps) >= FEWEST_TESTED
+        return enough and abs(self.apart) > self.needed and self.apart * self.middles > 0
 
     @property
     def far(self) -> bool:
         """Whether the median steps are so far apart that it is said of the two runs as they were."""
-        return abs(math.log(self.ours.middle / self.theirs.middle)) >= FAR
+        return abs(self.middles) >= FAR
+
+    @property
+    def middles(self) -> float:
+        """Logarithm of how many times as fast the first's median step is."""
+        return math.log(self.ours.middle / self.theirs.middle)
 
     @property
     def faster(self) -> bool | None:
         """None where they are not told apart."""
         if self.tested:
             return self.apart > 0
-        return self.ours.middle > self.theirs.middle if self.far else None
+        return self.middles > 0 if self.far else None
 
     @property
     def test(self) -> str:
@@ -98,9 +107,12 @@ class Contrast:
 
 
 def contrast_of(run: Run, other: Run) -> Contrast | None:
-    """None where one of the two has too few steps to say anything."""
+    """None where the two have too few steps to say anything of how far they are apart."""
     ours, theirs = pace_of(run), pace_of(other)
-    return Contrast(ours, theirs) if ours and theirs else None
+    if ours is None or theirs is None:
+        return None
+    found = Contrast(ours, theirs)
+    return found if found.far or min(ours.steps, theirs.steps) >= FEWEST_TESTED else None
 
 
 def pace_of(run: Run) -> Pace | None:
@@ -109,5 +121,6 @@ def pace_of(run: Run) -> Pace | None:
     speeds = [batch / step.seconds for step in run.history.steps if step.seconds > 0]
     if len(speeds) < FEWEST_STEPS:
         return None
-    ends = np.linspace(0, len(speeds), min(GROUPS, len(speeds) // 2) + 1).astype(int)
-    return Pace(run.tokens_per_second, tuple(median(speeds[start:end]) for start, end in pairwise(ends)))
+    ends = np.linspace(0, len(speeds), min(GROUPS, len(speeds) // SMALLEST_GROUP) + 1).astype(int)
+    groups = tuple(median(speeds[start:end]) for start, end in pairwise(ends))
+    return Pace(len(speeds), median(speeds), groups)

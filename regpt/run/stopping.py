@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -27,6 +28,12 @@ class Stopped(Exception):
     def __init__(self, name: str, code: int) -> None:
         super().__init__(name)
         self.name, self.code = name, code
+
+
+def heeded() -> list[signal.Signals]:
+    """The signals that ask for an end; not SIGHUP where nohup has it ignored."""
+    hung_up = getattr(signal, "SIGHUP", None)
+    return [number for number in EXIT_CODES if number != hung_up or signal.getsignal(number) != signal.SIG_IGN]
 
 
 class Stopping:
@@ -56,7 +63,7 @@ class Stopping:
             raise Stopped(name, REASONS[name])
 
     def __enter__(self) -> "Stopping":
-        for number in EXIT_CODES:
+        for number in heeded():
             self.before[number] = signal.signal(number, self.notice)
         return self
 
@@ -85,21 +92,31 @@ class Stopping:
 
 
 class AtOnce:
-    """While in use, the first signal raises Stopped wherever the work is; the tidying after it is not disturbed.
+    """Amid `now()` the first signal raises Stopped wherever the work is; making ready and tidying are not disturbed.
 
     Where Python swallows what a handler raises (amid a `__del__`, a callback), `check()` raises it again.
     """
 
     def __init__(self) -> None:
         self.stopped: Stopped | None = None
+        self.raises = False
         self.before: dict[signal.Signals, Any] = {}
+
+    @contextlib.contextmanager
+    def now(self) -> Iterator[None]:
+        self.raises = True
+        try:
+            self.check()
+            yield
+        finally:
+            self.raises = False
 
     def check(self) -> None:
         if self.stopped is not None:
             raise self.stopped
 
     def __enter__(self) -> "AtOnce":
-        for number in EXIT_CODES:
+        for number in heeded():
             self.before[number] = signal.signal(number, self.stop)
         return self
 
@@ -113,7 +130,8 @@ class AtOnce:
         if self.stopped is None:
             received = signal.Signals(number)
             self.stopped = Stopped(received.name, EXIT_CODES[received])
-            raise self.stopped
+            if self.raises:
+                raise self.stopped
 
 
 def ignore_stops() -> None:

@@ -22,6 +22,7 @@ from rich.console import Console as Terminal
 from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, TERMINATED, USAGE
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
+from regpt.before import doctor as doctor_module
 from regpt.before import using
 from regpt.before.doctor import CHECKS, doctor, findings
 from regpt.before.findings import Finding
@@ -279,6 +280,20 @@ def test_a_signal_amid_a_line_and_another_one_amid_the_tidying(
     assert printed.getvalue().count(" machine") == 1 and printed.getvalue().endswith("stopped by SIGTERM\n")
     assert not (tmp_path / "runs").exists()
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_the_first_signal_amid_the_tidying_leaves_nothing_either(
+    well: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tidied(path: Path, **_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        remove(path)
+
+    remove = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", tidied)
+    monkeypatch.setattr(doctor_module, "findings", lambda *_, **__: iter([]))
+    assert doctor(well.recipe, tmp_path / "runs", 1, Terminal(file=StringIO())) == DONE
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_signal_that_python_swallowed_ends_the_visit_after_the_check(

@@ -32,13 +32,13 @@ def planted(
     device: str = "a card",
     data: str = "a" * 64,
 ) -> Run:
-    """A run of 40 steps with these figures; it is right on the first `right` of 1,000 HellaSwag items."""
+    """A run of 120 steps with these figures; it is right on the first `right` of 1,000 HellaSwag items."""
     steps = [
         StepRecord(
             step=n, tokens=1024 * n, loss=3.0, gradient_norm=1.0, learning_rate=1e-3, batch="",
             seconds=seconds * (1 + 0.02 * (n % 5)),
         )
-        for n in range(1, 41)
+        for n in range(1, 121)
     ]  # fmt: skip
     numbers = np.arange(1000)
     losses = np.ones((1000, 4))
@@ -52,10 +52,12 @@ def planted(
     answers.write(folder / "answers.parquet")
     accuracy = answers.accuracy(answers.rules[0])
     task = TaskRecord(
-        step=40, tokens=40_960, task="hellaswag", items="10,042 items", digest=asked, cut=0, path="answers.parquet",
+        step=120, tokens=122_880, task="hellaswag", items="10,042 items", digest=asked, cut=0, path="answers.parquet",
         accuracy={"by_token": accuracy.value}, standard_error={"by_token": accuracy.error}, seconds=1.0, count=1000,
     )  # fmt: skip
-    validation = ValidationRecord(step=40, tokens=40_960, loss=loss, windows=windows, seconds=1.0, standard_error=error)
+    validation = ValidationRecord(
+        step=120, tokens=122_880, loss=loss, windows=windows, seconds=1.0, standard_error=error
+    )
     environment: dict[str, Any] = {
         "device": DEVICE | {"name": device},
         "ranks": 1,

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import math
 import multiprocessing
 import os
 import platform
@@ -397,6 +398,20 @@ def test_it_leaves_with_the_last_view_when_the_run_has_finished(live: tuple[Path
     assert seen.process.wait(20) == 0
     wait_until(lambda: "finished at step 1" in seen.text.rsplit("\x1b[?1049l", 1)[-1])
     assert "\x1b[?1049l" in seen.text
+
+
+def test_q_leaves_also_among_other_keys(live: tuple[Path, Seen]) -> None:
+    _, seen = live
+    os.write(seen.terminal, b"\x1b[Axq")
+    assert seen.process.wait(20) == 0
+
+
+def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path: Path) -> None:
+    path = a_run(
+        tmp_path, [event("started", 0, device="a card"), *(step(n, 7.0) for n in range(1, 4)), step(4, math.nan)]
+    )
+    text = view(Watched(path).look(), 80, 24).plain
+    assert "step 4 of 100" in text and "7.00" in text
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

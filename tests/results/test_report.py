@@ -272,7 +272,7 @@ def test_then_comes_a_paragraph_for_each_that_it_is_held_against(trials: Path) -
         "Against **trial-230126**, which has learned positions, GELU and LayerNorm and saw 8,192 tokens: this run's"
         " validation loss is lower, 10.3363 against 10.8782 (0.5419 apart, 0.0944 needed). After as many tokens"
         " its validation loss stood at 10.7835 against 10.8782. This run's HellaSwag accuracy, 25.0 % against 20.0 %"
-        " (McNemar's p = 1), cannot be told apart. Not tested: speed (fewer than 8 steps say nothing of it)."
+        " (McNemar's p = 1), cannot be told apart. Not tested: speed (fewer than 96 steps, and not twofold)."
     )
     assert third.startswith("Against **gpt2-230126 (recorded)**: not tested, its figures are from the owner's record")
 

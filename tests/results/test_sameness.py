@@ -84,3 +84,12 @@ def test_two_runs_without_a_loss_are_not_called_the_same(root: Path) -> None:
     for name in ("run", "copy"):
         (root / name / "journal.jsonl").write_text("", encoding="utf-8")
     assert identical(open_run(root / "run"), open_run(root / "copy")) == ""
+
+
+def test_other_answers_of_the_same_losses_are_not_the_same(root: Path) -> None:
+    def other_answers(record: dict[str, Any]) -> None:
+        if record["kind"] == "task":
+            record["accuracy"] = dict.fromkeys(record["accuracy"], 0.9)
+
+    edit(root / "copy", other_answers)
+    assert not identical(open_run(root / "run"), open_run(root / "copy"))

@@ -106,6 +106,21 @@ def test_a_tenth_on_a_quiet_machine_is_said_and_a_thousandth_is_not(planted: Pla
     assert said(planted("thousandth", steady(0.999, seed=3)), quiet) == ALIKE
 
 
+@pytest.mark.parametrize("steps", [8, 20, 47, 95])
+def test_of_short_runs_only_twofold_is_said(planted: Planted, steps: int) -> None:
+    random, one = np.random.default_rng(2), planted("run", steady(1.0, steps=1))
+    for times, word in ((1.0, "not tested"), (1.9, "not tested"), (2.2, "slower"), (3.0, "slower")):
+        slow, quick = steady(times, steps=steps, seed=int(random.integers(99))), steady(1.0, steps=steps)
+        assert said(with_seconds(one, [20 * times, *slow[1:]]), with_seconds(one, [20.0, *quick[1:]])) == word
+
+
+def test_a_word_never_says_the_other_of_what_the_figures_show(planted: Planted) -> None:
+    run = planted("run", steady(1.0, steps=1))
+    changing = with_seconds(run, [0.1, 1.0, 1.0] * 40)  # quick groups, and a slow median
+    for other in (with_seconds(run, steady(0.5)), with_seconds(run, steady(0.8))):
+        assert said(changing, other) in ("slower", ALIKE)
+
+
 def test_one_slow_step_as_of_compilation_moves_nothing(planted: Planted) -> None:
     quiet = planted("quiet", steady(1.0, seed=1))
     slow: Claim = claim_of_speed(planted("compiled", [60.0, *steady(1.0, seed=2)]), quiet)
