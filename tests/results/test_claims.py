@@ -10,7 +10,7 @@ from scipy import stats
 
 from regpt.base.settings import load_recipe
 from regpt.results.claims import ALIKE, UNTESTED, Claim, claim_of_speed, claims, told_apart
-from regpt.results.opening import opening
+from regpt.results.opening import against, opening
 from regpt.results.paired import student
 from regpt.results.runs import Run
 from regpt.results.scores import Other
@@ -157,3 +157,17 @@ def test_equal_models_are_told_apart_no_more_often_than_the_level_says(shared: f
         said += told_apart(pairs[0], pairs[1], 16, "lower", "higher")[0] != ALIKE
     assert said / 2000 <= 0.06
     assert said / 2000 < 0.001 or not shared
+
+
+def test_equal_tokens_are_those_after_which_both_were_looked_at(tmp_path: Path) -> None:
+    ours, other = planted(tmp_path / "a", loss=2.9), planted(tmp_path / "b")
+    further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
+    ours = replace(ours, history=replace(ours.history, steps=further))
+    assert "After as many tokens its validation loss stood at 2.9000 against 3.0000" in against(ours, as_other(other))
+    earlier = [replace(look, step=40, tokens=40_960) for look in other.history.validations]  # stopped later
+    other = replace(other, history=replace(other.history, validations=earlier))
+    assert "as many tokens" not in against(ours, as_other(other))
+
+
+def as_other(run: Run) -> Other:
+    return Other(run.id, run.recipe, run)
