@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regpt.base.cards import CARDS, find_card
+from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe, nearest_divisors
 from regpt.before.counts import checkpoint_bytes, checkpoints_kept, digits, train_tokens
 from regpt.before.doubts import doubts
@@ -114,10 +115,6 @@ def in_accumulation(count: int) -> str:
 
 
 def too_large(recipe: Recipe, cards: Cards, ranks: int) -> str:
-    if recipe.batch_windows % ranks:
-        windows = recipe.batch_windows
-        would = nearest_divisors(windows, ranks)
-        return f"{windows} sequences of a batch do not divide among {ranks} cards; {would} would do"
     least = memory_of(recipe, Placing(ranks, 1, recipe.batch_windows // ranks, ranks > 1))
     remedy = "run.activation_checkpointing=true, more cards, or a smaller model.block_size"
     return f"does not fit: {least.total / 1e9:.1f} GB with one sequence at a time; {remedy}"
@@ -175,7 +172,11 @@ def data_line(recipe: Recipe) -> str:
 
 
 def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float | None, runs: Path) -> Iterator[str]:
-    """All lines for cards of that name; 'all': a line for each kind."""
+    """All lines for cards of that name; 'all': a line for each kind. Raises UserError for ranks that do not divide."""
+    if recipe.batch_windows % ranks:
+        would = nearest_divisors(recipe.batch_windows, ranks)
+        problem = f"--gpus {ranks}: the {recipe.batch_windows} sequences of a batch do not divide among so many"
+        raise UserError(problem, f"{would} would do")
     yield from heading(recipe)
     if name == "all":
         yield ""

@@ -62,10 +62,10 @@ def claim_of_losses(run: Run, other: Run) -> Claim:
     return Claim("Validation Loss", figures, f"{ours.loss - theirs.loss:+.4f}", word, because, in_short)
 
 
-def paired_claim(run: Run, other: Run, figures: tuple[str, str]) -> Claim | None:
-    """By each window's loss; None where one of the runs has not kept them."""
+def paired_claim(run: Run, other: Run, figures: tuple[str, str], tokens: int | None = None) -> Claim | None:
+    """By each window's loss, the last or that after so many tokens; None where one of the runs has not kept them."""
     try:
-        result = paired_losses(run.window_losses(), other.window_losses())
+        result = paired_losses(run.window_losses(tokens), other.window_losses(tokens))
     except DataError:
         return None
     if result is None:

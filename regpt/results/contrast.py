@@ -10,6 +10,7 @@ from regpt.results.courses import Course, training_seconds
 from regpt.results.fairness import flags
 from regpt.results.flags import lines_of
 from regpt.results.paired import PairedLosses, paired, paired_losses
+from regpt.results.progress import state_of
 from regpt.results.sameness import identical
 from regpt.run.evaluate import kept_losses
 
@@ -77,7 +78,7 @@ def state(model: Compared) -> str:
     if model.run is None:
         return "evaluated"
     steps = f"step {model.step or 0:,} of {model.run.recipe.run.max_steps:,}"
-    return f"{model.run.history.status}, {steps}" if model.is_run else f"a checkpoint, {steps}"
+    return f"{state_of(model.run)}, {steps}" if model.is_run else f"a checkpoint, {steps}"
 
 
 def loss_of(model: Compared) -> str:
@@ -94,7 +95,9 @@ def with_error(value: float, error: float) -> str:
 
 
 def best_of(model: Compared) -> str:
-    looks = model.run.history.validations if model.is_run and model.run else []
+    """On the data of the loss that is shown."""
+    own = model.is_run and model.run and model.loss and model.loss.data == model.run.environment["data"]["digest"]
+    looks = model.run.history.validations if own and model.run else []
     best = min(looks, key=lambda look: look.loss, default=None)
     return f"{best.loss:.4f} (step {best.step:,})" if best else NONE
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from regpt.base.recipe import Recipe
 from regpt.results.compare import Asked, Compared, rule_in_words, tasks_of
 from regpt.results.flags import Flag, checkpoint_of, command, differ, to_evaluate, unlike
+from regpt.results.progress import state_of
 from regpt.results.runs import Run
-from regpt.results.scores import recorded_where
+from regpt.results.scores import kind_named, recorded_where
 
 UNKNOWN = "not known"
 NEAR = 0.01  # nats; how far a last loss may lie above the best one where its error is not known
@@ -203,7 +205,7 @@ def unfinished(models: Sequence[Compared]) -> Iterator[Flag]:
 def progress(model: Compared) -> str:
     assert model.run is not None
     step, steps = model.run.history.step, model.run.recipe.run.max_steps
-    return f"step {step:,} of {steps:,} ({model.run.history.status})" if step < steps else "finished"
+    return f"step {step:,} of {steps:,} ({state_of(model.run)})" if step < steps else "finished"
 
 
 def other_tokens(models: Sequence[Compared]) -> Iterator[Flag]:
@@ -250,6 +252,22 @@ def cut_items(models: Sequence[Compared]) -> Iterator[Flag]:
             yield Flag(f"{task}: contexts cut to the block", False, values, mend)
 
 
+def recorded_elsewhere(models: Sequence[Compared]) -> Iterator[Flag]:
+    """Recorded figures beside measured ones, on another corpus or with another context length."""
+    having = [(model, model.recipe) for model in models if model.recipe is not None]
+    if len({model.recorded is None for model, _ in having}) < 2:
+        return
+    values = [(m.name, f"{source_of(recipe)}, {recipe.model.block_size:,} tokens at once") for m, recipe in having]
+    if differ(values):
+        yield Flag(
+            "Recorded on other data", True, values, "none: losses and scores of each hold where they were measured"
+        )
+
+
+def source_of(recipe: Recipe) -> str:
+    return kind_named(f"{recipe.data.source} {recipe.data.path}") or recipe.data.source
+
+
 def recorded_figures(models: Sequence[Compared]) -> Iterator[Flag]:
     chosen = [model for model in models if model.recorded is not None and model.recipe is not None]
     if chosen:
@@ -261,6 +279,7 @@ def recorded_figures(models: Sequence[Compared]) -> Iterator[Flag]:
 
 CHECKS: tuple[Callable[[Sequence[Compared]], Iterator[Flag]], ...] = (
     other_validation,
+    recorded_elsewhere,
     other_tokenizer,
     other_items,
     other_rule,

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from regpt.base.recipe import ModelRecipe
-from regpt.results.claims import ALIKE, UNTESTED, Claim, claims, comparable, told_apart
+from regpt.results.claims import ALIKE, UNTESTED, Claim, claims, comparable, paired_claim, told_apart
 from regpt.results.references import ALL_ITEMS, CHANCE, GPT2
 from regpt.results.runs import Run, headline
 from regpt.results.sameness import identical
@@ -87,15 +87,22 @@ def against(run: Run, other: Other) -> str:
     tokens = "as many" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
     hellaswag, loss, speed = claims(run, other.run)
     sentences = [*sentences_of([loss, hellaswag, speed])]
-    here, theirs = (
-        [v.loss for v in one.history.validations if v.tokens == other.run.tokens] for one in (run, other.run)
-    )
-    if here and theirs and run.tokens > other.run.tokens and comparable(run, other.run):
-        there = f"{here[-1]:.4f} against {theirs[-1]:.4f}"
-        sentences.insert(1, f"after as many tokens its validation loss stood at {there}")
+    if run.tokens > other.run.tokens and comparable(run, other.run):
+        sentences[1:1] = at_equal_tokens(run, other.run)
     which = f"which has {listed(unlike)} and" if unlike else "which"
     first, *rest = sentences
     return f"Against {name}, {which} saw {tokens} tokens: {'. '.join([first, *map(upper, rest)])}."
+
+
+def at_equal_tokens(run: Run, other: Run) -> Iterator[str]:
+    """The losses after all that the other has seen, where both were looked at then; with the paired test if any."""
+    looks = [[look for look in one.history.validations if look.tokens == other.tokens] for one in (run, other)]
+    if not all(looks):
+        return
+    here, theirs = (f"{of_run[-1].loss:.4f}" for of_run in looks)
+    stood = f"after as many tokens its validation loss stood at {here} against {theirs}"
+    claim = paired_claim(run, other, (theirs, here), other.tokens)
+    yield f"{stood}, {claim.word} ({escaped(claim.in_short)})" if claim else stood
 
 
 def sentences_of(found: Sequence[Claim]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from regpt.base.files import holder_file, holder_of
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
+from regpt.results.runs import Run
 from regpt.run.journal import (
     FILE,
     CheckpointRecord,
@@ -209,6 +210,11 @@ def progress_of(path: Path, recipe: Recipe, environment: dict[str, Any], history
         holder=holder,
         holds=lives(holder, holder_file(path / "lock")) if holder else False,
     )
+
+
+def state_of(run: Run) -> str:
+    """In a word, as its process has it."""
+    return progress_of(run.path, run.recipe, run.environment, run.history).state.word
 
 
 def read_environment(run: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from regpt.results.opening import opening
 from regpt.results.page import page_of
 from regpt.results.paper import IMAGES, Line, as_markdown, in_both_lights
 from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
+from regpt.results.progress import state_of
 from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.results.runs import Run
 from regpt.results.sameness import identical
@@ -121,7 +122,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "scientific": scientific,
         "tokens_of_steps": tokens_of_steps,
         "date": f"{datetime.fromtimestamp(events[0].at, UTC):%Y-%m-%d %H:%M} UTC" if events else "not started",
-        "state": run.history.status,
+        "state": state_of(run),
         "opening": opening(run, others),
         "model_type": model_type(recipe),
         "architecture": architecture(recipe),

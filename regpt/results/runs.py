@@ -88,9 +88,12 @@ class Run:
             raise DataError(f"{self.path / record.path}: holds answers to other items", "evaluate again")
         return answers
 
-    def window_losses(self) -> NDArray[np.float64]:
-        """Each window's loss at the last validation. (windows). Raises DataError where they are not kept, or gone."""
-        looks = self.history.validations
+    def window_losses(self, tokens: int | None = None) -> NDArray[np.float64]:
+        """Each window's loss at the last validation, or at that after so many tokens. (windows)
+
+        Raises DataError where they are not kept, or gone.
+        """
+        looks = [look for look in self.history.validations if tokens in (None, look.tokens)]
         if not looks or not looks[-1].path:
             raise DataError(f"{self.id}: no loss of each window is kept", "evaluate again: regpt evaluate")
         return kept_losses(self.path / looks[-1].path, looks[-1].windows, looks[-1].loss)

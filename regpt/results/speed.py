@@ -12,6 +12,8 @@ from regpt.results.runs import Run
 
 FEWEST_STEPS = 8  # of which a median is said
 FEWEST_TESTED = 96  # below, a load that comes and goes may cover most of a run
+UNEVEN = 1.5  # times as fast in one group of steps as in another of the same run
+OTHER_WORK = "as under other work on the machine"
 SMALLEST_GROUP = 4  # steps, so that one that is slow moves no median
 FAR = math.log(2)  # medians so far apart are said of two runs, whatever moved them
 
@@ -90,13 +92,15 @@ class Contrast:
     def test(self) -> str:
         """In a few words, for whoever sees both medians beside it."""
         if self.far and not self.tested:
-            return f"at least twofold at the median step; but {self.ranges}, as under other work on the machine"
+            return f"at least twofold at the median step; but {self.ranges}, {OTHER_WORK}"
         groups = " and ".join(
             str(count) for count in dict.fromkeys(len(one.groups) for one in (self.ours, self.theirs))
         )
+        uneven = any(max(pace.groups) > UNEVEN * min(pace.groups) for pace in (self.ours, self.theirs))
         return (
-            f"× {math.exp(self.apart):.3g} over {groups} groups of neighbouring steps,"
+            f"group by group × {math.exp(self.apart):.3g} over {groups} groups of neighbouring steps,"
             f" where Welch's t-test needs × {math.exp(math.copysign(self.needed, self.apart)):.3g}"
+            + (f"; but {self.ranges}, {OTHER_WORK}" if uneven else "")
         )
 
     @property

@@ -7,7 +7,7 @@ from rich.table import Table
 
 from regpt.base.errors import UserError
 from regpt.results.evaluation import Result
-from regpt.results.progress import progress_of
+from regpt.results.progress import state_of
 from regpt.results.runs import headline, open_run
 from regpt.run import checkpoint
 from regpt.run.journal import read_history
@@ -24,7 +24,7 @@ def runs_table(paths: Sequence[Path]) -> Table:
         except UserError as error:
             table.add_row(path.name, f"cannot be read: {error.problem}")
             continue
-        state = progress_of(path, run.recipe, run.environment, run.history).state.word
+        state = state_of(run)
         loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
         step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
         share = "{:.3f} ± {:.3f}".format(*headline(run.hellaswag[-1])) if run.hellaswag else "—"

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.roofline import card_table, elsewhere_table, fit_table, recipe_table
 from regpt.base.cards import CARDS, find_card
+from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.before.counts import checkpoints_kept, disk_needed
@@ -128,7 +129,9 @@ def test_a_micro_batch_that_does_not_fit_is_replaced_by_one_that_does() -> None:
     assert re.search(r"the recipe's 32 does not fit; reckoned with 8 x 1,024", said)
     huge = load_recipe("gpt2-050226", ["model.n_layer=48", "model.n_embd=4096", "model.n_head=32"])
     assert "does not fit" in lines(huge, "RTX 3060") and "run.activation_checkpointing=true" in lines(huge, "RTX 3060")
-    assert "among 3 cards; 1 or 2 or 4 would do" in lines(load_recipe("gpt2-050226"), "H100", ranks=3)
+    for name in ("H100", "all"):
+        with pytest.raises(UserError, match=r"--gpus 3: .* 1 or 2 or 4 would do"):
+            lines(load_recipe("gpt2-050226"), name, ranks=3)
 
 
 def test_a_plan_is_in_the_precision_and_the_form_that_the_recipe_asks_for() -> None:

@@ -1,5 +1,6 @@
 """A word of two runs is said only where their figures carry it: planted journals, equal, unequal and not comparable."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,10 @@ def test_a_clear_difference_is_called_by_its_name_and_the_other_way_round_by_the
     text = "\n\n".join(opening(better, [Other("b", worse.recipe, worse)]))
     assert "validation loss is lower, 2.9000 against 3.0000 (0.1000 apart, 0.0278 needed)" in text
     assert "HellaSwag accuracy is higher, 36.0 % against 30.0 % (McNemar's p = 1.7e-18)" in text
-    assert "steps were faster, 1,231 against 985 tokens/s (× 1.25 over 16 groups of neighbouring steps" in text
+    assert (
+        "steps were faster, 1,231 against 985 tokens/s (group by group × 1.25 over 16 groups of neighbouring steps"
+        in text
+    )
 
 
 def test_a_difference_within_the_errors_is_not_called_one(tmp_path: Path) -> None:
@@ -164,6 +168,9 @@ def test_equal_tokens_are_those_after_which_both_were_looked_at(tmp_path: Path) 
     further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
     ours = replace(ours, history=replace(ours.history, steps=further))
     assert "After as many tokens its validation loss stood at 2.9000 against 3.0000" in against(ours, as_other(other))
+    ours, kept = with_windows(ours, -0.05, 0.1), with_windows(other, 0.0, 0.1)
+    said = against(ours, as_other(kept))
+    assert re.search(r"After as many tokens its validation loss stood at [\d.]+ against [\d.]+, lower \(-0\.0", said)
     earlier = [replace(look, step=40, tokens=40_960) for look in other.history.validations]  # stopped later
     other = replace(other, history=replace(other.history, validations=earlier))
     assert "as many tokens" not in against(ours, as_other(other))

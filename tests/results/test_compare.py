@@ -15,6 +15,7 @@ from markdown_it.token import Token
 from matplotlib.figure import Figure
 
 from regpt.base.errors import DONE, USAGE
+from regpt.base.settings import shipped_recipes
 from regpt.cli import main
 from regpt.results import curves
 from regpt.results.compare import Loss, inline, open_all
@@ -286,6 +287,13 @@ def test_a_chosen_checkpoint_against_a_last_one_is_flagged(
     assert f"- **{what}.** a at step 3: step 3 of 6, {is_best}; b: step 6, its last" in out.partition(SEVERE)[2]
     assert f"`regpt compare {runs.resolve() / 'a'} b`" in out
     assert FAIR in printed(capsys, "compare", earlier, "runs/b/evaluations/step_000003")
+
+
+def test_figures_recorded_on_other_data_do_not_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = printed(capsys, "compare", "a", str(shipped_recipes()["gpt2-230126"]))
+    severe, careful = out.split("Compare with care:")
+    assert "These do not compare:" in severe and "Recorded on other data" in severe
+    assert "FineWeb-Edu, 1,024 tokens at once" in severe and "Recorded figures" in careful
 
 
 def test_recorded_figures_are_flagged_as_such(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,7 +82,10 @@ def test_threefold_is_said_of_a_machine_that_was_busy_for_half_of_the_run_and_so
 
 def test_threefold_under_two_unlike_loads_is_said(planted: Planted) -> None:
     random = np.random.default_rng(0)
-    assert said(planted("one", loaded(random, 3.0)), planted("two", loaded(random, 1.0))) == "slower"
+    one, two = planted("one", loaded(random, 3.0)), planted("two", loaded(random, 1.0))
+    assert said(one, two) == "slower"
+    assert "as under other work on the machine" in claim_of_speed(one, two).in_short
+    assert "other work" not in claim_of_speed(planted("c", steady(3.0)), planted("d", steady(1.0))).in_short
 
 
 @pytest.mark.parametrize("times", [1.0, 1.03, 1.05])
