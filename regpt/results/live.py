@@ -15,12 +15,12 @@ from rich.console import Console as Terminal
 from rich.live import Live
 from rich.text import Text
 
-from regpt.base.errors import DONE, UserError
+from regpt.base.errors import DONE, INTERRUPTED, UserError
 from regpt.results.curve import Curve, draw, smoothed
 from regpt.results.progress import Progress, Watched, duration
 from regpt.results.runs import find_run, headline
 from regpt.run.journal import EventRecord
-from regpt.run.stopping import EXIT_CODES, heeded
+from regpt.run.stopping import AtOnce
 
 TICK_SECONDS = 0.1  # within which a key, and another size of the terminal, are noticed
 SMOOTHING_STEPS = 10  # of the training loss; more where a column of dots stands for more
@@ -49,17 +49,17 @@ def watch(path: Path, every: float, once: bool) -> int:
         print_plainly(progress)
         return DONE
     live = Live(console=terminal, screen=True, auto_refresh=False, vertical_overflow="crop")
-    with signals() as received, keys() as pressed, live:
-        while not progress.over and not received:
+    left = False
+    with AtOnce() as stopping, keys() as pressed, live:  # nothing is raised amid a drawing
+        while not (progress.over or left or stopping.stopped):
             size = terminal.size
             live.update(view(progress, size.width, size.height), refresh=True)
             until = time.monotonic() + every
-            while time.monotonic() < until and terminal.size == size and not received:
-                if pressed(TICK_SECONDS) in ("q", "Q"):
-                    received.append(signal.SIGINT)
+            while time.monotonic() < until and terminal.size == size and not (left or stopping.stopped):
+                left = pressed(TICK_SECONDS) in ("q", "Q")
             progress = watched.look()
-    if received and received[0] != signal.SIGINT:
-        return EXIT_CODES[received[0]]
+    if stopping.stopped and stopping.stopped.code != INTERRUPTED:  # Ctrl-C is one more way to leave
+        return stopping.stopped.code
     # the alternate screen is gone with all it showed
     width, height = terminal.size
     terminal.print(view(progress, width, height - 2) if progress.over else joined(head(progress, width, height), width))
@@ -289,17 +289,3 @@ def keys() -> Iterator[Callable[[float], str]]:
             )
         finally:
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-@contextmanager
-def signals() -> Iterator[list[signal.Signals]]:
-    """Those that have come, instead of being raised amid a drawing: so the screen is always put back."""
-    received: list[signal.Signals] = []
-    before = {
-        number: signal.signal(number, lambda number, _: received.append(signal.Signals(number))) for number in heeded()
-    }
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

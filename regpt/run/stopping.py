@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Self
 
 from regpt.base.errors import HUNG_UP, INTERRUPTED, TERMINATED
 
@@ -36,7 +36,31 @@ def heeded() -> list[signal.Signals]:
     return [number for number in EXIT_CODES if number != hung_up or signal.getsignal(number) != signal.SIG_IGN]
 
 
-class Stopping:
+class Heeding:
+    """While in use, the signals that ask for an end go to `notice`; afterwards to whoever had them before."""
+
+    def __init__(self) -> None:
+        self.before: dict[signal.Signals, Any] = {}
+
+    def notice(self, number: int, frame: FrameType | None) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        for number in heeded():
+            self.before[number] = signal.signal(number, self.notice)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.restore()
+
+    def restore(self) -> None:
+        while self.before:
+            signal.signal(*self.before.popitem())
+
+
+class Stopping(Heeding):
     """While in use, the first signal waits for `check()`; the second ends the process as it would have without us.
 
     With a time limit, `check()` also ends a run in time for its last checkpoint: `reserve` seconds before.
@@ -44,10 +68,10 @@ class Stopping:
 
     def __init__(self, time_limit: float = math.inf, several_ranks: bool = False) -> None:
         """`time_limit` is in seconds from now on. With `several_ranks` signals that come together are one."""
+        super().__init__()
         self.received: signal.Signals | None = None
         self.received_at = 0.0
         self.one_stop_seconds = ONE_STOP_SECONDS if several_ranks else 0.0
-        self.before: dict[signal.Signals, Any] = {}
         self.ends_at = time.monotonic() + time_limit
         self.reserve = 0.0
 
@@ -61,16 +85,6 @@ class Stopping:
         """Raise Stopped if a signal has come or the time is out. Call it every few seconds at least."""
         if name := self.wanted():
             raise Stopped(name, REASONS[name])
-
-    def __enter__(self) -> "Stopping":
-        for number in heeded():
-            self.before[number] = signal.signal(number, self.notice)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.restore()
 
     def notice(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
@@ -86,21 +100,17 @@ class Stopping:
             self.restore()
             signal.raise_signal(number)
 
-    def restore(self) -> None:
-        while self.before:
-            signal.signal(*self.before.popitem())
 
-
-class AtOnce:
-    """Amid `now()` the first signal raises Stopped wherever the work is; making ready and tidying are not disturbed.
+class AtOnce(Heeding):
+    """The first signal is kept in `stopped`, and raised wherever the work is, but only amid `now()`: not in tidying.
 
     Where Python swallows what a handler raises (amid a `__del__`, a callback), `check()` raises it again.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.stopped: Stopped | None = None
         self.raises = False
-        self.before: dict[signal.Signals, Any] = {}
 
     @contextlib.contextmanager
     def now(self) -> Iterator[None]:
@@ -115,18 +125,7 @@ class AtOnce:
         if self.stopped is not None:
             raise self.stopped
 
-    def __enter__(self) -> "AtOnce":
-        for number in heeded():
-            self.before[number] = signal.signal(number, self.stop)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self.before:
-            signal.signal(*self.before.popitem())
-
-    def stop(self, number: int, frame: FrameType | None) -> None:
+    def notice(self, number: int, frame: FrameType | None) -> None:
         if self.stopped is None:
             received = signal.Signals(number)
             self.stopped = Stopped(received.name, EXIT_CODES[received])
