@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 
 from regpt.base.settings import load_recipe
+from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
-from regpt.run.journal import read_history
-from regpt.run.saving import Saver
+from regpt.tracking.journal import read_history
 
 ROUNDS = 3
 STEPS = 100
@@ -72,12 +72,12 @@ def waiting(times: int = 10) -> str:
     model(tokens[:, :-1], tokens[:, 1:]).backward()
     optimizer.step()
     copies, writes = [], []
-    with tempfile.TemporaryDirectory() as folder, Saver(Path(folder), recipe.checkpoint) as saver:
+    with tempfile.TemporaryDirectory() as folder, AsyncCheckpointer(Path(folder), recipe.checkpoint) as saver:
         for step in range(times):
             began_at = time.perf_counter()
-            saver.begin(step, model, optimizer, {}, {})
+            saver.start(step, model, optimizer, {}, {})
             copies.append(time.perf_counter() - began_at)
-            saved = saver.finished(wait=True)
+            saved = saver.collect(wait=True)
             assert saved is not None
             writes.append(saved.seconds)
     return (

@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 
 from regpt.base.settings import load_recipe
-from regpt.data.items import Items, open_items
-from regpt.data.tasks import TASKS
 from regpt.data.tokenizer import encode
+from regpt.distributed.device import Device
+from regpt.evaluation.scoring import PackedTask, choice_losses, max_batch_tokens
 from regpt.model.gpt import GPT
-from regpt.run.devices import Device
-from regpt.run.scoring import Exam, ending_losses, tokens_at_a_time
+from regpt.tasks.catalog import TASKS
+from regpt.tasks.items import Items, open_items
 
 ROUNDS = 5
 ITEMS = 40
@@ -39,7 +39,7 @@ def plain(model: GPT, items: Items) -> list[list[float]]:
     found = []
     for item in items.items:
         rows, masks = [], []
-        for context, ending in zip(item.contexts, item.endings, strict=True):
+        for context, ending in zip(item.contexts, item.choices, strict=True):
             before, after = encode(context).tolist(), encode(ending).tolist()
             rows.append(before + after)
             masks.append([0] * len(before) + [1] * len(after))
@@ -55,8 +55,8 @@ def plain(model: GPT, items: Items) -> list[list[float]]:
 
 
 def packed(model: GPT, items: Items) -> list[list[float]]:
-    exam = Exam(items, model.recipe.block_size, tokens_at_a_time(RECIPE, CPU))
-    return ending_losses(model, exam, CPU).tolist()
+    exam = PackedTask(items, model.recipe.block_size, max_batch_tokens(RECIPE, CPU))
+    return choice_losses(model, exam, CPU).tolist()
 
 
 SIDES = {"one at a time": plain, "regpt": packed}
@@ -69,7 +69,7 @@ def measure(side: str) -> dict[str, Any]:
     model.initialize(1337)
     model.eval()
     items = open_items(TASKS["hellaswag"], count=ITEMS)
-    SIDES[side](model, Items(items.task, items.items[:2], items.of, items.origin, True))  # warm
+    SIDES[side](model, Items(items.task, items.items[:2], items.dataset_size, items.origin, True))  # warm
     Path("/proc/self/clear_refs").write_text("5")  # the highest mark of memory begins anew
     before = memory("VmRSS")
     began_at = time.perf_counter()

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from regpt.data.adopt import adopt, find_shards
-from regpt.data.batches import Batches
+from regpt.data.batches import BatchLoader
 from regpt.data.shards import TokenWindows
+from regpt.prepare.import_shards import find_shards, import_shards
 
 SHARDS = 10
 SHARD_TOKENS = 100_000_000
@@ -58,11 +58,11 @@ def write_shards(folder: Path) -> None:
 
 def measure(folder: Path, batches: int) -> tuple[float, list[int]]:
     """(seconds, resident bytes after each hundred batches)."""
-    manifest = adopt(folder, find_shards(folder), None, lambda count: None)
+    manifest = import_shards(folder, find_shards(folder), None, lambda count: None)
     windows = TokenWindows(folder, manifest, "train", BLOCK_SIZE)
     process = psutil.Process()
     memory = []
-    with Batches(windows, batch_windows=BATCH_WINDOWS, micro_batch=32, seed=1337, shuffled=True) as loader:
+    with BatchLoader(windows, batch_windows=BATCH_WINDOWS, micro_batch=32, seed=1337, shuffled=True) as loader:
         loader.read(0)
         began_at = time.perf_counter()
         for step in range(batches):

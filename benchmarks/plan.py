@@ -19,10 +19,10 @@ import torch
 from benchmarks.step import THREADS
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.run.devices import Device, open_device
-from regpt.run.parallel import Parallel
-from regpt.run.ranks import Ranks
-from regpt.run.rates import measured_rates
+from regpt.distributed.device import Device, open_device
+from regpt.distributed.ranks import RankGroup
+from regpt.plan.measure_cpu import measured_rates
+from regpt.train.parallel import Parallel
 
 GOAL = 0.25
 ROUNDS = 3
@@ -53,7 +53,7 @@ def one_size(name: str) -> list[tuple[float, float]]:
     file, settings = SIZES[name]
     recipe = load_recipe(file, [*settings.split(), f"run.threads={THREADS}", "run.device=cpu"])
     device = open_device(recipe.run)
-    parallel = Parallel(recipe, device, Ranks())
+    parallel = Parallel(recipe, device, RankGroup())
     parallel.initialize(recipe.run.seed)
     take_step(parallel, recipe, device)
     pairs = []
@@ -70,7 +70,7 @@ def take_step(parallel: Parallel, recipe: Recipe, device: Device) -> float:
     started_at = time.perf_counter()
     for _ in range(recipe.accumulation_steps()):
         with device.autocast():
-            loss = parallel.trained(tokens[:, :-1], tokens[:, 1:])
+            loss = parallel.train_module(tokens[:, :-1], tokens[:, 1:])
         loss.backward()
     parallel.clip(parallel.squared_norm() ** 0.5)
     parallel.optimizer.step()

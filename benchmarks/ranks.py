@@ -20,9 +20,9 @@ import torch.distributed as dist
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.run.devices import open_device
-from regpt.run.parallel import Parallel, make_parallel
-from regpt.run.ranks import open_ranks
+from regpt.distributed.device import open_device
+from regpt.distributed.ranks import open_rank_group
+from regpt.train.parallel import Parallel, make_parallel
 
 ROUNDS = 5
 SIZES = {
@@ -73,7 +73,7 @@ def measured(words: list[str], micro_batches: int) -> tuple[list[float], list[fl
 def as_rank(words: list[str], micro_batches: int) -> None:
     recipe = load_recipe(words[0], words[1:])
     device = open_device(recipe.run)
-    with open_ranks(device, 600) as ranks:
+    with open_rank_group(device, 600) as ranks:
         asked = make_parallel(recipe, device, ranks)
         plain = Parallel(recipe, device, ranks)
         for parallel in (asked, plain):
@@ -91,7 +91,7 @@ def as_rank(words: list[str], micro_batches: int) -> None:
             for place, value in zip(seconds, taken, strict=True):
                 if turn:  # the first one warms up
                     place.append(value)
-        if ranks.first:
+        if ranks.is_main:
             print(json.dumps(seconds), flush=True)
 
 
@@ -99,7 +99,7 @@ def step(parallel: Parallel, recipe: Recipe, tokens: torch.Tensor, micro_batches
     share = 1.0 / parallel.micro_batches_in_mean(micro_batches)
     for number in range(micro_batches):
         with parallel.micro_batch(last=number == micro_batches - 1):
-            (share * parallel.trained(tokens[:, :-1], tokens[:, 1:])).backward()
+            (share * parallel.train_module(tokens[:, :-1], tokens[:, 1:])).backward()
         parallel.after_backward()
     parallel.after_last_backward()
     parallel.clip(parallel.squared_norm() ** 0.5)

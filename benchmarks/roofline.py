@@ -4,11 +4,11 @@ python -m benchmarks.roofline
 """
 
 from regpt.base.cards import CARDS, find_card
+from regpt.base.format import three_digits
 from regpt.base.settings import load_recipe
-from regpt.before.counts import digits
-from regpt.before.plan import spread
-from regpt.before.reckoning import Cards, reckon
-from regpt.before.roofline import ELSEWHERE, MODELS, PUBLISHED, Speed, fitted, halves, seconds_per_token
+from regpt.plan.estimate import Hardware, estimate
+from regpt.plan.roofline import ELSEWHERE, MODELS, PUBLISHED, Speed, fitted, halves, seconds_per_token
+from regpt.plan.summary import spread
 
 RECIPES = ("gpt2-230126", "gpt2-050226")
 MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))
@@ -74,7 +74,7 @@ def recipe_table() -> list[str]:
         recipe = load_recipe(name)
         for card_name, ranks in MACHINES:
             card = find_card(card_name)
-            found = reckon(recipe, ranks, Cards(card), recipe.data.micro_batch)
+            found = estimate(recipe, ranks, Hardware(card), recipe.data.micro_batch)
             assert found is not None, f"{name} does not fit {card_name}"
             good, careful = found.tokens_per_second
             cells = [
@@ -82,7 +82,7 @@ def recipe_table() -> list[str]:
                 f"{ranks} × {card.name}",
                 f"{found.placing.micro_batch} × {found.placing.accumulation}",
                 f"{found.memory.total / 1e9:.1f} of {card.gigabytes:g} GB",
-                digits(1 / seconds_per_token(recipe.model, card)),
+                three_digits(1 / seconds_per_token(recipe.model, card)),
                 KNOWN[card_name],
                 spread(careful, good),
                 spread(*found.hours),

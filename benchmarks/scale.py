@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.before.reckoning import H100, Reckoning, reckon
+from regpt.plan.estimate import H100, Estimate, estimate
 
 XL = "model.n_layer=48 model.n_head=25 model.n_embd=1600 model.mlp_hidden=4288"
 LLAMA = "model.n_layer=32 model.n_head=32 model.n_embd=4096 model.mlp_hidden=11008 model.tied_head=false"
@@ -38,12 +38,12 @@ def table() -> list[str]:
     for name in MODELS:
         recipe = recipe_of(name)
         for ranks in CARDS:
-            found = reckon(recipe, ranks, H100)
+            found = estimate(recipe, ranks, H100)
             lines.append(row(name, ranks, found))
     return lines
 
 
-def row(name: str, ranks: int, found: Reckoning | None) -> str:
+def row(name: str, ranks: int, found: Estimate | None) -> str:
     if found is None:
         return f"| {name} | {ranks} | does not fit | | | | | | |"
     cells = [

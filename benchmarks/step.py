@@ -22,9 +22,9 @@ import torch
 
 from regpt.base.recipe import ModelRecipe
 from regpt.base.settings import load_recipe
+from regpt.interop.huggingface import hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
-from regpt.results.export import hugging_face_config, to_hugging_face
 
 
 @dataclass(frozen=True)

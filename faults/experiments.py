@@ -20,11 +20,13 @@ from safetensors import safe_open
 from faults.victim import KILLED, Outcome, at_call, checkpoint_folders, kill_myself, run
 from regpt.base import files
 from regpt.base.files import sha256_of_file
-from regpt.data import encoders
-from regpt.data.batches import Batch, Batches
-from regpt.run import checkpoint, guard, journal, looks, parallel, sinks, train
-from regpt.run.journal import SkippedRecord, StepRecord, read_history
-from regpt.run.stopping import Stopping
+from regpt.checkpoint import store
+from regpt.data.batches import Batch, BatchLoader
+from regpt.distributed.signals import GracefulStop
+from regpt.prepare import encoders
+from regpt.tracking import journal, trackers
+from regpt.tracking.journal import SkippedRecord, StepRecord, read_history
+from regpt.train import guard, parallel, periodic_eval, trainer
 
 STEPS = 40
 RECIPE = """
@@ -115,7 +117,7 @@ class Laboratory:
     def fingerprint(self, name: str) -> str:
         """SHA-256 over the last weights, the optimizer's state, and every step's loss and batch."""
         digest = hashlib.sha256()
-        last = checkpoint.path_of(self.path(name), STEPS)
+        last = store.checkpoint_path(self.path(name), STEPS)
         for file in ("model.safetensors", "optimizer.safetensors"):
             with safe_open(last / file, "np") as tensors:
                 for key in sorted(tensors.keys()):
@@ -144,7 +146,7 @@ class Laboratory:
 
 
 def newest_step(where: Path) -> int:
-    whole = [step for step, path in checkpoint.all_of(where) if next(checkpoint.faults(path), None) is None]
+    whole = [step for step, path in store.list_checkpoints(where) if next(store.find_faults(path), None) is None]
     return max(whole, default=0)
 
 
@@ -172,11 +174,11 @@ def kills_in_training(lab: Laboratory, kills: int) -> Finding:
 
 
 POINTS: dict[str, Callable[[int], None]] = {
-    "after its first file": lambda n: at_call(checkpoint, "write_tensors", 2 * n - 1, kill_myself, after=True),
+    "after its first file": lambda n: at_call(store, "write_tensors", 2 * n - 1, kill_myself, after=True),
     "before a flush": lambda n: at_call(files, "flush_file", 4 * n - 2, kill_myself),
     "before the rename": lambda n: at_call(Path, "rename", n, kill_myself, only=".step_"),
     "after the rename": lambda n: at_call(Path, "rename", n, kill_myself, after=True, only=".step_"),
-    "before its manifest": lambda n: at_call(checkpoint, "write_json", 2 * n, kill_myself),
+    "before its manifest": lambda n: at_call(store, "write_json", 2 * n, kill_myself),
 }
 
 
@@ -211,7 +213,7 @@ def stops_at_steps(lab: Laboratory, times: int) -> Finding:
     """Before the checks of these numbers: between micro-batches, at the first, at an epoch's edge, at a save."""
     checks = [61, 1, 2, 15, 40, 58, 59, 60][:times]
     for number in checks:
-        outcome = lab.start("stopped", partial(at_call, Stopping, "wanted", number, partial(send, signal.SIGINT)))
+        outcome = lab.start("stopped", partial(at_call, GracefulStop, "wanted", number, partial(send, signal.SIGINT)))
         assert outcome.code == 130, outcome.output
         assert "go on with: regpt resume" in outcome.output.splitlines()[-1]
         lab.finish("stopped")
@@ -225,10 +227,10 @@ def stops_at_steps(lab: Laboratory, times: int) -> Finding:
 
 
 PLACES: dict[str, Callable[[], None]] = {
-    "a step": lambda: at_call(train.Training, "train_step", 7, partial(send, signal.SIGTERM)),
-    "validation": lambda: at_call(looks, "validation", 2, partial(send, signal.SIGTERM)),
-    "sampling": lambda: at_call(looks, "continuations", 1, partial(send, signal.SIGTERM)),
-    "a save": lambda: at_call(checkpoint, "write", 2, partial(send, signal.SIGTERM)),
+    "a step": lambda: at_call(trainer.Trainer, "train_step", 7, partial(send, signal.SIGTERM)),
+    "validation": lambda: at_call(periodic_eval, "validation", 2, partial(send, signal.SIGTERM)),
+    "sampling": lambda: at_call(periodic_eval, "continuations", 1, partial(send, signal.SIGTERM)),
+    "a save": lambda: at_call(store, "write", 2, partial(send, signal.SIGTERM)),
 }
 
 
@@ -250,7 +252,7 @@ def sigterm_twice(lab: Laboratory, times: int) -> Finding:
         time.sleep(0.05)
         send(signal.SIGTERM)
 
-    outcome = lab.start("twice", partial(at_call, train.Training, "train_step", 13, twice))
+    outcome = lab.start("twice", partial(at_call, trainer.Trainer, "train_step", 13, twice))
     assert outcome.code == -signal.SIGTERM, outcome.output
     assert newest_step(lab.path("twice")) == 10
     lab.finish("twice")
@@ -298,7 +300,7 @@ def damaged_files(lab: Laboratory, times: int) -> Finding:
                 break
             where = lab.copy("damaged")
             for step in (35, 40):
-                damage(checkpoint.path_of(where, step) / file)
+                damage(store.checkpoint_path(where, step) / file)
             outcome = lab.finish("damaged")
             assert "going on from an earlier checkpoint, step_000030" in " ".join(outcome.output.split()), (file, name)
             lab.forget("damaged")
@@ -313,7 +315,7 @@ def damaged_files(lab: Laboratory, times: int) -> Finding:
 
 def all_damaged(lab: Laboratory, times: int) -> Finding:
     where = lab.copy("hopeless")
-    for _, path in checkpoint.all_of(where):
+    for _, path in store.list_checkpoints(where):
         flip(path / "model.safetensors")
     before = (where / "journal.jsonl").read_bytes()
     outcome = lab.resume("hopeless")
@@ -337,7 +339,7 @@ def hostile_checkpoints(lab: Laboratory, times: int) -> Finding:
     where = lab.copy("hostile")
     marker = lab.folder / "it-ran"
     hostile = pickle.dumps(Payload(marker))
-    model = checkpoint.path_of(where, STEPS) / "model.safetensors"
+    model = store.checkpoint_path(where, STEPS) / "model.safetensors"
     done = 0
     for content in (hostile, struct.pack("<Q", 1 << 40) + b"{}", struct.pack("<Q", 8) + b"{broken}"):
         model.write_bytes(content)
@@ -345,7 +347,7 @@ def hostile_checkpoints(lab: Laboratory, times: int) -> Finding:
         values = json.loads(manifest.read_text())
         values["files"][model.name] = {"bytes": len(content), "sha256": sha256_of_file(model)}
         manifest.write_text(json.dumps(values))
-        distributed = checkpoint.path_of(where, 99)
+        distributed = store.checkpoint_path(where, 99)
         distributed.mkdir(exist_ok=True)
         (distributed / ".metadata").write_bytes(hostile)
         (distributed / "__0_0.distcp").write_bytes(hostile)
@@ -372,7 +374,7 @@ def hostile_checkpoints(lab: Laboratory, times: int) -> Finding:
 
 def older_format(lab: Laboratory, times: int) -> Finding:
     where = lab.copy("older")
-    for _, path in checkpoint.all_of(where):
+    for _, path in store.list_checkpoints(where):
         manifest = path / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"version": 2', '"version": 1'))
     outcome = lab.resume("older")
@@ -388,13 +390,13 @@ def full_disk(lab: Laboratory, times: int) -> Finding:
     import resource
 
     def fill_up() -> None:
-        while not checkpoint.path_of(lab.path("full"), 10).exists():  # it may still be on its way
+        while not store.checkpoint_path(lab.path("full"), 10).exists():  # it may still be on its way
             time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, -1))
 
     def little_room() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        at_call(train.Training, "train_step", 12, fill_up)
+        at_call(trainer.Trainer, "train_step", 12, fill_up)
 
     outcome = lab.start("full", little_room)
     said = " ".join(outcome.output.split())
@@ -418,9 +420,9 @@ def clock_jumps(lab: Laboratory, times: int) -> Finding:
 
     outcome = lab.start("clock", backwards)
     assert outcome.code == 0, outcome.output
-    for place, (_, path) in enumerate(checkpoint.all_of(lab.path("clock"))):
+    for place, (_, path) in enumerate(store.list_checkpoints(lab.path("clock"))):
         os.utime(path, (10**9 - place, 10**9 - place))
-    assert checkpoint.newest(lab.path("clock")).name == f"step_{STEPS:06d}"
+    assert store.newest_valid(lab.path("clock")).name == f"step_{STEPS:06d}"
     assert all(step.seconds > 0 for step in read_history(lab.path("clock")).steps)
     lab.finished_the_same("clock")
     lab.forget("clock")
@@ -434,7 +436,7 @@ def clock_jumps(lab: Laboratory, times: int) -> Finding:
 
 def read_when_asked(lab: Laboratory, times: int) -> Finding:
     def nothing_ahead() -> None:
-        Batches.at = Batches.read  # type: ignore[method-assign]
+        BatchLoader.at = BatchLoader.read  # type: ignore[method-assign]
 
     assert lab.start("unhurried", nothing_ahead).code == 0
     lab.finished_the_same("unhurried")
@@ -444,10 +446,10 @@ def read_when_asked(lab: Laboratory, times: int) -> Finding:
 
 def slow_saves(lab: Laboratory, times: int) -> Finding:
     def slow() -> None:
-        at_call(checkpoint, "write_tensors", 1, partial(time.sleep, 1.0))
+        at_call(store, "write_tensors", 1, partial(time.sleep, 1.0))
 
     assert lab.start("slow", slow).code == 0
-    files_of = [checkpoint.path_of(lab.path(name), 5) / "model.safetensors" for name in ("slow", "whole")]
+    files_of = [store.checkpoint_path(lab.path(name), 5) / "model.safetensors" for name in ("slow", "whole")]
     assert files_of[0].read_bytes() == files_of[1].read_bytes(), "the file holds later weights"
     lab.finished_the_same("slow")
     lab.forget("slow")
@@ -463,7 +465,7 @@ def retention(lab: Laboratory, times: int) -> Finding:
         assert outcome.code == KILLED, outcome.output
         assert newest_step(lab.path("kept")) >= 10
         lab.finish("kept")
-        assert [step for step, _ in checkpoint.all_of(lab.path("kept"))] == [35, 40]
+        assert [step for step, _ in store.list_checkpoints(lab.path("kept"))] == [35, 40]
         lab.forget("kept")
         done += 1
     return Finding(
@@ -498,7 +500,7 @@ def failing_sink(lab: Laboratory, times: int) -> Finding:
         def log(self: object, figures: object, step: int) -> None:
             raise ConnectionError("the server has gone")
 
-        sinks.TensorBoard.log = log  # type: ignore[method-assign]
+        trackers.TensorBoard.log = log  # type: ignore[method-assign]
 
     outcome = lab.start("unwatched", fail, settings=["run.sinks=tensorboard"])
     assert outcome.code == 0 and outcome.output.count("failed and is let go") == 1, outcome.output
@@ -508,10 +510,10 @@ def failing_sink(lab: Laboratory, times: int) -> Finding:
 
 
 def two_writers(lab: Laboratory, times: int) -> Finding:
-    lab.start("shared", partial(at_call, train.Training, "train_step", 12, kill_myself))  # its lock is left lying
+    lab.start("shared", partial(at_call, trainer.Trainer, "train_step", 12, kill_myself))  # its lock is left lying
     child = os.fork()
     if child == 0:
-        sleep = partial(at_call, train.Training, "train_step", 3, partial(time.sleep, 60))
+        sleep = partial(at_call, trainer.Trainer, "train_step", 3, partial(time.sleep, 60))
         lab.resume("shared", sleep)
         os._exit(0)
     until = time.monotonic() + 20
@@ -536,7 +538,7 @@ def two_writers(lab: Laboratory, times: int) -> Finding:
 
 
 def cut_journal(lab: Laboratory, times: int) -> Finding:
-    lab.start("cut", partial(at_call, train.Training, "train_step", 18, kill_myself))
+    lab.start("cut", partial(at_call, trainer.Trainer, "train_step", 18, kill_myself))
     with (lab.path("cut") / "journal.jsonl").open("ab") as file:
         file.write(b'{"kind": "step", "step": 18, "lo')
     lab.finish("cut")
@@ -610,9 +612,9 @@ def bad_recipes(lab: Laboratory, times: int) -> Finding:
 
 def poison(values: dict[int, float]) -> None:
     """From now on the loss of these batches is multiplied by what stands behind them."""
-    real = train.Training.train_step
+    real = trainer.Trainer.train_step
 
-    def train_step(self: train.Training, step: int, batch: Batch) -> StepRecord | SkippedRecord:
+    def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         forward, factor = self.model.forward, values.get(self.guard.batch_of(step), 1.0)
         self.model.__dict__["forward"] = lambda *given: forward(*given) * factor
         try:
@@ -620,7 +622,7 @@ def poison(values: dict[int, float]) -> None:
         finally:
             del self.model.__dict__["forward"]
 
-    train.Training.train_step = train_step  # type: ignore[method-assign]
+    trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
 
 
 def spike_after_nan(lab: Laboratory, also: Callable[[], None] = lambda: None) -> bool:
@@ -693,7 +695,7 @@ def planted(lab: Laboratory) -> Iterator[Finding]:
     """Faults put into regpt itself. An experiment that does not notice one is worth nothing."""
 
     def other_after_a_kill(plant: Callable[[], None]) -> bool:
-        lab.start("planted", partial(at_call, train.Training, "train_step", 13, kill_myself))
+        lab.start("planted", partial(at_call, trainer.Trainer, "train_step", 13, kill_myself))
         outcome = lab.resume("planted", plant)
         same = outcome.code == 0 and lab.fingerprint("planted") == lab.expected
         lab.forget("planted")
@@ -706,7 +708,7 @@ def planted(lab: Laboratory) -> Iterator[Finding]:
         guard.Guard.batch_of = lambda self, step: step + 1  # type: ignore[method-assign]
 
     def no_hash() -> None:
-        checkpoint.faults = lambda path: iter(())
+        store.find_faults = lambda path: iter(())
 
     def let_in() -> None:
         real = guard.Guard.reason
@@ -729,7 +731,7 @@ def planted(lab: Laboratory) -> Iterator[Finding]:
             for file in path.iterdir():
                 files.flush_file(file)
 
-        vars(checkpoint)["new_directory"] = new_directory
+        vars(store)["new_directory"] = new_directory
 
     seen = "seen: the run comes out otherwise"
     assert other_after_a_kill(moments), "not seen: moments not restored"
@@ -737,7 +739,7 @@ def planted(lab: Laboratory) -> Iterator[Finding]:
     assert other_after_a_kill(position), "not seen: data position off by one"
     yield Finding("planted", "the data position is off by one after a resume", 1, seen)
     where = lab.copy("planted")
-    flip(checkpoint.path_of(where, STEPS) / "model.safetensors")
+    flip(store.checkpoint_path(where, STEPS) / "model.safetensors")
     outcome = lab.resume("planted", no_hash)
     assert "earlier checkpoint" not in outcome.output, "the planted fault did nothing"
     assert "earlier checkpoint" in lab.resume("planted").output, "not seen: hashes not looked at"

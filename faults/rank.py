@@ -11,18 +11,19 @@ from functools import partial
 
 from faults.victim import at_call, kill_myself
 from regpt.base import files
-from regpt.cli import main
+from regpt.checkpoint import store
+from regpt.cli.main import main
 from regpt.data.batches import Batch
-from regpt.run import checkpoint, gradients, looks, train
-from regpt.run.journal import SkippedRecord, StepRecord
-from regpt.run.parallel import Parallel
+from regpt.tracking.journal import SkippedRecord, StepRecord
+from regpt.train import gradients, periodic_eval, trainer
+from regpt.train.parallel import Parallel
 
 
 def poison_loss(steps: range) -> None:
     """The forward passes of these steps give infinity."""
-    real = train.Training.train_step
+    real = trainer.Trainer.train_step
 
-    def train_step(self: train.Training, step: int, batch: Batch) -> StepRecord | SkippedRecord:
+    def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         forward = self.model.forward
         if self.guard.batch_of(step) in steps:
             self.model.__dict__["forward"] = lambda *given: forward(*given) * float("inf")
@@ -31,7 +32,7 @@ def poison_loss(steps: range) -> None:
         finally:
             self.model.__dict__.pop("forward", None)
 
-    train.Training.train_step = train_step  # type: ignore[method-assign]
+    trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
 
 
 def poison_gradient(number: int) -> None:
@@ -54,14 +55,14 @@ def fail() -> None:
 
 PLANTS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
-    "killed after its first file": partial(at_call, checkpoint, "write_tensors", 3, kill_myself, after=True),
-    "killed after its last file": partial(at_call, checkpoint, "write_tensors", 4, kill_myself, after=True),
-    "killed before the manifest": partial(at_call, checkpoint, "write_json", 4, kill_myself, only="manifest.json"),
+    "killed after its first file": partial(at_call, store, "write_tensors", 3, kill_myself, after=True),
+    "killed after its last file": partial(at_call, store, "write_tensors", 4, kill_myself, after=True),
+    "killed before the manifest": partial(at_call, store, "write_json", 4, kill_myself, only="manifest.json"),
     "killed before the rename": partial(at_call, files, "flush_directory", 5, kill_myself, only=".partial"),
     "killed in a step": partial(at_call, gradients.Gradients, "forward_and_backward", 13, kill_myself),
-    "killed in validation": partial(at_call, looks, "validation", 2, kill_myself),
-    "killed in sampling": partial(at_call, looks, "continuations", 1, kill_myself),
-    "slow to save": lambda: at_call(checkpoint, "write_tensors", 1, partial(time.sleep, 2.0)),
+    "killed in validation": partial(at_call, periodic_eval, "validation", 2, kill_myself),
+    "killed in sampling": partial(at_call, periodic_eval, "continuations", 1, kill_myself),
+    "slow to save": lambda: at_call(store, "write_tensors", 1, partial(time.sleep, 2.0)),
     "fails in a step": partial(at_call, gradients.Gradients, "forward_and_backward", 13, fail),
     "no number in one loss": partial(poison_loss, range(17, 18)),
     "no number in twenty losses": partial(poison_loss, range(17, 37)),

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import regpt.results.export
-import regpt.results.report
-import regpt.run.repeat  # noqa: F401  all that a command needs is imported before the fork
-from regpt.cli import main
+import regpt.interop.huggingface
+import regpt.report.page
+import regpt.train.reproduce  # noqa: F401  all that a command needs is imported before the fork
+from regpt.cli.main import main
 
 KILLED = -signal.SIGKILL
 

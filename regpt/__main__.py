@@ -2,7 +2,7 @@
 
 import sys
 
-from regpt.cli import main
+from regpt.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

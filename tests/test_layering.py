@@ -1,168 +1,119 @@
-"""The house stands as docs/architecture.md draws it: a module imports only from modules before it on this list."""
+"""The package layout that docs/architecture.md describes: a package imports only from packages above it in the list."""
 
 import ast
+import subprocess
+import sys
+from functools import cache
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "regpt"
-
-FLOORS = [
-    ["regpt"],
-    ["base.errors", "base.files", "base.recipe", "base.settings", "base.cards"],
-    [
-        "data.sections",
-        "data.corpora",
-        "data.hub",
-        "data.tokenizer",
-        "data.gigatoken",
-        "data.encoders",
-        "data.formats",
-        "data.shards",
-        "data.writing",
-        "data.position",
-        "data.preparation",
-        "data.prepare",
-        "data.cluster",
-        "data.adopt",
-        "data.show",
-        "data.tasks",
-        "data.items",
-        "data.packing",
-        "data.order",
-        "data.batches",
-    ],
-    ["model.loss", "model.elementwise", "model.gpt", "model.optimizer"],
-    [
-        "run.launch",
-        "run.devices",
-        "run.fitting",
-        "run.rates",
-        "run.environment",
-        "run.stopping",
-        "run.watch",
-        "run.ranks",
-        "run.tensors",
-        "run.checkpoint",
-        "run.parallel",
-        "run.saving",
-        "run.journal",
-        "run.guard",
-        "run.sinks",
-        "run.evidence",
-        "run.console",
-        "run.gradients",
-        "run.evaluate",
-        "run.answers",
-        "run.scoring",
-        "run.sample",
-        "run.looks",
-        "run.train",
-        "run.start",
-        "run.repeat",
-    ],
-    [
-        "results.runs",
-        "results.sameness",
-        "results.curve",
-        "results.progress",
-        "results.live",
-        "results.export",
-        "results.pretrained",
-        "results.models",
-        "results.evaluation",
-        "results.harness",
-        "results.paired",
-        "results.speed",
-        "results.compare",
-        "results.tables",
-        "results.references",
-        "results.differences",
-        "results.paper",
-        "results.plots",
-        "results.claims",
-        "results.scores",
-        "results.words",
-        "results.opening",
-        "results.page",
-        "results.report",
-        "results.courses",
-        "results.flags",
-        "results.fairness",
-        "results.curves",
-        "results.contrast",
-        "results.comparison",
-    ],
-    [
-        "before.memory",
-        "before.roofline",
-        "before.reckoning",
-        "before.counts",
-        "before.doubts",
-        "before.plan",
-        "before.findings",
-        "before.rehearsal",
-        "before.needs",
-        "before.training",
-        "before.using",
-        "before.doctor",
-    ],
-    ["demo"],
-    ["commands.arguments", "commands.preparing", "commands.training", "commands.results"],
-    ["cli", "__main__"],
+PACKAGES = [
+    "base",
+    "data",
+    "prepare",
+    "tasks",
+    "tracking",
+    "model",
+    "distributed",
+    "checkpoint",
+    "interop",
+    "evaluation",
+    "train",
+    "plan",
+    "stats",
+    "rendering",
+    "report",
+    "compare",
+    "watch",
+    "doctor",
+    "cli",
 ]
-ORDER = [name if name == "regpt" else f"regpt.{name}" for floor in FLOORS for name in floor]
-MAY_NOT_IMPORT = {"base": {"numpy", "torch"}, "data": {"torch"}, "model": {"time", "os", "pathlib"}}
+MAY_NOT_IMPORT = {"base": {"numpy", "torch"}, "model": {"time", "os", "pathlib"}}
+WITHOUT_TORCH = ["base", "data", "prepare", "tasks", "tracking", "stats", "rendering", "report", "compare", "watch"]
 
 
+@cache
 def modules() -> dict[str, Path]:
+    """Every module of the package by its dotted name; a package's __init__ under the package's name."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        if parts[-1] == "__init__" and len(parts) > 1:
-            continue  # floors have a docstring and nothing else
-        found["regpt" if parts == ("__init__",) else ".".join(("regpt", *parts))] = path
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
 
 
-def imports(path: Path) -> set[str]:
-    """Every module that is imported anywhere in a file, inside functions too."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@cache
+def imports(name: str) -> frozenset[str]:
+    """Every module that a module imports, inside functions too; a name imported from a module counts as the module."""
+    found = set()
+    for node in ast.walk(ast.parse(modules()[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
-            names.add(node.module)
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return names
+            assert node.level == 0, f"{name}: relative import"
+            whole = {f"{node.module}.{alias.name}" for alias in node.names} & modules().keys()
+            found.update(whole or {node.module})
+    return frozenset(found)
 
 
-def test_every_module_has_its_place() -> None:
-    assert sorted(modules()) == sorted(ORDER)
+def package_of(name: str) -> str:
+    return name.split(".")[1] if "." in name else ""
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_a_module_imports_only_what_stands_before_it(name: str) -> None:
-    below = ORDER[: ORDER.index(name)]
-    above = {other for other in imports(modules()[name]) if other in ORDER and other not in below}
-    assert not above
+def test_layout_lists_every_package() -> None:
+    assert sorted({package_of(name) for name in modules()} - {"", "__main__"}) == sorted(PACKAGES)
 
 
-@pytest.mark.parametrize("name", ORDER)
-def test_a_floor_does_without_what_it_must_not_know(name: str) -> None:
-    floor = name.split(".")[1] if name.count(".") == 2 else ""
-    roots = {other.split(".")[0] for other in imports(modules()[name])}
-    assert not roots & MAY_NOT_IMPORT.get(floor, set())
+def test_packages_have_two_to_twelve_modules() -> None:
+    sizes = {package: sum(name.startswith(f"regpt.{package}.") for name in modules()) for package in PACKAGES}
+    assert not {package: size for package, size in sizes.items() if not 2 <= size <= 12}
 
 
-def test_only_launch_reads_the_environment() -> None:
-    readers = {
-        name for name, path in modules().items() if "os.environ" in path.read_text() or "getenv" in path.read_text()
+@pytest.mark.parametrize("package", PACKAGES)
+def test_package_imports_only_from_packages_above(package: str) -> None:
+    allowed = {"", *PACKAGES[: PACKAGES.index(package) + 1]}
+    wrong = {
+        (name, other)
+        for name in modules()
+        if package_of(name) == package
+        for other in imports(name) & modules().keys()
+        if package_of(other) not in allowed
     }
-    assert readers <= {"regpt.run.launch"}
+    assert not wrong
 
 
-def test_every_module_says_what_it_is() -> None:
-    for path in PACKAGE.rglob("*.py"):
+def test_modules_import_each_other_without_a_circle() -> None:
+    graph = {name: {other for other in imports(name) & modules().keys() if other != name} for name in modules()}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("package", MAY_NOT_IMPORT)
+def test_package_does_without_forbidden_libraries(package: str) -> None:
+    for name in modules():
+        if package_of(name) == package:
+            assert not {other.split(".")[0] for other in imports(name)} & MAY_NOT_IMPORT[package], name
+
+
+@pytest.mark.parametrize("package", WITHOUT_TORCH)
+def test_package_does_not_load_torch(package: str) -> None:
+    """Import every module of the package in a fresh process; what they import at module level must not be torch."""
+    names = [name for name in modules() if package_of(name) == package]
+    code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_environment_variables_are_read_in_one_module() -> None:
+    readers = {
+        name
+        for name, path in modules().items()
+        if "os.environ" in path.read_text(encoding="utf-8") or "getenv" in path.read_text(encoding="utf-8")
+    }
+    assert readers <= {"regpt.distributed.env"}
+
+
+def test_module_has_a_docstring() -> None:
+    for path in modules().values():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), path

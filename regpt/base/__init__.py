@@ -1,1 +1,1 @@
-"""Floor 0: errors, files and recipes. No numpy, no torch."""
+"""Errors, files, recipes and formats. Imports neither NumPy nor PyTorch."""

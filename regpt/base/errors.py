@@ -17,7 +17,7 @@ class UserError(Exception):
 
     code = USAGE
     # Of several ranks one tells. None: all have met the same, so the first does; else whether this one is to.
-    tells: bool | None = None
+    reported_by_this_rank: bool | None = None
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)

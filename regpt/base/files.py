@@ -71,7 +71,7 @@ def flush_directory(path: Path) -> None:
         os.close(handle)
 
 
-def beside(path: Path) -> Path:
+def staging_dir(path: Path) -> Path:
     """Where a directory is filled before it takes its name."""
     return path.with_name(f".{path.name}.partial")
 
@@ -82,7 +82,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
     The caller holds a lock, or knows otherwise that nobody else writes `path`.
     """
-    folder = beside(path)
+    folder = staging_dir(path)
     made = [parent for parent in path.parents if not parent.exists()]
     if folder.exists():
         shutil.rmtree(folder)

@@ -13,31 +13,31 @@ from torch.optim import Optimizer
 
 from regpt.base.errors import RanksError, UserError
 from regpt.base.recipe import CheckpointRecipe
+from regpt.checkpoint import store
+from regpt.checkpoint.store import Files, SavedCheckpoint, Snapshot, checkpoint_path
+from regpt.distributed.ranks import RankGroup
 from regpt.model.gpt import GPT
-from regpt.run import checkpoint
-from regpt.run.checkpoint import Files, Saved, Snapshot, path_of
-from regpt.run.ranks import Ranks
 
-SAVING_PATIENCE = 10  # times that a rank waits longer for a save than for a step
+SAVE_TIMEOUT_FACTOR = 10  # times that a rank waits longer for a save than for a step
 
 
-class Saver:
+class AsyncCheckpointer:
     """Writes checkpoints, one at a time, beside the training or at once, and removes those that need not be kept.
 
     `begin` copies; `finished` hands over what has been written, or raises what went wrong, the same on every rank.
     Where every rank has the whole model, rank 0 writes it and the others only hear of it. Use as a context manager.
     """
 
-    def __init__(self, run: Path, asked: CheckpointRecipe, ranks: Ranks | None = None) -> None:
-        self.run, self.asked, self.ranks = run, asked, ranks or Ranks()
-        self.writing: Future[Saved] | None = None
+    def __init__(self, run: Path, asked: CheckpointRecipe, ranks: RankGroup | None = None) -> None:
+        self.run, self.asked, self.ranks = run, asked, ranks or RankGroup()
+        self.writing: Future[SavedCheckpoint] | None = None
         self.memory: Snapshot | None = None
         self.step = 0  # of what was begun last
         self.count = 0
-        self.patience = SAVING_PATIENCE * self.ranks.timeout
-        self.left_alone = threading.Event()  # by an error: nobody waits for notes any more
+        self.patience = SAVE_TIMEOUT_FACTOR * self.ranks.timeout
+        self.abandoned = threading.Event()  # by an error: nobody waits for notes any more
 
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "AsyncCheckpointer":
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
         return self
 
@@ -45,10 +45,10 @@ class Saver:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.left_alone.set()
+            self.abandoned.set()
         self.thread.shutdown(wait=True)
 
-    def begin(
+    def start(
         self, step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], losses: dict[int, float]
     ) -> None:
         """Copy what is to be saved and begin to write it. What was begun before must have been taken by `finished`.
@@ -58,16 +58,16 @@ class Saver:
         assert self.writing is None
         self.step, self.count = step, self.count + 1
         note = f"saved/{self.count}"
-        is_sharded = self.ranks.count > 1 and has_share(model)
-        if self.ranks.first or is_sharded:
-            self.memory = checkpoint.snapshot(step, model, optimizer, state, self.memory)
-        if self.ranks.first:
+        is_sharded = self.ranks.size > 1 and holds_shard(model)
+        if self.ranks.is_main or is_sharded:
+            self.memory = store.snapshot(step, model, optimizer, state, self.memory)
+        if self.ranks.is_main:
             assert self.memory is not None
-            self.writing = self.thread.submit(self.write_for_all, self.memory, is_sharded, note, dict(losses))
+            self.writing = self.thread.submit(self.write_checkpoint, self.memory, is_sharded, note, dict(losses))
         else:
-            self.writing = self.thread.submit(self.hear, step, self.memory if is_sharded else None, note)
+            self.writing = self.thread.submit(self.write_part_and_wait, step, self.memory if is_sharded else None, note)
 
-    def finished(self, wait: bool) -> Saved | None:
+    def collect(self, wait: bool) -> SavedCheckpoint | None:
         """What was written since it was asked last; with `wait`, once it is. Raises what went wrong."""
         if self.writing is None or not (wait or self.writing.done()):
             return None
@@ -76,54 +76,56 @@ class Saver:
 
     # On the thread
 
-    def write_for_all(self, taken: Snapshot, is_sharded: bool, note: str, losses: dict[int, float]) -> Saved:
+    def write_checkpoint(
+        self, taken: Snapshot, is_sharded: bool, note: str, losses: dict[int, float]
+    ) -> SavedCheckpoint:
         """Rank 0's: write, with the others' parts where there are any, and tell them."""
-        ranks, parts = self.ranks, self.ranks.count if is_sharded else 1
+        ranks, parts = self.ranks, self.ranks.size if is_sharded else 1
 
         def made() -> dict[str, float]:
-            saved = checkpoint.write(
+            saved = store.write(
                 self.run,
                 taken,
                 parts,
                 begun=lambda: ranks.post(f"{note}/begun", {}) if is_sharded else None,
-                others=lambda: self.parts_of_others(note) if is_sharded else {},
+                others=lambda: self.other_parts(note) if is_sharded else {},
             )
             prune(self.run, self.asked, losses)
             return {"bytes": saved.bytes, "seconds": saved.seconds}
 
-        told = ranks.tell(f"{note}/done", made)
-        return Saved(path_of(self.run, taken.step), taken.step, int(told["bytes"]), told["seconds"])
+        told = ranks.publish(f"{note}/done", made)
+        return SavedCheckpoint(checkpoint_path(self.run, taken.step), taken.step, int(told["bytes"]), told["seconds"])
 
-    def parts_of_others(self, note: str) -> Files:
+    def other_parts(self, note: str) -> Files:
         files: Files = {}
-        for rank in range(1, self.ranks.count):
-            files |= self.ranks.heard(f"{note}/part {rank}", between=self.go_on, patience=self.patience)
+        for rank in range(1, self.ranks.size):
+            files |= self.ranks.receive(f"{note}/part {rank}", between=self.check_abandoned, patience=self.patience)
         return files
 
-    def hear(self, step: int, taken: Snapshot | None, note: str) -> Saved:
+    def write_part_and_wait(self, step: int, taken: Snapshot | None, note: str) -> SavedCheckpoint:
         """Another rank's: write its part, if it has one, and hear how all of it went."""
         ranks = self.ranks
         notes = begun, done = f"{note}/begun", f"{note}/done"
-        if taken is not None and ranks.awaited(*notes, between=self.go_on, patience=self.patience) == begun:
-            part = partial(checkpoint.write_part, self.run, taken, ranks.rank, ranks.count)
+        if taken is not None and ranks.wait_for(*notes, between=self.check_abandoned, patience=self.patience) == begun:
+            part = partial(store.write_part, self.run, taken, ranks.rank, ranks.size)
             with contextlib.suppress(UserError):  # rank 0 hears of it, and then all
-                ranks.tell(f"{note}/part {ranks.rank}", part)
-        told = ranks.heard(done, between=self.go_on, patience=self.patience)
-        return Saved(path_of(self.run, step), step, int(told["bytes"]), told["seconds"])
+                ranks.publish(f"{note}/part {ranks.rank}", part)
+        told = ranks.receive(done, between=self.check_abandoned, patience=self.patience)
+        return SavedCheckpoint(checkpoint_path(self.run, step), step, int(told["bytes"]), told["seconds"])
 
-    def go_on(self) -> None:
-        if self.left_alone.is_set():
+    def check_abandoned(self) -> None:
+        if self.abandoned.is_set():
             raise RanksError("the checkpoint was given up", "go on from the one before: regpt resume")
 
 
-def has_share(model: GPT) -> bool:
+def holds_shard(model: GPT) -> bool:
     """Whether this rank holds a share of the model only."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[Path]:
     """Remove checkpoints that the recipe does not keep; returns them. Nothing goes unless the newest is whole."""
-    found = checkpoint.all_of(run)
+    found = store.list_checkpoints(run)
     if asked.keep_last == 0 or len(found) <= asked.keep_last:
         return []
     kept = {step for step, _ in found[-asked.keep_last :]}
@@ -132,8 +134,8 @@ def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[
     if asked.keep_best:
         kept |= {min((step for step, _ in found if step in losses), key=lambda step: losses[step], default=-1)}
     removed = [path for step, path in found if step not in kept]
-    if not removed or next(checkpoint.faults(found[-1][1]), None) is not None:
+    if not removed or next(store.find_faults(found[-1][1]), None) is not None:
         return []
     for path in removed:
-        checkpoint.remove(path)
+        store.remove(path)
     return removed

@@ -20,15 +20,16 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from regpt.base.errors import CheckpointError, NumericsError
-from regpt.base.files import beside, flush_file, new_directory, sha256_of_file, write_json
+from regpt.base.files import flush_file, new_directory, sha256_of_file, staging_dir, write_json
+from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
+from regpt.distributed.dtensor import local_rows, shard_like, to_local
 from regpt.model.gpt import GPT
-from regpt.run.tensors import SavedTensors, like, local, rows_here, write_tensors
 
-FOLDER = "checkpoints"
+CHECKPOINTS_DIR = "checkpoints"
 FORMAT = "regpt-checkpoint"
 FORMAT_VERSION = 2
 Files = dict[str, dict[str, int | str]]  # by name: bytes and sha256
-HASHED_AT_ONCE = 8
+HASH_THREADS = 8
 SPARE_BYTES = 1_000_000  # for headers, JSON and the file system
 
 
@@ -48,7 +49,7 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
-class Saved:
+class SavedCheckpoint:
     """A checkpoint on the disk."""
 
     path: Path
@@ -61,34 +62,36 @@ def snapshot(
     step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], reuse: Snapshot | None = None
 ) -> Snapshot:
     """Copy what is here after `step` completed steps, into the memory of an earlier snapshot where there is one."""
-    weights, moments = weights_of(model), moments_of(model, optimizer)
+    weights, moments = named_weights(model), named_moments(model, optimizer)
     rows = {
-        name: [rows_here(tensor)[0], tensor.shape[0]]
+        name: [local_rows(tensor)[0], tensor.shape[0]]
         for name, tensor in (weights | moments).items()
         if isinstance(tensor, DTensor)
     }
     return Snapshot(
         step,
-        copied(weights, reuse.weights if reuse else {}),
-        copied(moments, reuse.moments if reuse else {}),
+        copy_tensors(weights, reuse.weights if reuse else {}),
+        copy_tensors(moments, reuse.moments if reuse else {}),
         rows,
         state,
     )
 
 
-def copied(tensors: dict[str, Tensor], memory: dict[str, Tensor]) -> dict[str, Tensor]:
+def copy_tensors(tensors: dict[str, Tensor], memory: dict[str, Tensor]) -> dict[str, Tensor]:
     return {
-        name: memory[name].copy_(local(tensor)) if name in memory else local(tensor).to("cpu", copy=True).contiguous()
+        name: memory[name].copy_(to_local(tensor))
+        if name in memory
+        else to_local(tensor).to("cpu", copy=True).contiguous()
         for name, tensor in tensors.items()
     }
 
 
-def weights_of(model: GPT) -> dict[str, Tensor]:
+def named_weights(model: GPT) -> dict[str, Tensor]:
     """The parameters by name; a tied one once."""
     return {name: parameter.detach() for name, parameter in model.named_parameters()}
 
 
-def moments_of(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
+def named_moments(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
     """AdamW's state by the parameters' names, as in 'blocks.0.mlp.down.weight/exp_avg', always in one order."""
     return {
         f"{name}/{key}": torch.as_tensor(value).detach()
@@ -97,8 +100,8 @@ def moments_of(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def path_of(run: Path, step: int) -> Path:
-    return run / FOLDER / f"step_{step:06d}"
+def checkpoint_path(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS_DIR / f"step_{step:06d}"
 
 
 def write(
@@ -107,19 +110,19 @@ def write(
     parts: int = 1,
     begun: Callable[[], None] = lambda: None,
     others: Callable[[], Files] = dict,
-) -> Saved:
+) -> SavedCheckpoint:
     """Write a snapshot, hashed, flushed and then renamed. A whole checkpoint of that step is left as it is.
 
     Where it is one of several `parts`, `begun` is called once there is a directory for the others, and `others` waits
     for their files. Raises NumericsError where a number in it is none, CheckpointError where there is no room.
     """
     started_at = time.perf_counter()
-    path = path_of(run, taken.step)
+    path = checkpoint_path(run, taken.step)
     if path.exists():
-        if next(faults(path), None) is None:
-            return Saved(path, taken.step, 0, 0.0)
+        if next(find_faults(path), None) is None:
+            return SavedCheckpoint(path, taken.step, 0, 0.0)
         shutil.rmtree(path)  # damaged, and known to be
-    refuse_non_finite(taken)
+    check_finite(taken)
     path.parent.mkdir(exist_ok=True)
     check_space(path, taken.bytes * parts)
     try:
@@ -132,22 +135,22 @@ def write(
             about = {"format": FORMAT, "version": FORMAT_VERSION, "parts": parts, "files": files}
             write_json(folder / "manifest.json", about)
     except OSError as error:
-        raise unwritten(path, error) from None
+        raise write_error(path, error) from None
     size = sum(int(file["bytes"]) for file in files.values())
-    return Saved(path, taken.step, size, time.perf_counter() - started_at)
+    return SavedCheckpoint(path, taken.step, size, time.perf_counter() - started_at)
 
 
 def write_part(run: Path, taken: Snapshot, part: int, parts: int) -> Files:
     """Write another rank's part into the directory that `write` has begun, flushed; returns sizes and hashes."""
-    path = path_of(run, taken.step)
-    refuse_non_finite(taken)
-    folder = beside(path)
+    path = checkpoint_path(run, taken.step)
+    check_finite(taken)
+    folder = staging_dir(path)
     try:
         files = write_tensor_files(folder, taken, part, parts)
         for name in files:
             flush_file(folder / name)
     except OSError as error:
-        raise unwritten(path, error) from None
+        raise write_error(path, error) from None
     return files
 
 
@@ -165,7 +168,7 @@ def tensor_files(parts: int) -> list[str]:
     return [f"{kind}{number}.safetensors" for number in numbers for kind in ("model", "optimizer")]
 
 
-def unwritten(path: Path, error: OSError) -> CheckpointError:
+def write_error(path: Path, error: OSError) -> CheckpointError:
     there = next(parent for parent in path.parents if parent.exists())
     free = shutil.disk_usage(there).free
     return CheckpointError(
@@ -173,7 +176,7 @@ def unwritten(path: Path, error: OSError) -> CheckpointError:
     )
 
 
-def refuse_non_finite(taken: Snapshot) -> None:
+def check_finite(taken: Snapshot) -> None:
     for tensors in (taken.weights, taken.moments):
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
@@ -191,21 +194,21 @@ def check_space(path: Path, size: int) -> None:
         )
 
 
-def clean(run: Path) -> None:
+def remove_partial(run: Path) -> None:
     """Remove what a kill in the middle of writing or removing a checkpoint left behind. The caller holds the lock."""
-    for path in (run / FOLDER).glob(".step_*"):
+    for path in (run / CHECKPOINTS_DIR).glob(".step_*"):
         shutil.rmtree(path)
 
 
-def all_of(run: Path) -> list[tuple[int, Path]]:
+def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     """(step, path) of every directory that may be a checkpoint, by step; the files' times say nothing."""
-    names = ((path.name.removeprefix("step_"), path) for path in (run / FOLDER).glob("step_*"))
+    names = ((path.name.removeprefix("step_"), path) for path in (run / CHECKPOINTS_DIR).glob("step_*"))
     return sorted((int(number), path) for number, path in names if number.isdecimal())
 
 
 def remove_after(run: Path, step: int) -> None:
     """Remove the checkpoints of later steps, which belong to an attempt that was given up."""
-    for later, path in all_of(run):
+    for later, path in list_checkpoints(run):
         if later > step:
             remove(path)
 
@@ -217,16 +220,18 @@ def remove(path: Path) -> None:
     shutil.rmtree(gone)
 
 
-def newest(run: Path, passed_over: Callable[[str], None] = lambda problem: None, before: int | None = None) -> Path:
+def newest_valid(
+    run: Path, passed_over: Callable[[str], None] = lambda problem: None, before: int | None = None
+) -> Path:
     """The newest checkpoint whose files are whole, of a step not above `before`; what it passes over is told.
 
     Raises CheckpointError where there is none.
     """
     problems = []
-    for step, path in reversed(all_of(run)):
+    for step, path in reversed(list_checkpoints(run)):
         if before is not None and step > before:
             continue
-        problem = next(faults(path), None)
+        problem = next(find_faults(path), None)
         if problem is None:
             return path
         passed_over(problem)
@@ -239,7 +244,7 @@ def newest(run: Path, passed_over: Callable[[str], None] = lambda problem: None,
     raise CheckpointError(f"{run}: has no checkpoint yet", fix)
 
 
-def faults(path: Path) -> Iterator[str]:
+def find_faults(path: Path) -> Iterator[str]:
     """What is wrong with a checkpoint's files, held against its manifest."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
@@ -254,14 +259,14 @@ def faults(path: Path) -> Iterator[str]:
         if missing:
             yield f"{path / 'manifest.json'} does not name {', '.join(sorted(missing))}"
             return
-        with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
-            problems = threads.map(lambda named: fault_of_file(path / named[0], named[1]), files)
+        with ThreadPoolExecutor(HASH_THREADS) as threads:
+            problems = threads.map(lambda named: file_fault(path / named[0], named[1]), files)
         yield from filter(None, problems)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
         yield f"{path / 'manifest.json'} is missing or no manifest"
 
 
-def fault_of_file(file: Path, expected: dict[str, Any]) -> str:
+def file_fault(file: Path, expected: dict[str, Any]) -> str:
     if not file.is_file() or file.stat().st_size != expected["bytes"]:
         return f"{file} is missing or was cut short"
     try:
@@ -280,7 +285,7 @@ def load_weights(path: Path, model: GPT) -> None:
         )
     with torch.no_grad():
         for name, parameter in ours.items():
-            local(parameter).copy_(saved.rows(name, *rows_here(parameter)))
+            to_local(parameter).copy_(saved.rows(name, *local_rows(parameter)))
 
 
 def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:
@@ -290,11 +295,11 @@ def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:
         prefix = f"{name}/"
         optimizer.state[parameter] = {}
         for key in (key for key in saved.shapes if key.startswith(prefix)):
-            rows = saved.rows(key, *rows_here(parameter))
+            rows = saved.rows(key, *local_rows(parameter))
             # a fused AdamW keeps its step counter on the parameter's device, in float32
-            here = rows.to(local(parameter).device)
+            here = rows.to(to_local(parameter).device)
             is_sharded = saved.shapes[key] == parameter.shape
-            optimizer.state[parameter][key.removeprefix(prefix)] = like(parameter, here) if is_sharded else here
+            optimizer.state[parameter][key.removeprefix(prefix)] = shard_like(parameter, here) if is_sharded else here
 
 
 def saved_tensors(path: Path, kind: str) -> SavedTensors:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from regpt.base.errors import CheckpointError
 
@@ -20,40 +19,6 @@ ROWS = "rows"  # in a file's metadata: of each tensor that is a share, its first
 
 
 # In memory
-
-
-def local(tensor: Tensor) -> Tensor:
-    """What of a tensor is on this rank."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-def whole_number(tensor: Tensor) -> Tensor:
-    """A number that every rank holds, or to which every rank holds a part."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def rows_here(tensor: Tensor) -> tuple[int, int]:
-    """The first row that this rank holds, and the last + 1: all of them, unless the tensor is sharded."""
-    count = tensor.shape[0] if tensor.ndim else 1
-    if not isinstance(tensor, DTensor):
-        return 0, count
-    rank, ranks = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
-    each = -(-count // ranks)  # fully_shard cuts as torch.chunk does
-    return min(count, rank * each), min(count, (rank + 1) * each)
-
-
-def put(tensor: Tensor, whole: Tensor) -> None:
-    """Fill a tensor, or this rank's rows of it."""
-    first, last = rows_here(tensor)
-    local(tensor).copy_(whole[first:last] if isinstance(tensor, DTensor) else whole)
-
-
-def like(model: Tensor, rows: Tensor) -> Tensor:
-    """This rank's rows as a tensor that is sharded as `model` is."""
-    if not isinstance(model, DTensor):
-        return rows
-    mesh, placements = model.device_mesh, model.placements
-    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=model.shape, stride=model.stride())
 
 
 # On the disk
@@ -79,7 +44,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], rows: dict[str, list[i
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("wb", buffering=0) as file:
-        for piece in chain([memoryview(struct.pack("<Q", len(text)) + text)], map(bytes_of, tensors.values())):
+        for piece in chain([memoryview(struct.pack("<Q", len(text)) + text)], map(tensor_bytes, tensors.values())):
             digest.update(piece)
             left = piece
             while left:
@@ -87,7 +52,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], rows: dict[str, list[i
     return {"bytes": 8 + len(text) + end, "sha256": digest.hexdigest()}
 
 
-def bytes_of(tensor: Tensor) -> memoryview:
+def tensor_bytes(tensor: Tensor) -> memoryview:
     """A contiguous tensor's memory."""
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DATA, DONE, RecipeError, UserError
-from regpt.commands.arguments import Commands, add_directory, add_overrides, add_recipe, add_runs, at_least
+from regpt.cli.arguments import Commands, add_directory, add_overrides, add_recipe, add_runs, at_least
 
 if TYPE_CHECKING:
     pass
@@ -120,7 +120,7 @@ def add(command: Commands) -> None:
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
-    from regpt.demo import demo
+    from regpt.cli.demo import demo
 
     return demo(arguments.runs, arguments.overrides)
 
@@ -128,7 +128,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import differences, load_recipe, to_toml
     from regpt.data.shards import read_manifest
-    from regpt.results.references import KNOWN_TRAIN_TOKENS
+    from regpt.data.sizes import KNOWN_TRAIN_TOKENS
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     print(to_toml(recipe))
@@ -184,7 +184,7 @@ def run_recipe_help(arguments: argparse.Namespace) -> int:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
-    from regpt.before.plan import plan_for_cards, plan_for_this_machine
+    from regpt.plan.summary import plan_for_cards, plan_for_this_machine
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     price = arguments.price
@@ -192,21 +192,21 @@ def run_plan(arguments: argparse.Namespace) -> int:
         price = recipe.run.price_per_hour / arguments.gpus
     name = arguments.gpu
     if name is None:
-        from regpt.run.devices import card_of, free_memory, open_device
+        from regpt.distributed.device import free_memory, known_card, open_device
 
         device = open_device(recipe.run)
-        card = card_of(device.place)
+        card = known_card(device.torch_device)
         if card is None:
-            from regpt.run.rates import measured_rates
+            from regpt.plan.measure_cpu import measured_rates
 
-            if device.place.type == "cuda":
+            if device.torch_device.type == "cuda":
                 raise UserError(f"{device.name}: its peak is not known here", "name a card that is near: --gpu NAME")
             if arguments.gpus > 1:
                 raise UserError(f"--gpus {arguments.gpus}: this machine has no card", "say which: --gpu NAME")
             seconds = measured_rates(recipe, device).step_seconds(recipe)
             bfloat16 = device.precision_name == "bfloat16"
             lines = plan_for_this_machine(
-                recipe, device.name, seconds, free_memory(device.place), bfloat16, arguments.runs
+                recipe, device.name, seconds, free_memory(device.torch_device), bfloat16, arguments.runs
             )
             print("\n".join(lines))
             return DONE
@@ -221,23 +221,23 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from rich.console import Console as Terminal
 
-    from regpt.before.doctor import doctor
-    from regpt.run.devices import count_of_cards
+    from regpt.distributed.device import local_device_count
+    from regpt.doctor.runner import doctor
 
-    ranks = arguments.ranks or count_of_cards(recipe.run)
+    ranks = arguments.ranks or local_device_count(recipe.run)
     return doctor(recipe, arguments.runs, ranks, Terminal(highlight=False, soft_wrap=True))
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
-    from regpt.data.prepare import prepare
-    from regpt.run.console import Console
+    from regpt.prepare.dataset import prepare
+    from regpt.train.console import Console
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.executor is None and (arguments.option or arguments.tasks is not None):
         raise UserError("--tasks and --option are for an executor", "add --executor local, slurm or ray")
     if arguments.executor is not None:
-        from regpt.data.cluster import folder_of_logs, prepare_on
+        from regpt.prepare.cluster import folder_of_logs, prepare_on
 
         options = dict(option_of_executor(word) for word in arguments.option)
         made = prepare_on(arguments.executor, recipe, arguments.tasks or 14, options)
@@ -260,13 +260,13 @@ def option_of_executor(word: str) -> tuple[str, str | int]:
 
 
 def run_data_import(arguments: argparse.Namespace) -> int:
-    from regpt.data.adopt import adopt, find_shards
-    from regpt.run.console import Console
+    from regpt.prepare.import_shards import find_shards, import_shards
+    from regpt.train.console import Console
 
     found = find_shards(arguments.directory)
     with Console() as console:
         advance = console.reading("import", sum(2 * one.tokens for one in found))
-        manifest = adopt(arguments.directory, found, arguments.into, advance)
+        manifest = import_shards(arguments.directory, found, arguments.into, advance)
     where = arguments.into or arguments.directory
     print(
         f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"
@@ -277,9 +277,9 @@ def run_data_import(arguments: argparse.Namespace) -> int:
 
 
 def run_data_verify(arguments: argparse.Namespace) -> int:
-    from regpt.data.adopt import verify
     from regpt.data.shards import read_manifest
-    from regpt.run.console import Console
+    from regpt.prepare.import_shards import verify
+    from regpt.train.console import Console
 
     shards = read_manifest(arguments.directory).shards
     with Console() as console:
@@ -296,7 +296,7 @@ def run_data_verify(arguments: argparse.Namespace) -> int:
 
 
 def run_data_show(arguments: argparse.Namespace) -> int:
-    from regpt.data.show import describe, describe_window
+    from regpt.prepare.inspect import describe, describe_window
 
     if arguments.window is None:
         lines = describe(arguments.directory, arguments.block_size)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
-from regpt.results.compare import open_all
-from regpt.results.comparison import folder_of, write_comparison
-from regpt.results.report import write_page, write_report
-from regpt.results.runs import open_run
-from regpt.results.scores import open_other
-from regpt.run.start import train
+from regpt.compare.models import open_all
+from regpt.compare.page import folder_of, write_comparison
+from regpt.report.page import write_page, write_report
+from regpt.report.scores import open_baseline
+from regpt.tracking.run import open_run
+from regpt.train.start import train
 
 RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it
 
@@ -25,7 +25,7 @@ def demo(root: Path, overrides: Sequence[str] = ()) -> int:
         code = train(recipe, run)
         if code != DONE:
             return code
-    others = [open_other(str(run), root) for run in runs[:-1]]
+    others = [open_baseline(str(run), root) for run in runs[:-1]]
     for other in others:
         assert other.run is not None
         write_report(other.run, [])

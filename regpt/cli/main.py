@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from regpt import __version__
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
-from regpt.commands import preparing, results, training
-from regpt.commands.arguments import adding_to
-from regpt.run.launch import launched, leave
-from regpt.run.stopping import Stopped
+from regpt.cli import before, results, train
+from regpt.cli.arguments import adding_to
+from regpt.distributed.env import current_launch, exit_process
+from regpt.distributed.signals import StopRequested
 
 if TYPE_CHECKING:
     pass
@@ -48,12 +48,12 @@ exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. As one rank of several it ends the process."""
-    return carry_out(parsed(words)) if launched().ranks == 1 else carry_out_as_rank(words)
+    return carry_out(parsed(words)) if current_launch().ranks == 1 else carry_out_as_rank(words)
 
 
 def carry_out_as_rank(words: Sequence[str] | None) -> NoReturn:
     """What all ranks would say, the first says; errors of one rank alone, that rank."""
-    nowhere = Path(os.devnull).open("w", encoding="utf-8") if launched().rank else None  # noqa: SIM115  to the end
+    nowhere = Path(os.devnull).open("w", encoding="utf-8") if current_launch().rank else None  # noqa: SIM115  to the end
     sys.stdout = nowhere or sys.stdout
     code = 1
     try:
@@ -66,7 +66,7 @@ def carry_out_as_rank(words: Sequence[str] | None) -> NoReturn:
         code = int(ended.code or 0)
     except BaseException:
         traceback.print_exc()
-    leave(code)
+    exit_process(code)
 
 
 def parsed(words: Sequence[str] | None) -> argparse.Namespace:
@@ -93,7 +93,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        if error.tells or (error.tells is None and launched().local_rank == 0):
+        if error.reported_by_this_rank or (error.reported_by_this_rank is None and current_launch().local_rank == 0):
             print(f"error: {error}", file=sys.stderr)
         return error.code
     except BrokenPipeError:  # whoever read our output has left, as `head` does
@@ -104,8 +104,8 @@ def carry_out(arguments: argparse.Namespace) -> int:
         problem = f"{where}{error.strerror or error}"
         print(f"error: {problem} — check the path, its permissions and the space left", file=sys.stderr)
         return USAGE
-    except Stopped as stopped:  # a preparation; a run of training has its own last line
-        if launched().rank == 0:
+    except StopRequested as stopped:  # a preparation; a run of training has its own last line
+        if current_launch().rank == 0:
             print(f"stopped by {stopped.name}; the same command goes on from there", file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:
@@ -122,14 +122,14 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"regpt {__version__}")
     command = adding_to(top.add_subparsers(title="commands", metavar="COMMAND", required=True))
-    for group in (preparing, training, results):
+    for group in (before, train, results):
         group.add(command)
     return top
 
 
 def refuse_ranks(arguments: argparse.Namespace) -> int:
     raise UserError(
-        f"torchrun started {launched().ranks} ranks for a command that runs on one",
+        f"torchrun started {current_launch().ranks} ranks for a command that runs on one",
         "start it without torchrun; train, resume, reproduce and evaluate run on several",
     )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
-from regpt.commands.arguments import Commands, add_overrides, add_run, add_runs, at_least
-from regpt.run.launch import launched
-from regpt.run.stopping import Stopped
+from regpt.cli.arguments import Commands, add_overrides, add_run, add_runs, at_least
+from regpt.distributed.env import current_launch
+from regpt.distributed.signals import StopRequested
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -137,8 +137,8 @@ def add(command: Commands) -> None:
 
 
 def run_watch(arguments: argparse.Namespace) -> int:
-    from regpt.results.live import wait_for, watch
-    from regpt.results.runs import find_run
+    from regpt.tracking.run import find_run
+    from regpt.watch.view import wait_for, watch
 
     where = (arguments.run, arguments.runs)
     try:
@@ -153,8 +153,8 @@ def tell(text: str) -> None:
 
 
 def run_runs(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import run_paths
-    from regpt.results.tables import runs_table
+    from regpt.cli.tables import runs_table
+    from regpt.tracking.run import run_paths
 
     paths = run_paths(arguments.runs)
     if not paths:
@@ -165,11 +165,11 @@ def run_runs(arguments: argparse.Namespace) -> int:
 
 
 def run_sample(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import find_run
+    from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.results.models import load_model
-    from regpt.run.sample import Sampling, continuations
+    from regpt.evaluation.sampling import Sampling, continuations
+    from regpt.interop.open_model import load_model
 
     texts = continuations(
         load_model(path),
@@ -190,12 +190,12 @@ def print_table(table: "Table") -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    from regpt.results.evaluation import default_tasks, evaluate, folder_of, known_tasks
-    from regpt.results.models import open_model
-    from regpt.results.tables import results_table
-    from regpt.run.console import Console, quiet_console
-    from regpt.run.devices import open_device
-    from regpt.run.ranks import open_ranks
+    from regpt.cli.tables import results_table
+    from regpt.distributed.device import open_device
+    from regpt.distributed.ranks import open_rank_group
+    from regpt.evaluation.evaluate import default_tasks, evaluate, folder_of, known_tasks
+    from regpt.interop.open_model import open_model
+    from regpt.train.console import Console, quiet_console
 
     by_harness, tasks = arguments.lm_eval, arguments.tasks
     names = known_tasks(tasks) if tasks and not by_harness else []
@@ -206,19 +206,19 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     into = arguments.into or folder_of(opened)
     try:
         with (
-            open_ranks(device, opened.recipe.run.rank_timeout) as ranks,
-            Console() if ranks.first else quiet_console() as console,
-            console.stoppable(several_ranks=ranks.count > 1),
+            open_rank_group(device, opened.recipe.run.rank_timeout) as ranks,
+            Console() if ranks.is_main else quiet_console() as console,
+            console.stoppable(several_ranks=ranks.size > 1),
         ):
             given = (into, device, ranks, arguments.items, console.looking)
             if by_harness:
-                from regpt.results.harness import ask_harness
+                from regpt.evaluation.lm_eval import ask_harness
 
                 results = ask_harness(opened, tasks, *given, arguments.include_path)
             else:
                 results = evaluate(opened, names or default_tasks(opened), *given)
-    except Stopped as stopped:
-        if launched().rank == 0:
+    except StopRequested as stopped:
+        if current_launch().rank == 0:
             print(f"stopped by {stopped.name}; what was finished is kept in {into}", file=sys.stderr)
         return stopped.code
     if results:
@@ -228,11 +228,11 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from regpt.results.compare import open_all
+    from regpt.compare.models import open_all
 
     models = open_all(arguments.models, arguments.runs)
-    from regpt.results.comparison import folder_of, write_comparison
-    from regpt.results.contrast import in_short
+    from regpt.compare.page import folder_of, write_comparison
+    from regpt.compare.tables import in_short
 
     written = write_comparison(models, arguments.into or folder_of(models, Path()), arguments.html)
     for line in in_short(models):
@@ -242,24 +242,24 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
 
 def run_report(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import find_run, open_run
+    from regpt.tracking.run import find_run, open_run
 
     run = open_run(find_run(arguments.run, arguments.runs))
-    from regpt.results.report import write_page, write_report
-    from regpt.results.scores import open_other
+    from regpt.report.page import write_page, write_report
+    from regpt.report.scores import open_baseline
 
-    others = [open_other(other, arguments.runs) for other in arguments.against]
+    others = [open_baseline(other, arguments.runs) for other in arguments.against]
     written = [write_report(run, others), *([write_page(run, others)] if arguments.html else [])]
     print(f"report: {' and '.join(map(str, written))}")
     return DONE
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import find_run
+    from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.results.export import export
-    from regpt.results.models import load_model
+    from regpt.interop.huggingface import export
+    from regpt.interop.open_model import load_model
 
     export(load_model(path), arguments.target)
     print(f"exported: {arguments.target}")

@@ -6,11 +6,11 @@ from pathlib import Path
 from rich.table import Table
 
 from regpt.base.errors import UserError
-from regpt.results.evaluation import Result
-from regpt.results.progress import state_of
-from regpt.results.runs import headline, open_run
-from regpt.run import checkpoint
-from regpt.run.journal import read_history
+from regpt.checkpoint import store
+from regpt.evaluation.evaluate import Result
+from regpt.tracking.journal import read_history
+from regpt.tracking.run import headline, open_run
+from regpt.tracking.status import state_of
 
 
 def runs_table(paths: Sequence[Path]) -> Table:
@@ -50,8 +50,8 @@ def checkpoints_table(run: Path) -> tuple[bool, list[str]]:
     losses = {record.step: record.loss for record in read_history(run).validations}
     best = min(losses.values(), default=None)
     lines, all_whole = [], True
-    for step, path in checkpoint.all_of(run):
-        problem = next(checkpoint.faults(path), None)
+    for step, path in store.list_checkpoints(run):
+        problem = next(store.find_faults(path), None)
         all_whole = all_whole and problem is None
         size = sum(file.stat().st_size for file in path.iterdir())
         loss = (

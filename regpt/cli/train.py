@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import CHECKPOINT, DONE, NUMERICS, UserError
-from regpt.commands.arguments import Commands, add_overrides, add_recipe, add_run, add_runs, at_least
+from regpt.cli.arguments import Commands, add_overrides, add_recipe, add_run, add_runs, at_least
 
 if TYPE_CHECKING:
     pass
@@ -69,25 +69,25 @@ def run_train(arguments: argparse.Namespace) -> int:
     name = recipe.name if arguments.name is None else arguments.name
     if not name or name != Path(name).name:
         raise UserError(f"--name '{name}' is no name of a run", "use letters, digits, '-', '_' and '.', no slash")
-    from regpt.run.start import train
+    from regpt.train.start import train
 
     return train(recipe, arguments.runs / name)
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import find_run
+    from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.run.start import resume
+    from regpt.train.start import resume
 
     return resume(path, arguments.overrides)
 
 
 def run_checkpoints(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import find_run
+    from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.results.tables import checkpoints_table
+    from regpt.cli.tables import checkpoints_table
 
     all_whole, lines = checkpoints_table(path)
     print("\n".join(lines))
@@ -95,10 +95,10 @@ def run_checkpoints(arguments: argparse.Namespace) -> int:
 
 
 def run_replay(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import find_run
+    from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.run.repeat import replay
+    from regpt.train.reproduce import replay
 
     for line in replay(path, arguments.step, arguments.text):
         print(line)
@@ -106,10 +106,10 @@ def run_replay(arguments: argparse.Namespace) -> int:
 
 
 def run_reproduce(arguments: argparse.Namespace) -> int:
-    from regpt.results.runs import find_run
+    from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.run.repeat import reproduce
+    from regpt.train.reproduce import reproduce
 
     parting = reproduce(path, arguments.steps, print)
     if parting is None:

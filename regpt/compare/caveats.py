@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from regpt.results.compare import Compared, inline
-from regpt.results.runs import Run
+from regpt.compare.models import ComparedModel
+from regpt.rendering.markdown import inline
+from regpt.tracking.run import Run
 
 Values = list[tuple[str, str]]  # (model, what it has)
 
 
 @dataclass(frozen=True)
-class Flag:
+class Caveat:
     """A reason why figures do not compare, or compare only with care."""
 
     what: str
@@ -21,7 +22,7 @@ class Flag:
     remedy: str
 
 
-def lines_of(found: Sequence[Flag]) -> Iterator[str]:
+def lines_of(found: Sequence[Caveat]) -> Iterator[str]:
     """As Markdown."""
     for severe, title in ((True, "These do not compare:"), (False, "Compare with care:")):
         chosen = [flag for flag in found if flag.severe is severe]
@@ -53,7 +54,7 @@ def command(*words: str) -> str:
     return f"{ticks}regpt {text}{ticks}"
 
 
-def unlike(models: Sequence[Compared], value: Callable[[Compared], str]) -> Values:
+def unlike(models: Sequence[ComparedModel], value: Callable[[ComparedModel], str]) -> Values:
     """What each has, where they do not all have the same."""
     values = [(model.name, value(model)) for model in models]
     return values if differ(values) else []
@@ -63,7 +64,7 @@ def differ(values: Values) -> bool:
     return len({text for _, text in values}) > 1
 
 
-def to_evaluate(model: Compared, *words: str) -> str:
+def to_evaluate(model: ComparedModel, *words: str) -> str:
     """The command that asks this very model; its folder of answers does not say where the model itself lies."""
     if model.is_run:
         return command("evaluate", model.where, *words)

@@ -3,26 +3,26 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from regpt.base.recipe import Recipe
-from regpt.results.compare import Asked, Compared, rule_in_words, tasks_of
-from regpt.results.flags import Flag, checkpoint_of, command, differ, to_evaluate, unlike
-from regpt.results.progress import state_of
-from regpt.results.runs import Run
-from regpt.results.scores import kind_named, recorded_where
+from regpt.compare.caveats import Caveat, checkpoint_of, command, differ, to_evaluate, unlike
+from regpt.compare.models import ComparedModel, TaskScore, rule_in_words, tasks_of
+from regpt.report.scores import kind_named, recorded_where
+from regpt.tracking.run import Run
+from regpt.tracking.status import state_of
 
 UNKNOWN = "not known"
 NEAR = 0.01  # nats; how far a last loss may lie above the best one where its error is not known
 
 
-def flags(models: Sequence[Compared]) -> list[Flag]:
+def find_caveats(models: Sequence[ComparedModel]) -> list[Caveat]:
     """The severe ones first."""
     return sorted((flag for check in CHECKS for flag in check(models)), key=lambda flag: not flag.severe)
 
 
-def measured(models: Sequence[Compared]) -> list[Compared]:
+def measured(models: Sequence[ComparedModel]) -> list[ComparedModel]:
     return [model for model in models if model.recorded is None]
 
 
-def other_validation(models: Sequence[Compared]) -> Iterator[Flag]:
+def other_validation(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """Data, block size or windows: what a loss was measured on. What follows from one is no further reason."""
     having = [(model, model.loss) for model in models if model.loss]
     if not having:
@@ -46,15 +46,15 @@ def other_validation(models: Sequence[Compared]) -> Iterator[Flag]:
             mend = " and ".join(to_evaluate(model, *asked) for model in others) + ", then compare again"
             if len({loss.block_size for _, loss in having}) > 1:
                 mend = f"none for these models; train with `model.block_size={first.block_size}`"
-            yield Flag(f"Validation loss: other {what}", True, values, mend)
+            yield Caveat(f"Validation loss: other {what}", True, values, mend)
             return
 
 
-def data_path_of(model: Compared) -> str:
+def data_path_of(model: ComparedModel) -> str:
     return f"data.path={model.recipe.data.path if model.recipe else 'FOLDER'}"
 
 
-def other_tokenizer(models: Sequence[Compared]) -> Iterator[Flag]:
+def other_tokenizer(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """One data set has one tokenizer, known or not: its digest covers it."""
     having = measured(models)
     if len({data_of(model) for model in having}) < 2:
@@ -63,19 +63,19 @@ def other_tokenizer(models: Sequence[Compared]) -> Iterator[Flag]:
     known = {model.tokenizer for model in having if model.tokenizer}
     if len(known) > 1:
         mend = "none for losses per token; bits per byte and HellaSwag by byte do not depend on it"
-        yield Flag("Other tokenizer", True, values, mend)
+        yield Caveat("Other tokenizer", True, values, mend)
     elif values or not known:
         mend = "see what made the data, `regpt data show FOLDER`; runs and answers of this version write it down"
-        yield Flag("Tokenizer", False, values or [(model.name, UNKNOWN) for model in having], mend)
+        yield Caveat("Tokenizer", False, values or [(model.name, UNKNOWN) for model in having], mend)
 
 
-def data_of(model: Compared) -> str:
+def data_of(model: ComparedModel) -> str:
     if model.run is not None:
         return str(model.run.environment["data"]["digest"])
     return model.loss.data if model.loss else model.name
 
 
-def other_items(models: Sequence[Compared]) -> Iterator[Flag]:
+def other_items(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """A subset against the full set, or other questions."""
     for task in tasks_of(models):
         having = [(model, model.to(task)[0]) for model in models if model.to(task)]
@@ -87,14 +87,14 @@ def other_items(models: Sequence[Compared]) -> Iterator[Flag]:
         values = [(m.name, f"{one.items}, digest {one.digest[:12]}" if digests else one.items) for m, one in having]
         wanting = [model for model, one in having if one.is_subset] or [model for model, _ in having[1:]]
         mend = " and ".join(to_evaluate(model, "--tasks", task) for model in wanting)
-        yield Flag(what, True, values, f"{mend}: all items, then compare again")
+        yield Caveat(what, True, values, f"{mend}: all items, then compare again")
 
 
-def hellaswags(model: Compared) -> list[Asked]:
+def hellaswags(model: ComparedModel) -> list[TaskScore]:
     return [one for one in model.asked if "hellaswag" in one.task]
 
 
-def other_rule(models: Sequence[Compared]) -> Iterator[Flag]:
+def other_rule(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """Another wording of HellaSwag, or another rule by which its likeliest ending is chosen."""
     having = [(model, hellaswags(model)) for model in models if hellaswags(model)]
     shared = set.intersection(*({one.task for one in asked} for _, asked in having)) if having else set()
@@ -102,20 +102,20 @@ def other_rule(models: Sequence[Compared]) -> Iterator[Flag]:
         values = [(m.name, " and ".join(f"{one.task}, by {rule_of(one)}" for one in asked)) for m, asked in having]
         task = having[0][1][0].task
         mend = " and ".join(to_evaluate(model, "--tasks", task) for model, _ in having[1:])
-        yield Flag("HellaSwag: asked and judged in other ways", True, values, f"{mend}, then compare again")
+        yield Caveat("HellaSwag: asked and judged in other ways", True, values, f"{mend}, then compare again")
     for task in shared:
         chosen = [(model, model.to(task)[0]) for model, _ in having]
         if len({rule_of(one) for _, one in chosen}) > 1:
             values = [(model.name, f"by {rule_of(one)}") for model, one in chosen]
             mend = " and ".join(to_evaluate(model, "--tasks", task) for model, _ in chosen)
-            yield Flag(f"{task}: judged by another rule", True, values, f"{mend}, then compare again")
+            yield Caveat(f"{task}: judged by another rule", True, values, f"{mend}, then compare again")
 
 
-def rule_of(one: Asked) -> str:
+def rule_of(one: TaskScore) -> str:
     return rule_in_words(next(iter(one.by_rule), "no rule"))
 
 
-def asked_alone(models: Sequence[Compared]) -> Iterator[Flag]:
+def asked_alone(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """Not all were asked."""
     having = measured(models)
     lacking = [model for model in having if model.loss is None]
@@ -124,7 +124,7 @@ def asked_alone(models: Sequence[Compared]) -> Iterator[Flag]:
         measured_one = next(model for model in having if model.loss)
         data = data_path_of(measured_one)
         mend = " and ".join(to_evaluate(model, "--tasks", "validation", data) for model in lacking)
-        yield Flag("Validation loss: not all have one", False, values, mend)
+        yield Caveat("Validation loss: not all have one", False, values, mend)
     for task in tasks_of(having):
         asked = {model.name: model.to(task) for model in having}
         lacking = [model for model in having if not asked[model.name]]
@@ -133,10 +133,10 @@ def asked_alone(models: Sequence[Compared]) -> Iterator[Flag]:
             of = next(found[0] for found in asked.values() if found)
             items = ("--items", str(of.count)) if of.is_subset and of.count else ()
             mend = " and ".join(to_evaluate(model, "--tasks", task, *items) for model in lacking)
-            yield Flag(f"{task}: not all were asked", False, values, mend)
+            yield Caveat(f"{task}: not all were asked", False, values, mend)
 
 
-def earlier_answers(models: Sequence[Compared]) -> Iterator[Flag]:
+def earlier_answers(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """A run that has gone on since it was asked."""
     for task in tasks_of(models):
         having = [(model, model.to(task)[0]) for model in models if model.is_run and model.to(task)]
@@ -144,10 +144,10 @@ def earlier_answers(models: Sequence[Compared]) -> Iterator[Flag]:
         if behind:
             values = [(m.name, f"asked after step {one.step or 0:,} of {m.step or 0:,}") for m, one in having]
             mend = " and ".join(to_evaluate(model, "--tasks", task) for model in behind)
-            yield Flag(f"{task}: asked of an earlier step", False, values, mend)
+            yield Caveat(f"{task}: asked of an earlier step", False, values, mend)
 
 
-def best_against_last(models: Sequence[Compared]) -> Iterator[Flag]:
+def best_against_last(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """A checkpoint that was chosen for being good, or any earlier one, against a run's last."""
     having = [model for model in models if model.run is not None]
     if len({model.is_last for model in having}) > 1:
@@ -160,7 +160,7 @@ def best_against_last(models: Sequence[Compared]) -> Iterator[Flag]:
             ways.append(f"or best against best, after {command('evaluate', str(checkpoint_of(last.run, best)))}")
         is_best = any(m.run and m.step == best_step(m.run) for m in having if not m.is_last)
         what = "Best against last" if is_best else "An earlier checkpoint against a last one"
-        yield Flag(what, True, [(model.name, which_step(model)) for model in having], "; ".join(ways))
+        yield Caveat(what, True, [(model.name, which_step(model)) for model in having], "; ".join(ways))
     for model in having:
         yield from far_above_its_best(model)
 
@@ -170,7 +170,7 @@ def best_step(run: Run) -> int | None:
     return min(looks, key=lambda look: look.loss).step if looks else None
 
 
-def which_step(model: Compared) -> str:
+def which_step(model: ComparedModel) -> str:
     assert model.run is not None
     is_best = model.step == best_step(model.run)
     if model.is_last:
@@ -178,7 +178,7 @@ def which_step(model: Compared) -> str:
     return f"step {model.step or 0:,} of {model.run.history.step:,}{', its best' if is_best else ', an earlier one'}"
 
 
-def far_above_its_best(model: Compared) -> Iterator[Flag]:
+def far_above_its_best(model: ComparedModel) -> Iterator[Caveat]:
     looks = model.run.history.validations if model.run and model.is_last else []
     if not looks or model.run is None:
         return
@@ -189,26 +189,26 @@ def far_above_its_best(model: Compared) -> Iterator[Flag]:
         way = f"{command('evaluate', str(kept))}, and the best of the others too" if kept.is_dir() else (
             "none: no checkpoint of its best step was kept"
         )  # fmt: skip
-        yield Flag("A last loss far above the run's own best", False, values, way)
+        yield Caveat("A last loss far above the run's own best", False, values, way)
 
 
-def unfinished(models: Sequence[Compared]) -> Iterator[Flag]:
+def unfinished(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """Until its last step a run's learning rate is still high."""
     having = [model for model in models if model.run is not None and model.is_last]
     values = unlike(having, progress)
     going = [m for m in having if m.run and m.run.history.step < m.run.recipe.run.max_steps]
     if values and going:
         mend = " and ".join(command("resume", model.where) for model in going)
-        yield Flag("Not finished", False, values, f"let it end, or {mend}")
+        yield Caveat("Not finished", False, values, f"let it end, or {mend}")
 
 
-def progress(model: Compared) -> str:
+def progress(model: ComparedModel) -> str:
     assert model.run is not None
     step, steps = model.run.history.step, model.run.recipe.run.max_steps
     return f"step {step:,} of {steps:,} ({state_of(model.run)})" if step < steps else "finished"
 
 
-def other_tokens(models: Sequence[Compared]) -> Iterator[Flag]:
+def other_tokens(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     values = unlike(models, lambda model: f"{model.tokens:,}" if model.tokens is not None else UNKNOWN)
     runs = [model for model in models if model.run is not None and model.tokens]
     if values:
@@ -221,45 +221,45 @@ def other_tokens(models: Sequence[Compared]) -> Iterator[Flag]:
             name = f"{longest.run.id}-{steps}"
             again = command("train", str(longest.run.path / "recipe.toml"), "--name", name, f"run.max_steps={steps}")
             mend += f"; or train anew with a schedule that ends there, {again}"
-        yield Flag("Other numbers of training tokens", False, values, mend)
+        yield Caveat("Other numbers of training tokens", False, values, mend)
 
 
-def other_device(models: Sequence[Compared]) -> Iterator[Flag]:
+def other_device(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     having = [model for model in models if model.run is not None]
     if values := unlike(having, lambda model: model.device):
         mend = "compare at equal tokens, not at equal time; for time, train both on one machine"
-        yield Flag("Time was measured on other devices", False, values, mend)
+        yield Caveat("Time was measured on other devices", False, values, mend)
 
 
-def other_arithmetic(models: Sequence[Compared]) -> Iterator[Flag]:
+def other_arithmetic(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     having = [model for model in models if model.precision]
     if values := unlike(having, lambda model: model.precision):
         others = [model for model in having if model.precision != having[0].precision]
         setting = f"run.precision={having[0].precision}"
         mend = "what it makes of the figures: " + " and ".join(to_evaluate(model, setting) for model in others)
-        yield Flag("Other precision", False, values, mend)
+        yield Caveat("Other precision", False, values, mend)
     having = [model for model in models if model.compiled is not None]
     if values := unlike(having, lambda model: "compiled" if model.compiled else "not compiled"):
         mend = "compare at equal tokens, not at equal time; or train both with one `run.compile`"
-        yield Flag("torch.compile in one only", False, values, mend)
+        yield Caveat("torch.compile in one only", False, values, mend)
 
 
-def cut_items(models: Sequence[Compared]) -> Iterator[Flag]:
+def cut_items(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     for task in tasks_of(models):
         values = [(model.name, f"{model.to(task)[0].cut:,} items") for model in models if model.to(task)]
         if differ(values):
             mend = "none for these models; a longer `model.block_size` cuts fewer"
-            yield Flag(f"{task}: contexts cut to the block", False, values, mend)
+            yield Caveat(f"{task}: contexts cut to the block", False, values, mend)
 
 
-def recorded_elsewhere(models: Sequence[Compared]) -> Iterator[Flag]:
+def recorded_elsewhere(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     """Recorded figures beside measured ones, on another corpus or with another context length."""
     having = [(model, model.recipe) for model in models if model.recipe is not None]
     if len({model.recorded is None for model, _ in having}) < 2:
         return
     values = [(m.name, f"{source_of(recipe)}, {recipe.model.block_size:,} tokens at once") for m, recipe in having]
     if differ(values):
-        yield Flag(
+        yield Caveat(
             "Recorded on other data", True, values, "none: losses and scores of each hold where they were measured"
         )
 
@@ -268,16 +268,16 @@ def source_of(recipe: Recipe) -> str:
     return kind_named(f"{recipe.data.source} {recipe.data.path}") or recipe.data.source
 
 
-def recorded_figures(models: Sequence[Compared]) -> Iterator[Flag]:
+def recorded_figures(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     chosen = [model for model in models if model.recorded is not None and model.recipe is not None]
     if chosen:
         unknown = "not measured here; on which windows and items is not known"
         values = [(m.name, f"figures from {recorded_where(m.recipe)}, {unknown}") for m in chosen if m.recipe]
         mend = " and ".join(command("train", model.where) for model in chosen)
-        yield Flag("Recorded figures", False, values, f"measure it, {mend}")
+        yield Caveat("Recorded figures", False, values, f"measure it, {mend}")
 
 
-CHECKS: tuple[Callable[[Sequence[Compared]], Iterator[Flag]], ...] = (
+CHECKS: tuple[Callable[[Sequence[ComparedModel]], Iterator[Caveat]], ...] = (
     other_validation,
     recorded_elsewhere,
     other_tokenizer,

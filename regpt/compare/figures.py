@@ -8,13 +8,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from regpt.results.compare import Compared
-from regpt.results.courses import Course
-from regpt.results.curve import smoothed, tokens_in_short
-from regpt.results.paper import COLORS, INK, Line, draw_lines, finish, page, save, short_name
-from regpt.results.plots import SMOOTHING_STEPS, course, limits_of_losses, thinned
-from regpt.results.references import CHANCE
-from regpt.run.journal import TaskRecord
+from regpt.base.format import short_count, smoothed
+from regpt.compare.learning_curves import LearningCurve
+from regpt.compare.models import ComparedModel
+from regpt.rendering.charts import SMOOTHING_STEPS, plot_band, set_loss_limits, thin_out
+from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
+from regpt.report.published import CHANCE
+from regpt.tracking.journal import TaskRecord
 
 UNITS = ((86_400, "days", "d"), (3_600, "hours", "h"), (60, "minutes", "min"), (1, "seconds", "s"))
 
@@ -25,7 +25,7 @@ class Axis:
 
     label: str
     ticks: Callable[[float], str]
-    x_of: Callable[[Course, float, float], float]  # of a course, tokens and seconds
+    x_of: Callable[[LearningCurve, float, float], float]  # of a course, tokens and seconds
 
 
 def unit_of(seconds: float) -> tuple[int, str, str]:
@@ -38,9 +38,9 @@ def seconds_in_short(value: float) -> str:
     return f"{value / size:.3g} {short}"
 
 
-def axis(over: str, courses: Sequence[Course]) -> Axis:
+def axis(over: str, courses: Sequence[LearningCurve]) -> Axis:
     if over == "tokens":
-        return Axis("training tokens", tokens_in_short, lambda course, tokens, seconds: tokens)
+        return Axis("training tokens", short_count, lambda course, tokens, seconds: tokens)
     if over == "flops":
         return Axis(
             "floating-point operations of training",
@@ -55,38 +55,38 @@ def axis(over: str, courses: Sequence[Course]) -> Axis:
     )
 
 
-def draw_courses(courses: Sequence[Course], over: str, path: Path) -> None:
+def draw_learning_curves(courses: Sequence[LearningCurve], over: str, path: Path) -> None:
     """Validation loss with its standard error, and the smoothed training loss, of all runs over one axis."""
     chosen = axis(over, courses)
-    figure, axes = page("Loss, nats per token")
+    figure, axes = new_figure("Loss, nats per token")
     points = []
     for one, color in reversed(list(zip(courses, cycle(COLORS), strict=False))):
         x = [chosen.x_of(one, tokens, seconds) for tokens, seconds, _ in one.steps]
         losses = smoothed([loss for _, _, loss in one.steps], max(SMOOTHING_STEPS, len(x) // 50))
-        axes.plot(*thinned(x, losses), color=color, linewidth=0.9, alpha=0.6)
-        at = [chosen.x_of(one, look.tokens, look.seconds) for look in one.looks]
-        last = f" (last {one.looks[-1].loss:.3f})" if one.looks else ", no validation"
-        values, errors = [look.loss for look in one.looks], [look.standard_error for look in one.looks]
-        course(axes, at, values, errors, color, short_name(one.name) + last)
+        axes.plot(*thin_out(x, losses), color=color, linewidth=0.9, alpha=0.6)
+        at = [chosen.x_of(one, look.tokens, look.seconds) for look in one.evaluations]
+        last = f" (last {one.evaluations[-1].loss:.3f})" if one.evaluations else ", no validation"
+        values, errors = [look.loss for look in one.evaluations], [look.standard_error for look in one.evaluations]
+        plot_band(axes, at, values, errors, color, short_name(one.name) + last)
         points += [*zip(x, losses, strict=True), *zip(at, values, strict=True)]
-    clipped = limits_of_losses(axes, points, [])
+    clipped = set_loss_limits(axes, points, [])
     above = f" It begins above, at {clipped:.1f}." if clipped else ""
     label(
         axes,
         chosen,
         f"Thick: validation ± standard error. Thin: training loss, smoothed.{above}",
     )
-    save(figure, path)
+    save_figure(figure, path)
 
 
-def hellaswag_of(model: Compared) -> list[TaskRecord]:
+def hellaswag_of(model: ComparedModel) -> list[TaskRecord]:
     """On the way to the step that is compared."""
     return [record for record in model.run.hellaswag if record.step <= (model.step or 0)] if model.run else []
 
 
-def draw_answers(models: Sequence[Compared], path: Path) -> None:
+def draw_hellaswag_curves(models: Sequence[ComparedModel], path: Path) -> None:
     """HellaSwag's accuracy over tokens, of all runs that were asked on the way."""
-    figure, axes = page("HellaSwag accuracy")
+    figure, axes = new_figure("HellaSwag accuracy")
     for model, color in reversed(list(zip(models, cycle(COLORS), strict=False))):
         records = hellaswag_of(model)
         if not records:
@@ -96,13 +96,13 @@ def draw_answers(models: Sequence[Compared], path: Path) -> None:
         shares = [record.accuracy[rule] for record in records]
         errors = [record.standard_error[rule] for record in records]
         score = f" ({shares[-1]:.3f} ± {errors[-1]:.3f}; {records[-1].items})"
-        course(axes, tokens, shares, errors, color, short_name(model.name) + score)
+        plot_band(axes, tokens, shares, errors, color, short_name(model.name) + score)
     label(axes, axis("tokens", []), "Bands: ± one standard error.")
     draw_lines(axes, [Line("chance", CHANCE)])
-    save(figure, path)
+    save_figure(figure, path)
 
 
 def label(axes: Axes, chosen: Axis, note: str) -> None:
     axes.set_xlabel(chosen.label, color=INK, fontsize=9.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chosen.ticks(value)))
-    finish(axes, note)
+    finish_axes(axes, note)

@@ -1,7 +1,6 @@
 """What each model of a comparison is and scored: a run, a folder of answers, or a recipe with recorded figures."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -11,17 +10,17 @@ from typing import Any
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import PublishedRecipe, Recipe
 from regpt.base.settings import load_recipe
-from regpt.data.tasks import RULES, TASKS
-from regpt.results.evaluation import FOLDER, RESULTS, VALIDATION
-from regpt.results.paired import LEVEL, Paired
-from regpt.results.runs import Run, find_run, open_run
-from regpt.run.answers import Answers, read_answers
-from regpt.run.evaluate import file_of_losses
-from regpt.run.journal import TaskRecord
+from regpt.stats.paired import LEVEL, Paired
+from regpt.tasks.catalog import METRICS, TASKS
+from regpt.tracking.journal import TaskRecord
+from regpt.tracking.layout import FOLDER, RESULTS, VALIDATION
+from regpt.tracking.predictions import Predictions, read_predictions
+from regpt.tracking.run import Run, find_run, open_run
+from regpt.tracking.window_losses import window_losses_file
 
 
 @dataclass(frozen=True)
-class Loss:
+class ComparedLoss:
     """A validation loss, and what it was measured on."""
 
     loss: float  # nats per token
@@ -40,7 +39,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskScore:
     """A task as it was answered after a step."""
 
     task: str
@@ -50,7 +49,7 @@ class Asked:
     by_rule: dict[str, tuple[float, float]]  # accuracy and its standard error; the first is the one that is meant
     cut: int  # items that lost the beginning of their context
     step: int | None
-    answers: Answers | None = None  # None where they are not kept
+    answers: Predictions | None = None  # None where they are not kept
 
     @property
     def is_subset(self) -> bool:
@@ -58,7 +57,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedModel:
     """A model, what is known of it, and what it was asked."""
 
     name: str
@@ -66,8 +65,8 @@ class Compared:
     path: Path
     step: int | None = None
     tokens: int | None = None  # seen in training
-    losses: list[Loss] = field(default_factory=list)  # the first is the one that is shown
-    asked: list[Asked] = field(default_factory=list)  # of each task the one that is shown first
+    losses: list[ComparedLoss] = field(default_factory=list)  # the first is the one that is shown
+    asked: list[TaskScore] = field(default_factory=list)  # of each task the one that is shown first
     problems: list[str] = field(default_factory=list)  # of files that cannot be read
     tokenizer: str = ""  # name and digest; nothing where they are not known
     device: str = ""  # that it was trained on, else evaluated
@@ -78,7 +77,7 @@ class Compared:
     recorded: PublishedRecipe | None = None  # figures of a written record, instead of measured ones
 
     @property
-    def loss(self) -> Loss | None:
+    def loss(self) -> ComparedLoss | None:
         return self.losses[0] if self.losses else None
 
     @property
@@ -90,11 +89,11 @@ class Compared:
         """Whether its figures are of the last step that its run has made."""
         return self.run is not None and self.step == self.run.history.step
 
-    def to(self, task: str) -> list[Asked]:
+    def to(self, task: str) -> list[TaskScore]:
         return [one for one in self.asked if one.task == task]
 
 
-def open_all(words: Sequence[str], root: Path) -> list[Compared]:
+def open_all(words: Sequence[str], root: Path) -> list[ComparedModel]:
     """The models that a user names. Raises UserError for fewer than two, one named twice, and an unknown one."""
     if len(words) < 2:
         raise UserError(f"one model, {words[0]}, compares with nothing", "name another one")
@@ -107,11 +106,11 @@ def open_all(words: Sequence[str], root: Path) -> list[Compared]:
     return settled([replace(m, name=f"{m.name} ({m.where})") if names.count(m.name) > 1 else m for m in models])
 
 
-def open_compared(where: str, root: Path) -> Compared:
+def open_compared(where: str, root: Path) -> ComparedModel:
     """A run, by name or folder; a folder that `regpt evaluate` made; or a recipe by its .toml file."""
     if where.endswith(".toml"):
         recipe = load_recipe(where)
-        return Compared(
+        return ComparedModel(
             f"{recipe.name} (recorded)", where, Path(where), recipe=recipe, recorded=recipe.published,
             tokens=recipe.total_tokens,
         )  # fmt: skip
@@ -124,7 +123,7 @@ def open_compared(where: str, root: Path) -> Compared:
     return of_run(open_run(path), where if root == Path("runs") else str(path))
 
 
-def of_run(run: Run, where: str) -> Compared:
+def of_run(run: Run, where: str) -> ComparedModel:
     """Its last figures; of what `regpt evaluate` found, that of steps which the run has still behind it."""
     end = run.history.step
     latest: dict[str, tuple[int, Path]] = {}
@@ -138,7 +137,7 @@ def of_run(run: Run, where: str) -> Compared:
         asked = [*asked, of_record(record)] if not any(same_items(record, one) for one in asked) else asked
     data, device = run.environment["data"], run.environment["device"]
     losses = [
-        Loss(
+        ComparedLoss(
             v.loss,
             v.standard_error,
             v.bits_per_byte,
@@ -156,22 +155,30 @@ def of_run(run: Run, where: str) -> Compared:
             losses += of_folder(evaluated, Path()).losses
         except UserError as error:
             problems.append(error.problem)
-    return Compared(
+    return ComparedModel(
         run.id, where, run.path, end, run.tokens, losses, latest_first(asked), problems, tokenizer_of(data),
         ", then ".join(devices(run)), device["precision"], device["compiled"], run.recipe, run,
     )  # fmt: skip
 
 
-def of_folder(folder: Path, root: Path) -> Compared:
+def of_folder(folder: Path, root: Path) -> ComparedModel:
     """What `regpt evaluate` kept of a model that may be a run's checkpoint."""
     try:
         known = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
         name, tokens, step, tasks = str(known["model"]), known["tokens"], known["step"], known["tasks"]
-        found = tasks.get(VALIDATION)
         losses = [
-            Loss(found["loss"], found["standard_error"], found["bits_per_byte"], found["data"], found["block_size"],
-                 found["windows"], step, folder / file_of_losses(found["data"], found["windows"]))
-        ] if found else []  # fmt: skip
+            ComparedLoss(
+                found["loss"],
+                found["standard_error"],
+                found["bits_per_byte"],
+                found["data"],
+                found["block_size"],
+                found["windows"],
+                step,
+                folder / window_losses_file(found["data"], found["windows"]),
+            )
+            for found in ([tasks[VALIDATION]] if VALIDATION in tasks else [])
+        ]
         elsewhere = [of_harness(task, about, step) for task, about in tasks.items() if task.startswith("lm_eval_")]
         measured = list(tasks.values())[-1] if tasks else {}
         device, precision = measured.get("device", ""), measured.get("precision", "")
@@ -181,7 +188,7 @@ def of_folder(folder: Path, root: Path) -> Compared:
     asked, problems = answers_in((step, file) for step, file in listed if file.is_file())
     run = run_of(folder, name, step, tokens, root)
     device = ", then ".join(devices(run)) if run else device
-    return Compared(
+    return ComparedModel(
         name, str(folder), folder, step, tokens, losses, latest_first([*asked, *elsewhere]), problems,
         tokenizer_of(known), device, precision, None, run.recipe if run else None, run,
     )  # fmt: skip
@@ -216,46 +223,46 @@ def tokenizer_of(about: Mapping[str, Any]) -> str:
     return f"{known.get('name', '')} {str(known.get('vocabulary_sha256', ''))[:12]}".strip()
 
 
-def answers_in(files: Iterable[tuple[int | None, Path]]) -> tuple[list[Asked], list[str]]:
+def answers_in(files: Iterable[tuple[int | None, Path]]) -> tuple[list[TaskScore], list[str]]:
     """(what is whole; what is wrong with the rest)"""
     found, problems = [], []
     for step, file in files:
         try:
-            found.append(of_answers(read_answers(file), step))
+            found.append(of_answers(read_predictions(file), step))
         except DataError as error:
             problems.append(error.problem)
     return found, problems
 
 
-def of_answers(answers: Answers, step: int | None) -> Asked:
-    shares = {rule.name: answers.accuracy(rule) for rule in answers.rules}
+def of_answers(answers: Predictions, step: int | None) -> TaskScore:
+    shares = {rule.name: answers.accuracy(rule) for rule in answers.metrics}
     by_rule = {name: (accuracy.value, accuracy.error) for name, accuracy in shares.items()}
-    return Asked(
+    return TaskScore(
         answers.task, answers.items, answers.digest, len(answers.labels), by_rule, answers.cut, step, answers
     )  # fmt: skip
 
 
-def of_record(record: TaskRecord) -> Asked:
+def of_record(record: TaskRecord) -> TaskScore:
     """What the journal says, where the answers are gone."""
     by_rule = {rule: (share, record.standard_error.get(rule, 0.0)) for rule, share in record.accuracy.items()}
-    return Asked(record.task, record.items, record.digest, record.count, by_rule, record.cut, record.step)
+    return TaskScore(record.task, record.items, record.digest, record.count, by_rule, record.cut, record.step)
 
 
-def same_items(record: TaskRecord, one: Asked) -> bool:
+def same_items(record: TaskRecord, one: TaskScore) -> bool:
     return (record.task, record.digest) == (one.task, one.digest) and (one.step or 0) >= record.step
 
 
-def of_harness(task: str, about: Mapping[str, Any], step: int | None) -> Asked:
+def of_harness(task: str, about: Mapping[str, Any], step: int | None) -> TaskScore:
     by_rule = {name: (value, about["standard_error"].get(name, 0.0)) for name, value in about["accuracy"].items()}
-    return Asked(task, str(about["items"]), "", 0, by_rule, 0, step)
+    return TaskScore(task, str(about["items"]), "", 0, by_rule, 0, step)
 
 
-def latest_first(asked: Sequence[Asked]) -> list[Asked]:
+def latest_first(asked: Sequence[TaskScore]) -> list[TaskScore]:
     """The latest on the most items first."""
     return sorted(asked, key=lambda one: (one.step or 0, one.count), reverse=True)
 
 
-def settled(models: Sequence[Compared]) -> list[Compared]:
+def settled(models: Sequence[ComparedModel]) -> list[ComparedModel]:
     """Show of each what all have alike, where there is such: the loss on the same windows, a task on the same items."""
     with_loss = [{loss.on for loss in model.losses} for model in models if model.losses]
     alike = set.intersection(*with_loss) if with_loss else set()
@@ -267,24 +274,18 @@ def settled(models: Sequence[Compared]) -> list[Compared]:
     return chosen
 
 
-def to_the_front(asked: Sequence[Asked], task: str, digest: str) -> list[Asked]:
+def to_the_front(asked: Sequence[TaskScore], task: str, digest: str) -> list[TaskScore]:
     return sorted(asked, key=lambda one: one.task == task and one.digest != digest)
 
 
-def tasks_of(models: Sequence[Compared]) -> list[str]:
+def tasks_of(models: Sequence[ComparedModel]) -> list[str]:
     """Ours in our order, then lm-eval's."""
     asked = {one.task: None for model in models for one in model.asked}
     return [*(name for name in TASKS if name in asked), *(name for name in asked if name not in TASKS)]
 
 
 def rule_in_words(rule: str) -> str:
-    return RULES[rule].words if rule in RULES else f"lm-eval's {rule}"
-
-
-def inline(text: object) -> str:
-    """Text as it is, in a line or a table's cell of Markdown."""
-    words = re.sub(r"\s+", " ", str(text))
-    return re.sub(r"([\\`*<\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", words)
+    return METRICS[rule].description if rule in METRICS else f"lm-eval's {rule}"
 
 
 def verdict(result: Paired, first: str, other: str) -> str:

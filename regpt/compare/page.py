@@ -9,48 +9,56 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
 from regpt.base.settings import RECORD_ONLY, as_tables
-from regpt.results.compare import Compared, inline
-from regpt.results.contrast import NONE, against, head, left_out, row, scores, with_error
-from regpt.results.courses import Course, Reading, alike, at_equal_time, at_equal_tokens, course_of, reached
-from regpt.results.curves import draw_answers, draw_courses, hellaswag_of, seconds_in_short
-from regpt.results.fairness import flags
-from regpt.results.flags import lines_of
-from regpt.results.opening import trained
-from regpt.results.page import page_of
-from regpt.results.paper import IMAGES, as_markdown, in_both_lights
-from regpt.results.words import fenced
-from regpt.run.journal import SampleRecord
+from regpt.compare.caveats import lines_of
+from regpt.compare.fairness import find_caveats
+from regpt.compare.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_of, seconds_in_short
+from regpt.compare.learning_curves import (
+    LearningCurve,
+    Reading,
+    alike,
+    at_equal_time,
+    at_equal_tokens,
+    learning_curve,
+    reached,
+)
+from regpt.compare.models import ComparedModel
+from regpt.compare.tables import NONE, against, head, left_out, row, scores, with_error
+from regpt.rendering.figure_style import IMAGES, as_markdown, in_both_lights
+from regpt.rendering.html import html_page
+from regpt.rendering.markdown import fenced, inline
+from regpt.report.summary import model_sentence
+from regpt.tracking.journal import SampleRecord
 
 FOLDER = "comparisons"
-Rows = Callable[[Sequence[Course]], list[tuple[float, list[Reading | None]]]]
+Rows = Callable[[Sequence[LearningCurve]], list[tuple[float, list[Reading | None]]]]
 
 
-def write_comparison(models: Sequence[Compared], folder: Path, html: bool = False) -> list[Path]:
+def write_comparison(models: Sequence[ComparedModel], folder: Path, html: bool = False) -> list[Path]:
     """Write comparison.md and its pictures, and where it is asked for the same as one page that needs no other file;
     returns their paths. Works on live runs too."""
     images = folder / IMAGES
     images.mkdir(parents=True, exist_ok=True)
-    courses = [course for model in models if (course := course_of(model)) and course.steps]
+    courses = [course for model in models if (course := learning_curve(model)) and course.steps]
     pictures = {"tokens": courses, "seconds": courses}
     if len({course.flops_per_token for course in courses}) > 1:
         pictures["flops"] = courses
     for over, drawn in pictures.items():
         if drawn:
-            draw_courses(drawn, over, images / f"loss-over-{over}.png")
+            draw_learning_curves(drawn, over, images / f"loss-over-{over}.png")
     if any(hellaswag_of(model) for model in models):
-        draw_answers(models, images / "hellaswag.png")
+        draw_hellaswag_curves(models, images / "hellaswag.png")
     found = contents(models, courses, list(pictures) if courses else [])
     paths = [folder / "comparison.md"]
     write_text(paths[0], render(found, in_both_lights))
     if html:
         paths.append(folder / "comparison.html")
-        write_text(paths[1], page_of(render(found, as_markdown), folder))
+        write_text(paths[1], html_page(render(found, as_markdown), folder))
     return paths
 
 
 def render(found: dict[str, Any], picture: Callable[[str, str], str]) -> str:
     template = Environment(
-        loader=PackageLoader("regpt.results", ""),
+        loader=PackageLoader("regpt.compare", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
@@ -58,24 +66,26 @@ def render(found: dict[str, Any], picture: Callable[[str, str], str]) -> str:
     return template.render(**found, picture=picture)
 
 
-def folder_of(models: Sequence[Compared], beside: Path) -> Path:
+def folder_of(models: Sequence[ComparedModel], beside: Path) -> Path:
     """Where a comparison goes that nobody gave a place."""
     return beside / FOLDER / name_of(models)
 
 
-def name_of(models: Sequence[Compared]) -> str:
+def name_of(models: Sequence[ComparedModel]) -> str:
     """A folder's, of what systems allow in one."""
     names = [re.sub(r"[^\w.-]+", "-", model.name).strip("-.") or "model" for model in models]
     return "-vs-".join(names)[:120].rstrip("-.")
 
 
-def contents(models: Sequence[Compared], courses: Sequence[Course], pictures: Sequence[str]) -> dict[str, Any]:
+def contents(
+    models: Sequence[ComparedModel], courses: Sequence[LearningCurve], pictures: Sequence[str]
+) -> dict[str, Any]:
     """Everything that the template asks for."""
     same = alike(courses)
     return {
         "title": ", ".join(inline(model.name) for model in models),
-        "runs": [trained(model.run) for model in models if model.is_run and model.run],
-        "fairness": list(lines_of(flags(models))),
+        "runs": [model_sentence(model.run) for model in models if model.is_run and model.run],
+        "fairness": list(lines_of(find_caveats(models))),
         "scores": list(scores(models)),
         "left_out": list(left_out(models)),
         "tests": [line for other in models[1:] for line in against(models[0], other)],
@@ -90,7 +100,7 @@ def contents(models: Sequence[Compared], courses: Sequence[Course], pictures: Se
     }
 
 
-def table_of(courses: Sequence[Course], what: str, rows: Rows) -> Iterator[str]:
+def table_of(courses: Sequence[LearningCurve], what: str, rows: Rows) -> Iterator[str]:
     yield from head(what, courses)
     in_words = seconds_in_short if rows is at_equal_time else "{:,.0f}".format
     yield from (row(in_words(place), [cell_of(found) for found in read]) for place, read in rows(courses))
@@ -102,16 +112,16 @@ def cell_of(found: Reading | None) -> str:
     return with_error(found.loss, found.standard_error) if found.exact else f"≈ {found.loss:.4f} (interpolated)"
 
 
-def table_of_reached(courses: Sequence[Course]) -> Iterator[str]:
+def table_of_reached(courses: Sequence[LearningCurve]) -> Iterator[str]:
     """When each first had the last loss of each."""
     yield from head("To reach", courses)
     for course in courses:
-        target = course.looks[-1].loss
+        target = course.evaluations[-1].loss
         cells = []
         for other in courses:
             found = reached(other, target)
             about = "" if found is None or found.exact else "≈ "
-            lowest = min(look.loss for look in other.looks)
+            lowest = min(look.loss for look in other.evaluations)
             cells.append(
                 f"{about}{found.tokens:,.0f} tokens, {about}{seconds_in_short(found.seconds)}"
                 if found
@@ -120,7 +130,7 @@ def table_of_reached(courses: Sequence[Course]) -> Iterator[str]:
         yield row(f"{target:.4f}, the last of {inline(course.name)}", cells)
 
 
-def table_of_differences(models: Sequence[Compared]) -> Iterator[str]:
+def table_of_differences(models: Sequence[ComparedModel]) -> Iterator[str]:
     """Where recipes, machines and versions are not all the same; nothing where all are, or where fewer than two are
     known."""
     known = [model for model in models if model.recipe is not None]
@@ -136,7 +146,7 @@ def table_of_differences(models: Sequence[Compared]) -> Iterator[str]:
         yield from found
 
 
-def settings_of(model: Compared) -> dict[str, Any]:
+def settings_of(model: ComparedModel) -> dict[str, Any]:
     tables = as_tables(model.recipe) if model.recipe else {}
     return {
         f"`{section}.{key}`": value
@@ -152,7 +162,7 @@ def in_relation(value: Any, first: Any) -> str:
     return inline(value) + (f" (× {value / first:.3g})" if numbers and first and value != first else "")
 
 
-def made_with(model: Compared) -> dict[str, str]:
+def made_with(model: ComparedModel) -> dict[str, str]:
     """What a run's environment says, in words."""
     if model.run is None:
         return {}
@@ -169,7 +179,7 @@ def made_with(model: Compared) -> dict[str, str]:
     }
 
 
-def samples(models: Sequence[Compared]) -> dict[str, Any]:
+def samples(models: Sequence[ComparedModel]) -> dict[str, Any]:
     """The last of each, of one prompt and seed where all have such; else each its own, which is said."""
     drawn = [
         (model, found)

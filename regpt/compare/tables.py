@@ -4,24 +4,25 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from regpt.base.errors import DataError
-from regpt.results.claims import UNTESTED, claim_of_speed
-from regpt.results.compare import Asked, Compared, Loss, inline, rule_in_words, tasks_of, verdict
-from regpt.results.courses import Course, training_seconds
-from regpt.results.fairness import flags
-from regpt.results.flags import lines_of
-from regpt.results.paired import PairedLosses, paired, paired_losses
-from regpt.results.progress import state_of
-from regpt.results.sameness import identical
-from regpt.run.evaluate import kept_losses
+from regpt.compare.caveats import lines_of
+from regpt.compare.fairness import find_caveats
+from regpt.compare.learning_curves import LearningCurve, training_seconds
+from regpt.compare.models import ComparedLoss, ComparedModel, TaskScore, rule_in_words, tasks_of, verdict
+from regpt.rendering.markdown import inline
+from regpt.stats.identical import identical
+from regpt.stats.paired import PairedLosses, paired, paired_losses
+from regpt.stats.verdicts import UNTESTED, speed_verdict
+from regpt.tracking.status import state_of
+from regpt.tracking.window_losses import read_window_losses
 
 NOT_MEASURED = "not measured"
 NONE = "—"
 SURE = 1.96  # standard errors on each side that hold 95 % of a normal distribution
 
 
-def in_short(models: Sequence[Compared]) -> Iterator[str]:
+def in_short(models: Sequence[ComparedModel]) -> Iterator[str]:
     """For a terminal: what is unfair, what each scored, and the first against each other one."""
-    yield from lines_of(flags(models))
+    yield from lines_of(find_caveats(models))
     yield from scores(models)
     yield ""
     yield from left_out(models)
@@ -33,12 +34,12 @@ def row(name: str, cells: Sequence[str]) -> str:
     return f"| {name}{' ' if name else ''}| {' | '.join(cells)} |"
 
 
-def head(name: str, models: Sequence[Compared | Course]) -> Iterator[str]:
+def head(name: str, models: Sequence[ComparedModel | LearningCurve]) -> Iterator[str]:
     yield row(name, [inline(model.name) for model in models])
     yield f"|---|{'---|' * len(models)}"
 
 
-def left_out(models: Sequence[Compared]) -> Iterator[str]:
+def left_out(models: Sequence[ComparedModel]) -> Iterator[str]:
     """What is missing, and why."""
     lines = [f"- {inline(model.name)} has made no step yet" for model in models if model.is_run and not model.step]
     lines += [f"- left out: {inline(problem)}" for model in models for problem in model.problems]
@@ -47,7 +48,7 @@ def left_out(models: Sequence[Compared]) -> Iterator[str]:
         yield ""
 
 
-def scores(models: Sequence[Compared]) -> Iterator[str]:
+def scores(models: Sequence[ComparedModel]) -> Iterator[str]:
     """The table of final metrics; rows that nobody has are left out."""
     yield from head("", models)
     rows = {
@@ -72,7 +73,7 @@ def scores(models: Sequence[Compared]) -> Iterator[str]:
     yield from (row(name, cells) for name, cells in rows.items() if set(cells) != {NONE})
 
 
-def state(model: Compared) -> str:
+def state(model: ComparedModel) -> str:
     if model.recorded:
         return "recorded"
     if model.run is None:
@@ -81,7 +82,7 @@ def state(model: Compared) -> str:
     return f"{state_of(model.run)}, {steps}" if model.is_run else f"a checkpoint, {steps}"
 
 
-def loss_of(model: Compared) -> str:
+def loss_of(model: ComparedModel) -> str:
     if model.recorded:
         return f"{model.recorded.validation_loss} (recorded)" if model.recorded.validation_loss else "not recorded"
     if model.loss is None:
@@ -94,7 +95,7 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
 
 
-def best_of(model: Compared) -> str:
+def best_of(model: ComparedModel) -> str:
     """On the data of the loss that is shown."""
     own = model.is_run and model.run and model.loss and model.loss.data == model.run.environment["data"]["digest"]
     looks = model.run.history.validations if own and model.run else []
@@ -102,13 +103,13 @@ def best_of(model: Compared) -> str:
     return f"{best.loss:.4f} (step {best.step:,})" if best else NONE
 
 
-def recorded_share(model: Compared) -> str:
+def recorded_share(model: ComparedModel) -> str:
     if model.recorded is None:
         return NONE
     return f"{model.recorded.hellaswag} (recorded)" if model.recorded.hellaswag else "not recorded"
 
 
-def score_of(model: Compared, task: str, rule: str) -> str:
+def score_of(model: ComparedModel, task: str, rule: str) -> str:
     """What was answered, to which items, and when."""
     if model.recorded:
         return NONE
@@ -119,23 +120,23 @@ def score_of(model: Compared, task: str, rule: str) -> str:
     return f"{with_error(*one.by_rule[rule])} ({inline(one.items)}{after})"
 
 
-def time_of(model: Compared) -> str:
+def time_of(model: ComparedModel) -> str:
     return str(timedelta(seconds=round(training_seconds(model)))) if model.run and model.step else NONE
 
 
-def speed_of(model: Compared) -> str:
+def speed_of(model: ComparedModel) -> str:
     return f"{model.run.tokens_per_second:,.0f}" if model.run and model.step else NONE
 
 
-def flops_of(model: Compared) -> str:
+def flops_of(model: ComparedModel) -> str:
     return f"{model.tokens * model.recipe.model.flops_per_token:.3g}" if model.tokens and model.recipe else NONE
 
 
-def peak_of(model: Compared) -> str:
+def peak_of(model: ComparedModel) -> str:
     return f"{100 * model.run.share_of_peak:.3g} %" if model.run and model.step else NONE
 
 
-def against(first: Compared, other: Compared) -> Iterator[str]:
+def against(first: ComparedModel, other: ComparedModel) -> Iterator[str]:
     """What of the first's figures and the other's is a difference."""
     yield f"**{inline(first.name)} against {inline(other.name)}**"
     yield ""
@@ -160,35 +161,35 @@ def against(first: Compared, other: Compared) -> Iterator[str]:
             continue
         one, two, ours, theirs = max(same, key=lambda pair: pair[0].count)
         names = (after(inline(first.name), one), after(inline(other.name), two))
-        for rule in ours.rules:
+        for rule in ours.metrics:
             result = paired(ours.right(rule), theirs.right(rule))
-            yield f"- {task} ({inline(one.items)}), by {rule.words}: {verdict(result, *names)}"
+            yield f"- {task} ({inline(one.items)}), by {rule.description}: {verdict(result, *names)}"
     if alone:
         yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
     yield ""
 
 
-def identical_runs(first: Compared, other: Compared) -> str:
+def identical_runs(first: ComparedModel, other: ComparedModel) -> str:
     """In words, of two whole runs; nothing where they are not the same."""
     if not (first.run and other.run and first.is_run and other.is_run):
         return ""
     return identical(first.run, other.run)
 
 
-def speeds_apart(first: Compared, other: Compared) -> str:
+def speeds_apart(first: ComparedModel, other: ComparedModel) -> str:
     """The figures and the word of two whole runs, as in a report; nothing where there is no test."""
     if not (first.run and other.run and first.is_run and other.is_run):
         return ""
-    claim = claim_of_speed(first.run, other.run)
+    claim = speed_verdict(first.run, other.run)
     theirs, ours = claim.figures
     return "" if claim.word == UNTESTED else f"{ours} against {theirs}, {claim.words}"
 
 
-def after(name: str, one: Asked) -> str:
+def after(name: str, one: TaskScore) -> str:
     return f"{name} after step {one.step:,}" if one.step is not None and "step" not in name else name
 
 
-def apart(ours: Loss, theirs: Loss) -> str:
+def apart(ours: ComparedLoss, theirs: ComparedLoss) -> str:
     """The difference of two losses: window by window where both kept them, else by what two errors let us say.
 
     The windows are the same, and what is hard for one model is hard for the other. Whatever their correlation, the
@@ -215,12 +216,13 @@ def apart(ours: Loss, theirs: Loss) -> str:
     return f"{words}, so there is no test"
 
 
-def window_by_window(ours: Loss, theirs: Loss) -> PairedLosses | None:
+def window_by_window(ours: ComparedLoss, theirs: ComparedLoss) -> PairedLosses | None:
     if ours.kept is None or theirs.kept is None:
         return None
     try:
         return paired_losses(
-            kept_losses(ours.kept, ours.windows, ours.loss), kept_losses(theirs.kept, theirs.windows, theirs.loss)
+            read_window_losses(ours.kept, ours.windows, ours.loss),
+            read_window_losses(theirs.kept, theirs.windows, theirs.loss),
         )
     except DataError:
         return None

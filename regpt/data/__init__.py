@@ -1,1 +1,1 @@
-"""Floor 1: from text to batches of tokens. numpy, no torch."""
+"""What training reads: token shards, their order, batches. Imports no PyTorch."""

@@ -25,15 +25,15 @@ class Batch:
     targets: NDArray[np.int64]
     numbers: NDArray[np.int64]  # of these micro-batches in the global batch
     windows: NDArray[np.int64]  # of the whole global batch
-    seal: int  # of this rank's share; all ranks' seals together name the global batch
+    partial_digest: int  # of this rank's share; all ranks' seals together name the global batch
 
     @property
     def digest(self) -> str:
         """The global batch's, where there is one rank."""
-        return digest_of([self.seal])
+        return combine_digests([self.partial_digest])
 
 
-def digest_of(seals: Iterable[int]) -> str:
+def combine_digests(seals: Iterable[int]) -> str:
     """A global batch's name: the same whatever the ranks and the micro-batch, so that two runs can be compared.
 
     The sum, modulo 2^64, of BLAKE2 over each window's place in the batch, its number and its tokens.
@@ -41,7 +41,7 @@ def digest_of(seals: Iterable[int]) -> str:
     return f"{sum(seals) % 2**64:016x}"
 
 
-class Batches:
+class BatchLoader:
     """`at(step)` gives that step's batch; asked in order or not, the answer is the same.
 
     The next step's batch is read by a thread while this one is trained on. Use as a context manager, or `close()`.
@@ -90,14 +90,14 @@ class Batches:
         numbers = np.arange(self.rank, self.batch_windows // self.micro_batch, self.ranks)
         return Batch(inputs, targets, numbers, of_step, seal % 2**64)
 
-    def cut_into(self, micro_batch: int) -> None:
+    def set_micro_batch(self, micro_batch: int) -> None:
         """Hand over the same batches in micro-batches of so many windows from now on."""
         self.micro_batch, self.ahead = micro_batch, {}
 
     def close(self) -> None:
         self.reader.shutdown(wait=True, cancel_futures=True)
 
-    def __enter__(self) -> "Batches":
+    def __enter__(self) -> "BatchLoader":
         return self
 
     def __exit__(

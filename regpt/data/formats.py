@@ -15,7 +15,7 @@ import numpy as np
 
 from regpt.base.errors import DataError
 
-Form = Literal["npy", "llm.c"]
+ShardFormat = Literal["npy", "llm.c"]
 DTYPE = np.dtype("<u2")
 
 # llm.c's and modded-nanogpt's header: 256 int32, of which the first three say what follows.
@@ -27,12 +27,12 @@ LLMC_VERSION = 1
 GET_AGAIN = "get or make the file again"
 
 
-def form_of(path: Path) -> Form | None:
+def shard_format(path: Path) -> ShardFormat | None:
     """By the name; None for a file that is no shard."""
     return {".npy": "npy", ".bin": "llm.c"}.get(path.suffix)  # type: ignore[return-value]
 
 
-def read_header(path: Path, form: Form) -> tuple[int, int]:
+def read_header(path: Path, form: ShardFormat) -> tuple[int, int]:
     """(tokens, bytes of header) of a shard. Raises DataError, naming the file, where header and size disagree."""
     size = file_size(path)
     tokens, header_bytes = (npy_header if form == "npy" else llmc_header)(path, size)

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json, write_json
 from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, Form, read_header
+from regpt.data.formats import DTYPE, ShardFormat, read_header
 
 FORMAT = "regpt-tokens"
 FORMAT_VERSION = 2
 
 Split = Literal["train", "val"]
-SPLITS, FORMS = get_args(Split), get_args(Form)
+SPLITS, SHARD_FORMATS = get_args(Split), get_args(ShardFormat)
 PREPARE_AGAIN = "get the data set again, or delete the folder and run `regpt prepare`"
 OPEN_FILES = 64  # at once, of a split; a terabyte of shards has more files than a process may open
 
@@ -31,7 +31,7 @@ class Shard:
 
     name: str
     split: Split
-    form: Form
+    form: ShardFormat
     tokens: int
     documents: int  # that begin in it
     sha256: str  # of the whole file
@@ -75,7 +75,7 @@ class Manifest:
         )
 
 
-def gpt2_tokenizer() -> dict[str, Any]:
+def gpt2_tokenizer_record() -> dict[str, Any]:
     """The manifest's word for GPT-2's byte-pair encoding."""
     return {"name": tokenizer.NAME, "vocabulary_sha256": tokenizer.FILES["vocab.bpe"]}
 
@@ -113,7 +113,7 @@ def check_types(manifest: Manifest) -> None:
         counts = (shard.tokens, shard.documents)
         if not all(type(text) is str for text in texts) or not all(type(count) is int for count in counts):
             raise TypeError
-        if Path(shard.name).name != shard.name or shard.split not in SPLITS or shard.form not in FORMS:
+        if Path(shard.name).name != shard.name or shard.split not in SPLITS or shard.form not in SHARD_FORMATS:
             raise ValueError  # a shard lies in the manifest's own folder
     if not isinstance(manifest.made_with, dict) or not isinstance(manifest.statistics, dict):
         raise TypeError

@@ -4,7 +4,8 @@ tiktoken is the reference. `gigatoken.py` beside this module gives the same ids 
 """
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_file
+from regpt.data import tokenizer
 
 if TYPE_CHECKING:
     import tiktoken
@@ -105,7 +107,7 @@ def without_surrogates(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def encode_or_refuse(text: str) -> NDArray[np.uint16] | None:
+def encode_or_none(text: str) -> NDArray[np.uint16] | None:
     """The ids of a text; None where tiktoken cannot encode it.
 
     Its regular expression gives up on some texts, such as a million spaces and a letter: with a ValueError, or in other
@@ -130,3 +132,25 @@ def bytes_of_tokens() -> NDArray[np.int64]:
 def decode(ids: Sequence[int] | NDArray[np.integer]) -> str:
     """The text of ids; bytes that are no UTF-8 become the replacement character, ids in the padding vanish."""
     return encoding().decode([int(i) for i in ids if i < VOCABULARY])
+
+
+Tokens = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A model's tokens: how a text becomes them, and the one that stands before a text of its own."""
+
+    encode: Callable[[str], Sequence[int] | NDArray[np.integer]]
+    end_of_text: int
+
+    def tokens(self, text: str) -> Tokens:
+        return np.asarray(self.encode(text), dtype=np.int64)
+
+    def context(self, text: str) -> Tokens:
+        """Never without a token: an empty context is the end of a text before."""
+        tokens = self.tokens(text)
+        return tokens if len(tokens) else np.array([self.end_of_text], dtype=np.int64)
+
+
+GPT2_TOKENIZER = Tokenizer(tokenizer.encode, tokenizer.END_OF_TEXT)

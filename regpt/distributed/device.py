@@ -12,14 +12,14 @@ import torch
 from regpt.base.cards import Card, card_of_device
 from regpt.base.errors import UserError
 from regpt.base.recipe import RunRecipe
-from regpt.run.launch import Launch, fixed_cublas, launched
+from regpt.distributed.env import Launch, current_launch, set_cublas_workspace
 
 
 @dataclass(frozen=True)
 class Device:
     """Where and how a run computes."""
 
-    place: torch.device
+    torch_device: torch.device
     name: str  # as the maker calls it
     precision: torch.dtype  # of matrix products: bfloat16 by autocast, or float32
     compiled: bool
@@ -29,13 +29,13 @@ class Device:
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.precision == torch.float32:
             return contextlib.nullcontext()
-        return torch.autocast(self.place.type, self.precision)
+        return torch.autocast(self.torch_device.type, self.precision)
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was told, so that a clock reading means something."""
-        if self.place.type == "cuda":
+        if self.torch_device.type == "cuda":
             torch.cuda.synchronize()
-        elif self.place.type == "mps":
+        elif self.torch_device.type == "mps":
             torch.mps.synchronize()
 
     @property
@@ -45,7 +45,7 @@ class Device:
 
 def open_device(recipe: RunRecipe) -> Device:
     """This rank's device, set up as the recipe asks. Raises UserError where the machine lacks what was asked for."""
-    launch = launched()
+    launch = current_launch()
     kind = recipe.device if recipe.device != "auto" else best_device()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[kind]:
@@ -58,13 +58,13 @@ def open_device(recipe: RunRecipe) -> Device:
         torch.set_num_threads(max(1, (psutil.cpu_count(logical=False) or 1) // launch.local_ranks))
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.deterministic:
-        fixed_cublas()
+        set_cublas_workspace()
         torch.use_deterministic_algorithms(True)
-    device = place_of(kind, launch)
+    device = device_of_rank(kind, launch)
     precision = choose_precision(recipe.precision, kind)
     peak_flops, peak_source = peak_rate(device, precision)
     return Device(
-        place=device,
+        torch_device=device,
         name=device_name(kind),
         precision=precision,
         compiled=kind == "cuda" if recipe.compile == "auto" else recipe.compile == "on",
@@ -79,12 +79,12 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def count_of_cards(recipe: RunRecipe) -> int:
+def local_device_count(recipe: RunRecipe) -> int:
     """Ranks that this machine has a device for, where the recipe does not ask for the CPU."""
     return max(1, torch.cuda.device_count()) if recipe.device in ("auto", "cuda") else 1
 
 
-def place_of(kind: str, launch: Launch) -> torch.device:
+def device_of_rank(kind: str, launch: Launch) -> torch.device:
     """The device of that kind that is this rank's own: on CUDA the card of its number on this machine."""
     if kind == "mps" and launch.ranks > 1:
         raise UserError(f"run.device = 'mps' is one device, torchrun started {launch.ranks} ranks", "start one")
@@ -125,13 +125,13 @@ def device_name(kind: str) -> str:
 
 def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:
     """FLOP/s that the device can reach, and where the figure comes from: a table for known cards, else measured now."""
-    card = card_of(device)
+    card = known_card(device)
     if card is not None and precision == torch.bfloat16:
         return card.peak, f"published for {card.name}"
-    return measured_matmul_rate(device, precision), "measured, large matrix product"
+    return measure_matmul_rate(device, precision), "measured, large matrix product"
 
 
-def card_of(device: torch.device) -> Card | None:
+def known_card(device: torch.device) -> Card | None:
     """What the data sheets say of this device; None where it is no card, or none that is known."""
     if device.type != "cuda":
         return None
@@ -139,7 +139,7 @@ def card_of(device: torch.device) -> Card | None:
     return card_of_device(about.name, about.total_memory / 1e9)
 
 
-def measured_matmul_rate(device: torch.device, precision: torch.dtype, seconds: float = 0.5) -> float:
+def measure_matmul_rate(device: torch.device, precision: torch.dtype, seconds: float = 0.5) -> float:
     """The best rate, FLOP/s, of square matrix products tried for a moment."""
     size, products = (1024, 1) if device.type == "cpu" else (4096, 8)  # a GPU needs more to be busy
     left, right = (torch.randn(size, size, device=device).to(precision) for _ in range(2))

@@ -18,7 +18,7 @@ class Launch:
     elastic: bool = False  # whether torchrun starts all ranks anew when one is lost
 
 
-def launched() -> Launch:
+def current_launch() -> Launch:
     def number(name: str, otherwise: int) -> int:
         text = os.environ.get(name, "")
         return int(text) if text.isdecimal() else otherwise
@@ -32,17 +32,17 @@ def launched() -> Launch:
     )
 
 
-def fixed_cublas() -> None:
+def set_cublas_workspace() -> None:
     """Keep cuBLAS from adding in another order next time. Before CUDA's first product."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
-def no_forks_by_lm_eval() -> None:
+def disable_lm_eval_multiprocessing() -> None:
     """Its bootstrap forks this process, whose threads (torch's, tokenizers') may hold locks: now and then it hangs."""
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End this rank at once. Torn down in order, gloo's threads can wait for the interpreter that waits for them."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -18,16 +18,16 @@ from contextlib import contextmanager
 from torch.distributed.distributed_c10d import Store
 
 from regpt.base.errors import RANKS
-from regpt.run.launch import leave
-from regpt.run.stopping import EXIT_CODES, ONE_STOP_SECONDS
+from regpt.distributed.env import exit_process
+from regpt.distributed.signals import DUPLICATE_SIGNAL_SECONDS, EXIT_CODES
 
 GRACE = 30.0  # seconds that the main thread has to end after another rank has failed
 GRACE_AT_SILENCE = 5.0  # ... and after another rank has fallen silent, which gloo notices as well
 GRACE_AT_SIGNAL = 2.0  # ... and after a second signal
-FAILURE = "failure"
+FAILURE_KEY = "failure"
 
 
-class Watch:
+class Heartbeat:
     """Beats for its rank; rank 0 watches all others, and they watch rank 0."""
 
     def __init__(self, rank: int, count: int, store: Store, timeout: float) -> None:
@@ -38,7 +38,7 @@ class Watch:
         self.failed_at = self.signalled_at = 0.0
         self.done = threading.Event()
 
-    def watch(self, signals: int) -> None:
+    def run(self, signals: int) -> None:
         """Until `done`. Signals come as bytes from the file of that number."""
         pause = min(1.0, self.timeout / 8)
         with contextlib.suppress(RuntimeError):  # the store has gone with torchrun: the main thread will say so
@@ -47,8 +47,8 @@ class Watch:
                     for number in os.read(signals, 64):
                         self.signal(number)
                 self.beat()
-                self.look_for_failure()
-                self.look_for_silence()
+                self.check_failure()
+                self.check_silence()
 
     def beat(self) -> None:
         self.beats += 1
@@ -60,19 +60,19 @@ class Watch:
         now = time.monotonic()
         if not self.signalled_at:
             self.signalled_at = now
-        elif now - self.signalled_at > ONE_STOP_SECONDS and not self.done.wait(GRACE_AT_SIGNAL):
+        elif now - self.signalled_at > DUPLICATE_SIGNAL_SECONDS and not self.done.wait(GRACE_AT_SIGNAL):
             os._exit(128 + number)
 
-    def look_for_failure(self) -> None:
+    def check_failure(self) -> None:
         """The first rank that failed has left a note; here the main thread may wait for it in vain."""
-        if not self.store.check([FAILURE]):
+        if not self.store.check([FAILURE_KEY]):
             return
         now = time.monotonic()
         self.failed_at = self.failed_at or now
         if now - self.failed_at > GRACE:
-            self.end(f"another rank has failed: {self.store.get(FAILURE).decode(errors='replace')}")
+            self.end(f"another rank has failed: {self.store.get(FAILURE_KEY).decode(errors='replace')}")
 
-    def look_for_silence(self) -> None:
+    def check_silence(self) -> None:
         now = time.monotonic()
         names = [f"beat/{rank}" for rank in self.seen]
         for rank, name in zip(self.seen, names, strict=True):
@@ -88,17 +88,17 @@ class Watch:
         where = "".join(traceback.format_stack(sys._current_frames()[threading.main_thread().ident or 0]))
         print(f"rank {self.rank} of {self.count} waited here:\n{where}", file=sys.stderr)
         print(f"error: rank {self.rank} of {self.count}: {why} — go on with `regpt resume`", file=sys.stderr)
-        leave(RANKS)
+        exit_process(RANKS)
 
 
 @contextmanager
-def watching(rank: int, count: int, store: Store, timeout: float) -> Iterator[None]:
+def heartbeat(rank: int, count: int, store: Store, timeout: float) -> Iterator[None]:
     """Watch while the block lasts. `store` is a connection of its own, because the main one may be waiting."""
-    watch = Watch(rank, count, store, timeout)
+    watch = Heartbeat(rank, count, store, timeout)
     signals, waker = os.pipe()
     os.set_blocking(waker, False)
     before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    threading.Thread(target=watch.watch, args=(signals,), name="watch", daemon=True).start()
+    threading.Thread(target=watch.run, args=(signals,), name="watch", daemon=True).start()
     try:
         yield
     finally:

@@ -18,11 +18,11 @@ if hasattr(signal, "SIGUSR1"):  # what Slurm sends before the end, with --signal
     EXIT_CODES[signal.SIGUSR1] = TERMINATED
 TIME_LIMIT = "run.time_limit"
 # Whatever may stop a run, by name: exit code. Ranks agree on one by its place here.
-REASONS = {"": 0} | {number.name: code for number, code in EXIT_CODES.items()} | {TIME_LIMIT: TERMINATED}
-ONE_STOP_SECONDS = 3.0  # torchrun hands signals on, so that one stop may come twice to a rank
+STOP_REASONS = {"": 0} | {number.name: code for number, code in EXIT_CODES.items()} | {TIME_LIMIT: TERMINATED}
+DUPLICATE_SIGNAL_SECONDS = 3.0  # torchrun hands signals on, so that one stop may come twice to a rank
 
 
-class Stopped(Exception):
+class StopRequested(Exception):
     """The run was asked to stop, by the signal or the setting `name`. `code` is the exit code after saving."""
 
     def __init__(self, name: str, code: int) -> None:
@@ -30,24 +30,24 @@ class Stopped(Exception):
         self.name, self.code = name, code
 
 
-def heeded() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """The signals that ask for an end; not SIGHUP where nohup has it ignored."""
     hung_up = getattr(signal, "SIGHUP", None)
     return [number for number in EXIT_CODES if number != hung_up or signal.getsignal(number) != signal.SIG_IGN]
 
 
-class Heeding:
+class SignalHandler:
     """While in use, the signals that ask for an end go to `notice`; afterwards to whoever had them before."""
 
     def __init__(self) -> None:
         self.before: dict[signal.Signals, Any] = {}
 
-    def notice(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        for number in heeded():
-            self.before[number] = signal.signal(number, self.notice)
+        for number in handled_signals():
+            self.before[number] = signal.signal(number, self.on_signal)
         return self
 
     def __exit__(
@@ -60,7 +60,7 @@ class Heeding:
             signal.signal(*self.before.popitem())
 
 
-class Stopping(Heeding):
+class GracefulStop(SignalHandler):
     """While in use, the first signal waits for `check()`; the second ends the process as it would have without us.
 
     With a time limit, `check()` also ends a run in time for its last checkpoint: `reserve` seconds before.
@@ -71,11 +71,11 @@ class Stopping(Heeding):
         super().__init__()
         self.received: signal.Signals | None = None
         self.received_at = 0.0
-        self.one_stop_seconds = ONE_STOP_SECONDS if several_ranks else 0.0
+        self.one_stop_seconds = DUPLICATE_SIGNAL_SECONDS if several_ranks else 0.0
         self.ends_at = time.monotonic() + time_limit
         self.reserve = 0.0
 
-    def wanted(self) -> str:
+    def stop_reason(self) -> str:
         """What asks the run to stop, by its name in REASONS; empty if nothing does."""
         if self.received is not None:
             return self.received.name
@@ -83,8 +83,8 @@ class Stopping(Heeding):
 
     def check(self) -> None:
         """Raise Stopped if a signal has come or the time is out. Call it every few seconds at least."""
-        if name := self.wanted():
-            raise Stopped(name, REASONS[name])
+        if name := self.stop_reason():
+            raise StopRequested(name, STOP_REASONS[name])
 
     def notice(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
@@ -101,7 +101,7 @@ class Stopping(Heeding):
             signal.raise_signal(number)
 
 
-class AtOnce(Heeding):
+class ImmediateStop(SignalHandler):
     """The first signal is kept in `stopped`, and raised wherever the work is, but only amid `now()`: not in tidying.
 
     Where Python swallows what a handler raises (amid a `__del__`, a callback), `check()` raises it again.
@@ -109,7 +109,7 @@ class AtOnce(Heeding):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stopped: Stopped | None = None
+        self.stopped: StopRequested | None = None
         self.raises = False
 
     @contextlib.contextmanager
@@ -128,12 +128,12 @@ class AtOnce(Heeding):
     def notice(self, number: int, frame: FrameType | None) -> None:
         if self.stopped is None:
             received = signal.Signals(number)
-            self.stopped = Stopped(received.name, EXIT_CODES[received])
+            self.stopped = StopRequested(received.name, EXIT_CODES[received])
             if self.raises:
                 raise self.stopped
 
 
-def ignore_stops() -> None:
+def ignore_stop_signals() -> None:
     """From here on nothing but SIGKILL stops this process: it has done its work and is about to end."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)

@@ -8,11 +8,11 @@ from regpt.base.errors import UserError
 Color = Literal["green", "red", "grey"]  # grey: nothing to check, or what it needs has failed before
 
 
-class Red(UserError):
+class CheckFailed(UserError):
     """What a check found wrong, and the remedy."""
 
 
-class Nothing(Exception):
+class CheckSkipped(Exception):
     """There is nothing to check here, and why."""
 
 

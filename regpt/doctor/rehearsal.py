@@ -1,6 +1,6 @@
 """A recipe's rehearsal: the same model, data and machine, a few small steps, in a folder that goes afterwards.
 
-python -m regpt.before.rehearsal RECIPE.toml RUN STEP     trains, and is killed after that step
+python -m regpt.doctor.rehearsal RECIPE.toml RUN STEP     trains, and is killed after that step
 """
 
 import os
@@ -22,14 +22,14 @@ from regpt.base.errors import DONE, HUNG_UP, INTERRUPTED, TERMINATED, UserError
 from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
-from regpt.run import checkpoint
-from regpt.run.console import Console, quiet_console
-from regpt.run.devices import Device, open_device
-from regpt.run.fitting import free
-from regpt.run.journal import StepRecord
-from regpt.run.rates import Rates, measured_rates
-from regpt.run.start import resume, train
-from regpt.run.stopping import Stopped
+from regpt.checkpoint import store
+from regpt.distributed.device import Device, open_device
+from regpt.distributed.signals import StopRequested
+from regpt.plan.measure_cpu import Rates, measured_rates
+from regpt.tracking.journal import StepRecord
+from regpt.train.console import Console, quiet_console
+from regpt.train.oom import release_memory
+from regpt.train.start import resume, train
 
 STEPS = 4
 SAVED_AT = 2
@@ -88,7 +88,7 @@ class Rehearsal:
     def quick_micro_batch(self) -> int:
         """The recipe's own on a GPU, whose memory is on trial; elsewhere so large that steps are short."""
         asked = self.recipe.data.micro_batch
-        if self.device.place.type == "cuda":
+        if self.device.torch_device.type == "cuda":
             return asked
 
         def seconds(size: int) -> float:
@@ -119,7 +119,7 @@ class Rehearsal:
     @property
     def killed(self) -> Path:
         """Begun by another process, which was killed after a step, with a checkpoint before it."""
-        words = ["-m", "regpt.before.rehearsal", str(self.recipe_file)]
+        words = ["-m", "regpt.doctor.rehearsal", str(self.recipe_file)]
         return self.once("killed", lambda path: self.child(*words, str(path), str(KILLED_AT), code=KILLED))
 
     @property
@@ -147,7 +147,7 @@ class Rehearsal:
         if name not in self.made:
             try:
                 make(path)
-            except Stopped:
+            except StopRequested:
                 raise
             except Exception as error:  # raised again for whoever needs that run
                 self.failed[name] = error
@@ -157,9 +157,9 @@ class Rehearsal:
 
     def ended(self, code: int) -> None:
         """Raises Stopped where a signal has come, UserError where training has not come to its end."""
-        free(self.device)
+        release_memory(self.device)
         if code in STOPS:
-            raise Stopped(STOPS[code], code)
+            raise StopRequested(STOPS[code], code)
         if code != DONE:
             raise UserError(f"the rehearsal ended with exit code {code}", "train it by hand: regpt train")
 
@@ -193,7 +193,7 @@ def end(process: "subprocess.Popen[str]") -> None:
                 one.kill()
 
 
-class Fatal(Console):
+class KillAtStep(Console):
     """A console that kills its process after a step, once a checkpoint of an earlier one is there."""
 
     def __init__(self, run: Path, at: int) -> None:
@@ -203,14 +203,14 @@ class Fatal(Console):
     def step(self, record: StepRecord) -> None:
         if record.step == self.at:
             until = time.monotonic() + SAVING_PATIENCE
-            while not checkpoint.all_of(self.run) and time.monotonic() < until:
+            while not store.list_checkpoints(self.run) and time.monotonic() < until:
                 time.sleep(0.01)
             os.kill(os.getpid(), KILL)
 
 
 def main() -> int:
     file, run, step = sys.argv[1:]
-    return train(load_recipe(file), Path(run), Fatal(Path(run), int(step)))
+    return train(load_recipe(file), Path(run), KillAtStep(Path(run), int(step)))
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from datetime import timedelta
 import torch
 
 from regpt.base.recipe import Recipe
-from regpt.before.counts import checkpoint_bytes, checkpoints_kept, disk_needed
-from regpt.before.findings import Red
-from regpt.before.memory import USED, Placing, memory_of
-from regpt.before.rehearsal import ITEMS, Rehearsal
-from regpt.data.adopt import verify
-from regpt.data.prepare import open_or_prepare
 from regpt.data.shards import TokenWindows, check_fits
-from regpt.run.devices import free_memory
-from regpt.run.journal import read_history
+from regpt.distributed.device import free_memory
+from regpt.doctor.findings import CheckFailed
+from regpt.doctor.rehearsal import ITEMS, Rehearsal
+from regpt.plan.memory import USED, ParallelLayout, estimate_memory
+from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
+from regpt.prepare.dataset import open_or_prepare
+from regpt.prepare.import_shards import verify
+from regpt.tracking.journal import read_history
 
 VERIFYING_SECONDS = 40.0  # of a large data set as much is read as this allows
 LONGEST_DAYS = 60.0
@@ -27,7 +27,7 @@ HELLASWAG_ITEMS = 10_042
 def check_machine(of: Rehearsal) -> str:
     device = of.device
     if problems := list(of.recipe.batch_problems(of.ranks)):
-        raise Red("; ".join(problems), "change the recipe, or override it as section.key=value")
+        raise CheckFailed("; ".join(problems), "change the recipe, or override it as section.key=value")
     return (
         f"{device.name}, {device.precision_name}{', compiled' if device.compiled else ''};"
         f" {device.peak_flops / 1e12:.3g} TFLOP/s ({device.peak_source})"
@@ -49,7 +49,7 @@ def check_data(of: Rehearsal) -> str:
     with contextlib.suppress(TimeoutError):
         problems.extend(verify(of.recipe.data.directory, advance))
     if problems:
-        raise Red("; ".join(problems[:3]), "get or make these shards again; `regpt data verify` reads all")
+        raise CheckFailed("; ".join(problems[:3]), "get or make these shards again; `regpt data verify` reads all")
     tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
     directory, block = of.recipe.data.directory, of.recipe.model.block_size
     windows = {
@@ -64,8 +64,8 @@ def check_data(of: Rehearsal) -> str:
 
 def check_memory(of: Rehearsal) -> str:
     device, recipe = of.device, of.recipe
-    on_cpu = device.place.type == "cpu"
-    placing = Placing(
+    on_cpu = device.torch_device.type == "cpu"
+    placing = ParallelLayout(
         of.ranks,
         recipe.data.micro_batch,
         recipe.accumulation_steps(of.ranks),
@@ -73,14 +73,16 @@ def check_memory(of: Rehearsal) -> str:
         device.precision == torch.bfloat16,
         on_cpu,
     )
-    needed = memory_of(recipe, placing).total
-    room = free_memory(device.place) * (1.0 if on_cpu else USED)
+    needed = estimate_memory(recipe, placing).total
+    room = free_memory(device.torch_device) * (1.0 if on_cpu else USED)
     said = f"about {needed / 1e9:.2f} GB, by part in `regpt plan`; {room / 1e9:.1f} GB are free"
     if needed > room:
-        raise Red(said, "a smaller data.micro_batch, run.activation_checkpointing=true, or a smaller model")
+        raise CheckFailed(said, "a smaller data.micro_batch, run.activation_checkpointing=true, or a smaller model")
     halved = [event.detail["micro_batch"] for event in read_history(of.run).events if event.event == "out of memory"]
     if halved:
-        raise Red(f"out of memory with data.micro_batch = {halved[0][0]}", f"set data.micro_batch={halved[-1][1]}")
+        raise CheckFailed(
+            f"out of memory with data.micro_batch = {halved[0][0]}", f"set data.micro_batch={halved[-1][1]}"
+        )
     return said
 
 
@@ -89,7 +91,7 @@ def check_disk(of: Rehearsal) -> str:
     kept = f"{checkpoints_kept(of.recipe):,} checkpoints of {checkpoint_bytes(of.recipe) / 1e9:.2f} GB"
     said = f"{kept}, and one in the making: {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
     if needed > free:
-        raise Red(said, "set checkpoint.keep_last, or name another disk with --runs")
+        raise CheckFailed(said, "set checkpoint.keep_last, or name another disk with --runs")
     return said
 
 
@@ -97,7 +99,7 @@ def check_time(of: Rehearsal) -> str:
     seconds = expected_seconds(of)
     said = f"about {spoken(seconds)} for {of.recipe.run.max_steps:,} steps on {of.ranks} rank{'s' * (of.ranks > 1)}"
     if not seconds < 86_400 * LONGEST_DAYS:
-        raise Red(said, "another machine: regpt plan RECIPE --gpu all; or a smaller model, fewer steps")
+        raise CheckFailed(said, "another machine: regpt plan RECIPE --gpu all; or a smaller model, fewer steps")
     limit = of.recipe.run.time_limit_seconds
     return said + (f"; run.time_limit stops it every {spoken(limit)}" if seconds > limit else "")
 

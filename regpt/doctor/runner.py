@@ -11,29 +11,29 @@ from rich.console import Console as Terminal
 
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
 from regpt.base.recipe import Recipe
-from regpt.before import needs, training, using
-from regpt.before.findings import Color, Finding, Nothing
-from regpt.before.rehearsal import Rehearsal
-from regpt.run.stopping import AtOnce, Stopped
+from regpt.distributed.signals import ImmediateStop, StopRequested
+from regpt.doctor import artifacts, resources, training
+from regpt.doctor.findings import CheckSkipped, Color, Finding
+from regpt.doctor.rehearsal import Rehearsal
 
 # By name, in the order in which a fault would be met: (the check, the exit code of its red).
 CHECKS: dict[str, tuple[Callable[[Rehearsal], str], int]] = {
-    "machine": (needs.check_machine, USAGE),
-    "data": (needs.check_data, DATA),
-    "disk": (needs.check_disk, USAGE),
+    "machine": (resources.check_machine, USAGE),
+    "data": (resources.check_data, DATA),
+    "disk": (resources.check_disk, USAGE),
     "train": (training.check_steps, NUMERICS),
-    "memory": (needs.check_memory, USAGE),
+    "memory": (resources.check_memory, USAGE),
     "first loss": (training.check_first_loss, NUMERICS),
     "one batch overfitted": (training.check_overfitting, NUMERICS),
     "two starts equal": (training.check_starts, NUMERICS),
     "save": (training.check_saved, CHECKPOINT),
     "kill and resume": (training.check_resume, CHECKPOINT),
     "ranks agree": (training.check_ranks, RANKS),
-    "evaluate": (using.check_evaluation, CHECKPOINT),
-    "sample": (using.check_samples, CHECKPOINT),
-    "export": (using.check_export, CHECKPOINT),
-    "report": (using.check_report, USAGE),
-    "time": (needs.check_time, USAGE),
+    "evaluate": (artifacts.check_evaluation, CHECKPOINT),
+    "sample": (artifacts.check_samples, CHECKPOINT),
+    "export": (artifacts.check_export, CHECKPOINT),
+    "report": (artifacts.check_report, USAGE),
+    "time": (resources.check_time, USAGE),
 }
 UNKNOWN = "this is a fault of regpt or of the machine; the same by hand (regpt train, resume, report) shows all of it"
 NOT_TRIED = "not tried: {} has to be mended first"
@@ -43,7 +43,7 @@ FIRST = ("machine", "data")  # without these nothing else can be tried
 def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
     """Rehearse a recipe in a folder below `runs`, which goes afterwards; returns the exit code of the first red."""
     began_at, red, done = time.monotonic(), list[Finding](), 0
-    with AtOnce() as stopping, empty_folder(runs) as folder:
+    with ImmediateStop() as stopping, empty_folder(runs) as folder:
         try:
             terminal.print(f"rehearsing {recipe.name} in {folder}", markup=False)
             with stopping.now():
@@ -52,7 +52,7 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
                     done += 1
                     red += [finding] if finding.color == "red" else []
                     stopping.check()
-        except Stopped as stopped:
+        except StopRequested as stopped:
             terminal.file.write(f"stopped by {stopped.name}\n")  # the terminal itself may be stopped amid a line
             return stopped.code
     seconds = time.monotonic() - began_at
@@ -89,22 +89,22 @@ def findings(
         began_at = time.monotonic()
         if announced is not None and announced.is_terminal:
             with announced.status(f"{name} …"):
-                color, said, remedy, code = carried_out(of, name, seen)
+                color, said, remedy, code = run_check(of, name, seen)
         else:
-            color, said, remedy, code = carried_out(of, name, seen)
+            color, said, remedy, code = run_check(of, name, seen)
         yield Finding(name, color, said, remedy, time.monotonic() - began_at, code)
         if color == "red" and name in FIRST:
             return
 
 
-def carried_out(of: Rehearsal, name: str, seen: dict[Exception, str]) -> tuple[Color, str, str, int]:
+def run_check(of: Rehearsal, name: str, seen: dict[Exception, str]) -> tuple[Color, str, str, int]:
     """(color, what was seen, the remedy, the exit code). An error that a check has met before is not met again."""
     check, code = CHECKS[name]
     try:
         return "green", check(of), "", code
-    except Nothing as nothing:
+    except CheckSkipped as nothing:
         return "grey", str(nothing), "", code
-    except Stopped:
+    except StopRequested:
         raise
     except UserError as error:
         if error in seen:

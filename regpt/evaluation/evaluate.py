@@ -16,20 +16,18 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.files import write_json
-from regpt.data.items import Items, open_items
 from regpt.data.shards import TokenWindows, read_manifest
-from regpt.data.tasks import HELLASWAG_FILE, TASKS
+from regpt.distributed.device import Device
+from regpt.distributed.ranks import RankGroup
+from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
+from regpt.evaluation.validation import validation
+from regpt.interop.open_model import LoadedModel
 from regpt.model.gpt import GPT
-from regpt.results.models import Opened
-from regpt.run.answers import Answers
-from regpt.run.devices import Device
-from regpt.run.evaluate import file_of_losses, keep_losses, validation
-from regpt.run.ranks import Ranks
-from regpt.run.scoring import Exam, answered, ending_losses, tokens_at_a_time
-
-FOLDER = "evaluations"
-RESULTS = "results.json"
-VALIDATION = "validation"
+from regpt.tasks.catalog import HELLASWAG_FILE, TASKS
+from regpt.tasks.items import Items, open_items
+from regpt.tracking.layout import FOLDER, RESULTS, VALIDATION
+from regpt.tracking.predictions import Predictions
+from regpt.tracking.window_losses import window_losses_file, write_window_losses
 
 Busy = Callable[[str, int, int], None]
 
@@ -56,24 +54,24 @@ def known_tasks(words: str) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def default_tasks(opened: Opened) -> list[str]:
+def default_tasks(opened: LoadedModel) -> list[str]:
     """Validation where there is a data set for it, and HellaSwag."""
     has_data = opened.has_gpt2_tokens and (opened.recipe.data.directory / "manifest.json").is_file()
     return [*([VALIDATION] if has_data else []), "hellaswag"]
 
 
-def folder_of(opened: Opened) -> Path:
+def folder_of(opened: LoadedModel) -> Path:
     if opened.run is not None:
         return opened.run / FOLDER / f"step_{opened.step:06d}"
     return Path(FOLDER) / opened.name
 
 
 def evaluate(
-    opened: Opened,
+    opened: LoadedModel,
     names: Sequence[str],
     into: Path,
     device: Device,
-    ranks: Ranks,
+    ranks: RankGroup,
     items: int = 0,
     busy: Busy = lambda what, done, of: None,
 ) -> list[Result]:
@@ -84,12 +82,12 @@ def evaluate(
     # what is missing is said before anything is computed
     sets = {name: items_of(name, opened, items) for name in names if name != VALIDATION}
     windows = validation_split(opened) if VALIDATION in names else None
-    model = opened.model.to(device.place)
+    model = opened.model.to(device.torch_device)
     if device.compiled:
         for block in model.blocks:
             block.compile(dynamic=True)
     weights = digest_of_weights(model)
-    ranks.by_first(lambda: begin(into, opened, weights))
+    ranks.on_main(lambda: begin(into, opened, weights))
     results = []
     for name in names:
         started_at = time.perf_counter()
@@ -109,29 +107,31 @@ def evaluate(
                 "data": data,
             }
             lines = lines_of_validation(about)
-            if ranks.first:
-                keep_losses(into / file_of_losses(data, found.windows), found.by_window)
+            if ranks.is_main:
+                write_window_losses(into / window_losses_file(data, found.windows), found.by_window)
         else:
-            exam = Exam(sets[name], model.recipe.block_size, tokens_at_a_time(opened.recipe, device), opened.vocabulary)
-            answers = answered(exam, ending_losses(model, exam, device, between, ranks))
+            exam = PackedTask(
+                sets[name], model.recipe.block_size, max_batch_tokens(opened.recipe, device), opened.vocabulary
+            )
+            answers = make_predictions(exam, choice_losses(model, exam, device, between, ranks))
             about, lines = summary(answers), lines_of(answers)
             name = Path(answers.file_name).stem
-            if ranks.first:
+            if ranks.is_main:
                 answers.write(into / answers.file_name)
-        if ranks.first:
+        if ranks.is_main:
             about["seconds"] = time.perf_counter() - started_at
             add_result(into, device, name, about)
             results += lines
-    return results if ranks.first else []
+    return results if ranks.is_main else []
 
 
-def items_of(name: str, opened: Opened, count: int) -> Items:
+def items_of(name: str, opened: LoadedModel, count: int) -> Items:
     task = TASKS[name]
     asked = opened.recipe.evaluation
     return open_items(task, asked.hellaswag_file if task.file == HELLASWAG_FILE else "", count)
 
 
-def validation_split(opened: Opened) -> TokenWindows:
+def validation_split(opened: LoadedModel) -> TokenWindows:
     if not opened.has_gpt2_tokens:
         raise UserError(
             f"{opened.name}: has a tokenizer of its own, and data sets here hold GPT-2's tokens",
@@ -147,9 +147,9 @@ def validation_split(opened: Opened) -> TokenWindows:
     return windows
 
 
-def summary(answers: Answers) -> dict[str, Any]:
+def summary(answers: Predictions) -> dict[str, Any]:
     """What results.json says of a task."""
-    by_rule = {rule.name: answers.accuracy(rule) for rule in answers.rules}
+    by_rule = {rule.name: answers.accuracy(rule) for rule in answers.metrics}
     return {
         "items": answers.items,
         "digest": answers.digest,
@@ -167,7 +167,7 @@ def digest_of_weights(model: GPT) -> str:
     return digest.hexdigest()
 
 
-def begin(into: Path, opened: Opened, weights: str) -> None:
+def begin(into: Path, opened: LoadedModel, weights: str) -> None:
     """Make the folder and its results.json. Raises UserError where it holds the answers of another model.
 
     In a run's own folder these are what a resume went back behind, and give way.
@@ -202,19 +202,28 @@ def add_result(into: Path, device: Device, name: str, about: dict[str, Any]) -> 
     write_json(into / RESULTS, known)
 
 
-def lines_of(answers: Answers) -> list[Result]:
+def lines_of(answers: Predictions) -> list[Result]:
     return [
         Result(
-            answers.task, rule.words, rule.elsewhere, f"{accuracy.value:.4f}", f"{accuracy.error:.4f}", of_what(answers)
+            answers.task,
+            rule.description,
+            rule.name_elsewhere,
+            f"{accuracy.value:.4f}",
+            f"{accuracy.error:.4f}",
+            of_what(answers),
         )
-        for rule in answers.rules
+        for rule in answers.metrics
         for accuracy in [answers.accuracy(rule)]
     ]
 
 
-def of_what(answers: Answers) -> str:
+def of_what(answers: Predictions) -> str:
     cut = f"; {answers.cut:,} cut to the block" if answers.cut else ""
-    return answers.items + cut + (f"; {answers.lost:,} without a number, counted as wrong" if answers.lost else "")
+    return (
+        answers.items
+        + cut
+        + (f"; {answers.non_finite:,} without a number, counted as wrong" if answers.non_finite else "")
+    )
 
 
 def lines_of_validation(about: dict[str, Any]) -> list[Result]:

@@ -14,13 +14,14 @@ import numpy as np
 
 from regpt.base.errors import UserError
 from regpt.base.files import write_text
-from regpt.data.packing import Question, Tokens
-from regpt.results.evaluation import Busy, Result, add_result, begin, digest_of_weights
-from regpt.results.models import Opened
-from regpt.run.devices import Device
-from regpt.run.launch import no_forks_by_lm_eval
-from regpt.run.ranks import Ranks
-from regpt.run.scoring import Paper, endings_judged, tokens_at_a_time
+from regpt.data.tokenizer import Tokens
+from regpt.distributed.device import Device
+from regpt.distributed.env import disable_lm_eval_multiprocessing
+from regpt.distributed.ranks import RankGroup
+from regpt.evaluation.evaluate import Busy, Result, add_result, begin, digest_of_weights
+from regpt.evaluation.scoring import PackedQuestions, choice_losses_and_greedy, max_batch_tokens
+from regpt.interop.open_model import LoadedModel
+from regpt.tasks.packing import Question
 
 # What is asked for by the harness: ((context, continuation), their tokens, their tokens)
 Request = tuple[tuple[str, str], list[int], list[int]]
@@ -30,7 +31,7 @@ def tokens(lists: Iterable[list[int]]) -> tuple[Tokens, ...]:
     return tuple(np.array(ids, dtype=np.int64) for ids in lists)
 
 
-def harness_model(opened: Opened, device: Device, ranks: Ranks, busy: Busy) -> Any:
+def harness_model(opened: LoadedModel, device: Device, ranks: RankGroup, busy: Busy) -> Any:
     """An `lm_eval.api.model.LM` around a model of ours. Raises UserError where lm-eval is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("lm-eval is not installed", "pip install 'regpt[lm-eval]'")
@@ -51,8 +52,10 @@ def harness_model(opened: Opened, device: Device, ranks: Ranks, busy: Busy) -> A
             # requests with one context stand side by side, as the choices of an item
             contexts = [list(same) for _, same in groupby(requests, key=lambda request: request[1])]
             questions = [Question(tokens(r[1] for r in same), tokens(r[2] for r in same)) for same in contexts]
-            paper = Paper(questions, opened.model.recipe.block_size, tokens_at_a_time(opened.recipe, device))
-            losses, others = endings_judged(opened.model, paper, device, lambda d, of: busy("lm-eval", d, of), ranks)
+            paper = PackedQuestions(questions, opened.model.recipe.block_size, max_batch_tokens(opened.recipe, device))
+            losses, others = choice_losses_and_greedy(
+                opened.model, paper, device, lambda d, of: busy("lm-eval", d, of), ranks
+            )
             return [
                 (-float(losses[row, number]), not others[row, number])
                 for row, same in enumerate(contexts)
@@ -82,11 +85,11 @@ def harness_model(opened: Opened, device: Device, ranks: Ranks, busy: Busy) -> A
 
 
 def ask_harness(
-    opened: Opened,
+    opened: LoadedModel,
     names: str | None,
     into: Path,
     device: Device,
-    ranks: Ranks,
+    ranks: RankGroup,
     items: int = 0,
     busy: Busy = lambda what, done, of: None,
     include_path: Path | None = None,
@@ -95,8 +98,8 @@ def ask_harness(
     if not names:
         raise UserError("--lm-eval without --tasks", "name its tasks, as in --tasks lambada_openai")
     model = harness_model(opened, device, ranks, busy)
-    no_forks_by_lm_eval()
-    opened.model.to(device.place)
+    disable_lm_eval_multiprocessing()
+    opened.model.to(device.torch_device)
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -113,7 +116,7 @@ def ask_harness(
             f"lm-eval could not carry out {names} ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
             "its data sets come from the hub; or give tasks of your own with --include-path",
         ) from error
-    if not ranks.first or found is None:
+    if not ranks.is_main or found is None:
         return []
     begin(into, opened, digest_of_weights(opened.model))
     lines = []

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from regpt.data import tokenizer
+from regpt.distributed.ranks import RankGroup
 from regpt.model.gpt import GPT, KeyValueCache
-from regpt.run.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,15 +83,15 @@ def continuations(
     new_tokens: int,
     sampling: Sampling,
     between: Callable[[], None] = lambda: None,
-    ranks: Ranks | None = None,
+    ranks: RankGroup | None = None,
 ) -> list[str]:
     """`count` texts that begin with the prompt, dealt to the ranks in turn. An empty prompt begins a new document."""
-    ranks = ranks or Ranks()
+    ranks = ranks or RankGroup()
     ids = torch.tensor(tokenizer.encode(prompt).astype("int64") if prompt else [tokenizer.END_OF_TEXT])
-    each = -(-count // ranks.count)
+    each = -(-count // ranks.size)
     # where none is left, the last one again: a sharded model gathers its weights from everybody
-    numbers = [min(ranks.rank + turn * ranks.count, count - 1) for turn in range(each)]
+    numbers = [min(ranks.rank + turn * ranks.size, count - 1) for turn in range(each)]
     prompts = ids.repeat(each, 1).to(model.head_weight.device)
     mine = generate(model, prompts, new_tokens, sampling, between, numbers).cpu().numpy()
-    tokens = ranks.gathered(mine).swapaxes(0, 1).reshape(-1, mine.shape[1])[:count]
+    tokens = ranks.all_gather(mine).swapaxes(0, 1).reshape(-1, mine.shape[1])[:count]
     return [tokenizer.decode(row[0 if prompt else 1 :]) for row in np.asarray(tokens).tolist()]

@@ -1,10 +1,8 @@
 """What a model is worth: the validation loss over windows that are always the same."""
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,12 @@ import torch
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
-from regpt.base.files import write_bytes
 from regpt.base.recipe import Recipe
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import bytes_of_tokens
+from regpt.distributed.device import Device
+from regpt.distributed.ranks import RankGroup
 from regpt.model.gpt import GPT
-from regpt.run.devices import Device
-from regpt.run.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ def validation(
     recipe: Recipe,
     device: Device,
     between: Callable[[int, int], None] = lambda done, of: None,
-    ranks: Ranks | None = None,
+    ranks: RankGroup | None = None,
 ) -> Validation:
     """The loss over the first windows of the split.
 
@@ -51,21 +48,21 @@ def validation(
     depend on how many ranks there are. `between(done, of)` is called on every rank before each of its micro-batches; it
     may raise to stop. No random number is drawn.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or RankGroup()
     count, size = validation_windows(recipe, windows), recipe.data.micro_batch
     micro_batches = -(-count // size)
-    rounds = -(-micro_batches // ranks.count)
+    rounds = -(-micro_batches // ranks.size)
     found = np.zeros((rounds, size, 2))  # of each window: summed loss, and bytes of text
     training = model.training
     model.eval()
     try:
         for turn in range(rounds):
             between(turn, rounds)
-            number = turn * ranks.count + ranks.rank
+            number = turn * ranks.size + ranks.rank
             # where nothing is left, the last one again: a sharded model gathers its weights from everybody
             first = min(number, micro_batches - 1) * size
             tokens = windows.rows(range(first, min(count, first + size)))
-            rows = torch.from_numpy(tokens.astype(np.int64)).to(device.place)
+            rows = torch.from_numpy(tokens.astype(np.int64)).to(device.torch_device)
             with device.autocast():
                 losses = model.losses(rows[:, :-1], rows[:, 1:])
             if number < micro_batches:
@@ -73,7 +70,7 @@ def validation(
                 found[turn, : len(losses), 1] = text_bytes(tokens[:, 1:])
     finally:
         model.train(training)
-    by_window = ranks.gathered(found).swapaxes(0, 1).reshape(-1, 2)[:count]
+    by_window = ranks.all_gather(found).swapaxes(0, 1).reshape(-1, 2)[:count]
     sums, size_of_text = by_window[:, 0], float(by_window[:, 1].sum())
     own = sums / windows.block_size  # each window's
     spread = float(own.std(ddof=1)) if count > 1 else 0.0
@@ -84,33 +81,6 @@ def validation(
         windows=count,
         by_window=own,
     )
-
-
-def file_of_losses(data: str, windows: int) -> str:
-    """Its name in the folder of what a model was asked after a step, where losses on other data may lie as well."""
-    return f"validation-{data[:8]}-{windows}.npy"
-
-
-def keep_losses(path: Path, losses: NDArray[np.float64]) -> None:
-    """Write each window's loss as a plain .npy file, whole or not at all. (windows)"""
-    memory = io.BytesIO()
-    np.save(memory, losses)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, memory.getvalue())
-
-
-def kept_losses(path: Path, windows: int, mean: float) -> NDArray[np.float64]:
-    """Read them again. (windows). Raises DataError where the file is gone, or is none of so many windows and that mean:
-    an evaluation in another precision writes over it."""
-    try:
-        losses = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        raise DataError(f"{path}: is missing or not whole", "evaluate again") from None
-    if not isinstance(losses, np.ndarray) or losses.shape != (windows,) or losses.dtype != np.float64:
-        raise DataError(f"{path}: does not hold the losses of {windows:,} windows", "evaluate again")
-    if not math.isclose(float(losses.mean()), mean, rel_tol=1e-9):
-        raise DataError(f"{path}: holds other losses than those whose mean is {mean:.4f}", "evaluate again")
-    return losses
 
 
 def text_bytes(tokens: NDArray[Any]) -> NDArray[Any]:

@@ -16,9 +16,9 @@ from regpt.base.errors import UserError
 from regpt.base.files import sha256_of_file
 from regpt.base.recipe import ModelRecipe
 from regpt.data import tokenizer
-from regpt.data.packing import GPT2, Vocabulary
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.interop.huggingface import from_hugging_face, to_hugging_face
 from regpt.model.gpt import GPT
-from regpt.results.export import from_hugging_face, to_hugging_face
 
 LONGEST_BLOCK = 8192  # more no question here needs
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
@@ -28,7 +28,7 @@ def is_pretrained(directory: Path) -> bool:
     return (directory / "config.json").is_file()
 
 
-def load_pretrained(directory: Path) -> tuple[GPT, Vocabulary]:
+def load_pretrained(directory: Path) -> tuple[GPT, Tokenizer]:
     """The model, in float32 and evaluation mode, and its tokens."""
     config = read_config(directory)
     recipe = recipe_of(config, directory)
@@ -205,7 +205,7 @@ def is_gpt2s(path: Path) -> bool:
         return False
 
 
-def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Vocabulary:
+def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Tokenizer:
     """GPT-2's tokens, or those of a tokenizer.json, which the package `tokenizers` reads."""
     vocabulary, own = directory / "vocab.json", directory / "tokenizer.json"
     if (
@@ -217,17 +217,17 @@ def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any
             raise UserError(
                 f"{directory}: has {recipe.vocab_size:,} tokens and no tokenizer.json", "fetch its tokenizer too"
             )
-        return GPT2
+        return GPT2_TOKENIZER
     if not own.is_file():
         raise UserError(f"{directory}: its tokenizer is not in tokenizer.json", "fetch or make that file")
     try:
-        from tokenizers import Tokenizer
+        import tokenizers
     except ImportError:
         raise UserError(
             f"{directory}: has a tokenizer of its own, which needs the package tokenizers", "pip install 'regpt[hf]'"
         ) from None
     try:
-        found = Tokenizer.from_file(str(own))
+        found = tokenizers.Tokenizer.from_file(str(own))
     except Exception as error:  # the library raises plain Exceptions
         raise UserError(f"{own}: is no tokenizer ({error})", "fetch it again") from None
     found.encode_special_tokens = True  # a literal '<|endoftext|>' in a text is text
@@ -242,4 +242,4 @@ def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any
     def encode(text: str) -> list[int]:
         return list(found.encode(text, add_special_tokens=False).ids)
 
-    return Vocabulary(encode, end if isinstance(end, int) and 0 <= end < recipe.vocab_size else 0)
+    return Tokenizer(encode, end if isinstance(end, int) and 0 <= end < recipe.vocab_size else 0)

@@ -72,7 +72,7 @@ class SwiGLUFunction(torch.autograd.Function):
         return expanded
 
 
-def rotated_heads(qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rotary_heads(qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys turned by their positions, and values.  (B, T, 3HD), (T, D/2), (T, D/2) -> three (B, H, T, D)
 
     RoPE (Su et al. 2021, arXiv 2104.09864) in the split-half form of Llama: number i of a head turns with i + D/2.
@@ -80,7 +80,7 @@ def rotated_heads(qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Te
     cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
     if torch.compiler.is_compiling():
         q, k, v = split_heads(qkv, heads).unbind()
-        return rotated(q, cos, sin), rotated(k, cos, sin), v
+        return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v
     return RotatedHeads.apply(qkv, heads, cos, sin)  # type: ignore[no-untyped-call]
 
 
@@ -89,7 +89,9 @@ class RotatedHeads(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         q, k, v = split_heads(qkv, heads)
-        turned = [rotate(x, cos, sin, torch.empty_like(x, memory_format=torch.contiguous_format)) for x in (q, k)]
+        turned = [
+            apply_rotary_out(x, cos, sin, torch.empty_like(x, memory_format=torch.contiguous_format)) for x in (q, k)
+        ]
         return turned[0], turned[1], v.contiguous()
 
     @staticmethod
@@ -99,8 +101,8 @@ class RotatedHeads(torch.autograd.Function):
         B, H, T, D = of_q.shape
         result = torch.empty(B, T, 3 * H * D, dtype=of_q.dtype, device=of_q.device)
         q, k, v = split_heads(result, H)
-        rotate(of_q, cos, -sin, q)  # turned back
-        rotate(of_k, cos, -sin, k)
+        apply_rotary_out(of_q, cos, -sin, q)  # turned back
+        apply_rotary_out(of_k, cos, -sin, k)
         v.copy_(of_v)
         return result, None, None, None
 
@@ -111,13 +113,13 @@ def split_heads(qkv: Tensor, heads: int) -> Tensor:
     return qkv.view(B, T, 3, heads, -1).permute(2, 0, 3, 1, 4)
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """The plain expression.  (B, H, T, D) -> (B, H, T, D)"""
     left, right = x.chunk(2, dim=-1)
     return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
+def apply_rotary_out(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
     """The same, into `out`.  (B, H, T, D) -> (B, H, T, D)"""
     left, right = x.chunk(2, dim=-1)
     out_left, out_right = out.chunk(2, dim=-1)

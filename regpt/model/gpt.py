@@ -15,25 +15,25 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regpt.base.recipe import ModelRecipe
-from regpt.model.elementwise import rms_norm, rotated_heads, split_heads, swiglu
+from regpt.model.elementwise import rms_norm, rotary_heads, split_heads, swiglu
 from regpt.model.loss import mean_loss, token_losses, token_losses_and_best
 
 
-class Fork(NamedTuple):
+class SharedPrefix(NamedTuple):
     """How rows of tokens fork: each has a stem and branches that go on from it, one behind the other.
 
     A branch sees the stem and itself, so that a context is read once for all its endings.
     """
 
     positions: Tensor  # (B, T), of a token in its own sequence: stem and branch
-    branches: Tensor  # (B, T), 0 in the stem, then 1, 2 … ; -1 where a row is filled up
+    segments: Tensor  # (B, T), 0 in the stem, then 1, 2 … ; -1 where a row is filled up
 
     def mask(self) -> Tensor:
         """Whether a position (second to last) sees another (last).  (B, 1, T, T)"""
-        T = self.branches.shape[1]
-        before = torch.ones(T, T, dtype=torch.bool, device=self.branches.device).tril()
-        same = self.branches[:, :, None] == self.branches[:, None, :]
-        stem = self.branches[:, None, :] == 0
+        T = self.segments.shape[1]
+        before = torch.ones(T, T, dtype=torch.bool, device=self.segments.device).tril()
+        same = self.segments[:, :, None] == self.segments[:, None, :]
+        stem = self.segments[:, None, :] == 0
         return (before & (same | stem))[:, None]
 
 
@@ -55,7 +55,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
         self.register_buffer("rotations", rotations, persistent=False)
-        self.recomputing = False  # the blocks in the backward pass, instead of keeping what is inside them
+        self.activation_checkpointing = False  # the blocks in the backward pass, instead of keeping what is inside them
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean loss over all targets, nats per token.  (B, T), (B, T) -> ()"""
@@ -69,7 +69,7 @@ class GPT(nn.Module):
         return token_losses(hidden.flatten(0, 1), self.head_weight, targets.flatten()).view_as(targets)
 
     @torch.no_grad()
-    def losses_at(self, tokens: Tensor, fork: Fork, places: Tensor, targets: Tensor) -> Tensor:
+    def losses_at(self, tokens: Tensor, fork: SharedPrefix, places: Tensor, targets: Tensor) -> Tensor:
         """Losses, nats, where they are asked for: of target n after the token at place n of the flattened rows.
 
         (B, T), (B, T) twice, (M), (M) -> (M)
@@ -77,11 +77,13 @@ class GPT(nn.Module):
         return token_losses(self.hidden_at(tokens, fork, places), self.head_weight, targets)
 
     @torch.no_grad()
-    def losses_and_best_at(self, tokens: Tensor, fork: Fork, places: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def losses_and_best_at(
+        self, tokens: Tensor, fork: SharedPrefix, places: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """The same, and whether each target is the likeliest token there.  … -> (M), (M)"""
         return token_losses_and_best(self.hidden_at(tokens, fork, places), self.head_weight, targets)
 
-    def hidden_at(self, tokens: Tensor, fork: Fork, places: Tensor) -> Tensor:
+    def hidden_at(self, tokens: Tensor, fork: SharedPrefix, places: Tensor) -> Tensor:
         """(B, T), (B, T) twice, (M) -> (M, C)"""
         return self.hidden(tokens, fork=fork).flatten(0, 1)[places]
 
@@ -93,7 +95,7 @@ class GPT(nn.Module):
         """Scores of what follows the last of the tokens, which follow those in the cache.  (B, T) -> (B, V)"""
         return self.logits(self.hidden(tokens, cache)[:, -1])
 
-    def hidden(self, tokens: Tensor, cache: "KeyValueCache | None" = None, fork: Fork | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: "KeyValueCache | None" = None, fork: SharedPrefix | None = None) -> Tensor:
         """What the head reads. With a cache, `tokens` follow those that it holds.  (B, T) -> (B, T, C)"""
         first = cache.length if cache else 0
         last = first + tokens.shape[1]
@@ -105,7 +107,7 @@ class GPT(nn.Module):
         if self.rotations is not None:  # with a fork each row has its own: (2, B, 1, T, D/2)
             rotations = self.rotations[:, fork.positions][:, :, None] if fork else self.rotations[:, first:last]
         for layer, block in enumerate(self.blocks):
-            if self.recomputing and torch.is_grad_enabled():
+            if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rotations, use_reentrant=False)
             else:
                 x = block(x, rotations, (cache, layer) if cache else None, mask)
@@ -121,10 +123,10 @@ class GPT(nn.Module):
     def initialize(self, seed: int) -> None:
         """Draw all weights anew."""
         with torch.no_grad():
-            for parameter, drawn in zip(self.parameters(), self.drawn_weights(seed), strict=True):
+            for parameter, drawn in zip(self.parameters(), self.initial_weights(seed), strict=True):
                 parameter.copy_(drawn)
 
-    def drawn_weights(self, seed: int) -> Iterator[Tensor]:
+    def initial_weights(self, seed: int) -> Iterator[Tensor]:
         """Each parameter's first values, whole: normal(0, init_std), residual projections x (2 n_layer)^-0.5, biases 0,
         norms 1.
 
@@ -182,7 +184,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         B, T, C = x.shape
         if rotations is not None:
-            q, k, v = rotated_heads(self.qkv(x), self.heads, *rotations)  # each (B, H, T, D)
+            q, k, v = rotary_heads(self.qkv(x), self.heads, *rotations)  # each (B, H, T, D)
         else:
             q, k, v = split_heads(self.qkv(x), self.heads).unbind()
         if cached is not None:

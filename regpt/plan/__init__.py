@@ -1,1 +1,1 @@
-"""Floor 5: before a run. What it will take, reckoned; and a rehearsal of all that it will do."""
+"""What a run will need: memory, time, energy, money, disk."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from regpt.base.cards import Card, find_card
 from regpt.base.recipe import Recipe
-from regpt.before.memory import USED, Memory, Placing, memory_of
-from regpt.before.roofline import speeds
+from regpt.plan.memory import USED, Memory, ParallelLayout, estimate_memory
+from regpt.plan.roofline import speeds
 
 BUCKET = 25 * 2**20  # bytes of gradients that DistributedDataParallel reduces at once
 LATENCY = 20e-6  # seconds of one hop in a tree over all cards; a guess
@@ -19,7 +19,7 @@ POWER = (0.8, 1.0)  # of a card's board power while it trains; a guess. The mach
 
 
 @dataclass(frozen=True)
-class Cards:
+class Hardware:
     """A kind of card, how many stand in a machine, and what one costs."""
 
     card: Card
@@ -32,16 +32,16 @@ class Cards:
         return within if ranks <= self.of_machine else min(within, self.of_machine * between)
 
 
-H100 = Cards(find_card("H100"), usd_per_hour=2.5)  # a guess at what rented cards cost, to be replaced by yours
+H100 = Hardware(find_card("H100"), usd_per_hour=2.5)  # a guess at what rented cards cost, to be replaced by yours
 
 
 @dataclass(frozen=True)
-class Reckoning:
+class Estimate:
     """One recipe on so many cards. Pairs are of the good case and the careful one."""
 
     recipe: Recipe
-    cards: Cards
-    placing: Placing
+    cards: Hardware
+    placing: ParallelLayout
     memory: Memory
     compute_seconds: tuple[float, float]  # of a step
     network_seconds: float
@@ -88,7 +88,7 @@ class Reckoning:
         return good * an_hour, careful * an_hour
 
 
-def reckon(recipe: Recipe, ranks: int, cards: Cards, micro_batch: int = 0) -> Reckoning | None:
+def estimate(recipe: Recipe, ranks: int, cards: Hardware, micro_batch: int = 0) -> Estimate | None:
     """On so many cards, with the given micro-batch, else the largest power of two that fits.
 
     None where nothing fits or the batch does not divide. ddp where the whole state fits on a card, else fsdp.
@@ -100,10 +100,10 @@ def reckon(recipe: Recipe, ranks: int, cards: Cards, micro_batch: int = 0) -> Re
         for size in sizes:
             if recipe.batch_windows % (size * ranks) or (sharded and ranks == 1):
                 continue
-            placing = Placing(ranks, size, recipe.batch_windows // (size * ranks), sharded, bfloat16)
-            needed = memory_of(recipe, placing)
+            placing = ParallelLayout(ranks, size, recipe.batch_windows // (size * ranks), sharded, bfloat16)
+            needed = estimate_memory(recipe, placing)
             if needed.total <= USED * cards.card.memory:
-                return Reckoning(
+                return Estimate(
                     recipe=recipe,
                     cards=cards,
                     placing=placing,
@@ -114,17 +114,17 @@ def reckon(recipe: Recipe, ranks: int, cards: Cards, micro_batch: int = 0) -> Re
     return None
 
 
-def largest_micro_batch(recipe: Recipe, placing: Placing, memory: float) -> int:
+def largest_micro_batch(recipe: Recipe, placing: ParallelLayout, memory: float) -> int:
     """Sequences of a rank's batch that fit at once, whether it divides by them or not; 0 where not even one does."""
     most = recipe.batch_windows // placing.ranks
 
     def fits(size: int) -> bool:
-        return memory_of(recipe, replace(placing, micro_batch=size)).total <= memory
+        return estimate_memory(recipe, replace(placing, micro_batch=size)).total <= memory
 
     return bisect.bisect(range(1, most + 1), 0, key=lambda size: not fits(size))
 
 
-def compute_seconds(recipe: Recipe, ranks: int, cards: Cards) -> tuple[float, float]:
+def compute_seconds(recipe: Recipe, ranks: int, cards: Hardware) -> tuple[float, float]:
     """Of a step, at the good speed and at the careful one."""
     again = 4 / 3 if recipe.run.activation_checkpointing else 1.0
     careful, good = speeds(recipe.model, cards.card)
@@ -132,7 +132,7 @@ def compute_seconds(recipe: Recipe, ranks: int, cards: Cards) -> tuple[float, fl
     return tokens / good, tokens / careful
 
 
-def network_seconds(recipe: Recipe, placing: Placing, cards: Cards) -> float:
+def network_seconds(recipe: Recipe, placing: ParallelLayout, cards: Hardware) -> float:
     """Of a step: what each card sends, and the hops of each collective."""
     ranks = placing.ranks
     if ranks == 1:
@@ -144,7 +144,7 @@ def network_seconds(recipe: Recipe, placing: Placing, cards: Cards) -> float:
     return bytes_sent(recipe, placing) / cards.bandwidth(ranks) + hops
 
 
-def bytes_sent(recipe: Recipe, placing: Placing) -> float:
+def bytes_sent(recipe: Recipe, placing: ParallelLayout) -> float:
     """By each card in a step, over a ring: float32 gradients; with fsdp the blocks' weights twice in bfloat16, too."""
     model = recipe.model
     others = (placing.ranks - 1) / placing.ranks

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 
 from regpt.base.recipe import Recipe
+from regpt.distributed.device import Device
 from regpt.model.gpt import Block, rotary_table
 from regpt.model.loss import Head, mean_loss
 from regpt.model.optimizer import make_optimizer
-from regpt.run.devices import Device
 
 ROUNDS = 3  # of each part, as far as the time allows; the fastest counts
 OPTIMIZER_PARAMETERS = 1 << 22
@@ -57,7 +57,7 @@ def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rate
 
 def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     """Of forward and backward pass, for each position, of whole sequences; of a micro-batch, if that is quick."""
-    model, place = recipe.model, device.place
+    model, place = recipe.model, device.torch_device
     block = Block(model).to(place)
     rotations = rotary_table(model).to(place) if model.positions == "rope" else None
 
@@ -77,7 +77,7 @@ def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 
 def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float, float]:
     """(for each position, for each micro-batch): head and loss with their gradients, and the embedding's."""
-    model, place = recipe.model, device.place
+    model, place = recipe.model, device.torch_device
     # of the size that weights and hidden states have: products far from it would make numbers that a CPU is slow at
     std = model.init_std
     weight = torch.empty(model.vocab_size, model.n_embd, device=place).normal_(0.0, std).requires_grad_()
@@ -99,7 +99,7 @@ def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float,
 
 def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     """Of the norm, the clipping, AdamW and forgetting the gradients, for each parameter."""
-    layer = torch.nn.Linear(1024, OPTIMIZER_PARAMETERS // 1024, bias=False).to(device.place)
+    layer = torch.nn.Linear(1024, OPTIMIZER_PARAMETERS // 1024, bias=False).to(device.torch_device)
     optimizer = make_optimizer(layer, replace(recipe, name="rates"))
 
     def once() -> None:

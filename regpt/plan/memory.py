@@ -43,7 +43,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Placing:
+class ParallelLayout:
     """How a step is laid out on devices of a kind."""
 
     ranks: int = 1
@@ -54,7 +54,7 @@ class Placing:
     on_cpu: bool = False
 
 
-def memory_of(recipe: Recipe, placing: Placing) -> Memory:
+def estimate_memory(recipe: Recipe, placing: ParallelLayout) -> Memory:
     """Bytes on each device."""
     model = recipe.model
     share = placing.ranks if placing.sharded else 1
@@ -84,7 +84,7 @@ def block_weights(model: ModelRecipe) -> int:
     return (model.matmul_parameters - model.vocab_size * model.n_embd) // model.n_layer
 
 
-def activation_bytes(recipe: Recipe, placing: Placing) -> int:
+def activation_bytes(recipe: Recipe, placing: ParallelLayout) -> int:
     """What autograd keeps of one micro-batch; with activation checkpointing, one block in full besides all inputs."""
     model = recipe.model
     positions = placing.micro_batch * model.block_size
@@ -97,7 +97,7 @@ def activation_bytes(recipe: Recipe, placing: Placing) -> int:
     return positions * (token_ids + dropped + in_blocks + final_norm)
 
 
-def block_bytes(model: ModelRecipe, placing: Placing) -> int:
+def block_bytes(model: ModelRecipe, placing: ParallelLayout) -> int:
     """What autograd keeps of one block for each token, in the order of the forward pass."""
     C, M, H, T = model.n_embd, model.mlp_hidden, model.n_head, model.block_size
     number = 2 if placing.bfloat16 else 4  # bytes of what goes into a product
@@ -117,12 +117,12 @@ def norm_statistics(model: ModelRecipe) -> int:
     return 4 if model.normalization == "rmsnorm" else 8
 
 
-def mask_bytes(model: ModelRecipe, placing: Placing, number: int) -> int:
+def mask_bytes(model: ModelRecipe, placing: ParallelLayout, number: int) -> int:
     """Of one dropout, for each position: numbers as long as what is dropped on a CPU, booleans on a GPU."""
     return model.n_embd * (number if placing.on_cpu else 1) if model.dropout else 0
 
 
-def loss_bytes(model: ModelRecipe, positions: int, placing: Placing) -> int:
+def loss_bytes(model: ModelRecipe, positions: int, placing: ParallelLayout) -> int:
     """The head's gradient, three times what it reads (itself, its gradient, and that in the backward pass), and logits.
 
     A piece of the logits is float32; in bfloat16 there is a copy, of the product or of the gradient.

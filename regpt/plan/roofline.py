@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from regpt.base.cards import Card, find_card
 from regpt.base.recipe import ModelRecipe
-from regpt.before.memory import Placing, block_bytes
+from regpt.plan.memory import ParallelLayout, block_bytes
 
 # Fitted (docs/plan.md). The share is at its bound: left alone, the fit takes products to be faster than the peak and
 # lays more on memory. What these figures determine is the sum, not which part of it is which.
@@ -91,7 +91,7 @@ def parts_per_token(model: ModelRecipe, card: Card) -> tuple[float, float]:
     """(seconds at the full peak, seconds of one pass over what is kept)"""
     attention = 12 * model.n_layer * model.n_embd * model.block_size
     flops = model.flops_per_token - attention // 2  # fused kernels skip what the causal mask hides
-    kept = model.n_layer * block_bytes(model, Placing())
+    kept = model.n_layer * block_bytes(model, ParallelLayout())
     return flops / card.peak, kept / card.bandwidth
 
 

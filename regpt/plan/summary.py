@@ -8,12 +8,14 @@ from pathlib import Path
 
 from regpt.base.cards import CARDS, find_card
 from regpt.base.errors import UserError
+from regpt.base.format import three_digits
 from regpt.base.recipe import Recipe, nearest_divisors
-from regpt.before.counts import checkpoint_bytes, checkpoints_kept, digits, train_tokens
-from regpt.before.doubts import doubts
-from regpt.before.memory import USED, Memory, Placing, memory_of
-from regpt.before.reckoning import POWER, Cards, Reckoning, largest_micro_batch, reckon
-from regpt.before.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
+from regpt.data.sizes import train_tokens
+from regpt.plan.estimate import POWER, Estimate, Hardware, estimate, largest_micro_batch
+from regpt.plan.memory import USED, Memory, ParallelLayout, estimate_memory
+from regpt.plan.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
+from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept
+from regpt.plan.warnings import find_warnings
 
 PARTS = {
     "weights": "weights, float32",
@@ -64,7 +66,7 @@ def epochs(recipe: Recipe) -> str:
 # On cards
 
 
-def on_cards(recipe: Recipe, cards: Cards, ranks: int) -> Iterator[str]:
+def on_cards(recipe: Recipe, cards: Hardware, ranks: int) -> Iterator[str]:
     """What the recipe takes on so many cards of a kind."""
     card = cards.card
     room = USED * card.memory
@@ -73,8 +75,8 @@ def on_cards(recipe: Recipe, cards: Cards, ranks: int) -> Iterator[str]:
         f"on {ranks} x {card.name}: {card.tflops:,.4g} TFLOP/s in bfloat16, {card.gigabytes:g} GB at"
         f" {card.gigabytes_per_second:,.0f} GB/s, {card.watts:g} W"
     )
-    as_asked = reckon(recipe, ranks, cards, recipe.data.micro_batch)
-    found = as_asked or reckon(recipe, ranks, cards)
+    as_asked = estimate(recipe, ranks, cards, recipe.data.micro_batch)
+    found = as_asked or estimate(recipe, ranks, cards)
     if found is None:
         yield line("memory", too_large(recipe, cards, ranks))
         return
@@ -98,7 +100,7 @@ def memory_lines(memory: Memory, room: float, of: str) -> Iterator[str]:
     yield line("memory together", f"{memory.total / 1e9:6.2f} GB of {room / 1e9:.1f} GB ({of})")
 
 
-def micro_batch_line(recipe: Recipe, ranks: int, placing: Placing, fits: bool, most: int) -> str:
+def micro_batch_line(recipe: Recipe, ranks: int, placing: ParallelLayout, fits: bool, most: int) -> str:
     asked, block = recipe.data.micro_batch, recipe.model.block_size
     divides = [n for n in range(1, most + 1) if recipe.batch_windows % (n * ranks) == 0]
     largest = f"the largest that fits is {most} x {block:,}" + (
@@ -114,13 +116,13 @@ def in_accumulation(count: int) -> str:
     return f"{count} micro-batch{'es' if count > 1 else ''} a step"
 
 
-def too_large(recipe: Recipe, cards: Cards, ranks: int) -> str:
-    least = memory_of(recipe, Placing(ranks, 1, recipe.batch_windows // ranks, ranks > 1))
+def too_large(recipe: Recipe, cards: Hardware, ranks: int) -> str:
+    least = estimate_memory(recipe, ParallelLayout(ranks, 1, recipe.batch_windows // ranks, ranks > 1))
     remedy = "run.activation_checkpointing=true, more cards, or a smaller model.block_size"
     return f"does not fit: {least.total / 1e9:.1f} GB with one sequence at a time; {remedy}"
 
 
-def speed_lines(found: Reckoning) -> Iterator[str]:
+def speed_lines(found: Estimate) -> Iterator[str]:
     recipe, cards = found.recipe, found.cards
     if not found.placing.bfloat16:
         yield line(
@@ -146,7 +148,7 @@ def speed_lines(found: Reckoning) -> Iterator[str]:
 
 def spread(low: float, high: float) -> str:
     """Both ends with three digits, as in '113,000 to 193,000'."""
-    return f"{digits(low)} to {digits(high)}"
+    return f"{three_digits(low)} to {three_digits(high)}"
 
 
 # Disk
@@ -182,13 +184,13 @@ def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float | 
         yield ""
         yield from every_card(recipe, ranks, usd_per_hour)
     else:
-        yield from on_cards(recipe, Cards(find_card(name), usd_per_hour), ranks)
+        yield from on_cards(recipe, Hardware(find_card(name), usd_per_hour), ranks)
     yield from endings(recipe, runs)
 
 
 def endings(recipe: Recipe, runs: Path) -> Iterator[str]:
     yield from disk_lines(recipe, runs)
-    found = list(doubts(recipe, runs))
+    found = list(find_warnings(recipe, runs))
     if found:
         yield ""
         yield "take care"
@@ -199,9 +201,9 @@ def every_card(recipe: Recipe, ranks: int, usd_per_hour: float | None) -> Iterat
     """A line for each kind of card that is known."""
     yield f"{ranks} x {'card':<24} {'micro-batch':>12} {'tokens/s':>22} {'hours':>16} {'kWh':>16} {'USD':>16}"
     for card in CARDS:
-        found = reckon(recipe, ranks, Cards(card, usd_per_hour))
+        found = estimate(recipe, ranks, Hardware(card, usd_per_hour))
         if found is None:
-            yield f"    {card.name:<24} {too_large(recipe, Cards(card), ranks)}"
+            yield f"    {card.name:<24} {too_large(recipe, Hardware(card), ranks)}"
             continue
         if not found.placing.bfloat16:
             cut = f"{found.placing.micro_batch:>6} x {found.placing.accumulation:<3}"
@@ -219,11 +221,11 @@ def plan_for_this_machine(
     recipe: Recipe, name: str, step_seconds: float, memory_free: float, bfloat16: bool, runs: Path
 ) -> Iterator[str]:
     """All lines for a processor whose step was just reckoned from parts that were measured."""
-    placing = Placing(1, recipe.data.micro_batch, recipe.accumulation_steps(), bfloat16=bfloat16, on_cpu=True)
+    placing = ParallelLayout(1, recipe.data.micro_batch, recipe.accumulation_steps(), bfloat16=bfloat16, on_cpu=True)
     yield from heading(recipe)
     yield ""
     yield f"on this machine: {name}, {'bfloat16' if bfloat16 else 'float32'}"
-    needed = memory_of(recipe, placing)
+    needed = estimate_memory(recipe, placing)
     yield from memory_lines(needed, memory_free, "what is free")
     most = largest_micro_batch(recipe, placing, memory_free)
     fits = needed.total <= memory_free

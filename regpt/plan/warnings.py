@@ -7,17 +7,19 @@ from pathlib import Path
 
 from regpt.base.cards import Card, find_card
 from regpt.base.errors import UserError
+from regpt.base.format import three_digits
 from regpt.base.recipe import Recipe
-from regpt.before.counts import digits, disk_needed, train_tokens
-from regpt.before.roofline import speeds
+from regpt.data.sizes import train_tokens
+from regpt.plan.roofline import speeds
+from regpt.plan.sizes import disk_needed
 
 IMPOSSIBLE = 0.95  # of peak: no training has been seen to reach that
 DOUBTFUL = 1.05  # times the good end of what the roofline gives
 
 
-def doubts(recipe: Recipe, runs: Path) -> Iterator[str]:
+def find_warnings(recipe: Recipe, runs: Path) -> Iterator[str]:
     """A line each."""
-    yield from doubts_about_record(recipe)
+    yield from record_warnings(recipe)
     free = shutil.disk_usage(existing(runs)).free
     if free < disk_needed(recipe):
         yield (
@@ -43,7 +45,7 @@ def existing(path: Path) -> Path:
     return path if path.exists() else existing(path.parent)
 
 
-def doubts_about_record(recipe: Recipe) -> Iterator[str]:
+def record_warnings(recipe: Recipe) -> Iterator[str]:
     """Whether recorded hours on recorded cards can be, by the cards' peak and by the roofline."""
     recorded = recipe.published
     found = recorded_cards(recorded.hardware)
@@ -54,11 +56,14 @@ def doubts_about_record(recipe: Recipe) -> Iterator[str]:
     share = speed * recipe.model.flops_per_token / (count * card.peak)
     said = (
         f"{recorded.origin or 'the record'}: {recipe.total_tokens / 1e9:.1f} G tokens in {recorded.hours:g} h on"
-        f" {count} x {card.name} are {digits(speed)} tokens/s, about {share:.0%} of peak"
+        f" {count} x {card.name} are {three_digits(speed)} tokens/s, about {share:.0%} of peak"
     )
     good = count * speeds(recipe.model, card)[1]
     if share > IMPOSSIBLE:
-        yield f"{said}: that cannot be. The good end of the range for {count} x {card.name} is {digits(good)} tokens/s"
+        yield (
+            f"{said}: that cannot be. The good end of the range for {count} x {card.name} is {three_digits(good)}"
+            " tokens/s"
+        )
     elif speed > DOUBTFUL * good:
         yield f"{said}: {speed / good:.2g} times the good end of the range for them"
 

@@ -22,14 +22,14 @@ import numpy as np
 from regpt.base.errors import DataError, UserError
 from regpt.base.files import sha256_of_json, write_json
 from regpt.base.recipe import Recipe
-from regpt.data.corpora import Corpus, Part
-from regpt.data.encoders import Encoded, Encoders, Ready, Work
-from regpt.data.position import Counts
-from regpt.data.preparation import NoProgress, Preparation, folder_in_the_making, made_with
-from regpt.data.prepare import being_made, open_source, refuse_existing
-from regpt.data.sections import Section
 from regpt.data.shards import Manifest, read_manifest
-from regpt.data.writing import ShardFile
+from regpt.prepare.corpora import Corpus, Part
+from regpt.prepare.dataset import being_made, open_source, refuse_existing
+from regpt.prepare.encoders import Encoded, Encoders, Ready, Work
+from regpt.prepare.job import NoProgress, Preparation, folder_in_the_making, made_with
+from regpt.prepare.sections import Chunk
+from regpt.prepare.shard_writer import ShardFile
+from regpt.prepare.state import Counts
 
 Executor = Literal["local", "slurm", "ray"]
 
@@ -153,9 +153,9 @@ def encode_parts(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
         corpus = open_source(recipe)
         numbers = range(rank, len(corpus.parts), world_size)
         missing = [n for n in numbers if not Piece(folder_of_pieces(recipe), n).is_of(corpus.parts[n], recipe)]
-        for number, part in zip(missing, corpus.at_hand(missing, NoProgress()), strict=True):
+        for number, part in zip(missing, corpus.fetched(missing, NoProgress()), strict=True):
             encode_part(part, Piece(folder_of_pieces(recipe), number), recipe)
-            part.release()
+            part.cleanup()
 
 
 def folder_of_pieces(recipe: Recipe) -> Path:
@@ -168,13 +168,13 @@ def encode_part(part: Part, piece: Piece, recipe: Recipe) -> None:
     piece.about_path.unlink(missing_ok=True)
     counts = Counts()
     file = ShardFile(piece.tokens_path, "train", expected=0)
-    work = (Work(part, section, begins_part=number == 0) for number, section in enumerate(part.sections()))
+    work = (Work(part, section, begins_part=number == 0) for number, section in enumerate(part.chunks()))
     with closing(file.file), Encoders(1, recipe.data.tokenizer_backend) as encoders:
         for _, encoded in encoders.encode(work, check=NoProgress().check):
             assert encoded is not None
             file.append(encoded.tokens)
             counts = counts.plus(encoded)
-        part.judge(counts.documents, Counter(counts.refused))
+        part.check_readable(counts.documents, Counter(counts.refused))
         shard = file.seal()
     write_json(piece.about_path, {"identity": identity(part, recipe), "sha256": shard.sha256, "counts": asdict(counts)})
 
@@ -212,7 +212,7 @@ def seal_pieces(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
     """Copy all pieces into shards. May be killed and called again, like any preparation."""
     alone = replace(recipe, data=replace(recipe.data, workers=1))
     with problem_written_down(recipe, "seal"), being_made(recipe):
-        Preparation(alone, NoProgress(), partial(corpus_of_pieces, recipe)).carry_out()
+        Preparation(alone, NoProgress(), partial(corpus_of_pieces, recipe)).run()
 
 
 def corpus_of_pieces(recipe: Recipe) -> Corpus:
@@ -248,7 +248,7 @@ class PiecePart:
     def fingerprint(self) -> list[Any]:
         return [self.name, self.about["sha256"]]
 
-    def sections(self) -> Iterator[Section]:
+    def chunks(self) -> Iterator[Chunk]:
         """The tokens some at a time; with the first go the counts of all."""
         counts = Counts(**self.about["counts"])
         tokens = np.load(self.piece.tokens_path, mmap_mode="r")
@@ -257,8 +257,8 @@ class PiecePart:
             of_all = (counts.documents, counts.text_bytes, counts.longest_document_tokens, Counter(counts.refused))
             yield Ready(some.nbytes, Encoded(some, *(of_all if first == 0 else (0, 0, 0, Counter()))))
 
-    def judge(self, documents: int, refused: Counter[str]) -> None:
+    def check_readable(self, documents: int, refused: Counter[str]) -> None:
         pass
 
-    def release(self) -> None:
+    def cleanup(self) -> None:
         pass

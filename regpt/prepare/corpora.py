@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
-from regpt.data.sections import NO_TEXT, READABLE, FilePart, Section, Texts, kind_of
+from regpt.prepare.sections import NO_TEXT, READABLE, Chunk, FilePart, Texts, file_kind
 
 LOOKED_AT = 50  # parts of a corpus, to estimate how much text it holds
 
@@ -41,13 +41,13 @@ class Part(Protocol):
     def fingerprint(self) -> list[Any]:
         """What must not change between two attempts at preparing it."""
 
-    def sections(self) -> Iterator[Section]:
+    def chunks(self) -> Iterator[Chunk]:
         """The part cut into pieces of work, always in the same way. Raises DataError where it cannot be read."""
 
-    def judge(self, documents: int, refused: Counter[str]) -> None:
+    def check_readable(self, documents: int, refused: Counter[str]) -> None:
         """Called when all sections were read. Raises DataError where what came out says that it was the wrong file."""
 
-    def release(self) -> None:
+    def cleanup(self) -> None:
         """Called when what came out is safe on the disk: the part is not needed any more."""
 
 
@@ -89,7 +89,7 @@ class Corpus:
         """Of files that will lie on this disk at one time and are not there yet, for the parts from `first` on."""
         return 0
 
-    def at_hand(self, numbers: Iterable[int], watch: Watch) -> Iterator[Part]:
+    def fetched(self, numbers: Iterable[int], watch: Watch) -> Iterator[Part]:
         """The parts of these numbers in turn, each readable from then on until it is released."""
         return (self.parts[number] for number in numbers)
 
@@ -114,7 +114,7 @@ def open_corpus(source: str, text_column: str) -> Corpus:
             f"data.source = '{source}': no such file or folder",
             f"name {READABLE}, a folder of them, 'stdlib', or 'hub:OWNER/NAME/FOLDER'",
         )
-    elif not kind_of(path):
+    elif not file_kind(path):
         raise DataError(f"data.source = '{path}': regpt does not read '{path.suffix}' files", f"use {READABLE}")
     else:
         files = [path]
@@ -133,15 +133,15 @@ def readable_files(folder: Path) -> Iterator[Path]:
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(where, name) for name in names if not name.startswith(".")):
-            if kind_of(path) and not path.exists():
+            if file_kind(path) and not path.exists():
                 raise DataError(f"{path}: is a link that leads nowhere", "mend or remove it")
-            if kind_of(path) and path.is_file():
+            if file_kind(path) and path.is_file():
                 yield path
 
 
 def documents(part: Part, refused: Counter[str]) -> Iterator[str]:
     """The documents of a part, in order; what is no text is left out and counted in `refused` by reason."""
-    for section in part.sections():
+    for section in part.chunks():
         yield from accepted(section.read(refused), refused)
 
 
@@ -212,13 +212,13 @@ class EmbeddedPart:
     def texts(self) -> list[str]:
         return [text for digest, text in embedded_documents() if digest.startswith(self.digit)]
 
-    def sections(self) -> Iterator[Section]:
+    def chunks(self) -> Iterator[Chunk]:
         yield Texts(self.size, list(self.texts()))
 
-    def judge(self, documents: int, refused: Counter[str]) -> None:
+    def check_readable(self, documents: int, refused: Counter[str]) -> None:
         pass
 
-    def release(self) -> None:
+    def cleanup(self) -> None:
         pass
 
 

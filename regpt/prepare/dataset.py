@@ -10,10 +10,10 @@ from pathlib import Path
 from regpt.base.errors import DataError
 from regpt.base.files import locked
 from regpt.base.recipe import Recipe
-from regpt.data.corpora import Corpus, open_corpus
-from regpt.data.hub import PREFIX, open_hub
-from regpt.data.preparation import NoProgress, Preparation, Progress, folder_in_the_making
 from regpt.data.shards import Manifest, read_manifest
+from regpt.prepare.corpora import Corpus, open_corpus
+from regpt.prepare.hub import PREFIX, open_hub
+from regpt.prepare.job import NoProgress, Preparation, Progress, folder_in_the_making
 
 
 def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
@@ -31,7 +31,7 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
             "go on with the same --executor; or delete that folder",
         )
     with being_made(recipe):
-        manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).carry_out()
+        manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).run()
     progress.prepared(recipe.data.path, manifest, seconds)
     return manifest
 

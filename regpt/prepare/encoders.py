@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
-from regpt.data import gigatoken, tokenizer
-from regpt.data.corpora import Part, accepted
-from regpt.data.sections import Section
+from regpt.data import tokenizer
+from regpt.prepare import gigatoken
+from regpt.prepare.corpora import Part, accepted
+from regpt.prepare.sections import Chunk
 
 Backend = Literal["tiktoken", "gigatoken"]
 
@@ -59,11 +60,11 @@ class Work:
     """A section to encode; without one, only a mark that passes through in its turn: the end of a part."""
 
     part: Part
-    section: Section | None
+    section: Chunk | None
     begins_part: bool = False
 
 
-def encode_section(section: Section, backend: Backend, begins: str) -> Encoded:
+def encode_section(section: Chunk, backend: Backend, begins: str) -> Encoded:
     """Read a section and encode its documents.
 
     Where it `begins` a part, named so, gigatoken's ids of its first documents are held against tiktoken's. Raises
@@ -94,7 +95,7 @@ def encode_section(section: Section, backend: Backend, begins: str) -> Encoded:
 def encode_group(texts: list[str], backend: Backend, begins: str) -> list[NDArray[np.integer] | None]:
     """Each text's ids; None for one that cannot be encoded."""
     if backend == "tiktoken":
-        return [tokenizer.encode_or_refuse(text) for text in texts]
+        return [tokenizer.encode_or_none(text) for text in texts]
     ids_of_texts = list(one_gigatoken().encode(texts))
     if begins:
         compare_with_tiktoken(texts[:COMPARED_DOCUMENTS], ids_of_texts, begins)
@@ -108,7 +109,7 @@ def one_gigatoken() -> gigatoken.Gigatoken:
 
 def compare_with_tiktoken(texts: list[str], ids_of_texts: list[NDArray[np.integer] | None], name: str) -> None:
     for number, (text, ids) in enumerate(zip(texts, ids_of_texts, strict=False), start=1):
-        expected = tokenizer.encode_or_refuse(text)
+        expected = tokenizer.encode_or_none(text)
         same = expected is ids if expected is None or ids is None else np.array_equal(expected, ids)
         if not same:
             raise DataError(
@@ -161,7 +162,7 @@ class Encoders:
                 " it goes on where it was",
             ) from None
 
-    def arguments(self, piece: Work, section: Section) -> tuple[Section, Backend, str]:
+    def arguments(self, piece: Work, section: Chunk) -> tuple[Chunk, Backend, str]:
         return section, self.backend, piece.part.name if piece.begins_part else ""
 
     def taken(
@@ -189,7 +190,7 @@ def context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     method = multiprocessing.get_context("forkserver")
-    method.set_forkserver_preload(["regpt.data.encoders", "tiktoken", "pyarrow.parquet"])
+    method.set_forkserver_preload(["regpt.prepare.encoders", "tiktoken", "pyarrow.parquet"])
     return method
 
 

@@ -55,7 +55,7 @@ class Gigatoken:
         ids, ends = rows.content.data, rows.offsets.data
         for text, begin, end in zip(texts, ends[:-1], ends[1:], strict=True):
             if len(text) > TIKTOKEN_MAY_GIVE_UP and longest_blank(text) > TIKTOKEN_MAY_GIVE_UP:
-                yield tokenizer.encode_or_refuse(text)
+                yield tokenizer.encode_or_none(text)
             else:
                 yield ids[begin:end]
 

@@ -11,15 +11,15 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_file
-from regpt.data.corpora import Corpus, Watch
-from regpt.data.sections import FilePart, Section, kind_of
+from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
+from regpt.prepare.corpora import Corpus, Watch
+from regpt.prepare.sections import Chunk, FilePart, file_kind
 
 PREFIX = "hub:"
 ATTEMPTS = 6  # at one file
@@ -74,13 +74,13 @@ class HubPart:
     def fingerprint(self) -> list[Any]:
         return [self.name, self.size, self.file.sha256 or self.file.blob_id]
 
-    def sections(self) -> Iterator[Section]:
-        return FilePart(self.path, self.text_column).sections()
+    def chunks(self) -> Iterator[Chunk]:
+        return FilePart(self.path, self.text_column).chunks()
 
-    def judge(self, documents: int, refused: Counter[str]) -> None:
-        FilePart(self.path, self.text_column).judge(documents, refused)
+    def check_readable(self, documents: int, refused: Counter[str]) -> None:
+        FilePart(self.path, self.text_column).check_readable(documents, refused)
 
-    def release(self) -> None:
+    def cleanup(self) -> None:
         if not self.keep:
             self.path.unlink(missing_ok=True)
         self.downloads.released(self)
@@ -94,8 +94,8 @@ def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: b
     """
     repository, inside = split_source(source)
     commit, files = list_files(repository, inside, revision or "main")
-    found = [f for f in files if kind_of(PurePosixPath(f.path))]
-    tables = [f for f in found if kind_of(PurePosixPath(f.path)) != "text"]
+    found = [f for f in files if file_kind(PurePosixPath(f.path))]
+    tables = [f for f in found if file_kind(PurePosixPath(f.path)) != "text"]
     found = tables or found  # beside tables, text is what is written about them
     if not found:
         raise DataError(
@@ -130,7 +130,7 @@ def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[H
 
     api = HfApi()
     try:
-        with said_plainly(repository, revision):
+        with plain_hub_errors(repository, revision):
             commit = revision if is_commit(revision) else api.dataset_info(repository, revision=revision).sha or ""
             entries = list(
                 api.list_repo_tree(repository, inside or None, recursive=True, revision=commit, repo_type="dataset")
@@ -145,7 +145,7 @@ def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[H
             "look at HF_ENDPOINT, or fetch the files elsewhere and set data.source to their folder",
         ) from None
     except Exception as error:
-        if not is_trouble_with_the_network(error):
+        if not is_network_error(error):
             raise
         raise DataError(
             f"{repository}: the hub could not be reached ({first_line(error)})",
@@ -178,39 +178,6 @@ def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[H
 
 def is_commit(revision: str) -> bool:
     return len(revision) == 40 and all(digit in "0123456789abcdef" for digit in revision)
-
-
-@contextmanager
-def said_plainly(repository: str, revision: str) -> Iterator[None]:
-    """What the hub's client raises and another attempt would not change, as one line with its remedy."""
-    from huggingface_hub import errors
-
-    what = f"{repository} at revision {revision}"
-    try:
-        yield
-    except errors.GatedRepoError:
-        raise DataError(
-            f"{what}: asks for its terms to be accepted", "accept them on its page on the hub, then: hf auth login"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise DataError(
-            f"{what}: the hub knows no such data set", "mend data.source; if it is private: hf auth login"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise DataError(
-            f"{what}: the hub knows no such revision", "write data.revision=main, or a commit of this data set"
-        ) from None
-    except errors.EntryNotFoundError:
-        raise DataError(f"{what}: has no such file or folder", "mend data.source (hub:OWNER/NAME/FOLDER)") from None
-
-
-def is_trouble_with_the_network(error: BaseException) -> bool:
-    """The client raises OSError and ValueError itself; what its HTTP library raises derives from neither."""
-    return isinstance(error, (OSError, ValueError)) or type(error).__module__.startswith("httpx")
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 @dataclass(frozen=True)
@@ -321,7 +288,7 @@ class Downloads:
 
         set_verbosity_error()
         try:
-            with said_plainly(self.repository, self.commit), partial.open("ab") as out:
+            with plain_hub_errors(self.repository, self.commit), partial.open("ab") as out:
                 if out.tell() > file.size:
                     out.truncate(0)
                 http_get(
@@ -339,7 +306,7 @@ class Downloads:
                     f"{partial}: cannot be written ({error.strerror}); {free:,} bytes are free",
                     "make room or name another data.path; what was fetched and prepared is kept",
                 ) from None
-            if not is_trouble_with_the_network(error):
+            if not is_network_error(error):
                 raise
             problem = first_line(error)
         else:

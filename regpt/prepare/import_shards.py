@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.files import new_directory
 from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, Form, form_of, opened, read_header
-from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer, read_manifest
+from regpt.data.formats import DTYPE, ShardFormat, opened, read_header, shard_format
+from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer_record, read_manifest
 
 READ_AT_A_TIME = 1 << 22  # bytes
 
@@ -28,7 +28,7 @@ class Found:
     """A shard of somebody's, its header read."""
 
     path: Path
-    form: Form
+    form: ShardFormat
     split: Split
     tokens: int
     header_bytes: int
@@ -44,8 +44,8 @@ def find_shards(directory: Path) -> list[Found]:
         raise DataError(f"{directory}: no such folder", "name the folder that holds the shards")
     if (directory / "manifest.json").exists():
         raise DataError(f"{directory}: is a data set of regpt's already", "use it: data.path=…, or `regpt data show`")
-    paths = sorted((path for path in directory.iterdir() if path.is_file()), key=natural)
-    forms = [(path, form) for path in paths if (form := form_of(path))]
+    paths = sorted((path for path in directory.iterdir() if path.is_file()), key=natural_sort_key)
+    forms = [(path, form) for path in paths if (form := shard_format(path))]
     twins = [stem for stem, count in Counter(path.stem for path, _ in forms).items() if count > 1]
     if twins:
         raise DataError(f"{directory}: holds {twins[0]} in two forms", "move one of them out of the folder")
@@ -57,7 +57,7 @@ def find_shards(directory: Path) -> list[Found]:
     return sorted(found, key=lambda one: one.split != "val")
 
 
-def natural(path: Path) -> list[tuple[int, str]]:
+def natural_sort_key(path: Path) -> list[tuple[int, str]]:
     """Sorts names with their numbers as numbers: train_2 before train_10."""
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", path.name)]
 
@@ -73,14 +73,14 @@ def split_of(path: Path) -> Split:
     return "train" if name["train"] else "val"
 
 
-def adopt(directory: Path, found: list[Found], into: Path | None, advance: Advance) -> Manifest:
+def import_shards(directory: Path, found: list[Found], into: Path | None, advance: Advance) -> Manifest:
     """Give shards a manifest, in their own folder, or in a new one of links to them. The shards stay as they are.
 
     Raises DataError where a token is none of GPT-2's, or where the manifest cannot be written.
     """
     check_writable(directory, into)
     manifest = Manifest(
-        tokenizer=gpt2_tokenizer(),
+        tokenizer=gpt2_tokenizer_record(),
         source={"asked": str(directory), "description": f"shards of {directory.resolve().name}", "imported": True},
         split_rule="by the names of the files",
         shards=tuple(shard_of(one, advance) for one in found),

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regpt.data import tokenizer
-from regpt.data.preparation import PREPARATION, read_json
 from regpt.data.shards import Manifest, Split, TokenWindows, read_manifest
+from regpt.prepare.job import PREPARATION, read_json
 
 SHARDS_SHOWN = 6  # of each split; a large set has hundreds
 

@@ -17,14 +17,15 @@ from typing import Any, Protocol
 from regpt.base.errors import DataError
 from regpt.base.files import flush_directory, sha256_of_json, write_json
 from regpt.base.recipe import Recipe
-from regpt.data import gigatoken, tokenizer
-from regpt.data.corpora import Corpus, Watch
-from regpt.data.encoders import Encoders, Work, workers_for
+from regpt.data import tokenizer
 from regpt.data.formats import DTYPE
-from regpt.data.hub import HubCorpus
-from regpt.data.position import Position
-from regpt.data.shards import Manifest, Shard, check_fits, gpt2_tokenizer, read_manifest
-from regpt.data.writing import ShardWriter, Written
+from regpt.data.shards import Manifest, Shard, check_fits, gpt2_tokenizer_record, read_manifest
+from regpt.prepare import gigatoken
+from regpt.prepare.corpora import Corpus, Watch
+from regpt.prepare.encoders import Encoders, Work, workers_for
+from regpt.prepare.hub import HubCorpus
+from regpt.prepare.shard_writer import ShardWriter, Written
+from regpt.prepare.state import Position
 
 SAVE_EVERY_SECONDS = 1.0
 SAVING_SHARE = 0.05  # of the time, at most: on a slow disk it is written down less often how far the work is
@@ -76,21 +77,21 @@ class Preparation:
         self.target = recipe.data.directory
         self.folder = folder_in_the_making(self.target)
 
-    def carry_out(self) -> tuple[Manifest, float]:
+    def run(self) -> tuple[Manifest, float]:
         """Returns the manifest, and the seconds that all attempts took together."""
         self.position = Position()
         try:
             if not self.is_sealed():
                 self.make()
         except TooSmall:
-            self.forget_shards()
+            self.discard()
             raise
         except BaseException:
             if not self.holds_anything():
-                self.forget_shards()
+                self.discard()
             raise
         manifest = read_manifest(self.folder)
-        self.name_it(manifest)
+        self.publish(manifest)
         return manifest, self.position.seconds
 
     def make(self) -> None:
@@ -109,7 +110,7 @@ class Preparation:
             return True
         return bool(read_json(self.folder / PROGRESS).get("counts", {}).get("tokens"))
 
-    def forget_shards(self) -> None:
+    def discard(self) -> None:
         """Leave nothing behind but a cluster's pieces, which other settings can use, and what was fetched for now."""
         if not self.folder.is_dir():
             return
@@ -122,7 +123,7 @@ class Preparation:
         """Encode what is not encoded yet; returns the shards."""
         writer = self.open_writer()
         for part in corpus.parts[: self.position.part]:
-            part.release()  # a kill may have come before it
+            part.cleanup()  # a kill may have come before it
         started_at, before = time.monotonic(), self.position.seconds
         size = corpus.size
         workers = workers_for(self.recipe.data.workers, size)
@@ -142,7 +143,9 @@ class Preparation:
                         between_sections = True
                         self.progress.advanced(piece.section.size, len(encoded.tokens), encoded.text_bytes)
                     else:
-                        piece.part.judge(self.position.of_part.documents, Counter(self.position.of_part.refused))
+                        piece.part.check_readable(
+                            self.position.of_part.documents, Counter(self.position.of_part.refused)
+                        )
                         self.position = self.position.after_part(piece.part.size)
                     now = time.monotonic()
                     self.position = replace(self.position, seconds=before + now - started_at)
@@ -151,7 +154,7 @@ class Preparation:
                         took = time.monotonic() - now
                         save_at = time.monotonic() + max(SAVE_EVERY_SECONDS, took / SAVING_SHARE)
                     if encoded is None:
-                        piece.part.release()
+                        piece.part.cleanup()
                         self.check_space(corpus, size)
             between_sections = False
             return tuple(writer.finish())
@@ -166,8 +169,8 @@ class Preparation:
         """The sections that are not written yet, and a mark after each part."""
         first, skipped = self.position.part, self.position.section
         self.check_space(corpus, corpus.size)
-        for part in corpus.at_hand(range(first, len(corpus.parts)), self.progress):
-            for number, section in enumerate(part.sections()):
+        for part in corpus.fetched(range(first, len(corpus.parts)), self.progress):
+            for number, section in enumerate(part.chunks()):
                 if number >= skipped:
                     yield Work(part, section, begins_part=number == 0)
             yield Work(part, None)
@@ -184,7 +187,7 @@ class Preparation:
             "validation_tokens": data.validation_tokens,
             "shard_tokens": data.shard_tokens,
             "text_column": data.text_column,
-            "tokenizer": gpt2_tokenizer(),
+            "tokenizer": gpt2_tokenizer_record(),
         }
 
     def position_before(self) -> Position:
@@ -262,7 +265,7 @@ class Preparation:
                 f"data.source = '{recipe.data.source}' holds no text ({reasons or 'nothing at all'})", "name other text"
             )
         manifest = Manifest(
-            tokenizer=gpt2_tokenizer(),
+            tokenizer=gpt2_tokenizer_record(),
             source={
                 "asked": recipe.data.source,
                 "description": corpus.description,
@@ -307,7 +310,7 @@ class Preparation:
         """Whether an earlier attempt at this was killed after it was sealed and before it had its name."""
         return bool(read_json(self.folder / PREPARATION).get("asked") == self.asked())
 
-    def name_it(self, manifest: Manifest) -> None:
+    def publish(self, manifest: Manifest) -> None:
         """Remove what was needed on the way only, and give the folder its name."""
         self.remove_all_but({PREPARATION, "manifest.json"} | {shard.name for shard in manifest.shards})
         for path in self.folder.iterdir():

@@ -56,7 +56,7 @@ NO_TEXT = "no text in the column"
 NO_JSON = "not JSON"
 
 
-class Section(Protocol):
+class Chunk(Protocol):
     """A stretch of a part: pickled, sent to a worker, read there."""
 
     @property
@@ -89,7 +89,7 @@ class TextFile:
     path: Path
 
     def read(self, refused: Counter[str]) -> Iterator[object]:
-        with readable(self.path):
+        with reading_errors(self.path):
             yield self.path.read_bytes().removeprefix(codecs.BOM_UTF8)
 
 
@@ -125,7 +125,7 @@ class RowGroups:
     text_column: str
 
     def read(self, refused: Counter[str]) -> Iterator[object]:
-        with whole_parquet(self.path), open_parquet(self.path) as table:
+        with parquet_errors(self.path), open_parquet(self.path) as table:
             groups = list(self.groups)
             # a few rows at a time: what the file says of a row group's size is what it packs to, not what it holds
             for batch in table.iter_batches(ROWS_AT_A_TIME, groups, [self.text_column], use_threads=False):
@@ -150,8 +150,8 @@ class FilePart:
     @property
     def likely_text_bytes(self) -> float:
         """How much text it may hold, for an estimate of the space that is needed."""
-        if kind_of(self.path) == "parquet":
-            with whole_parquet(self.path), open_parquet(self.path) as table:
+        if file_kind(self.path) == "parquet":
+            with parquet_errors(self.path), open_parquet(self.path) as table:
                 groups = (table.metadata.row_group(number) for number in range(table.metadata.num_row_groups))
                 return sum(bytes_of_column(group, self.text_column) for group in groups)
         return self.size * (PACKED_TEXT_RATIO if self.path.suffix.lower() in PACKED else 1.0)
@@ -160,8 +160,8 @@ class FilePart:
         """What must not change between two attempts at preparing it."""
         return [self.name, self.size, self.path.stat().st_mtime_ns]
 
-    def sections(self) -> Iterator[Section]:
-        kind = kind_of(self.path)
+    def chunks(self) -> Iterator[Chunk]:
+        kind = file_kind(self.path)
         if kind == "parquet":
             yield from parquet_sections(self.path, self.text_column)
         elif kind == "jsonl":
@@ -169,21 +169,21 @@ class FilePart:
         else:
             yield TextFile(self.size, self.path)
 
-    def judge(self, documents: int, refused: Counter[str]) -> None:
+    def check_readable(self, documents: int, refused: Counter[str]) -> None:
         rows = refused[NO_JSON] + refused[NO_TEXT]
         if documents or refused["empty"] or not rows:
             return
-        what = "lines is JSON with a field" if kind_of(self.path) == "jsonl" else "rows holds text in the column"
+        what = "lines is JSON with a field" if file_kind(self.path) == "jsonl" else "rows holds text in the column"
         raise DataError(
             f"{self.path}: none of its {rows:,} {what} '{self.text_column}'",
             "name the one that holds the text: data.text_column=…",
         )
 
-    def release(self) -> None:
+    def cleanup(self) -> None:
         pass
 
 
-def kind_of(path: PurePath) -> str:
+def file_kind(path: PurePath) -> str:
     """'text', 'jsonl' or 'parquet'; nothing for what cannot be read."""
     name = path.name.lower()
     if name.endswith(TABLE_SUFFIXES):
@@ -192,7 +192,7 @@ def kind_of(path: PurePath) -> str:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
+def reading_errors(path: Path) -> Iterator[None]:
     """What goes wrong in reading a file, as an error that names it."""
     try:
         yield
@@ -203,11 +203,11 @@ def readable(path: Path) -> Iterator[None]:
 # JSON lines
 
 
-def line_sections(path: Path, text_column: str) -> Iterator[Section]:
+def line_sections(path: Path, text_column: str) -> Iterator[Chunk]:
     """Lines, packed or not, some megabytes at a time. The bar counts packed bytes, so a section's size is its share."""
     if path.suffix.lower() in PACKED and path.stat().st_size == 0:
         raise DataError(f"{path}: cannot be read (it is empty)", "fetch it again, or remove it")
-    with readable(path), path.open("rb") as packed, unpacked(packed, path.name) as lines:
+    with reading_errors(path), path.open("rb") as packed, unpacked(packed, path.name) as lines:
         held: list[bytes] = []
         held_bytes = told = 0
         for line in lines:
@@ -259,9 +259,9 @@ class WholeZstandard(io.RawIOBase):
 # Parquet
 
 
-def parquet_sections(path: Path, text_column: str) -> Iterator[Section]:
+def parquet_sections(path: Path, text_column: str) -> Iterator[Chunk]:
     """Row groups, small ones together; a very large one in rows, so that memory stays bounded."""
-    with whole_parquet(path), open_parquet(path) as table:
+    with parquet_errors(path), open_parquet(path) as table:
         names = table.schema_arrow.names
         if text_column not in names:
             raise DataError(
@@ -284,7 +284,7 @@ def parquet_sections(path: Path, text_column: str) -> Iterator[Section]:
                 first = after
 
 
-def row_sections(table: "pyarrow.parquet.ParquetFile", group: int, text_column: str, share: float) -> Iterator[Section]:
+def row_sections(table: "pyarrow.parquet.ParquetFile", group: int, text_column: str, share: float) -> Iterator[Chunk]:
     held: list[object] = []
     held_bytes = 0
     for batch in table.iter_batches(ROWS_AT_A_TIME, row_groups=[group], columns=[text_column]):
@@ -329,7 +329,7 @@ def parquet_metadata(path: Path, changed_at: int) -> Any:
 
 
 @contextmanager
-def whole_parquet(path: Path) -> Iterator[None]:
+def parquet_errors(path: Path) -> Iterator[None]:
     import pyarrow
 
     try:

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from regpt.data.encoders import Encoded
-from regpt.data.writing import Written
+from regpt.prepare.encoders import Encoded
+from regpt.prepare.shard_writer import Written
 
 
 @dataclass(frozen=True)

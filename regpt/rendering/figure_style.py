@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from regpt.results.curve import tokens_in_short
+from regpt.base.format import short_count
 
 INK, FAINT, PAPER = "#30343b", "#e2e5ea", "#ffffff"
 # The run itself, then what it is held against; neighbours differ in lightness as well.
@@ -34,18 +34,18 @@ class Line:
     value: float
 
 
-def page(title: str) -> tuple[Figure, Axes]:
+def new_figure(title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.8, 4.3), layout="constrained", facecolor=PAPER)
     axes = figure.add_subplot()
-    dress(axes, title)
+    style_axes(axes, title)
     return figure, axes
 
 
-def dress(axes: Axes, title: str) -> None:
+def style_axes(axes: Axes, title: str) -> None:
     axes.set_facecolor(PAPER)
     axes.set_title(plain(title), loc="left", fontsize=11, color=INK, pad=9)
     axes.set_xlabel("training tokens", color=INK, fontsize=9.5)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tokens_in_short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.02)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -56,9 +56,9 @@ def dress(axes: Axes, title: str) -> None:
         spine.set_color(INK)
 
 
-def finish(axes: Axes, note: str = "") -> None:
+def finish_axes(axes: Axes, note: str = "") -> None:
     """A note under the title, names below the picture, where they hide nothing; or a word that nothing is there yet."""
-    figure = whole(axes)
+    figure = figure_of(axes)
     if not math.isfinite(axes.dataLim.x0):
         axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color=INK, fontsize=11)
         axes.set_xticks([])
@@ -81,7 +81,7 @@ def finish(axes: Axes, note: str = "") -> None:
         )  # fmt: skip
 
 
-def save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     """Write four files: NAME.png, NAME.svg and, in the colors of `DARK`, NAME-dark.png and NAME-dark.svg."""
     path.parent.mkdir(exist_ok=True)
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "regpt"}):
@@ -141,12 +141,12 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
         axes.axhline(line.value, color=INK, linestyle=style, linewidth=0.9, alpha=0.75)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks
-        whole(axes).draw_without_rendering()
-    points = 72 / whole(axes).dpi  # of a pixel
+        figure_of(axes).draw_without_rendering()
+    points = 72 / figure_of(axes).dpi  # of a pixel
     heights = [float(axes.transData.transform((0, line.value))[1]) * points for line in ordered]
     texts = ["\n".join(textwrap.wrap(f"{line.value:g} {line.name}", 22)) for line in ordered]
     for line, text, height, place in zip(
-        ordered, texts, heights, apart(heights, [10.5 * (1 + text.count("\n")) for text in texts]), strict=True
+        ordered, texts, heights, spread_labels(heights, [10.5 * (1 + text.count("\n")) for text in texts]), strict=True
     ):
         axes.annotate(
             plain(text), (1, line.value), xycoords=("axes fraction", "data"), xytext=(6, place - height),
@@ -154,7 +154,7 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
         )  # fmt: skip
 
 
-def apart(places: Sequence[float], heights: Sequence[float]) -> list[float]:
+def spread_labels(places: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Rising places, moved as little as keeps things of these heights from touching."""
     clusters: list[tuple[float, list[float]]] = []  # (middle, heights of what stands there one on the other)
     for place, height in zip(places, heights, strict=True):
@@ -174,7 +174,7 @@ def touching(lower: tuple[float, list[float]], upper: tuple[float, list[float]])
     return upper[0] - lower[0] < (sum(lower[1]) + sum(upper[1])) / 2
 
 
-def whole(axes: Axes) -> Figure:
+def figure_of(axes: Axes) -> Figure:
     """The figure that these axes are in."""
     figure = axes.get_figure(root=True)
     assert figure is not None

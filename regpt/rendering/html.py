@@ -66,13 +66,13 @@ class Renderer(RendererHTML):
         )
 
 
-def page_of(markdown: str, folder: Path) -> str:
+def html_page(markdown: str, folder: Path) -> str:
     """The page; pictures are read from below `folder`."""
     reader = MarkdownIt("commonmark", {"html": False}, renderer_cls=Renderer).enable("table")
     environment = {"folder": folder}
     tokens = reader.parse(markdown, environment)
     headings = with_addresses(tokens)
-    style = resources.files("regpt.results").joinpath("page.css").read_text(encoding="utf-8")
+    style = resources.files("regpt.rendering").joinpath("page.css").read_text(encoding="utf-8")
     return FRAME.format(
         policy=POLICY.format(base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
         title=escape(headings[0][1] if headings else folder.name),

@@ -1,1 +1,1 @@
-"""Floor 4: what can be made of a run directory, live, finished or copied."""
+"""`regpt report`: the record of one run."""

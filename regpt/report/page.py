@@ -9,34 +9,28 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
-from regpt.results.claims import claims
-from regpt.results.differences import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
-from regpt.results.opening import opening
-from regpt.results.page import page_of
-from regpt.results.paper import IMAGES, Line, as_markdown, in_both_lights
-from regpt.results.plots import draw_course, draw_hellaswag, draw_losses
-from regpt.results.progress import state_of
-from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
-from regpt.results.runs import Run
-from regpt.results.sameness import identical
-from regpt.results.scores import (
-    Other,
+from regpt.rendering.figure_style import IMAGES, Line, as_markdown, in_both_lights
+from regpt.rendering.html import html_page
+from regpt.rendering.markdown import code, escaped, fenced
+from regpt.report.figures import draw_hellaswag, draw_losses, draw_training_dynamics
+from regpt.report.published import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
+from regpt.report.recipe_diff import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
+from regpt.report.scores import (
+    Baseline,
     columns,
     headings,
     kind_of_data,
     notes,
     published_row,
     recorded_where,
-    standings,
+    relations,
     table_of,
 )
-from regpt.results.words import (
+from regpt.report.summary import summary
+from regpt.report.wording import (
     architecture,
-    code,
     cost,
     durations,
-    escaped,
-    fenced,
     framework,
     gpu_type,
     gpus,
@@ -48,6 +42,10 @@ from regpt.results.words import (
     tokens_of_steps,
     validation_steps,
 )
+from regpt.stats.identical import identical
+from regpt.stats.verdicts import verdicts
+from regpt.tracking.run import Run
+from regpt.tracking.status import state_of
 
 LINES_OF_HELLASWAG = [
     Line("chance", CHANCE),
@@ -65,12 +63,12 @@ STANDING_IN_WORDS = {
 }
 
 
-def write_report(run: Run, others: Sequence[Other]) -> Path:
+def write_report(run: Run, others: Sequence[Baseline]) -> Path:
     """Write report.md and its pictures into the run's folder; returns the report's path. Works on a live run too."""
     images = run.path / IMAGES
     runs = [run, *(other.run for other in others if other.run)]
     draw_losses(runs, images / "train-val_loss.png", lines_of_losses(run))
-    draw_course(run, images / "course.png")
+    draw_training_dynamics(run, images / "course.png")
     if run.hellaswag:
         items = run.hellaswag[-1].items
         # a subset does not compare with figures of all items, so they are not drawn beside it
@@ -81,17 +79,17 @@ def write_report(run: Run, others: Sequence[Other]) -> Path:
     return path
 
 
-def write_page(run: Run, others: Sequence[Other]) -> Path:
+def write_page(run: Run, others: Sequence[Baseline]) -> Path:
     """The same as one page that needs no other file, with the pictures that `write_report` has drawn."""
     markdown = render(run, others, as_markdown)
     path = run.path / "report.html"
-    write_text(path, page_of(markdown, run.path))
+    write_text(path, html_page(markdown, run.path))
     return path
 
 
-def render(run: Run, others: Sequence[Other], picture: Callable[[str, str], str]) -> str:
+def render(run: Run, others: Sequence[Baseline], picture: Callable[[str, str], str]) -> str:
     environment = Environment(
-        loader=PackageLoader("regpt.results", ""),
+        loader=PackageLoader("regpt.report", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         keep_trailing_newline=True,
@@ -100,7 +98,7 @@ def render(run: Run, others: Sequence[Other], picture: Callable[[str, str], str]
     return environment.get_template("report.md.j2").render(**contents(run, others), picture=picture)
 
 
-def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
+def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:
     """Everything that the template asks for."""
     recipe = run.recipe
     events = run.history.events
@@ -123,7 +121,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "tokens_of_steps": tokens_of_steps,
         "date": f"{datetime.fromtimestamp(events[0].at, UTC):%Y-%m-%d %H:%M} UTC" if events else "not started",
         "state": state_of(run),
-        "opening": opening(run, others),
+        "opening": summary(run, others),
         "model_type": model_type(recipe),
         "architecture": architecture(recipe),
         "validation_steps": validation_steps(run),
@@ -145,7 +143,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
         "standing_in_words": STANDING_IN_WORDS,
         "others": [
             contents_of(run, other) | {"heading": escaped(name), "standing": as_what}
-            for other, name, as_what in zip(others, headings(run, others), standings(run, others), strict=True)
+            for other, name, as_what in zip(others, headings(run, others), relations(run, others), strict=True)
         ],
         "command": code(command(run)),
         "attempts": run.history.attempts,
@@ -160,7 +158,7 @@ def contents(run: Run, others: Sequence[Other]) -> dict[str, Any]:
     }
 
 
-def contents_of(run: Run, other: Other) -> dict[str, Any]:
+def contents_of(run: Run, other: Baseline) -> dict[str, Any]:
     """What the template asks for of something that the run is held against."""
     found = changes(run.recipe, other.recipe)
     factors = [change for change in found if change.matters]
@@ -177,7 +175,7 @@ def contents_of(run: Run, other: Other) -> dict[str, Any]:
         if examples
         else "",
         "identical": identical(run, other.run) if other.run else "",
-        "claims": claims(run, other.run) if other.run else [],
+        "claims": verdicts(run, other.run) if other.run else [],
         "where": escaped(recorded_where(other.recipe)),
     }
 

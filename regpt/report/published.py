@@ -34,6 +34,3 @@ REFERENCES = (GPT2, GPT3, *RERUNS)
 
 CHANCE = 0.25  # of four endings
 ALL_ITEMS = "10,042 items"  # of HellaSwag's validation split, as a journal calls them
-
-# Training tokens of data sets whose public preparation is known, by `data.source`. FineWeb-Edu's is build-nanogpt's.
-KNOWN_TRAIN_TOKENS = {"hub:HuggingFaceFW/fineweb-edu/sample/10BT": 9_854_000_000}

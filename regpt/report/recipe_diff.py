@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from regpt.base.recipe import ModelRecipe, Recipe
 from regpt.base.settings import differences, toml_value
-from regpt.results.runs import Run
+from regpt.tracking.run import Run
 
 # The seed record's names of what can be chosen: (as a part, as a difference, in words).
 CHOICES = {

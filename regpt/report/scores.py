@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from regpt.base.format import with_error
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, shipped_recipes
-from regpt.results.claims import comparable
-from regpt.results.references import ALL_ITEMS, CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
-from regpt.results.runs import Run, find_run, headline, open_run
-from regpt.results.sameness import identical
-from regpt.run.journal import TaskRecord
+from regpt.report.published import ALL_ITEMS, CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
+from regpt.stats.identical import identical
+from regpt.stats.verdicts import comparable
+from regpt.tracking.journal import TaskRecord
+from regpt.tracking.run import Run, find_run, headline, open_run
 
 NOT_MEASURED = "not measured"
 
@@ -30,7 +31,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Other:
+class Baseline:
     """What a run is held against: another run, or a recipe with the figures that its record claims."""
 
     name: str
@@ -38,16 +39,16 @@ class Other:
     run: Run | None
 
 
-def open_other(where: str, root: Path) -> Other:
+def open_baseline(where: str, root: Path) -> Baseline:
     """A run by id or path, or a recipe by its .toml file."""
     if where.endswith(".toml"):
         recipe = load_recipe(where)
-        return Other(f"{recipe.name} (recorded)", recipe, None)
+        return Baseline(f"{recipe.name} (recorded)", recipe, None)
     run = open_run(find_run(where, root))
-    return Other(run.id, run.recipe, run)
+    return Baseline(run.id, run.recipe, run)
 
 
-def columns(run: Run, others: Sequence[Other]) -> list[Column]:
+def columns(run: Run, others: Sequence[Baseline]) -> list[Column]:
     """The seed record's: the value, the original, the run before; then what the recipe's own record claims."""
     return [
         measured_column(run, "Value"),
@@ -67,21 +68,21 @@ def columns(run: Run, others: Sequence[Other]) -> list[Column]:
     ]
 
 
-def headings(run: Run, others: Sequence[Other]) -> list[str]:
+def headings(run: Run, others: Sequence[Baseline]) -> list[str]:
     """What each stands under, in a table and in a title."""
     titles = {"previous": "Previous Run", "earlier": "Earlier Run", "later": "Later Run", "recorded": "Recorded Run"}
     titles |= {"other data": "Run on Other Data", "same": "The Same Run"}
     names = [other.name if other.run else f"{other.recipe.name}, recorded" for other in others]
-    return [f"{titles[as_what]} ({name})" for as_what, name in zip(standings(run, others), names, strict=True)]
+    return [f"{titles[as_what]} ({name})" for as_what, name in zip(relations(run, others), names, strict=True)]
 
 
-def standings(run: Run, others: Sequence[Other]) -> list[str]:
+def relations(run: Run, others: Sequence[Baseline]) -> list[str]:
     """How each stands to this run: previous, earlier, later, recorded, other data, same.
 
     One at most is the previous one: of the runs on the same data the last that began before this one; where there is
     none, the first recorded one, unless it is this recipe's own record.
     """
-    found = [standing(run, other) for other in others]
+    found = [relation(run, other) for other in others]
     before = [n for n, as_what in enumerate(found) if as_what == "earlier"]
     own = run.recipe.name
     noted = [n for n, as_what in enumerate(found) if as_what == "recorded" and others[n].recipe.name != own]
@@ -91,7 +92,7 @@ def standings(run: Run, others: Sequence[Other]) -> list[str]:
     return found
 
 
-def standing(run: Run, other: Other) -> str:
+def relation(run: Run, other: Baseline) -> str:
     """By itself, without regard to whether others stand between."""
     if other.run is None:
         same = other.recipe.data.source == run.recipe.data.source
@@ -137,10 +138,6 @@ def measured_column(run: Run, name: str) -> Column:
         hellaswag_of(run, "by_sum"),
         f"{bits:.4f}" if bits else NOT_MEASURED,
     )
-
-
-def with_error(value: float, error: float) -> str:
-    return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
 
 
 def hellaswag_of(run: Run, rule: str) -> str:
@@ -234,7 +231,7 @@ def notes_of_hellaswag(run: Run) -> list[str]:
     return lines
 
 
-def notes(run: Run, others: Sequence[Other]) -> list[str]:
+def notes(run: Run, others: Sequence[Baseline]) -> list[str]:
     """What a reader must know before comparing two numbers of the table."""
     lines = [
         "Losses are nats per token on fixed windows of the validation split; ± is one standard error over the windows."

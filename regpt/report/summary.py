@@ -4,12 +4,13 @@ import re
 from collections.abc import Iterator, Sequence
 
 from regpt.base.recipe import ModelRecipe
-from regpt.results.claims import ALIKE, UNTESTED, Claim, claims, comparable, paired_claim, told_apart
-from regpt.results.references import ALL_ITEMS, CHANCE, GPT2
-from regpt.results.runs import Run, headline
-from regpt.results.sameness import identical
-from regpt.results.scores import Other, guessing, kind_of_data, recorded_where
-from regpt.results.words import escaped, in_words
+from regpt.rendering.markdown import escaped
+from regpt.report.published import ALL_ITEMS, CHANCE, GPT2
+from regpt.report.scores import Baseline, guessing, kind_of_data, recorded_where
+from regpt.report.wording import in_words
+from regpt.stats.identical import identical
+from regpt.stats.verdicts import ALIKE, UNTESTED, Verdict, comparable, paired_loss_verdict, unpaired_test, verdicts
+from regpt.tracking.run import Run, headline
 
 SHORT_NAMES = {
     "rope": "RoPE",
@@ -28,13 +29,13 @@ NAMES = {
 }
 
 
-def opening(run: Run, others: Sequence[Other]) -> list[str]:
+def summary(run: Run, others: Sequence[Baseline]) -> list[str]:
     """Short paragraphs, the run's own first; nothing in them that the figures do not carry."""
-    own = " ".join(filter(None, [trained(run), came_out(run)]))
-    return [own, *(against(run, other) for other in others), *against_gpt2(run)]
+    own = " ".join(filter(None, [model_sentence(run), outcome_sentence(run)]))
+    return [own, *(baseline_paragraph(run, other) for other in others), *against_gpt2(run)]
 
 
-def trained(run: Run) -> str:
+def model_sentence(run: Run) -> str:
     model, asked, made = run.recipe.model, run.recipe.run.max_steps, run.history.step
     words = f"**{escaped(run.id)}** is a GPT-2 of {model.parameters:,} parameters with {listed(parts(model))}"
     if not made:
@@ -57,7 +58,7 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def came_out(run: Run) -> str:
+def outcome_sentence(run: Run) -> str:
     looks, words = run.history.validations, ""
     if len(looks) > 1:
         first, last = looks[0], looks[-1]
@@ -65,7 +66,7 @@ def came_out(run: Run) -> str:
         verb = "went"
         if first.windows == last.windows and all(error for _, error in pairs):
             verb = {"below": "fell", "above": "rose"}.get(
-                told_apart(pairs[0], pairs[1], last.windows, "below", "above")[0], "went"
+                unpaired_test(pairs[0], pairs[1], last.windows, "below", "above")[0], "went"
             )
         words = f"Its validation loss {verb} from {first.loss:.4f} to {last.loss:.4f} nats per token."
     if run.hellaswag:
@@ -76,7 +77,7 @@ def came_out(run: Run) -> str:
     return words.strip()
 
 
-def against(run: Run, other: Other) -> str:
+def baseline_paragraph(run: Run, other: Baseline) -> str:
     """A sentence for each claim; a recorded figure has no error, so nothing is claimed of it."""
     name = f"**{escaped(other.name)}**"
     if other.run is None:
@@ -85,7 +86,7 @@ def against(run: Run, other: Other) -> str:
         return f"Against {name}: the two are identical, with {same}."
     unlike = [part for part in parts(other.recipe.model) if part not in parts(run.recipe.model)]
     tokens = "as many" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
-    hellaswag, loss, speed = claims(run, other.run)
+    hellaswag, loss, speed = verdicts(run, other.run)
     sentences = [*sentences_of([loss, hellaswag, speed])]
     if run.tokens > other.run.tokens and comparable(run, other.run):
         sentences[1:1] = at_equal_tokens(run, other.run)
@@ -101,11 +102,11 @@ def at_equal_tokens(run: Run, other: Run) -> Iterator[str]:
         return
     here, theirs = (f"{of_run[-1].loss:.4f}" for of_run in looks)
     stood = f"after as many tokens its validation loss stood at {here} against {theirs}"
-    claim = paired_claim(run, other, (theirs, here), other.tokens)
+    claim = paired_loss_verdict(run, other, (theirs, here), other.tokens)
     yield f"{stood}, {claim.word} ({escaped(claim.in_short)})" if claim else stood
 
 
-def sentences_of(found: Sequence[Claim]) -> Iterator[str]:
+def sentences_of(found: Sequence[Verdict]) -> Iterator[str]:
     """What came out otherwise, what cannot be told apart, how fast it was: each with its test; last what has none."""
     told = [claim for claim in found if claim.word not in (UNTESTED, ALIKE)]
     alike = [f"{NAMES[c.what][0]}, {beside(c)} ({escaped(c.in_short)})" for c in found if c.word == ALIKE]
@@ -118,11 +119,11 @@ def sentences_of(found: Sequence[Claim]) -> Iterator[str]:
         yield f"{UNTESTED}: {', '.join(untested)}"
 
 
-def told_of(claim: Claim) -> str:
+def told_of(claim: Verdict) -> str:
     return f"this run's {NAMES[claim.what][1]} {claim.word}, {beside(claim)} ({escaped(claim.in_short)})"
 
 
-def beside(claim: Claim) -> str:
+def beside(claim: Verdict) -> str:
     """'4.5344 against 4.7962', '31.0 % against 27.5 %', '1,027 against 2,730 tokens/s'"""
     theirs, ours = (re.sub(r"^[\d.]+ \((.*)\)$", r"\1", figure) for figure in claim.figures)
     return f"{ours.removesuffix(' tokens/s')} against {theirs}"
@@ -138,7 +139,7 @@ def against_gpt2(run: Run) -> Iterator[str]:
         return
     share, error = headline(run.hellaswag[-1])
     published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / 10_042) ** 0.5)
-    word, test = told_apart((share, error), published, 10_042, "lower", "higher")
+    word, test = unpaired_test((share, error), published, 10_042, "lower", "higher")
     loss = (
         "" if kind_of_data(run) == GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} says nothing of this run's data."
     )

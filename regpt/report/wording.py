@@ -1,12 +1,12 @@
 """What stands in a record's cells and lists, in words."""
 
-import re
 from datetime import timedelta
 
+from regpt.base.format import short_count
 from regpt.base.recipe import Recipe
-from regpt.results.curve import tokens_in_short
-from regpt.results.runs import Run
-from regpt.results.scores import NOT_MEASURED
+from regpt.rendering.markdown import code, escaped
+from regpt.report.scores import NOT_MEASURED
+from regpt.tracking.run import Run
 
 
 def model_type(recipe: Recipe) -> str:
@@ -131,25 +131,4 @@ def in_words(seconds: float) -> str:
 
 
 def tokens_of_steps(steps: int, recipe: Recipe) -> str:
-    return f"{steps:,} steps ({tokens_in_short(steps * recipe.data.total_batch_tokens)} tokens)"
-
-
-def escaped(text: object) -> str:
-    """Text that Markdown shows as it is, also in a cell of a table."""
-    return re.sub(r"([\\`*<>\[\]|$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split("\n")))
-
-
-def code(text: object) -> str:
-    """Text as code that nothing inside it can end, also in a cell of a table."""
-    words = " ".join(str(text).split("\n"))
-    fence = "`" * (max((len(run) for run in re.findall("`+", words)), default=0) + 1)
-    space = " " if "`" in words else ""
-    return f"{fence}{space}{words}{space}{fence}".replace("|", "\\|")
-
-
-def fenced(text: str) -> str:
-    """A sample as a block that nothing inside it can end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{steps:,} steps ({short_count(steps * recipe.data.total_batch_tokens)} tokens)"

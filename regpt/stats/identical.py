@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from regpt.base.settings import FREE, differences
-from regpt.results.runs import Run
-from regpt.run.journal import StepRecord, ValidationRecord
+from regpt.tracking.journal import StepRecord, ValidationRecord
+from regpt.tracking.run import Run
 
 
 def identical(run: Run, other: Run) -> str:

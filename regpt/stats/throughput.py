@@ -7,8 +7,8 @@ from statistics import median
 
 import numpy as np
 
-from regpt.results.paired import GROUPS, student
-from regpt.results.runs import Run
+from regpt.stats.paired import GROUPS, student
+from regpt.tracking.run import Run
 
 FEWEST_STEPS = 8  # of which a median is said
 FEWEST_TESTED = 96  # below, a load that comes and goes may cover most of a run
@@ -19,7 +19,7 @@ FAR = math.log(2)  # medians so far apart are said of two runs, whatever moved t
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """A run's speed, group of neighbouring steps by group. Speeds are tokens a second."""
 
     steps: int
@@ -27,12 +27,12 @@ class Pace:
     groups: tuple[float, ...]  # of the median step of each
 
     @property
-    def level(self) -> float:
+    def mean_log(self) -> float:
         """Mean of the groups' logarithms: being held up to half the speed counts as much as doubling it."""
         return float(np.log(self.groups).mean())
 
     @property
-    def doubt(self) -> float:
+    def variance(self) -> float:
         """Variance of what this run's level would be on another day.
 
         Within a run the mean of G groups has the variance of one over G. But loads last, and the day of a run is one
@@ -43,21 +43,21 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Contrast:
+class ThroughputTest:
     """One pace against another."""
 
-    ours: Pace
-    theirs: Pace
+    ours: Throughput
+    theirs: Throughput
 
     @property
     def apart(self) -> float:
         """Logarithm of how many times as fast the first is, by its groups."""
-        return self.ours.level - self.theirs.level
+        return self.ours.mean_log - self.theirs.mean_log
 
     @property
     def needed(self) -> float:
         """How far apart chance, and loads that come and go, would seldom put them (Welch's t, 5 %, two-sided)."""
-        doubts = [pace.doubt for pace in (self.ours, self.theirs)]
+        doubts = [pace.variance for pace in (self.ours, self.theirs)]
         if not any(doubts):
             return 0.0
         parts = [
@@ -72,7 +72,7 @@ class Contrast:
         return enough and abs(self.apart) > self.needed and self.apart * self.middles > 0
 
     @property
-    def far(self) -> bool:
+    def is_twofold(self) -> bool:
         """Whether the median steps are so far apart that it is said of the two runs as they were."""
         return abs(self.middles) >= FAR
 
@@ -86,12 +86,12 @@ class Contrast:
         """None where they are not told apart."""
         if self.tested:
             return self.apart > 0
-        return self.middles > 0 if self.far else None
+        return self.middles > 0 if self.is_twofold else None
 
     @property
     def test(self) -> str:
         """In a few words, for whoever sees both medians beside it."""
-        if self.far and not self.tested:
+        if self.is_twofold and not self.tested:
             return f"at least twofold at the median step; but {self.ranges}, {OTHER_WORK}"
         groups = " and ".join(
             str(count) for count in dict.fromkeys(len(one.groups) for one in (self.ours, self.theirs))
@@ -110,16 +110,16 @@ class Contrast:
         return f"groups of steps ran at {ours} here and {theirs} there"
 
 
-def contrast_of(run: Run, other: Run) -> Contrast | None:
+def compare_throughput(run: Run, other: Run) -> ThroughputTest | None:
     """None where the two have too few steps to say anything of how far they are apart."""
-    ours, theirs = pace_of(run), pace_of(other)
+    ours, theirs = throughput_of(run), throughput_of(other)
     if ours is None or theirs is None:
         return None
-    found = Contrast(ours, theirs)
-    return found if found.far or min(ours.steps, theirs.steps) >= FEWEST_TESTED else None
+    found = ThroughputTest(ours, theirs)
+    return found if found.is_twofold or min(ours.steps, theirs.steps) >= FEWEST_TESTED else None
 
 
-def pace_of(run: Run) -> Pace | None:
+def throughput_of(run: Run) -> Throughput | None:
     """In up to 16 groups. The first step of an attempt, which compiles, moves no median."""
     batch = run.recipe.data.total_batch_tokens
     speeds = [batch / step.seconds for step in run.history.steps if step.seconds > 0]
@@ -127,4 +127,4 @@ def pace_of(run: Run) -> Pace | None:
         return None
     ends = np.linspace(0, len(speeds), min(GROUPS, len(speeds) // SMALLEST_GROUP) + 1).astype(int)
     groups = tuple(median(speeds[start:end]) for start, end in pairwise(ends))
-    return Pace(len(speeds), median(speeds), groups)
+    return Throughput(len(speeds), median(speeds), groups)

@@ -4,16 +4,16 @@ import math
 from dataclasses import dataclass
 
 from regpt.base.errors import DataError
-from regpt.results.paired import paired, paired_losses, student
-from regpt.results.runs import Run, headline
-from regpt.results.speed import FEWEST_TESTED, contrast_of
+from regpt.stats.paired import paired, paired_losses, student
+from regpt.stats.throughput import FEWEST_TESTED, compare_throughput
+from regpt.tracking.run import Run, headline
 
 ALIKE = "cannot be told apart"
 UNTESTED = "not tested"
 
 
 @dataclass(frozen=True)
-class Claim:
+class Verdict:
     """A figure of this run beside that of another, and what the two say."""
 
     what: str  # the record's name of the row
@@ -28,9 +28,9 @@ class Claim:
         return f"{self.word}: {self.because}"
 
 
-def claims(run: Run, other: Run) -> list[Claim]:
+def verdicts(run: Run, other: Run) -> list[Verdict]:
     """In the order of the seed record."""
-    return [claim_of_hellaswag(run, other), claim_of_losses(run, other), claim_of_speed(run, other)]
+    return [hellaswag_verdict(run, other), loss_verdict(run, other), speed_verdict(run, other)]
 
 
 def comparable(run: Run, other: Run) -> bool:
@@ -44,25 +44,25 @@ def comparable(run: Run, other: Run) -> bool:
     return seen[0] == seen[1]
 
 
-def claim_of_losses(run: Run, other: Run) -> Claim:
+def loss_verdict(run: Run, other: Run) -> Verdict:
     """The last validation losses: window by window where both kept them, else by each one's own error."""
     figures = written(other.validation_loss), written(run.validation_loss)
     if not comparable(run, other):
         missing = not (run.history.validations and other.history.validations)
         why = "not both were validated" if missing else "taken on other windows or other data"
-        return Claim("Validation Loss", figures, "—", UNTESTED, why)
+        return Verdict("Validation Loss", figures, "—", UNTESTED, why)
     ours, theirs = run.history.validations[-1], other.history.validations[-1]
-    if by_window := paired_claim(run, other, figures):
+    if by_window := paired_loss_verdict(run, other, figures):
         return by_window
-    word, because = told_apart(
+    word, because = unpaired_test(
         (ours.loss, ours.standard_error), (theirs.loss, theirs.standard_error), ours.windows, "lower", "higher"
     )
     needed = threshold(ours.standard_error, theirs.standard_error, ours.windows)
     in_short = f"{abs(ours.loss - theirs.loss):.4f} apart, {needed:.4f} needed" if word != UNTESTED else because
-    return Claim("Validation Loss", figures, f"{ours.loss - theirs.loss:+.4f}", word, because, in_short)
+    return Verdict("Validation Loss", figures, f"{ours.loss - theirs.loss:+.4f}", word, because, in_short)
 
 
-def paired_claim(run: Run, other: Run, figures: tuple[str, str], tokens: int | None = None) -> Claim | None:
+def paired_loss_verdict(run: Run, other: Run, figures: tuple[str, str], tokens: int | None = None) -> Verdict | None:
     """By each window's loss, the last or that after so many tokens; None where one of the runs has not kept them."""
     try:
         result = paired_losses(run.window_losses(tokens), other.window_losses(tokens))
@@ -74,10 +74,10 @@ def paired_claim(run: Run, other: Run, figures: tuple[str, str], tokens: int | N
     in_short = (
         f"{result.difference:+.4f} ± {result.standard_error:.4f}, paired t-test over {result.groups} groups of windows"
     )
-    return Claim("Validation Loss", figures, f"{result.difference:+.4f}", word, result.words, in_short)
+    return Verdict("Validation Loss", figures, f"{result.difference:+.4f}", word, result.words, in_short)
 
 
-def told_apart(
+def unpaired_test(
     ours: tuple[float, float], theirs: tuple[float, float], windows: int, below: str, above: str
 ) -> tuple[str, str]:
     """(word, test) of two losses on the same windows, each with its standard error.
@@ -102,28 +102,28 @@ def threshold(error: float, other: float, windows: int) -> float:
     return student(max(1, windows - 1)) * math.hypot(error, other)
 
 
-def claim_of_hellaswag(run: Run, other: Run) -> Claim:
+def hellaswag_verdict(run: Run, other: Run) -> Verdict:
     """The last answers, by McNemar's test on the same items."""
     what = "HellaSwag Accuracy"
     scores = [headline(r.hellaswag[-1])[0] if r.hellaswag else None for r in (other, run)]
     figures = in_percent(scores[0]), in_percent(scores[1])
     if not (run.hellaswag and other.hellaswag):
-        return Claim(what, figures, "—", UNTESTED, "not both were asked")
+        return Verdict(what, figures, "—", UNTESTED, "not both were asked")
     one, two = run.hellaswag[-1], other.hellaswag[-1]
     if one.digest != two.digest:
-        return Claim(what, figures, "—", UNTESTED, f"asked other items, {one.items} and {two.items}")
+        return Verdict(what, figures, "—", UNTESTED, f"asked other items, {one.items} and {two.items}")
     try:
-        first, second = run.answers(one), other.answers(two)
+        first, second = run.predictions(one), other.predictions(two)
     except DataError as error:
-        return Claim(what, figures, "—", UNTESTED, error.problem)
-    rule = first.rules[0]
+        return Verdict(what, figures, "—", UNTESTED, error.problem)
+    rule = first.metrics[0]
     result = paired(first.right(rule), second.right(rule))
     word = ALIKE if not result.is_difference else "higher" if result.difference > 0 else "lower"
     because = (
         f"McNemar's p = {result.p_value:.2g} over {one.items}; only this run is right on {result.only[0]:,},"
         f" only {other.id} on {result.only[1]:,}"
     )
-    return Claim(
+    return Verdict(
         what,
         figures,
         f"{100 * result.difference:+.1f} percentage points",
@@ -133,20 +133,20 @@ def claim_of_hellaswag(run: Run, other: Run) -> Claim:
     )
 
 
-def claim_of_speed(run: Run, other: Run) -> Claim:
+def speed_verdict(run: Run, other: Run) -> Verdict:
     """Of all steps, in groups of neighbours, since the times of steps hang together."""
     what = "Training Efficiency"
     figures = per_second(other), per_second(run)
     both = run.history.steps and other.history.steps
     times = f"× {run.tokens_per_second / other.tokens_per_second:.3g}" if both else "—"
     if placed(run) != placed(other) or len(placed(run)) != 1:
-        return Claim(what, figures, "—", UNTESTED, "not run on the same kind and number of devices")
-    found = contrast_of(run, other)
+        return Verdict(what, figures, "—", UNTESTED, "not run on the same kind and number of devices")
+    found = compare_throughput(run, other)
     if found is None:
-        return Claim(what, figures, times, UNTESTED, f"fewer than {FEWEST_TESTED} steps, and not twofold")
+        return Verdict(what, figures, times, UNTESTED, f"fewer than {FEWEST_TESTED} steps, and not twofold")
     word = {True: "faster", False: "slower", None: ALIKE}[found.faster]
     because = found.test if found.ranges in found.test else f"{found.test}; {found.ranges}"
-    return Claim(what, figures, times, word, because, found.test)
+    return Verdict(what, figures, times, word, because, found.test)
 
 
 def written(loss: float | None) -> str:

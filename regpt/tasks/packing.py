@@ -3,35 +3,14 @@
 B rows, T positions. `tests/data/test_packing.py` draws one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from regpt.data import tokenizer
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer, Tokens
 
-Tokens = NDArray[np.int64]
 FULL = 0.9  # the shortest question of a group has this share of the longest one's length at least
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """A model's tokens: how a text becomes them, and the one that stands before a text of its own."""
-
-    encode: Callable[[str], Sequence[int] | NDArray[np.integer]]
-    end_of_text: int
-
-    def tokens(self, text: str) -> Tokens:
-        return np.asarray(self.encode(text), dtype=np.int64)
-
-    def context(self, text: str) -> Tokens:
-        """Never without a token: an empty context is the end of a text before."""
-        tokens = self.tokens(text)
-        return tokens if len(tokens) else np.array([self.end_of_text], dtype=np.int64)
-
-
-GPT2 = Vocabulary(tokenizer.encode, tokenizer.END_OF_TEXT)
 
 
 @dataclass(frozen=True)
@@ -39,8 +18,8 @@ class Question:
     """An item in tokens: the context of each ending, and each ending."""
 
     contexts: tuple[Tokens, ...]
-    endings: tuple[Tokens, ...]
-    is_cut: bool = False  # whether the beginning was left out, because a model's block is too short
+    choices: tuple[Tokens, ...]
+    truncated: bool = False  # whether the beginning was left out, because a model's block is too short
 
 
 @dataclass(frozen=True)
@@ -52,10 +31,10 @@ class Packed:
 
     tokens: Tokens  # (T)
     positions: Tokens  # (T), of each token in its own sequence
-    branches: Tokens  # (T), 0 in the stem, then 1, 2 …
-    places: Tokens  # (targets)
+    segments: Tokens  # (T), 0 in the stem, then 1, 2 …
+    target_positions: Tokens  # (targets)
     targets: Tokens  # (targets)
-    owners: Tokens  # (targets)
+    choice_index: Tokens  # (targets)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -68,20 +47,24 @@ class Rows:
     numbers: tuple[int, ...]  # of the questions
     tokens: Tokens  # (B, T)
     positions: Tokens  # (B, T)
-    branches: Tokens  # (B, T), -1 where nothing is
-    places: Tokens  # (targets), in the flattened rows
+    segments: Tokens  # (B, T), -1 where nothing is
+    target_positions: Tokens  # (targets), in the flattened rows
     targets: Tokens  # (targets)
     questions: Tokens  # (targets): whose each is
-    owners: Tokens  # (targets): of which ending
+    choice_index: Tokens  # (targets): of which ending
 
 
-def question_apart(contexts: Sequence[str], endings: Sequence[str], vocabulary: Vocabulary = GPT2) -> Question:
+def tokenize_separately(
+    contexts: Sequence[str], endings: Sequence[str], vocabulary: Tokenizer = GPT2_TOKENIZER
+) -> Question:
     """Context and ending become tokens each by itself, as build-nanogpt does it."""
     known = {text: vocabulary.context(text) for text in contexts}
     return Question(tuple(known[text] for text in contexts), tuple(vocabulary.tokens(text) for text in endings))
 
 
-def question_together(contexts: Sequence[str], endings: Sequence[str], vocabulary: Vocabulary = GPT2) -> Question:
+def tokenize_together(
+    contexts: Sequence[str], endings: Sequence[str], vocabulary: Tokenizer = GPT2_TOKENIZER
+) -> Question:
     """Both become tokens together and are cut where the context's own would end, as lm-eval does it.
 
     Spaces at the end of a context belong to the ending, because GPT-2's tokens begin with their space.
@@ -94,27 +77,27 @@ def question_together(contexts: Sequence[str], endings: Sequence[str], vocabular
     return Question(tuple(befores), tuple(afters))
 
 
-def fitted(question: Question, block_size: int) -> Question:
+def truncate_left(question: Question, block_size: int) -> Question:
     """The question with no sequence longer than a model's block: all contexts lose as much of their beginning.
 
     One token of context is left, and of an ending that still does not fit the beginning.
     """
-    endings = tuple(ending[:block_size] for ending in question.endings)
+    endings = tuple(ending[:block_size] for ending in question.choices)
     # the last token of a sequence is only predicted, never read
     lengths = [len(c) + len(e) - 1 for c, e in zip(question.contexts, endings, strict=True)]
     excess = max(lengths) - block_size
     if excess <= 0:
         return question
     contexts = tuple(context[min(excess, len(context) - 1) :] for context in question.contexts)
-    return Question(contexts, endings, is_cut=True)
+    return Question(contexts, endings, truncated=True)
 
 
-def packed(question: Question) -> Packed:
-    stem = shared_beginning(question.contexts)
+def pack(question: Question) -> Packed:
+    stem = shared_prefix_length(question.contexts)
     tokens, positions, branches = [question.contexts[0][:stem]], [np.arange(stem)], [np.zeros(stem, dtype=np.int64)]
     places, targets, owners = [], [], []
     length = stem
-    for number, (context, ending) in enumerate(zip(question.contexts, question.endings, strict=True)):
+    for number, (context, ending) in enumerate(zip(question.contexts, question.choices, strict=True)):
         branch = np.concatenate([context[stem:], ending[:-1]])
         tokens.append(branch)
         positions.append(np.arange(stem, stem + len(branch)))
@@ -129,7 +112,7 @@ def packed(question: Question) -> Packed:
     return Packed(*(np.concatenate(part).astype(np.int64) for part in parts))
 
 
-def shared_beginning(contexts: Sequence[Tokens]) -> int:
+def shared_prefix_length(contexts: Sequence[Tokens]) -> int:
     """How many tokens all contexts begin with."""
     shortest = min(len(context) for context in contexts)
     rows = np.stack([context[:shortest] for context in contexts])
@@ -137,7 +120,7 @@ def shared_beginning(contexts: Sequence[Tokens]) -> int:
     return int(differs.argmax()) if differs.any() else shortest
 
 
-def in_rows(questions: Sequence[Packed], most_tokens: int) -> list[Rows]:
+def group_rows(questions: Sequence[Packed], most_tokens: int) -> list[Rows]:
     """All questions, grouped by their length, the longest first; no group larger than so many tokens if it can be."""
     by_length = sorted(range(len(questions)), key=lambda number: (-len(questions[number]), number))
     groups: list[list[int]] = []
@@ -148,24 +131,26 @@ def in_rows(questions: Sequence[Packed], most_tokens: int) -> list[Rows]:
             groups.append([])
             longest = length
         groups[-1].append(number)
-    return [rows_of([questions[number] for number in group], group) for group in groups]
+    return [stack_rows([questions[number] for number in group], group) for group in groups]
 
 
-def rows_of(questions: Sequence[Packed], numbers: Sequence[int]) -> Rows:
+def stack_rows(questions: Sequence[Packed], numbers: Sequence[int]) -> Rows:
     B, T = len(questions), max(len(question) for question in questions)
     tokens, positions = np.zeros((B, T), dtype=np.int64), np.zeros((B, T), dtype=np.int64)
     branches = np.full((B, T), -1, dtype=np.int64)
     for row, question in enumerate(questions):
         tokens[row, : len(question)] = question.tokens
         positions[row, : len(question)] = question.positions
-        branches[row, : len(question)] = question.branches
+        branches[row, : len(question)] = question.segments
     return Rows(
         numbers=tuple(numbers),
         tokens=tokens,
         positions=positions,
-        branches=branches,
-        places=np.concatenate([row * T + question.places for row, question in enumerate(questions)]),
+        segments=branches,
+        target_positions=np.concatenate(
+            [row * T + question.target_positions for row, question in enumerate(questions)]
+        ),
         targets=np.concatenate([question.targets for question in questions]),
         questions=np.repeat(np.asarray(numbers), [len(question.targets) for question in questions]),
-        owners=np.concatenate([question.owners for question in questions]),
+        choice_index=np.concatenate([question.choice_index for question in questions]),
     )

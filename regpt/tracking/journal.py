@@ -102,7 +102,7 @@ class EventRecord:
 
 
 Record = StepRecord | SkippedRecord | ValidationRecord | TaskRecord | SampleRecord | CheckpointRecord | EventRecord
-KINDS: dict[str, type[Record]] = {
+RECORD_TYPES: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
@@ -164,7 +164,7 @@ class History:
         return sum(event.event in ("started", "resumed") for event in self.events)
 
 
-class Follower:
+class JournalReader:
     """Reads a journal that another process writes: with each look only what was added since the last one.
 
     Whoever holds `history` sees it grow. It is the same as `read_history` gives, which is one look of a new follower.
@@ -172,9 +172,9 @@ class Follower:
 
     def __init__(self, run: Path) -> None:
         self.path = run / FILE
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Begin with the first record again."""
         self.history = History()
         self.places: dict[str, list[Any]] = {
@@ -189,13 +189,13 @@ class Follower:
         self.read_to = 0  # bytes of whole records
         self.last_read = b""  # the end of those bytes, by which a journal that was replaced is told
 
-    def look(self) -> History:
+    def update(self) -> History:
         """The history by now. A journal that is shorter, or another one, than at the last look is read anew."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.read_to - len(self.last_read))
                 if file.read(len(self.last_read)) != self.last_read:
-                    self.forget()
+                    self.reset()
                     file.seek(0)
                 for line in file:
                     record = parse(line.decode(errors="replace"))
@@ -204,12 +204,12 @@ class Follower:
                     self.read_to += len(line)
                     self.last_read = (self.last_read + line)[-KNOWN_AGAIN_BY:]
                     if record is not None:
-                        self.take(record)
+                        self.add(record)
         except FileNotFoundError:
-            self.forget()
+            self.reset()
         return self.history
 
-    def take(self, record: Record) -> None:
+    def add(self, record: Record) -> None:
         if isinstance(record, EventRecord) and record.event in GOES_BACK:
             for kind, place in self.places.items():
                 if kind != "event":
@@ -219,7 +219,7 @@ class Follower:
 
 def read_history(run: Path) -> History:
     """Read a journal, live or finished, without lines that a kill cut and steps that a resume went back behind."""
-    return Follower(run).look()
+    return JournalReader(run).update()
 
 
 def first_event(run: Path) -> EventRecord | None:
@@ -239,7 +239,7 @@ def parse(line: str) -> Record | None:
     """
     try:
         values = json.loads(line)
-        kind = KINDS[values.pop("kind")]
+        kind = RECORD_TYPES[values.pop("kind")]
         return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

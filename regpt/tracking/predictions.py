@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.files import flush_directory, flush_file
-from regpt.data.tasks import BY_BYTE, BY_CHARACTER, BY_SUM, BY_TOKEN, RULES, TASKS, Rule
+from regpt.tasks.catalog import BY_BYTE, BY_CHARACTER, BY_SUM, BY_TOKEN, METRICS, TASKS, Metric
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """N items with up to K endings. Where an item has fewer, the loss is infinite and the rest 0."""
 
     task: str
@@ -54,30 +54,30 @@ class Answers:
         return f"{self.task}{own}{f'-{len(self.labels)}' if self.is_subset else ''}.parquet"
 
     @property
-    def lost(self) -> int:
+    def non_finite(self) -> int:
         """Items with a loss that is no number."""
         return int(np.isnan(self.losses).any(axis=1).sum())
 
-    def chosen(self, rule: Rule) -> NDArray[np.int64]:
+    def chosen(self, rule: Metric) -> NDArray[np.int64]:
         """The ending that the rule finds likeliest, the first of equal ones; -1 where a loss is no number.  (N)"""
         per = {BY_TOKEN: self.tokens, BY_SUM: np.ones(1), BY_BYTE: self.bytes, BY_CHARACTER: self.characters}[rule]
         best = np.argmin(self.losses / np.maximum(per, 1), axis=1)
         return np.where(np.isnan(self.losses).any(axis=1), -1, best)
 
-    def right(self, rule: Rule) -> NDArray[np.bool_]:
+    def right(self, rule: Metric) -> NDArray[np.bool_]:
         """(N)"""
         return self.chosen(rule) == self.labels
 
-    def accuracy(self, rule: Rule) -> Accuracy:
+    def accuracy(self, rule: Metric) -> Accuracy:
         """With the standard error of a mean, sqrt(p (1 - p) / (N - 1)), as lm-eval gives it."""
         right = self.right(rule)
         share = float(right.mean())
         return Accuracy(share, float(np.sqrt(share * (1 - share) / max(1, len(right) - 1))))
 
     @property
-    def rules(self) -> tuple[Rule, ...]:
+    def metrics(self) -> tuple[Metric, ...]:
         """By which the task is judged; the first is the one that is meant where there is one number."""
-        return TASKS[self.task].rules if self.task in TASKS else tuple(RULES.values())
+        return TASKS[self.task].metrics if self.task in TASKS else tuple(METRICS.values())
 
     def write(self, path: Path) -> None:
         """A row for each item; what they have in common in the schema's metadata. Whole or not there."""
@@ -87,7 +87,7 @@ class Answers:
         columns: dict[str, object] = {"number": self.numbers, "kind": list(self.kinds), "label": self.labels}
         for name, values in self.by_ending().items():
             columns[name] = [row[of > 0] for row, of in zip(values, self.tokens, strict=True)]
-        for rule in self.rules:
+        for rule in self.metrics:
             columns[f"right_{rule.name}"] = self.right(rule)
         about = {name: getattr(self, name) for name in ("task", "items", "digest", "of", "published", "cut")}
         table = pa.table(columns).replace_schema_metadata({"regpt": json.dumps(about)})
@@ -105,7 +105,7 @@ class Answers:
         return {"loss": self.losses, "tokens": self.tokens, "bytes": self.bytes, "characters": self.characters}
 
 
-def read_answers(path: Path) -> Answers:
+def read_predictions(path: Path) -> Predictions:
     """Read what `write` wrote. Raises DataError where it is missing or something else."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -114,7 +114,7 @@ def read_answers(path: Path) -> Answers:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[b"regpt"])
         columns = {name: table.column(name).to_pylist() for name in table.column_names}
-        return Answers(
+        return Predictions(
             task=about["task"],
             items=about["items"],
             digest=about["digest"],

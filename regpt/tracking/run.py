@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.run.answers import Answers, read_answers
-from regpt.run.evaluate import kept_losses
-from regpt.run.journal import History, TaskRecord, read_history
+from regpt.tracking.journal import History, TaskRecord, read_history
+from regpt.tracking.predictions import Predictions, read_predictions
+from regpt.tracking.window_losses import read_window_losses
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,9 @@ class Run:
         known = "the version of regpt that made this run did not measure it" if not self.history.tasks else ""
         return str(attempts[-1].detail.get("hellaswag", known)).removeprefix("not measured: ")
 
-    def answers(self, record: TaskRecord) -> Answers:
+    def predictions(self, record: TaskRecord) -> Predictions:
         """What was answered to each item. Raises DataError where that file is gone, or holds something else."""
-        answers = read_answers(self.path / record.path)
+        answers = read_predictions(self.path / record.path)
         if answers.digest != record.digest:
             raise DataError(f"{self.path / record.path}: holds answers to other items", "evaluate again")
         return answers
@@ -96,7 +96,7 @@ class Run:
         looks = [look for look in self.history.validations if tokens in (None, look.tokens)]
         if not looks or not looks[-1].path:
             raise DataError(f"{self.id}: no loss of each window is kept", "evaluate again: regpt evaluate")
-        return kept_losses(self.path / looks[-1].path, looks[-1].windows, looks[-1].loss)
+        return read_window_losses(self.path / looks[-1].path, looks[-1].windows, looks[-1].loss)
 
     @property
     def best_validation_loss(self) -> float | None:

@@ -12,19 +12,19 @@ from typing import Any
 from regpt.base.files import holder_file, holder_of
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.results.runs import Run
-from regpt.run.journal import (
+from regpt.tracking.journal import (
     FILE,
     CheckpointRecord,
     EventRecord,
-    Follower,
     History,
+    JournalReader,
     SampleRecord,
     SkippedRecord,
     StepRecord,
     TaskRecord,
     ValidationRecord,
 )
+from regpt.tracking.run import Run
 
 LAST_STEPS = 50  # of which the median tells the speed now
 PATIENCE = 30.0  # seconds of silence that mean nothing
@@ -40,7 +40,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class RunStatus:
     """A run at a moment. Times of day are seconds since 1970."""
 
     name: str
@@ -50,7 +50,7 @@ class Progress:
     now: float
     written_at: float  # when the journal's last record was written
     holder: tuple[int, str] | None  # of the lock: process number and machine
-    holds: bool | None  # whether that process lives; None where it is on another machine
+    process_alive: bool | None  # whether that process lives; None where it is on another machine
 
     @property
     def step(self) -> int:
@@ -90,7 +90,7 @@ class Progress:
         return begun[-1] if begun else None
 
     @property
-    def silence(self) -> float:
+    def idle_seconds(self) -> float:
         """Seconds since the last record."""
         return max(0.0, self.now - self.written_at)
 
@@ -107,17 +107,17 @@ class Progress:
     def state(self) -> State:
         status, last = self.history.status, self.history.events[-1] if self.history.events else None
         number, machine = self.holder or (0, "")
-        where = f"process {number}" + (f" on {machine}" if self.holds is None and machine else "")
+        where = f"process {number}" + (f" on {machine}" if self.process_alive is None and machine else "")
         again = f"go on with: regpt resume {self.name}" if self.history.checkpoints else "nothing was saved yet"
         if status in ("running or killed", "empty"):
             if self.holder is None:
                 return State("ended", f"without a word in its journal; {again}") if last else State("beginning", "")
-            if self.holds is False:
+            if self.process_alive is False:
                 return State("killed", f"{where} is gone; {again}")
-            if self.silence > self.patience:
-                return State("silent", f"{where}; no sign of life for {duration(self.silence)}")
+            if self.idle_seconds > self.patience:
+                return State("silent", f"{where}; no sign of life for {duration(self.idle_seconds)}")
             return State("running" if last else "beginning", where)
-        if self.holds:
+        if self.process_alive:
             return State("beginning", f"{status} before; {where} makes ready to go on")
         if status == "stopped":
             return State(status, f"by {last.detail.get('signal', 'a signal') if last else ''}; {again}")
@@ -126,10 +126,10 @@ class Progress:
     @property
     def over(self) -> bool:
         """Finished, and nobody makes ready to go on beyond its end."""
-        return self.history.status == "finished" and not self.holds
+        return self.history.status == "finished" and not self.process_alive
 
     @property
-    def looks_left(self) -> dict[str, int]:
+    def evaluations_left(self) -> dict[str, int]:
         """How often validation and HellaSwag are still due."""
         asked = self.recipe.evaluation
         of_hellaswag = self.due(asked.hellaswag_every) if self.hellaswag and asked.hellaswag_every else 0
@@ -155,8 +155,8 @@ class Progress:
         if not history.steps or begun is None:
             return None
         validation_seconds = history.validations[-1].seconds if history.validations else 0.0
-        left = self.steps_left * self.step_seconds + self.looks_left["validation"] * validation_seconds
-        left += self.looks_left["HellaSwag"] * (hellaswag[-1].seconds if hellaswag else 0.0)
+        left = self.steps_left * self.step_seconds + self.evaluations_left["validation"] * validation_seconds
+        left += self.evaluations_left["HellaSwag"] * (hellaswag[-1].seconds if hellaswag else 0.0)
         at = history.events.index(begun)
         first = min(event.step for event in history.events[at:])
         first = -1 if begun.event == "started" else first
@@ -173,34 +173,34 @@ class Progress:
         return left + rest * self.steps_left / max(1, self.step - max(0, first))
 
 
-class Watched:
+class RunMonitor:
     """A run that another process writes: reads its files, locks nothing, writes nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.follower = Follower(path)
+        self.follower = JournalReader(path)
         self.events = -1
         self.recipe: Recipe
         self.environment: dict[str, Any] = {}
 
-    def look(self) -> Progress:
+    def update(self) -> RunStatus:
         """The run as it is now. Raises UserError where there is no readable recipe."""
-        history = self.follower.look()
+        history = self.follower.update()
         if len(history.events) != self.events or not self.environment:  # a resume may have changed them
             self.recipe = load_recipe(self.path / "recipe.toml")
             self.environment = read_environment(self.path)
             self.events = len(history.events)
-        return progress_of(self.path, self.recipe, self.environment, history)
+        return run_status(self.path, self.recipe, self.environment, history)
 
 
-def progress_of(path: Path, recipe: Recipe, environment: dict[str, Any], history: History) -> Progress:
+def run_status(path: Path, recipe: Recipe, environment: dict[str, Any], history: History) -> RunStatus:
     """A run whose files were just read, with what its lock and its journal's date say."""
     holder = holder_of(path / "lock")
     try:
         written_at = (path / FILE).stat().st_mtime
     except FileNotFoundError:
         written_at = time.time()
-    return Progress(
+    return RunStatus(
         name=path.resolve().name,
         recipe=recipe,
         environment=environment,
@@ -208,13 +208,13 @@ def progress_of(path: Path, recipe: Recipe, environment: dict[str, Any], history
         now=time.time(),
         written_at=written_at,
         holder=holder,
-        holds=lives(holder, holder_file(path / "lock")) if holder else False,
+        process_alive=is_process_alive(holder, holder_file(path / "lock")) if holder else False,
     )
 
 
 def state_of(run: Run) -> str:
     """In a word, as its process has it."""
-    return progress_of(run.path, run.recipe, run.environment, run.history).state.word
+    return run_status(run.path, run.recipe, run.environment, run.history).state.word
 
 
 def read_environment(run: Path) -> dict[str, Any]:
@@ -224,7 +224,7 @@ def read_environment(run: Path) -> dict[str, Any]:
         return {}
 
 
-def lives(holder: tuple[int, str], file: Path) -> bool | None:
+def is_process_alive(holder: tuple[int, str], file: Path) -> bool | None:
     """Whether the process is there that wrote its number into `file`, and not a later one of that number.
 
     None where it is another machine's.

@@ -15,14 +15,14 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from regpt.base.errors import UserError
-from regpt.run.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
+from regpt.tracking.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
 
 PROJECT = "regpt"
 FINISH_SECONDS = 60.0  # that a run's end waits for figures still on their way
 Figures = dict[str, float]
 
 
-class Sink(Protocol):
+class Tracker(Protocol):
     """Where figures go."""
 
     def log(self, figures: Figures, step: int) -> None: ...
@@ -126,15 +126,15 @@ def unheard() -> Iterator[None]:
         yield
 
 
-Open = Callable[[Path, dict[str, Any], int | None], Sink]
-KINDS: dict[str, tuple[str, Open]] = {  # by name: (package, how to open it)
+Open = Callable[[Path, dict[str, Any], int | None], Tracker]
+TRACKERS: dict[str, tuple[str, Open]] = {  # by name: (package, how to open it)
     "tensorboard": ("tensorboard", TensorBoard),
     "wandb": ("wandb", WeightsAndBiases),
     "trackio": ("trackio", Trackio),
 }
 
 
-class Sinks:
+class Trackers:
     """The sinks that a recipe names, each on a thread of its own, so that training waits for none of them.
 
     Whatever one raises is said once; the others and the run go on.
@@ -145,20 +145,20 @@ class Sinks:
         self.names, self.warn = names, warn
         self.running: list[tuple[str, threading.Thread, SimpleQueue[Record | None]]] = []
         for name in names:
-            package = KINDS[name][0]
+            package = TRACKERS[name][0]
             if importlib.util.find_spec(package) is None:
                 raise UserError(f"run.sinks = '{name}': it is not installed", f"pip install 'regpt[{name}]'")
 
     def begin(self, run: Path, settings: dict[str, Any], tokens_per_step: int, resumed_at: int | None = None) -> None:
         for name in self.names:
             records: SimpleQueue[Record | None] = SimpleQueue()
-            work = (name, lambda name=name: KINDS[name][1](run, settings, resumed_at), records, tokens_per_step)
+            work = (name, lambda name=name: TRACKERS[name][1](run, settings, resumed_at), records, tokens_per_step)
             thread = threading.Thread(target=self.serve, args=work, name=f"sink {name}", daemon=True)
             thread.start()
             self.running.append((name, thread, records))
 
     def serve(
-        self, name: str, open_sink: Callable[[], Sink], records: "SimpleQueue[Record | None]", tokens_per_step: int
+        self, name: str, open_sink: Callable[[], Tracker], records: "SimpleQueue[Record | None]", tokens_per_step: int
     ) -> None:
         """The life of one sink, until `None` comes or it fails."""
         try:

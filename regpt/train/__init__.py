@@ -1,1 +1,1 @@
-"""Floor 3: a run: device, disk and time."""
+"""The training loop and its parts."""

@@ -14,9 +14,9 @@ from rich.table import Column
 
 from regpt.base.recipe import Recipe
 from regpt.data.shards import Manifest
-from regpt.run.devices import Device
-from regpt.run.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
-from regpt.run.stopping import Stopping
+from regpt.distributed.device import Device
+from regpt.distributed.signals import GracefulStop
+from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 
 QUIET_SECONDS = 60.0  # between step lines in a pipe
 
@@ -33,7 +33,7 @@ class Console:
         self.seconds_per_step = 0.0
         self.validation_seconds = self.task_seconds = 0.0  # of the last look
         self.last_line_at = time.perf_counter()
-        self.stopping: Stopping | None = None  # whose signals end a preparation
+        self.stopping: GracefulStop | None = None  # whose signals end a preparation
         self.looking_since = 0.0
 
     def say(self, text: str) -> None:
@@ -129,7 +129,7 @@ class Console:
     @contextmanager
     def stoppable(self, several_ranks: bool = False) -> Iterator[None]:
         """Within, a signal ends a preparation where nothing is lost: `check` raises Stopped."""
-        with Stopping(several_ranks=several_ranks) as self.stopping:
+        with GracefulStop(several_ranks=several_ranks) as self.stopping:
             yield
         self.stopping = None
 

@@ -3,7 +3,6 @@
 import platform
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import regpt
 from regpt.base.recipe import Recipe
 from regpt.base.settings import recipe_digest
 from regpt.data.shards import Manifest
-from regpt.run.devices import Device
+from regpt.distributed.device import Device
 
 
 def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) -> dict[str, Any]:
@@ -25,7 +24,14 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) 
         "code_version": code_version(),
         "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         "system": platform.platform(),
-        "device": {**asdict(device), "place": str(device.place), "precision": device.precision_name},
+        "device": {
+            "place": str(device.torch_device),
+            "name": device.name,
+            "precision": device.precision_name,
+            "compiled": device.compiled,
+            "peak_flops": device.peak_flops,
+            "peak_source": device.peak_source,
+        },
         "ranks": ranks,
         "data": {
             "digest": manifest.digest,

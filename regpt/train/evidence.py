@@ -7,10 +7,10 @@ from regpt.base.files import write_json, write_text
 from regpt.data.batches import Batch
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import decode
+from regpt.distributed.dtensor import full_scalar
 from regpt.model.gpt import GPT
-from regpt.run.guard import Verdict
-from regpt.run.journal import SkippedRecord
-from regpt.run.tensors import whole_number
+from regpt.tracking.journal import SkippedRecord
+from regpt.train.guard import Verdict
 
 FOLDER = "evidence"
 
@@ -18,7 +18,7 @@ FOLDER = "evidence"
 def gradient_norms(model: GPT) -> dict[str, str]:
     """Of every tensor, as text: JSON has no word for what is no number. All ranks call it, because some hold shares."""
     return {
-        name: str(whole_number(parameter.grad.norm()).item())
+        name: str(full_scalar(parameter.grad.norm()).item())
         for name, parameter in model.named_parameters()
         if parameter.grad is not None
     }

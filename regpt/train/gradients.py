@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from regpt.data.batches import Batch, digest_of
-from regpt.run.console import Console
-from regpt.run.devices import Device, seed_micro_batch
-from regpt.run.fitting import is_out_of_memory
-from regpt.run.parallel import Parallel
-from regpt.run.ranks import Ranks
+from regpt.data.batches import Batch, combine_digests
+from regpt.distributed.device import Device, seed_micro_batch
+from regpt.distributed.ranks import RankGroup
+from regpt.train.console import Console
+from regpt.train.oom import is_out_of_memory
+from regpt.train.parallel import Parallel
 
 
 class Gradients:
@@ -23,7 +23,7 @@ class Gradients:
         self,
         seed: int,
         device: Device,
-        ranks: Ranks,
+        ranks: RankGroup,
         parallel: Parallel,
         check: Callable[[], None],
         console: Console,
@@ -32,9 +32,9 @@ class Gradients:
         self.seed, self.device, self.ranks, self.parallel = seed, device, ranks, parallel
         self.check, self.console = check, console
 
-    def of(self, step: int, batch: Batch) -> tuple[float, float, str]:
+    def compute(self, step: int, batch: Batch) -> tuple[float, float, str]:
         """(mean loss, gradient norm, digest) of the global batch; afterwards the gradients are there."""
-        return self.agreed(self.forward_and_backward(step, batch), batch)
+        return self.share_results(self.forward_and_backward(step, batch), batch)
 
     def forward_and_backward(self, step: int, batch: Batch) -> Tensor:
         """The losses of this rank's micro-batches; afterwards the gradients are the global batch's.  (micro-batches)"""
@@ -48,31 +48,31 @@ class Gradients:
             seed_micro_batch(self.seed, step, number)
             with self.parallel.micro_batch(last=turn == count - 1):
                 with self.device.autocast():
-                    loss = self.parallel.trained(self.on_device(inputs), self.on_device(targets))
+                    loss = self.parallel.train_module(self.on_device(inputs), self.on_device(targets))
                 (share * loss).backward()
             self.parallel.after_backward()
             losses.append(loss.detach())
         self.parallel.after_last_backward()
         return torch.stack(losses)
 
-    def agreed(self, losses: Tensor, batch: Batch) -> tuple[float, float, str]:
+    def share_results(self, losses: Tensor, batch: Batch) -> tuple[float, float, str]:
         """Mean loss, gradient norm and digest of the global batch, the same on every rank, so that all decide alike.
 
         The losses of all micro-batches are added in the order of their numbers, so the mean depends on no split.
         """
         mine = np.array([self.parallel.squared_norm(), *losses.double().tolist()])
-        squares, *of_turns = self.ranks.gathered(mine).T  # each by rank; turn by turn, the losses are in order
-        seals = self.ranks.gathered(np.array([batch.seal], dtype=np.uint64).view(np.int64)).view(np.uint64)
+        squares, *of_turns = self.ranks.all_gather(mine).T  # each by rank; turn by turn, the losses are in order
+        seals = self.ranks.all_gather(np.array([batch.partial_digest], dtype=np.uint64).view(np.int64)).view(np.uint64)
         in_order = [float(loss) for of_turn in of_turns for loss in of_turn]
-        norm = math.sqrt(self.parallel.whole_square(squares))
-        return sum(in_order) / len(in_order), norm, digest_of(int(seal) for seal in seals.ravel())
+        norm = math.sqrt(self.parallel.reduce_squared_norm(squares))
+        return sum(in_order) / len(in_order), norm, combine_digests(int(seal) for seal in seals.ravel())
 
-    def are_too_much(self, batch: Batch) -> bool:
+    def runs_out_of_memory(self, batch: Batch) -> bool:
         """Whether this rank runs out of memory with a micro-batch. Its gradients are thrown away."""
         try:
             with self.parallel.trial():
                 with self.device.autocast():
-                    loss = self.parallel.trained(self.on_device(batch.inputs[0]), self.on_device(batch.targets[0]))
+                    loss = self.parallel.train_module(self.on_device(batch.inputs[0]), self.on_device(batch.targets[0]))
                 loss.backward()
             return False
         except (RuntimeError, MemoryError) as error:
@@ -84,6 +84,6 @@ class Gradients:
 
     def on_device(self, array: NDArray[np.int64]) -> Tensor:
         tensor = torch.from_numpy(array)
-        if self.device.place.type == "cuda":
-            return tensor.pin_memory().to(self.device.place, non_blocking=True)
-        return tensor.to(self.device.place)
+        if self.device.torch_device.type == "cuda":
+            return tensor.pin_memory().to(self.device.torch_device, non_blocking=True)
+        return tensor.to(self.device.torch_device)

@@ -25,7 +25,7 @@ Verdict = Literal["good", "skip", "return", "stop"]
 class Guard:
     """What was usual, what was bad, and what has been done about it; all of it goes into checkpoints."""
 
-    asked: GuardRecipe
+    settings: GuardRecipe
     losses: list[float] = field(default_factory=list)  # of accepted steps, the last so many
     norms: list[float] = field(default_factory=list)
     bad_batches: list[int] = field(default_factory=list)  # in a row, up to now
@@ -40,28 +40,28 @@ class Guard:
         if not math.isfinite(norm):
             return f"the norm of the gradients is {norm}"
         for name, value, usual, deviations in (
-            ("loss", loss, self.losses, self.asked.loss_deviations),
-            ("norm of the gradients", norm, self.norms, self.asked.norm_deviations),
+            ("loss", loss, self.losses, self.settings.loss_deviations),
+            ("norm of the gradients", norm, self.norms, self.settings.norm_deviations),
         ):
-            limit = spike_limit(usual, deviations, self.asked.window)
+            limit = spike_limit(usual, deviations, self.settings.window)
             if value > limit:
                 return f"the {name} is {value:.4g}, above {limit:.4g}: {deviations:g} deviations over the usual"
         return ""
 
     def accept(self, loss: float, norm: float) -> None:
         """A good step. What is no number, or a spike, never comes here, so it cannot bend what is usual."""
-        self.losses = [*self.losses, loss][-self.asked.window :]
-        self.norms = [*self.norms, norm][-self.asked.window :]
+        self.losses = [*self.losses, loss][-self.settings.window :]
+        self.norms = [*self.norms, norm][-self.settings.window :]
         self.bad_batches = []
 
-    def refuse(self, step: int, batch: int) -> Verdict:
+    def reject(self, step: int, batch: int) -> Verdict:
         """The step after `step` completed ones, on this batch, was bad: what is to be done."""
         if not self.bad_batches:
             self.bad_since = step
         self.bad_batches = [*self.bad_batches, batch]
-        if len(self.bad_batches) <= self.asked.skips:
+        if len(self.bad_batches) <= self.settings.skips:
             return "skip"
-        return "return" if self.returns < self.asked.returns else "stop"
+        return "return" if self.returns < self.settings.returns else "stop"
 
     def leave_out(self, batches: Sequence[int], returns: int) -> None:
         """After going back to a checkpoint: these batches are not trained on again."""

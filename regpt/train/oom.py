@@ -6,17 +6,17 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
-from regpt.run.devices import Device
+from regpt.distributed.device import Device
 
-FIRST_STEPS = 3  # of an attempt: by then the optimizer's moments lie beside a micro-batch's activations
-SAID_OF_MEMORY = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # MPS, CPU, cuBLAS
+OOM_RETRY_STEPS = 3  # of an attempt: by then the optimizer's moments lie beside a micro-batch's activations
+OOM_MESSAGES = ("out of memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")  # MPS, CPU, cuBLAS
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device, or the machine, has no memory left."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in SAID_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OOM_MESSAGES)
 
 
 def smaller_micro_batch(recipe: Recipe, ranks: int) -> int:
@@ -37,12 +37,12 @@ def smaller_micro_batch(recipe: Recipe, ranks: int) -> int:
     return smaller[-1]
 
 
-def free(device: Device) -> None:
+def release_memory(device: Device) -> None:
     """Give back what a failed step has left, and forget what was compiled for its shapes."""
     gc.collect()
-    if device.place.type == "cuda":
+    if device.torch_device.type == "cuda":
         torch.cuda.empty_cache()
-    elif device.place.type == "mps":
+    elif device.torch_device.type == "mps":
         torch.mps.empty_cache()
     if device.compiled:
         torch.compiler.reset()

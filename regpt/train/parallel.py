@@ -20,12 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from regpt.base.recipe import Recipe
+from regpt.checkpoint.store import load_moments, load_weights
+from regpt.distributed.device import Device
+from regpt.distributed.dtensor import copy_local_, to_local
+from regpt.distributed.ranks import RankGroup
 from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.optimizer import make_optimizer
-from regpt.run.checkpoint import load_moments, load_weights
-from regpt.run.devices import Device
-from regpt.run.ranks import Ranks
-from regpt.run.tensors import local, put
 
 
 class Parallel:
@@ -33,17 +33,17 @@ class Parallel:
 
     name = "alone"
 
-    def __init__(self, recipe: Recipe, device: Device, ranks: Ranks) -> None:
+    def __init__(self, recipe: Recipe, device: Device, ranks: RankGroup) -> None:
         self.recipe, self.device, self.ranks = recipe, device, ranks
-        self.model = self.made_model()
-        self.model.recomputing = recipe.run.activation_checkpointing
+        self.model = self.build_model()
+        self.model.activation_checkpointing = recipe.run.activation_checkpointing
         self.optimizer: Optimizer = make_optimizer(self.model, recipe)
-        self.trained = self.made_trained()
+        self.train_module = self.build_train_module()
 
-    def made_model(self) -> GPT:
-        return GPT(self.recipe.model).to(self.device.place)
+    def build_model(self) -> GPT:
+        return GPT(self.recipe.model).to(self.device.torch_device)
 
-    def made_trained(self) -> nn.Module:
+    def build_train_module(self) -> nn.Module:
         """What a training step calls. Evaluation and sampling use `model`, the same weights, as their shapes vary."""
         return self.compiled(self.model)
 
@@ -72,7 +72,7 @@ class Parallel:
 
     def gradients(self) -> list[Tensor]:
         """What of them is on this rank."""
-        return [local(parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
+        return [to_local(parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
 
     def squared_norm(self) -> float:
         """The sum of the squares of this rank's gradients.
@@ -82,7 +82,7 @@ class Parallel:
         rows = torch.cat([torch.linalg.vector_norm(gradient, dim=-1).reshape(-1) for gradient in self.gradients()])
         return float(rows.cpu().double().square().sum())
 
-    def whole_square(self, squares: NDArray[np.float64]) -> float:
+    def reduce_squared_norm(self, squares: NDArray[np.float64]) -> float:
         """Of all ranks' sums that of the whole gradient: everybody's, or no number if one rank has none."""
         return float(np.max(squares))
 
@@ -96,7 +96,7 @@ class Parallel:
     # Looking
 
     @contextmanager
-    def looking(self) -> Iterator[GPT]:
+    def eval_mode(self) -> Iterator[GPT]:
         """The model for evaluation and sampling, which leave training as it was."""
         yield self.model
 
@@ -105,31 +105,31 @@ class Parallel:
     def initialize(self, seed: int) -> None:
         """As at the start of a run; every rank draws the same."""
         with torch.no_grad():
-            for parameter, drawn in zip(self.model.parameters(), self.model.drawn_weights(seed), strict=True):
-                put(parameter, drawn)
+            for parameter, drawn in zip(self.model.parameters(), self.model.initial_weights(seed), strict=True):
+                copy_local_(parameter, drawn)
         self.optimizer.state.clear()
 
     def load(self, path: Path) -> None:
         """Weights and optimizer state as a checkpoint has them: read by rank 0, which hands them out."""
-        if self.ranks.first:
+        if self.ranks.is_main:
             load_weights(path, self.model)
             load_moments(path, self.model, self.optimizer)
-        if self.ranks.count == 1:
+        if self.ranks.size == 1:
             return
-        state, place = self.optimizer.state, self.device.place
+        state, place = self.optimizer.state, self.device.torch_device
         for parameter in self.model.parameters():
-            self.ranks.take_from_first(parameter.data)
-        shapes = self.ranks.by_first(
+            self.ranks.broadcast_(parameter.data)
+        shapes = self.ranks.on_main(
             lambda: [{key: list(value.shape) for key, value in state[p].items()} for p in self.model.parameters()]
         )
         for parameter, names in zip(self.model.parameters(), shapes, strict=True):
-            if not self.ranks.first:
+            if not self.ranks.is_main:
                 state[parameter] = {key: torch.empty(shape, device=place) for key, shape in names.items()}
             for key in names:
-                self.ranks.take_from_first(state[parameter][key])
+                self.ranks.broadcast_(state[parameter][key])
 
 
-class InOneOrder(Parallel):
+class DeterministicDDP(Parallel):
     """Whole on each rank; the gradients of all micro-batches are added one after another, as one rank adds them.
 
     Micro-batch number n is rank n mod ranks'. So after each round of one micro-batch a rank, everybody adds the round's
@@ -138,17 +138,17 @@ class InOneOrder(Parallel):
 
     name = "ddp in one order"
 
-    def __init__(self, recipe: Recipe, device: Device, ranks: Ranks) -> None:
+    def __init__(self, recipe: Recipe, device: Device, ranks: RankGroup) -> None:
         super().__init__(recipe, device, ranks)
         self.sums: list[Tensor | None] = [None for _ in self.model.parameters()]
 
     def micro_batches_in_mean(self, of_rank: int) -> int:
-        return of_rank * self.ranks.count
+        return of_rank * self.ranks.size
 
     def after_backward(self) -> None:
         for number, parameter in enumerate(self.model.parameters()):
             assert parameter.grad is not None
-            for gradient in self.ranks.gathered_in_order(parameter.grad):
+            for gradient in self.ranks.all_gather_tensors(parameter.grad):
                 earlier = self.sums[number]
                 self.sums[number] = gradient if earlier is None else earlier.add_(gradient)
             parameter.grad = None
@@ -158,13 +158,13 @@ class InOneOrder(Parallel):
             parameter.grad, self.sums[number] = self.sums[number], None
 
 
-class Replicated(Parallel):
+class DDPParallel(Parallel):
     """Whole on each rank, by DistributedDataParallel: gradients travel while the last backward pass goes on."""
 
     name = "ddp"
 
     def made_trained(self) -> nn.Module:
-        cards = [self.device.place] if self.device.place.type == "cuda" else None
+        cards = [self.device.torch_device] if self.device.torch_device.type == "cuda" else None
         # Weights are drawn or handed out by us, the same on all; the one buffer never changes.
         self.replica = DistributedDataParallel(
             self.model, device_ids=cards, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True
@@ -177,7 +177,7 @@ class Replicated(Parallel):
             yield
 
 
-class Sharded(Parallel):
+class FSDPParallel(Parallel):
     """Rows of every parameter, its gradient and its moments on each rank, by fully_shard; gathered part by part.
 
     Products see the same numbers as in the other forms, and gradients are added in float32.
@@ -190,7 +190,7 @@ class Sharded(Parallel):
     def made_model(self) -> GPT:
         with torch.device("meta"):
             model = GPT(self.recipe.model)
-        mesh = init_device_mesh(self.device.place.type, (self.ranks.count,))
+        mesh = init_device_mesh(self.device.torch_device.type, (self.ranks.size,))
         # What autocast would cast travels cast already; norms, embedding and head stay float32, as in the other forms.
         cast = None if self.device.precision == torch.float32 else self.device.precision
         policy = MixedPrecisionPolicy(param_dtype=cast, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -203,9 +203,9 @@ class Sharded(Parallel):
         fully_shard(model, mesh=mesh)
         for method in ("losses", "losses_at", "next_logits"):
             register_fsdp_forward_method(model, method)
-        model.to_empty(device=self.device.place)
+        model.to_empty(device=self.device.torch_device)
         if self.recipe.model.positions == "rope":
-            model.rotations = rotary_table(self.recipe.model).to(self.device.place)
+            model.rotations = rotary_table(self.recipe.model).to(self.device.torch_device)
         return model
 
     def made_trained(self) -> nn.Module:
@@ -240,10 +240,10 @@ class Sharded(Parallel):
             self.model.reshard()
 
 
-def make_parallel(recipe: Recipe, device: Device, ranks: Ranks) -> Parallel:
+def make_parallel(recipe: Recipe, device: Device, ranks: RankGroup) -> Parallel:
     """As `run.parallel` and `run.strict_sum` ask, on the ranks there are."""
-    if ranks.count == 1:
+    if ranks.size == 1:
         return Parallel(recipe, device, ranks)
     if recipe.run.parallel == "fsdp":
-        return Sharded(recipe, device, ranks)
-    return (InOneOrder if recipe.run.strict_sum else Replicated)(recipe, device, ranks)
+        return FSDPParallel(recipe, device, ranks)
+    return (DeterministicDDP if recipe.run.strict_sum else DDPParallel)(recipe, device, ranks)

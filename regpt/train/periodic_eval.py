@@ -13,23 +13,24 @@ import numpy as np
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
-from regpt.data.items import Items, open_items
 from regpt.data.shards import TokenWindows
-from regpt.data.tasks import TASKS
 from regpt.data.tokenizer import encode
-from regpt.run.console import Console
-from regpt.run.devices import Device
-from regpt.run.evaluate import file_of_losses, keep_losses, validation
-from regpt.run.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
-from regpt.run.parallel import Parallel
-from regpt.run.ranks import Ranks
-from regpt.run.sample import Sampling, continuations
-from regpt.run.scoring import Exam, answered, ending_losses, tokens_at_a_time
+from regpt.distributed.device import Device
+from regpt.distributed.ranks import RankGroup
+from regpt.evaluation.sampling import Sampling, continuations
+from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
+from regpt.evaluation.validation import validation
+from regpt.tasks.catalog import TASKS
+from regpt.tasks.items import Items, open_items
+from regpt.tracking.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
+from regpt.tracking.window_losses import window_losses_file, write_window_losses
+from regpt.train.console import Console
+from regpt.train.parallel import Parallel
 
 HELLASWAG = TASKS["hellaswag"]
 
 
-class Looks:
+class PeriodicEvaluation:
     """What a run's recipe asks to be looked at, and what of it was looked at already."""
 
     def __init__(
@@ -37,7 +38,7 @@ class Looks:
         recipe: Recipe,
         run: Path,
         device: Device,
-        ranks: Ranks,
+        ranks: RankGroup,
         parallel: Parallel,
         windows: TokenWindows,
         data: str,
@@ -48,8 +49,8 @@ class Looks:
         self.recipe, self.run, self.device, self.ranks = recipe, run, device, ranks
         self.parallel, self.windows, self.console = parallel, windows, console
         self.losses: dict[int, float] = {}  # validation's, by step
-        self.examined: set[int] = set()
-        self.sampled: set[int] = set()
+        self.hellaswag_steps: set[int] = set()
+        self.sample_steps: set[int] = set()
 
     def open(self, write: Callable[[Record], None], check: Callable[[], None]) -> str:
         """Make ready, once, before the first look; returns why HellaSwag will not be measured, if it will not.
@@ -58,12 +59,12 @@ class Looks:
         file for HellaSwag that cannot be used; what is found nowhere is not asked.
         """
         self.write, self.check = write, check
-        self.exam: Exam | None = None
+        self.exam: PackedTask | None = None
         if not self.recipe.evaluation.hellaswag_every:
             return "evaluation.hellaswag_every = 0"
         items, problem = self.hellaswag()
         if items is not None:
-            self.exam = Exam(items, self.recipe.model.block_size, tokens_at_a_time(self.recipe, self.device))
+            self.exam = PackedTask(items, self.recipe.model.block_size, max_batch_tokens(self.recipe, self.device))
         return problem
 
     def hellaswag(self) -> tuple[Items | None, str]:
@@ -79,14 +80,14 @@ class Looks:
                     raise
                 return None, str(error)
 
-        first = self.ranks.by_first(lambda: found()[1])  # who may fetch it for all
+        first = self.ranks.on_main(lambda: found()[1])  # who may fetch it for all
         items, problem = (None, first) if first else found()
         mark = int(items.digest[:15], 16) if items else 0
-        if len(np.unique(self.ranks.gathered(np.array([mark], dtype=np.int64)))) > 1:
+        if len(np.unique(self.ranks.all_gather(np.array([mark], dtype=np.int64)))) > 1:
             return None, "its items are not the same on all ranks"
         return items, problem
 
-    def recall(self) -> None:
+    def restore(self) -> None:
         """What earlier attempts have looked at already."""
 
         def known() -> Any:
@@ -96,18 +97,18 @@ class Looks:
             tasks = [record.step for record in history.tasks if record.task == HELLASWAG.name]
             return losses, tasks, [record.step for record in history.samples]
 
-        losses, examined, sampled = self.ranks.by_first(known)
-        self.losses, self.examined, self.sampled = dict(losses), set(examined), set(sampled)
+        losses, examined, sampled = self.ranks.on_main(known)
+        self.losses, self.hellaswag_steps, self.sample_steps = dict(losses), set(examined), set(sampled)
 
-    def look(self, step: int) -> None:
+    def evaluate_due(self, step: int) -> None:
         """After so many steps, take what is due and was not taken."""
         asked = self.recipe.evaluation
         if step not in self.losses and (step == 0 or self.recipe.is_due(step, asked.validation_every)):
             self.validate(step)
         due = step == 0 or self.recipe.is_due(step, asked.hellaswag_every)
-        if due and self.exam is not None and step not in self.examined:
-            self.examine(step, self.exam)
-        if step not in self.sampled and self.recipe.is_due(step, asked.sample_every):
+        if due and self.exam is not None and step not in self.hellaswag_steps:
+            self.score_hellaswag(step, self.exam)
+        if step not in self.sample_steps and self.recipe.is_due(step, asked.sample_every):
             self.sample(step)
 
     def best(self) -> dict[str, float] | None:
@@ -119,11 +120,13 @@ class Looks:
 
     def validate(self, step: int) -> None:
         started_at = time.perf_counter()
-        with self.parallel.looking() as model:
-            found = validation(model, self.windows, self.recipe, self.device, self.between("validation"), self.ranks)
-        path = folder_of(step) / file_of_losses(self.data, found.windows)
-        if self.ranks.first:
-            self.keep(path, lambda: keep_losses(self.run / path, found.by_window))
+        with self.parallel.eval_mode() as model:
+            found = validation(
+                model, self.windows, self.recipe, self.device, self.progress_callback("validation"), self.ranks
+            )
+        path = folder_of(step) / window_losses_file(self.data, found.windows)
+        if self.ranks.is_main:
+            self.save_file(path, lambda: write_window_losses(self.run / path, found.by_window))
         record = ValidationRecord(
             step=step,
             tokens=self.recipe.tokens_after(step),
@@ -138,18 +141,18 @@ class Looks:
         self.losses[step] = found.loss
         self.console.validation(record)
 
-    def examine(self, step: int, exam: Exam) -> None:
+    def score_hellaswag(self, step: int, exam: PackedTask) -> None:
         """HellaSwag; what was answered to each item goes into a file of its own."""
         started_at = time.perf_counter()
-        with self.parallel.looking() as model:
-            losses = ending_losses(model, exam, self.device, self.between("HellaSwag"), self.ranks)
-        self.examined.add(step)
-        if not self.ranks.first:
+        with self.parallel.eval_mode() as model:
+            losses = choice_losses(model, exam, self.device, self.progress_callback("HellaSwag"), self.ranks)
+        self.hellaswag_steps.add(step)
+        if not self.ranks.is_main:
             return
-        answers = answered(exam, losses)
+        answers = make_predictions(exam, losses)
         path = folder_of(step) / answers.file_name
-        by_rule = {rule.name: answers.accuracy(rule) for rule in answers.rules}
-        self.keep(path, lambda: answers.write(self.run / path))
+        by_rule = {rule.name: answers.accuracy(rule) for rule in answers.metrics}
+        self.save_file(path, lambda: answers.write(self.run / path))
         record = TaskRecord(
             step=step,
             tokens=self.recipe.tokens_after(step),
@@ -166,7 +169,7 @@ class Looks:
         self.write(record)
         self.console.task(record)
 
-    def keep(self, path: Path, write: Callable[[], None]) -> None:
+    def save_file(self, path: Path, write: Callable[[], None]) -> None:
         """What a paired test needs; where it cannot be written, the means stand in the journal, and the run goes on."""
         try:
             write()
@@ -179,7 +182,7 @@ class Looks:
         asked = self.recipe.evaluation
         if asked.sample_count == 0:
             return
-        with self.parallel.looking() as model:
+        with self.parallel.eval_mode() as model:
             texts = continuations(
                 model,
                 asked.sample_prompt,
@@ -195,7 +198,7 @@ class Looks:
         self.write(record)
         self.console.sample(record)
 
-    def between(self, what: str) -> Callable[[int, int], None]:
+    def progress_callback(self, what: str) -> Callable[[int, int], None]:
         def between(done: int, of: int) -> None:
             self.check()
             if done:

@@ -11,22 +11,22 @@ import numpy as np
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import apply_override, as_tables, build_recipe, load_recipe, toml_value
-from regpt.data.batches import Batches
+from regpt.data.batches import BatchLoader
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tokenizer import END_OF_TEXT, decode
-from regpt.run.guard import Guard
-from regpt.run.journal import History, SkippedRecord, StepRecord, read_history
-from regpt.run.start import opened, same_for_all
-from regpt.run.train import Training
+from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
+from regpt.train.guard import Guard
+from regpt.train.start import check_same_on_all_ranks, open_session
+from regpt.train.trainer import Trainer
 
 
-def records_of(history: History) -> dict[int, StepRecord | SkippedRecord]:
+def records_by_step(history: History) -> dict[int, StepRecord | SkippedRecord]:
     """Each step's record, those included that were passed over."""
     records: list[StepRecord | SkippedRecord] = [*history.steps, *history.skipped]
     return {record.step: record for record in records}
 
 
-def left_out_of(history: History) -> list[int]:
+def left_out_batches(history: History) -> list[int]:
     """The batches that the run left out after going back; those that it left out later lie behind all steps before."""
     went_back = [event.detail["left_out"] for event in history.events if event.event == "went back"]
     return went_back[-1] if went_back else []
@@ -35,7 +35,7 @@ def left_out_of(history: History) -> list[int]:
 def batch_number(history: History, recipe: Recipe, step: int) -> int:
     """The batch that step number `step`, counted from 1, trained on."""
     guard = Guard(recipe.guard)
-    guard.leave_out(left_out_of(history), 0)
+    guard.leave_out(left_out_batches(history), 0)
     return guard.batch_of(step - 1)
 
 
@@ -48,13 +48,13 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
     Raises UserError where the journal knows no such step, DataError where the batch is not the one that it logged.
     """
     recipe, history = load_recipe(run / "recipe.toml"), read_history(run)
-    logged = records_of(history).get(step)
+    logged = records_by_step(history).get(step)
     if logged is None:
         raise UserError(f"{run}: its journal knows no step {step:,}", f"name one from 1 to {history.step:,}")
     directory = recipe.data.directory
     windows = TokenWindows(directory, read_manifest(directory), "train", recipe.model.block_size)
     number = batch_number(history, recipe, step)
-    with batches_of(recipe, windows) as batches:
+    with batch_loader(recipe, windows) as batches:
         batch = batches.read(number)
     if batch.digest != logged.batch:
         raise DataError(
@@ -68,8 +68,8 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
         yield from describe(windows, window, as_text)
 
 
-def batches_of(recipe: Recipe, windows: TokenWindows) -> Batches:
-    return Batches(
+def batch_loader(recipe: Recipe, windows: TokenWindows) -> BatchLoader:
+    return BatchLoader(
         windows,
         batch_windows=recipe.batch_windows,
         micro_batch=recipe.data.micro_batch,
@@ -103,7 +103,7 @@ def shortened(text: str, length: int = 60) -> str:
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """The first step that came out otherwise, and how."""
 
     step: int
@@ -112,41 +112,41 @@ class Parting:
     now: object
 
 
-def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Parting | None:
+def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Divergence | None:
     """Train a run's first steps again, from its own recipe and data, and find the first that comes out otherwise."""
     history = read_history(run)
     recipe = first_recipe(load_recipe(run / "recipe.toml"), history)
-    known = records_of(history)
+    known = records_by_step(history)
     count = min(steps, history.step)
     if count == 0:
         raise UserError(f"{run}: its journal holds no step", "train it first")
-    if left_out_of(history):
+    if left_out_batches(history):
         count = min(count, min(event.step for event in history.events if event.event == "went back"))
-    with opened(recipe, None) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
-        training = Training(recipe, Path(folder), device, ranks, same_for_all(recipe, device, ranks), console)
+    with open_session(recipe, None) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
+        training = Trainer(recipe, Path(folder), device, ranks, check_same_on_all_ranks(recipe, device, ranks), console)
         training.parallel.initialize(recipe.run.seed)
         with training.stopping, training.batches() as batches:
             for step in range(count):
                 record = training.train_step(step, batches.at(step))
                 if isinstance(record, SkippedRecord):
-                    training.guard.refuse(step, step)
+                    training.guard.reject(step, step)
                     training.optimizer.zero_grad(set_to_none=True)
-                parting = compare(known[step + 1], record)
+                parting = first_difference(known[step + 1], record)
                 if parting is not None:
                     return parting
-                if ranks.first:
+                if ranks.is_main:
                     told(f"step {step + 1:,} of {count:,}: the same")
     return None
 
 
-def compare(then: StepRecord | SkippedRecord, now: StepRecord | SkippedRecord) -> Parting | None:
+def first_difference(then: StepRecord | SkippedRecord, now: StepRecord | SkippedRecord) -> Divergence | None:
     if then.kind != now.kind:
-        return Parting(now.step, "kind of record", then.kind, now.kind)
+        return Divergence(now.step, "kind of record", then.kind, now.kind)
     names = ("batch", "loss", "gradient_norm", "learning_rate") if isinstance(now, StepRecord) else ("batch", "reason")
     for name in names:
         one, other = getattr(then, name), getattr(now, name)
         if one != other:
-            return Parting(now.step, name, one, other)
+            return Divergence(now.step, name, one, other)
     return None
 
 

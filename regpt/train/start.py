@@ -15,16 +15,16 @@ from regpt.base.errors import DONE, CheckpointError, DataError, RecipeError, Use
 from regpt.base.files import locked, sha256_of_json, write_json, write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, changes, load_recipe, recipe_digest, to_toml
-from regpt.data.prepare import open_or_prepare
+from regpt.checkpoint import store
 from regpt.data.shards import Manifest, read_manifest
-from regpt.run import checkpoint
-from regpt.run.console import Console, quiet_console
-from regpt.run.devices import Device, open_device
-from regpt.run.environment import code_version, environment
-from regpt.run.journal import read_history
-from regpt.run.launch import launched
-from regpt.run.ranks import Ranks, open_ranks
-from regpt.run.train import Training
+from regpt.distributed.device import Device, open_device
+from regpt.distributed.env import current_launch
+from regpt.distributed.ranks import RankGroup, open_rank_group
+from regpt.prepare.dataset import open_or_prepare
+from regpt.tracking.journal import read_history
+from regpt.train.console import Console, quiet_console
+from regpt.train.environment import code_version, environment
+from regpt.train.trainer import Trainer
 
 
 def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
@@ -33,20 +33,20 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
     Everything that can be refused is refused before the directory is made. Where torchrun starts ranks anew after a
     loss (--max-restarts), a run that is there goes on.
     """
-    with opened(recipe, console) as (device, ranks, console):
-        if ranks.by_first(run.exists):
-            if launched().elastic:
-                return go_on(recipe, run, device, ranks, console)
+    with open_session(recipe, console) as (device, ranks, console):
+        if ranks.on_main(run.exists):
+            if current_launch().elastic:
+                return resume_from(recipe, run, device, ranks, console)
             raise UserError(
                 f"{run}: a run of this name exists already",
                 f"go on with `regpt resume {run.name}`, or start another: --name …",
             )
-        with console.stoppable(several_ranks=ranks.count > 1):
-            ranks.by_first(lambda: open_or_prepare(recipe, console).digest, between=console.check, patience=math.inf)
-        training = Training(recipe, run, device, ranks, same_for_all(recipe, device, ranks), console)
-        with started(training):
+        with console.stoppable(several_ranks=ranks.size > 1):
+            ranks.on_main(lambda: open_or_prepare(recipe, console).digest, between=console.check, patience=math.inf)
+        training = Trainer(recipe, run, device, ranks, check_same_on_all_ranks(recipe, device, ranks), console)
+        with new_run_directory(training):
             training.parallel.initialize(recipe.run.seed)
-            return training.go(first_step=0, event="started")
+            return training.train(first_step=0, event="started")
 
 
 def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = None) -> int:
@@ -55,48 +55,53 @@ def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = N
     Overrides may ask for more steps and other looks, which is written down; what else would change the run is refused.
     """
     recipe = load_recipe(run / "recipe.toml", overrides)
-    with opened(recipe, console) as (device, ranks, console):
-        return go_on(recipe, run, device, ranks, console)
+    with open_session(recipe, console) as (device, ranks, console):
+        return resume_from(recipe, run, device, ranks, console)
 
 
-def go_on(recipe: Recipe, run: Path, device: Device, ranks: Ranks, console: Console) -> int:
-    with locked(run / "lock") if ranks.first else nullcontext():
-        found = ranks.by_first(lambda: where_to_go_on(recipe, run, console))
-        manifest = same_for_all(recipe, device, ranks)
+def resume_from(recipe: Recipe, run: Path, device: Device, ranks: RankGroup, console: Console) -> int:
+    with locked(run / "lock") if ranks.is_main else nullcontext():
+        found = ranks.on_main(lambda: find_resume_point(recipe, run, console))
+        manifest = check_same_on_all_ranks(recipe, device, ranks)
         if found["complete"]:
             steps = recipe.run.max_steps
             console.say(f"{run} is complete: {steps:,} steps; for more: regpt resume {run} run.max_steps=…")
             return DONE
-        training = Training(recipe, run, device, ranks, manifest, console)
+        training = Trainer(recipe, run, device, ranks, manifest, console)
         if found["step"]:
-            training.load(checkpoint.path_of(run, found["step"]))
+            training.load(store.checkpoint_path(run, found["step"]))
         else:
             training.parallel.initialize(recipe.run.seed)
-        if ranks.first and (found["changed"] or not (run / "environment.json").exists()):
-            describe(training)
+        if ranks.is_main and (found["changed"] or not (run / "environment.json").exists()):
+            write_description(training)
         detail = {"changed": found["changed"], "passed_over": found["passed_over"]}
-        return training.go(first_step=found["step"], event="resumed", detail=detail)
+        return training.train(first_step=found["step"], event="resumed", detail=detail)
 
 
-def where_to_go_on(recipe: Recipe, run: Path, console: Console) -> dict[str, Any]:
+def find_resume_point(recipe: Recipe, run: Path, console: Console) -> dict[str, Any]:
     """The newest whole checkpoint's step, and what is asked for otherwise than there.
 
     Raises CheckpointError where there is none; only where torchrun starts ranks anew, the run begins again at step 0.
     """
-    checkpoint.clean(run)
-    if launched().elastic and not checkpoint.all_of(run):
-        return {"step": 0, "changed": changed_before_any(recipe, run), "passed_over": [], "complete": False}
+    store.remove_partial(run)
+    if current_launch().elastic and not store.list_checkpoints(run):
+        return {
+            "step": 0,
+            "changed": changes_before_first_checkpoint(recipe, run),
+            "passed_over": [],
+            "complete": False,
+        }
     passed_over: list[str] = []
-    path = checkpoint.newest(run, passed_over.append)
+    path = store.newest_valid(run, passed_over.append)
     for problem in passed_over:
         console.say(f"note: {problem}; going on from an earlier checkpoint, {path.name}")
-    state = checkpoint.load_state(path)
+    state = store.load_state(path)
     changed = allowed_changes(path, state, recipe, read_manifest(recipe.data.directory))
     complete = read_history(run).status == "finished" and state["step"] == recipe.run.max_steps
     return {"step": state["step"], "changed": changed, "passed_over": passed_over, "complete": complete}
 
 
-def changed_before_any(recipe: Recipe, run: Path) -> dict[str, list[Any]]:
+def changes_before_first_checkpoint(recipe: Recipe, run: Path) -> dict[str, list[Any]]:
     """The same as `allowed_changes` for a run that was lost before its first checkpoint."""
     if not (run / "environment.json").exists():
         return {}
@@ -131,20 +136,20 @@ def allowed_changes(path: Path, state: dict[str, Any], recipe: Recipe, manifest:
 
 
 @contextmanager
-def opened(recipe: Recipe, console: Console | None) -> Iterator[tuple[Device, Ranks, Console]]:
+def open_session(recipe: Recipe, console: Console | None) -> Iterator[tuple[Device, RankGroup, Console]]:
     """What a run computes on, with whom, and where it says so. RecipeError where the ranks cannot share a batch."""
     device = open_device(recipe.run)
-    with open_ranks(device, recipe.run.rank_timeout) as ranks:
-        if problems := list(recipe.batch_problems(ranks.count)):
-            raise RecipeError(f"{recipe.name}, on {ranks.count} ranks" if ranks.count > 1 else recipe.name, problems)
-        with console or (Console() if ranks.first else quiet_console()) as console:
+    with open_rank_group(device, recipe.run.rank_timeout) as ranks:
+        if problems := list(recipe.batch_problems(ranks.size)):
+            raise RecipeError(f"{recipe.name}, on {ranks.size} ranks" if ranks.size > 1 else recipe.name, problems)
+        with console or (Console() if ranks.is_main else quiet_console()) as console:
             yield device, ranks, console
 
 
-def same_for_all(recipe: Recipe, device: Device, ranks: Ranks) -> Manifest:
+def check_same_on_all_ranks(recipe: Recipe, device: Device, ranks: RankGroup) -> Manifest:
     """The data set, as this rank sees it. Raises where another rank sees another one, or is to do something else."""
     manifest = read_manifest(recipe.data.directory)
-    if ranks.count == 1:
+    if ranks.size == 1:
         return manifest
     when_to_save = as_tables(recipe)["checkpoint"]  # changes no result, but all ranks save together
     seen = {
@@ -154,7 +159,7 @@ def same_for_all(recipe: Recipe, device: Device, ranks: Ranks) -> Manifest:
         "the precision or torch.compile": sha256_of_json([device.precision_name, device.compiled]),
     }
     mine = np.array([int(digest[:15], 16) for digest in seen.values()], dtype=np.int64)
-    for number, (what, values) in enumerate(zip(seen, ranks.gathered(mine).T, strict=True)):
+    for number, (what, values) in enumerate(zip(seen, ranks.all_gather(mine).T, strict=True)):
         if len(set(values.tolist())) > 1:
             kind = UserError if number else DataError
             raise kind(f"{what}: is not the same on all ranks", "make it the same on all machines")
@@ -162,15 +167,15 @@ def same_for_all(recipe: Recipe, device: Device, ranks: Ranks) -> Manifest:
 
 
 @contextmanager
-def started(training: Training) -> Iterator[None]:
+def new_run_directory(training: Trainer) -> Iterator[None]:
     """The directory of a new run, made and locked by rank 0; gone again if it ends before its journal begins."""
-    run, ranks = training.run, training.ranks
-    if not ranks.first:
+    run, ranks = training.run_dir, training.ranks
+    if not ranks.is_main:
         yield
         return
     run.mkdir(parents=True)
     try:
-        describe(training)
+        write_description(training)
         with locked(run / "lock"):
             yield
     except BaseException:
@@ -179,10 +184,10 @@ def started(training: Training) -> Iterator[None]:
         raise
 
 
-def describe(training: Training) -> None:
+def write_description(training: Trainer) -> None:
     """Write down what a run is, and where it was begun."""
-    run, recipe = training.run, training.recipe
+    run, recipe = training.run_dir, training.recipe
     write_text(run / "recipe.toml", to_toml(recipe))
     if not (run / "environment.json").exists():
-        about = environment(recipe, training.device, training.manifest, training.ranks.count)
+        about = environment(recipe, training.device, training.manifest, training.ranks.size)
         write_json(run / "environment.json", about)

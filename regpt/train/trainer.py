@@ -15,17 +15,15 @@ from regpt.base.errors import DONE, CheckpointError, NumericsError, UserError
 from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, to_toml
-from regpt.data.batches import Batch, Batches
+from regpt.checkpoint import store
+from regpt.checkpoint.saver import AsyncCheckpointer
+from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import Manifest, TokenWindows, check_fits
+from regpt.distributed.device import Device, memory_bytes
+from regpt.distributed.ranks import RankGroup
+from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
 from regpt.model.optimizer import learning_rate
-from regpt.run import checkpoint
-from regpt.run.console import Console
-from regpt.run.devices import Device, memory_bytes
-from regpt.run.evidence import gradient_norms, write_evidence
-from regpt.run.fitting import FIRST_STEPS, free, is_out_of_memory, smaller_micro_batch
-from regpt.run.gradients import Gradients
-from regpt.run.guard import Guard
-from regpt.run.journal import (
+from regpt.tracking.journal import (
     CheckpointRecord,
     EventRecord,
     Journal,
@@ -33,28 +31,30 @@ from regpt.run.journal import (
     SkippedRecord,
     StepRecord,
 )
-from regpt.run.looks import Looks
-from regpt.run.parallel import make_parallel
-from regpt.run.ranks import Ranks
-from regpt.run.saving import Saver
-from regpt.run.sinks import Sinks
-from regpt.run.stopping import REASONS, Stopped, Stopping
+from regpt.tracking.trackers import Trackers
+from regpt.train.console import Console
+from regpt.train.evidence import gradient_norms, write_evidence
+from regpt.train.gradients import Gradients
+from regpt.train.guard import Guard
+from regpt.train.oom import OOM_RETRY_STEPS, is_out_of_memory, release_memory, smaller_micro_batch
+from regpt.train.parallel import make_parallel
+from regpt.train.periodic_eval import PeriodicEvaluation
 
 SAVING_RESERVE_SECONDS = 5.0  # before run.time_limit, besides two steps and two checkpoints
-IN_WORDS = {
+VERDICT_TEXT = {
     "skip": "passed over",
     "return": "going back to a checkpoint, without these batches",
     "stop": "giving up",
 }
 
 
-class Training:
+class Trainer:
     """A run's parts, put together, and the loop over them."""
 
     def __init__(
-        self, recipe: Recipe, run: Path, device: Device, ranks: Ranks, manifest: Manifest, console: Console
+        self, recipe: Recipe, run: Path, device: Device, ranks: RankGroup, manifest: Manifest, console: Console
     ) -> None:
-        self.recipe, self.run, self.device, self.ranks, self.console = recipe, run, device, ranks, console
+        self.recipe, self.run_dir, self.device, self.ranks, self.console = recipe, run, device, ranks, console
         directory = recipe.data.directory
         self.train_windows = TokenWindows(directory, manifest, "train", recipe.model.block_size)
         validation_windows = TokenWindows(directory, manifest, "val", recipe.model.block_size)
@@ -63,13 +63,15 @@ class Training:
         check_fits(tokens, windows, recipe.batch_windows, recipe.model.block_size)
         self.parallel = make_parallel(recipe, device, ranks)
         self.model, self.optimizer = self.parallel.model, self.parallel.optimizer
-        self.looks = Looks(recipe, run, device, ranks, self.parallel, validation_windows, manifest.digest, console)
+        self.periodic_evaluation = PeriodicEvaluation(
+            recipe, run, device, ranks, self.parallel, validation_windows, manifest.digest, console
+        )
         self.manifest = manifest
-        self.gradients = Gradients(recipe.run.seed, device, ranks, self.parallel, self.check, console)
+        self.gradients = Gradients(recipe.run.seed, device, ranks, self.parallel, self.check_stop, console)
         self.guard = Guard(recipe.guard)
-        self.saver = Saver(run, recipe.checkpoint, ranks)
-        self.sinks = Sinks(recipe.run.sink_names if ranks.first else [], console.note)
-        self.stopping = Stopping(recipe.run.time_limit_seconds, several_ranks=ranks.count > 1)
+        self.checkpointer = AsyncCheckpointer(run, recipe.checkpoint, ranks)
+        self.trackers = Trackers(recipe.run.sink_names if ranks.is_main else [], console.note)
+        self.stopping = GracefulStop(recipe.run.time_limit_seconds, several_ranks=ranks.size > 1)
         self.training_seconds = self.slowest_step = 0.0
         self.first_step = 0  # of this attempt
 
@@ -77,7 +79,7 @@ class Training:
 
     def load(self, path: Path) -> int:
         """Put everything back as a checkpoint has it; returns its step."""
-        state = self.ranks.by_first(lambda: checkpoint.load_state(path))
+        state = self.ranks.on_main(lambda: store.load_state(path))
         self.parallel.load(path)
         self.guard = Guard(self.recipe.guard, **state["guard"])
         self.training_seconds = state["training_seconds"]
@@ -89,108 +91,110 @@ class Training:
             "settings": as_tables(self.recipe),
             "data": self.manifest.digest,
             "guard": self.guard.as_json(),
-            "best": self.looks.best(),
+            "best": self.periodic_evaluation.best(),
             "training_seconds": self.training_seconds,
         }
 
-    def go(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
+    def train(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
         """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
         self.first_step = first_step
         with self.stopping:  # a signal waits for the first look
-            unmeasured = self.looks.open(self.write, self.check)
-        self.journal = Journal(self.run, self.console.note) if self.ranks.first else None
+            unmeasured = self.periodic_evaluation.open(self.write, self.check_stop)
+        self.journal = Journal(self.run_dir, self.console.note) if self.ranks.is_main else None
         about = {
             "device": self.device.name,
             "precision": self.device.precision_name,
             "torch": torch.__version__,
-            "ranks": self.ranks.count,
+            "ranks": self.ranks.size,
             **({"hellaswag": f"not measured: {unmeasured}"} if unmeasured else {}),
         }
         self.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
-        self.looks.recall()
+        self.periodic_evaluation.restore()
         self.console.training(
-            self.run, self.recipe, first_step, self.device, self.ranks.count, self.parallel.name, unmeasured
+            self.run_dir, self.recipe, first_step, self.device, self.ranks.size, self.parallel.name, unmeasured
         )
         batch = self.recipe.data.total_batch_tokens
-        self.sinks.begin(self.run, as_tables(self.recipe), batch, None if event == "started" else first_step)
+        self.trackers.begin(self.run_dir, as_tables(self.recipe), batch, None if event == "started" else first_step)
         step = first_step
         with (
             closing(self.train_windows),
-            closing(self.looks.windows),
-            closing(self.sinks),
+            closing(self.periodic_evaluation.windows),
+            closing(self.trackers),
             self.stopping,
-            self.saver,
+            self.checkpointer,
             self.batches() as batches,
         ):
             try:
-                self.look(step)
+                self.evaluate_and_save(step)
                 while step < self.recipe.run.max_steps:
-                    self.take_saved(wait=False)
+                    self.collect_checkpoint(wait=False)
                     step = self.advance(step, batches)
-                    self.look(step)
-                self.take_saved(wait=True)
-            except Stopped as stopped:
+                    self.evaluate_and_save(step)
+                self.collect_checkpoint(wait=True)
+            except StopRequested as stopped:
                 self.save_now(step)
                 self.finish(step, "stopped", {"signal": stopped.name})
-                self.ranks.end_for_good(stopped.code)
-                self.console.say(f"stopped by {stopped.name} after step {step:,}; go on with: regpt resume {self.run}")
+                self.ranks.mark_ended(stopped.code)
+                self.console.say(
+                    f"stopped by {stopped.name} after step {step:,}; go on with: regpt resume {self.run_dir}"
+                )
                 return stopped.code
         self.finish(step, "finished", {})
-        self.console.say(f"finished: {step:,} steps; its record: regpt report {self.run}")
+        self.console.say(f"finished: {step:,} steps; its record: regpt report {self.run_dir}")
         return DONE
 
-    def look(self, step: int) -> None:
+    def evaluate_and_save(self, step: int) -> None:
         """Look and save where it is due after so many steps."""
         try:
-            self.looks.look(step)
+            self.periodic_evaluation.evaluate_due(step)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             fix = (
-                f"regpt resume {self.run} data.micro_batch=…"
+                f"regpt resume {self.run_dir} data.micro_batch=…"
                 if step
                 else "delete that run, and start it with less at once"
             )
             raise UserError(
-                f"{self.run}: out of memory in validation, HellaSwag or samples at step {step:,}", fix
+                f"{self.run_dir}: out of memory in validation, HellaSwag or samples at step {step:,}", fix
             ) from error
         if self.recipe.is_due(step, self.recipe.checkpoint.every):
             self.save(step)
 
-    def advance(self, step: int, batches: Batches) -> int:
+    def advance(self, step: int, batches: BatchLoader) -> int:
         """One step and its record; returns the completed steps, which are fewer after going back to a checkpoint."""
         number = self.guard.batch_of(step)
         batch = batches.at(number)
-        record = self.fitting_step(step, batch)
+        record = self.try_step(step, batch)
         if record is None:
-            return self.start_smaller(step, batches)
+            return self.retry_with_smaller_micro_batch(step, batches)
         if isinstance(record, StepRecord):
             self.write(record)
             self.console.step(record)
             self.training_seconds += record.seconds
             self.slowest_step = max(self.slowest_step, record.seconds)
             return step + 1
-        verdict = self.guard.refuse(step, number)
+        verdict = self.guard.reject(step, number)
         norms = gradient_norms(self.model)
-        if self.ranks.first:
-            where = write_evidence(self.run, record, verdict, number, batch, self.train_windows, norms)
-            self.console.note(f"step {record.step:,}: {record.reason}; {IN_WORDS[verdict]} ({where})")
+        if self.ranks.is_main:
+            where = write_evidence(self.run_dir, record, verdict, number, batch, self.train_windows, norms)
+            self.console.note(f"step {record.step:,}: {record.reason}; {VERDICT_TEXT[verdict]} ({where})")
         self.optimizer.zero_grad(set_to_none=True)
         if verdict == "skip":
             self.write(record)
             return step + 1
-        return self.go_back(step) if verdict == "return" else self.give_up(step, record)
+        return self.roll_back(step) if verdict == "return" else self.give_up(step, record)
 
-    def fitting_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord | None:
+    def try_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord | None:
         """A step; None where its micro-batch does not fit into the memory of a device.
 
         On several ranks, one micro-batch is tried before the first steps, without the others: a rank that ran out amid
         a step would leave them waiting for its gradients.
         """
         if (
-            step - self.first_step < FIRST_STEPS
-            and self.ranks.count > 1
-            and self.ranks.highest(self.gradients.are_too_much(batch))
+            step - self.first_step < OOM_RETRY_STEPS
+            and self.ranks.size > 1
+            and self.ranks.all_reduce_max(self.gradients.runs_out_of_memory(batch))
         ):
             return None
         try:
@@ -198,49 +202,49 @@ class Training:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if self.ranks.count > 1 or step - self.first_step >= FIRST_STEPS:
+            if self.ranks.size > 1 or step - self.first_step >= OOM_RETRY_STEPS:
                 raise UserError(
                     f"step {step + 1:,}: out of memory ({str(error).splitlines()[0]})",
-                    f"go on with less at once: regpt resume {self.run} data.micro_batch=…",
+                    f"go on with less at once: regpt resume {self.run_dir} data.micro_batch=…",
                 ) from error
             return None
 
-    def start_smaller(self, step: int, batches: Batches) -> int:
+    def retry_with_smaller_micro_batch(self, step: int, batches: BatchLoader) -> int:
         """Halve the micro-batch and begin this attempt again; returns its first step.
 
         The batches are the same windows, added up in more parts, so losses differ by rounding alone (dropout's masks
         are another draw).
         """
-        self.take_saved(wait=True)
+        self.collect_checkpoint(wait=True)
         self.optimizer.zero_grad(set_to_none=True)
-        free(self.device)
+        release_memory(self.device)
         left_out, returns = self.guard.left_out, self.guard.returns  # what went back stays left out
-        self.ranks.by_first(lambda: checkpoint.remove_after(self.run, self.first_step))
-        before, now = self.recipe.data.micro_batch, smaller_micro_batch(self.recipe, self.ranks.count)
+        self.ranks.on_main(lambda: store.remove_after(self.run_dir, self.first_step))
+        before, now = self.recipe.data.micro_batch, smaller_micro_batch(self.recipe, self.ranks.size)
         self.recipe = replace(self.recipe, data=replace(self.recipe.data, micro_batch=now))
-        batches.cut_into(now)
+        batches.set_micro_batch(now)
         if self.first_step:
-            self.load(checkpoint.path_of(self.run, self.first_step))
+            self.load(store.checkpoint_path(self.run_dir, self.first_step))
         else:
             self.guard, self.training_seconds = Guard(self.recipe.guard), 0.0
             self.parallel.initialize(self.recipe.run.seed)
         self.guard.leave_out(left_out, returns)
-        if self.ranks.first:
-            write_text(self.run / "recipe.toml", to_toml(self.recipe))
+        if self.ranks.is_main:
+            write_text(self.run_dir / "recipe.toml", to_toml(self.recipe))
         self.write(
             EventRecord(step=self.first_step, event="out of memory", detail={"at": step, "micro_batch": [before, now]})
         )
         self.console.note(
             f"step {step + 1:,}: out of memory with data.micro_batch = {before}; beginning again with {now} and"
-            f" {self.recipe.accumulation_steps(self.ranks.count)} micro-batches a step"
+            f" {self.recipe.accumulation_steps(self.ranks.size)} micro-batches a step"
         )
-        self.looks.recall()
+        self.periodic_evaluation.restore()
         return self.first_step
 
     def train_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         """One optimizer step, from `step` to `step + 1` completed steps; without the update where the guard objects."""
         started_at = time.perf_counter()
-        loss, norm, digest = self.gradients.of(step, batch)
+        loss, norm, digest = self.gradients.compute(step, batch)
         tokens = (step + 1) * self.recipe.data.total_batch_tokens
         if reason := self.guard.reason(loss, norm):
             seconds = time.perf_counter() - started_at
@@ -263,33 +267,33 @@ class Training:
             batch=digest,
         )
 
-    def check(self) -> None:
+    def check_stop(self) -> None:
         """Between two pieces of work: if anything asks one rank to stop, all raise Stopped here."""
-        reasons = list(REASONS)
-        name = reasons[self.ranks.highest(reasons.index(self.stopping.wanted()))]
+        reasons = list(STOP_REASONS)
+        name = reasons[self.ranks.all_reduce_max(reasons.index(self.stopping.stop_reason()))]
         if name:
-            raise Stopped(name, REASONS[name])
+            raise StopRequested(name, STOP_REASONS[name])
 
-    def go_back(self, step: int) -> int:
+    def roll_back(self, step: int) -> int:
         """To the last whole checkpoint before the bad steps, or to the beginning, and on without their batches."""
-        self.take_saved(wait=True)
+        self.collect_checkpoint(wait=True)
         bad, left_out, returns = self.guard.bad_batches, self.guard.left_out, self.guard.returns
-        back = self.ranks.by_first(lambda: self.last_good(self.guard.bad_since))
+        back = self.ranks.on_main(lambda: self.last_good_checkpoint(self.guard.bad_since))
         if back:
-            self.load(checkpoint.path_of(self.run, back))
+            self.load(store.checkpoint_path(self.run_dir, back))
         else:
             self.guard = Guard(self.recipe.guard)
             self.parallel.initialize(self.recipe.run.seed)
         self.guard.leave_out([*left_out, *bad], returns + 1)
         detail = {"from": step, "left_out": self.guard.left_out}
         self.write(EventRecord(step=back, event="went back", detail=detail))
-        self.looks.recall()
+        self.periodic_evaluation.restore()
         return back
 
-    def last_good(self, before: int) -> int:
+    def last_good_checkpoint(self, before: int) -> int:
         """The step of the newest whole checkpoint up to there; 0 where there is none."""
         try:
-            path = checkpoint.newest(self.run, self.console.note, before=before)
+            path = store.newest_valid(self.run_dir, self.console.note, before=before)
         except CheckpointError:
             return 0
         return int(path.name.removeprefix("step_"))
@@ -304,31 +308,31 @@ class Training:
 
     def save(self, step: int) -> None:
         """Begin to save; a checkpoint that cannot be written is said, and the run goes on without it."""
-        self.take_saved(wait=True)
-        self.saver.begin(step, self.model, self.optimizer, self.state(), self.looks.losses)
+        self.collect_checkpoint(wait=True)
+        self.checkpointer.start(step, self.model, self.optimizer, self.state(), self.periodic_evaluation.losses)
         if step == self.recipe.run.max_steps:
-            self.take_saved(wait=True, must=True)
+            self.collect_checkpoint(wait=True, must=True)
         elif not self.recipe.checkpoint.background:
-            self.take_saved(wait=True)
+            self.collect_checkpoint(wait=True)
 
     def save_now(self, step: int) -> None:
         """Save and wait until it is there. Raises CheckpointError where it cannot be written."""
-        self.take_saved(wait=True)
-        self.saver.begin(step, self.model, self.optimizer, self.state(), self.looks.losses)
-        self.take_saved(wait=True, must=True)
+        self.collect_checkpoint(wait=True)
+        self.checkpointer.start(step, self.model, self.optimizer, self.state(), self.periodic_evaluation.losses)
+        self.collect_checkpoint(wait=True, must=True)
 
-    def take_saved(self, wait: bool, must: bool = False) -> None:
+    def collect_checkpoint(self, wait: bool, must: bool = False) -> None:
         """Write down the checkpoint that was begun, if it is there by now. Raises what went wrong if it `must` be."""
         try:
-            saved = self.saver.finished(wait)
+            saved = self.checkpointer.collect(wait)
         except CheckpointError as error:
             if must:
                 raise
-            self.write(EventRecord(step=self.saver.step, event="not saved", detail={"problem": error.problem}))
+            self.write(EventRecord(step=self.checkpointer.step, event="not saved", detail={"problem": error.problem}))
             self.console.note(f"{error}; the run goes on")
             return
         if saved is not None and saved.bytes:
-            path = saved.path.relative_to(self.run).as_posix()
+            path = saved.path.relative_to(self.run_dir).as_posix()
             record = CheckpointRecord(step=saved.step, path=path, bytes=saved.bytes, seconds=saved.seconds)
             self.write(record)
             self.console.checkpoint(record)
@@ -339,20 +343,22 @@ class Training:
         if self.journal is None:
             return
         self.journal.write(record)
-        self.sinks.write(record)
+        self.trackers.write(record)
 
     def finish(self, step: int, event: str, detail: dict[str, Any]) -> None:
         self.write(
-            EventRecord(step=step, event=event, detail={**detail, "memory_bytes": memory_bytes(self.device.place)})
+            EventRecord(
+                step=step, event=event, detail={**detail, "memory_bytes": memory_bytes(self.device.torch_device)}
+            )
         )
 
-    def batches(self) -> Batches:
-        return Batches(
+    def batches(self) -> BatchLoader:
+        return BatchLoader(
             self.train_windows,
             batch_windows=self.recipe.batch_windows,
             micro_batch=self.recipe.data.micro_batch,
             seed=self.recipe.run.seed,
             shuffled=self.recipe.data.order == "shuffled",
             rank=self.ranks.rank,
-            ranks=self.ranks.count,
+            ranks=self.ranks.size,
         )

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 
 from rich.text import Text
+
+from regpt.base.format import short_count
 
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits of a Braille character by row and column
 ENTRY = 0.05  # of the x axis, where a curve may lie above the picture
@@ -21,7 +23,7 @@ class Curve:
     mark: str = ""
 
 
-def draw(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
+def draw_curves(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
     """So many lines of so many characters, with the axes and their ends; the x axis begins at 0.
 
     A curve may come from above the picture, so that a loss of 10 at the start does not hide what happens at 3.
@@ -73,17 +75,5 @@ def draw(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
     return [
         *lines,
         Text(f"{'':>{label}} └{'─' * columns}"),
-        Text(f"{'':>{label}}  0{tokens_in_short(end):>{columns - 1}}"),
+        Text(f"{'':>{label}}  0{short_count(end):>{columns - 1}}"),
     ]
-
-
-def smoothed(values: Sequence[float], window: int) -> list[float]:
-    """Mean of each value and those just before it, `window` in all."""
-    sums = [0.0, *accumulate(values)]
-    return [(sums[i] - sums[max(0, i - window)]) / min(i, window) for i in range(1, len(sums))]
-
-
-def tokens_in_short(tokens: float) -> str:
-    """With three digits: 1.05 M."""
-    power = min(4, int(math.log10(tokens) // 3)) if tokens >= 1000 else 0
-    return f"{tokens / 1000**power:.3g} {['', 'k', 'M', 'G', 'T'][power]}".strip()

@@ -16,11 +16,12 @@ from rich.live import Live
 from rich.text import Text
 
 from regpt.base.errors import DONE, INTERRUPTED, UserError
-from regpt.results.curve import Curve, draw, smoothed
-from regpt.results.progress import Progress, Watched, duration
-from regpt.results.runs import find_run, headline
-from regpt.run.journal import EventRecord
-from regpt.run.stopping import AtOnce
+from regpt.base.format import smoothed
+from regpt.distributed.signals import ImmediateStop
+from regpt.tracking.journal import EventRecord
+from regpt.tracking.run import find_run, headline
+from regpt.tracking.status import RunMonitor, RunStatus, duration
+from regpt.watch.terminal_plot import Curve, draw_curves
 
 TICK_SECONDS = 0.1  # within which a key, and another size of the terminal, are noticed
 SMOOTHING_STEPS = 10  # of the training loss; more where a column of dots stands for more
@@ -42,22 +43,22 @@ STYLES = {
 
 def watch(path: Path, every: float, once: bool) -> int:
     """Show a run until it has finished, or until q or Ctrl-C; returns the exit code. Looks every so many seconds."""
-    watched = Watched(path)
-    progress = watched.look()
+    watched = RunMonitor(path)
+    progress = watched.update()
     terminal = Terminal(highlight=False)
     if once or not sys.stdout.isatty() or terminal.is_dumb_terminal:
         print_plainly(progress)
         return DONE
     live = Live(console=terminal, screen=True, auto_refresh=False, vertical_overflow="crop")
     left = False
-    with AtOnce() as stopping, keys() as pressed, live:  # nothing is raised amid a drawing
+    with ImmediateStop() as stopping, keys() as pressed, live:  # nothing is raised amid a drawing
         while not (progress.over or left or stopping.stopped):
             size = terminal.size
             live.update(view(progress, size.width, size.height), refresh=True)
             until = time.monotonic() + every
             while time.monotonic() < until and terminal.size == size and not (left or stopping.stopped):
                 left = pressed(TICK_SECONDS) in ("q", "Q")
-            progress = watched.look()
+            progress = watched.update()
     if stopping.stopped and stopping.stopped.code != INTERRUPTED:  # Ctrl-C is one more way to leave
         return stopping.stopped.code
     # the alternate screen is gone with all it showed
@@ -66,7 +67,7 @@ def watch(path: Path, every: float, once: bool) -> int:
     return DONE
 
 
-def print_plainly(progress: Progress) -> None:
+def print_plainly(progress: RunStatus) -> None:
     """Without any escape code, for the terminal's size where there is one (or COLUMNS and LINES tell it)."""
     width, height = Terminal().size
     for line in view(progress, width, height - 1).plain.split("\n"):
@@ -90,7 +91,7 @@ def wait_for(where: str, root: Path, every: float, say: Callable[[str], None]) -
 # What is shown
 
 
-def view(progress: Progress, width: int, height: int) -> Text:
+def view(progress: RunStatus, width: int, height: int) -> Text:
     """As many lines as there is room for, none wider than the terminal; what matters most goes last."""
     top = head(progress, width, height)
     room = height - len(top)
@@ -112,7 +113,7 @@ def joined(lines: Sequence[Text], width: int) -> Text:
     return Text("\n", no_wrap=True, overflow="crop").join(lines)
 
 
-def head(progress: Progress, width: int, height: int) -> list[Text]:
+def head(progress: RunStatus, width: int, height: int) -> list[Text]:
     """State and figures, by what matters most; in a low terminal fewer, so that there is a curve."""
     state = progress.state
     first = Text(printable(progress.name), "bold").append(f"  {state.word}", STYLES.get(state.word, ""))
@@ -129,7 +130,7 @@ def head(progress: Progress, width: int, height: int) -> list[Text]:
     return [first, *told, second.append(steps), *folded(figures(progress), width)[:room]]
 
 
-def figures(progress: Progress) -> list[str]:
+def figures(progress: RunStatus) -> list[str]:
     history = progress.history
     taken = f"{duration(sum(record.seconds for record in history.steps))} in training steps"
     left, *counted = [taken] if progress.over else time_left(progress)
@@ -161,12 +162,12 @@ def figures(progress: Progress) -> list[str]:
     return found
 
 
-def time_left(progress: Progress) -> list[str]:
+def time_left(progress: RunStatus) -> list[str]:
     """From now where it runs; and what is counted besides the steps."""
     seconds = progress.seconds_left
     if seconds is None:
         return ["time left not known before a step"]
-    looks = [f"{count:,} x {name}" for name, count in progress.looks_left.items() if count]
+    looks = [f"{count:,} x {name}" for name, count in progress.evaluations_left.items() if count]
     counted = [f"with {', '.join(looks)}, and saving as so far"] if looks else []
     if progress.state.word not in ("running", "silent"):
         return [f"{duration(seconds)} to go", *counted]
@@ -175,14 +176,14 @@ def time_left(progress: Progress) -> list[str]:
     return [f"{duration(max(0.0, ends_at - progress.now))} left, until {until}", *counted]
 
 
-def curves(progress: Progress, width: int, height: int) -> list[Text]:
+def curves(progress: RunStatus, width: int, height: int) -> list[Text]:
     """Losses over tokens: what was trained on as a line, validation as marks, below a line that names them."""
     history = progress.history
     of_column = 1 + len(history.steps) // (2 * width)
     window = max(SMOOTHING_STEPS, of_column)
     losses = smoothed([record.loss for record in history.steps], window)
     training = [(step.tokens, loss) for step, loss in zip(history.steps, losses, strict=True)][::-1][::of_column][::-1]
-    lines = draw(
+    lines = draw_curves(
         [
             Curve(training, "cyan"),
             Curve([(v.tokens, v.loss) for v in history.validations], "bold yellow", "o"),
@@ -194,14 +195,16 @@ def curves(progress: Progress, width: int, height: int) -> list[Text]:
     return [legend.append(" validation", "dim").append("  loss over tokens", "dim"), *lines]
 
 
-def events(progress: Progress) -> list[Text]:
+def events(progress: RunStatus) -> list[Text]:
     return [
-        Text(f"{datetime.fromtimestamp(event.at):%H:%M:%S}  ", "dim").append(printable(told(event)), "default")
+        Text(f"{datetime.fromtimestamp(event.at):%H:%M:%S}  ", "dim").append(
+            printable(describe_event(event)), "default"
+        )
         for event in progress.history.events
     ]
 
 
-def told(event: EventRecord) -> str:
+def describe_event(event: EventRecord) -> str:
     """An event in words."""
     about = event.detail
     match event.event:
@@ -224,7 +227,7 @@ def told(event: EventRecord) -> str:
             return f"{event.event} at step {event.step:,}{reason}"
 
 
-def latest_sample(progress: Progress, width: int) -> list[Text]:
+def latest_sample(progress: RunStatus, width: int) -> list[Text]:
     if not progress.history.samples or not progress.history.samples[-1].texts:
         return []
     record = progress.history.samples[-1]

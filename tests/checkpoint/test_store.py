@@ -11,16 +11,16 @@ from safetensors.torch import load_file, save_file
 from regpt.base.errors import CheckpointError
 from regpt.base.files import sha256_of_file
 from regpt.base.recipe import Recipe
+from regpt.checkpoint import store
+from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
-from regpt.run import checkpoint
-from regpt.run.tensors import SavedTensors, write_tensors
 
 
 def save(
     run: Path, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, object]
-) -> checkpoint.Saved:
-    return checkpoint.write(run, checkpoint.snapshot(step, model, optimizer, state))
+) -> store.SavedCheckpoint:
+    return store.write(run, store.snapshot(step, model, optimizer, state))
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ def test_weights_and_moments_come_back_to_the_bit(tiny: Recipe, tmp_path: Path, 
     saved = save(tmp_path, 1, model, optimizer, {"data": "x"})
     other = GPT(tiny.model)
     other_optimizer = make_optimizer(other, tiny)
-    checkpoint.load_weights(saved.path, other)
-    checkpoint.load_moments(saved.path, other, other_optimizer)
-    assert checkpoint.load_state(saved.path) == {"step": 1, "data": "x"}
+    store.load_weights(saved.path, other)
+    store.load_moments(saved.path, other, other_optimizer)
+    assert store.load_state(saved.path) == {"step": 1, "data": "x"}
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
         assert all(
@@ -78,20 +78,20 @@ def test_damage_to_any_file_is_found_and_an_older_checkpoint_is_used(
     damage: Callable[[Path], None],  # type: ignore[no-untyped-def]
 ) -> None:
     old, new = (save(tmp_path, step, *trained, {}).path for step in (1, 2))
-    assert checkpoint.newest(tmp_path) == new
+    assert store.newest_valid(tmp_path) == new
     damage(new / file)
-    assert checkpoint.newest(tmp_path) == old
+    assert store.newest_valid(tmp_path) == old
     damage(old / file)
     with pytest.raises(
         CheckpointError, match=file if file != "manifest.json" or damage is not flip_a_byte else "step_"
     ):
-        checkpoint.newest(tmp_path)
+        store.newest_valid(tmp_path)
 
 
 def test_an_unfinished_checkpoint_is_none(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".step_000009.partial").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
-        checkpoint.newest(tmp_path)
+        store.newest_valid(tmp_path)
 
 
 def test_another_models_weights_are_refused(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
@@ -99,7 +99,7 @@ def test_another_models_weights_are_refused(tiny: Recipe, tmp_path: Path, traine
 
     path = save(tmp_path, 1, *trained, {}).path
     with pytest.raises(CheckpointError, match="holds another model"):
-        checkpoint.load_weights(path, GPT(replace(tiny.model, n_layer=3)))
+        store.load_weights(path, GPT(replace(tiny.model, n_layer=3)))
 
 
 def test_our_safetensors_files_are_those_of_the_library(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from regpt.base.settings import to_toml
-from regpt.cli import main
+from regpt.cli.main import main
 from tests.conftest import tiny_recipe
 
 
@@ -34,7 +34,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
 def test_help_and_recipes_do_not_wait_for_torch(words: list[str]) -> None:
     code = """
 import sys
-from regpt.cli import main
+from regpt.cli.main import main
 try:
     main(sys.argv[1:])
 except SystemExit:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regpt.base.errors import DONE
-from regpt.cli import main
+from regpt.cli.main import main
 
 SMALL = """run.max_steps=4 run.precision=float32 run.threads=1 model.n_layer=1 model.n_head=2 model.n_embd=16
 model.block_size=32 model.mlp_hidden=40 optimizer.warmup_steps=2 data.micro_batch=2 data.total_batch_tokens=128

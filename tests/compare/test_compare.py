@@ -16,16 +16,25 @@ from matplotlib.figure import Figure
 
 from regpt.base.errors import DONE, USAGE
 from regpt.base.settings import shipped_recipes
-from regpt.cli import main
-from regpt.results import curves
-from regpt.results.compare import Loss, inline, open_all
-from regpt.results.contrast import apart
-from regpt.results.courses import Course, Look, Reading, at_equal_time, at_equal_tokens, course_of, reached
-from regpt.results.curves import seconds_in_short
-from regpt.results.fairness import flags
-from regpt.results.flags import in_words, lines_of
-from regpt.run.journal import read_history
-from regpt.run.start import train
+from regpt.cli.main import main
+from regpt.compare import figures
+from regpt.compare.caveats import in_words, lines_of
+from regpt.compare.fairness import find_caveats
+from regpt.compare.figures import seconds_in_short
+from regpt.compare.learning_curves import (
+    EvalPoint,
+    LearningCurve,
+    Reading,
+    at_equal_time,
+    at_equal_tokens,
+    learning_curve,
+    reached,
+)
+from regpt.compare.models import ComparedLoss, open_all
+from regpt.compare.tables import apart
+from regpt.rendering.markdown import inline
+from regpt.tracking.journal import read_history
+from regpt.train.start import train
 from tests.conftest import tiny_recipe
 
 FAIR = "Nothing was found that makes the comparison unfair."
@@ -244,7 +253,7 @@ def test_what_is_unfair_is_flagged_with_both_values_and_the_remedy(
     runs: Path, spoil: Callable[[Path], None], kind: str, what: str, says: str
 ) -> None:
     spoil(runs / "b")
-    text = "\n".join(lines_of(flags(open_all(["a", "b"], Path("runs")))))
+    text = "\n".join(lines_of(find_caveats(open_all(["a", "b"], Path("runs")))))
     (flag,) = (line for line in text.partition(kind)[2].splitlines() if line.startswith(f"- **{what}.** "))
     assert re.search(says, flag), flag
     assert FAIR not in text
@@ -333,8 +342,8 @@ def test_runs_and_answers_say_what_tokens_they_have(runs: Path, capsys: pytest.C
 # At equal tokens and at equal time
 
 
-def course(name: str, *looks: tuple[int, float, float]) -> Course:
-    return Course(name, ("d", 1, 1), 1, [], [Look(*look, 0.1) for look in looks])
+def course(name: str, *looks: tuple[int, float, float]) -> LearningCurve:
+    return LearningCurve(name, ("d", 1, 1), 1, [], [EvalPoint(*look, 0.1) for look in looks])
 
 
 STEEP = course("steep", (0, 0.0, 10.0), (100, 10.0, 6.0), (200, 30.0, 4.0))
@@ -385,11 +394,11 @@ def test_the_page_has_them_and_marks_what_was_not_measured(runs: Path, capsys: p
 def test_time_is_that_of_training_steps_alone(runs: Path) -> None:
     edit_journal(runs / "a", with_kind("validation", seconds=1000.0))
     model = open_all(["a", "b"], runs)[0]
-    found = course_of(model)
+    found = learning_curve(model)
     seconds = [step.seconds for step in read_history(runs / "a").steps]
-    assert found and found.looks[-1].seconds == pytest.approx(sum(seconds))
-    assert found.looks[1].seconds == pytest.approx(sum(seconds[:3]))
-    assert found.looks[0].seconds == 0.0
+    assert found and found.evaluations[-1].seconds == pytest.approx(sum(seconds))
+    assert found.evaluations[1].seconds == pytest.approx(sum(seconds[:3]))
+    assert found.evaluations[0].seconds == 0.0
 
 
 def test_a_curve_over_time_has_each_step_at_its_own_time_and_each_validation_where_it_was_taken(
@@ -397,11 +406,11 @@ def test_a_curve_over_time_has_each_step_at_its_own_time_and_each_validation_whe
 ) -> None:
     """Steps of 10, 20, … seconds; a curve over tokens stretched to the same length would have them elsewhere."""
     edit_journal(runs / "a", lambda r: {**r, "seconds": 10.0 * r["step"]} if r["kind"] == "step" else r)
-    found = course_of(open_all(["a", "b"], runs)[0])
+    found = learning_curve(open_all(["a", "b"], runs)[0])
     assert found
     drawn: list[Figure] = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure))
-    curves.draw_courses([found], "seconds", tmp_path / "loss.png")
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    figures.draw_learning_curves([found], "seconds", tmp_path / "loss.png")
     training, validation = (np.asarray(line.get_xydata()) * [60, 1] for line in drawn[0].axes[0].lines)
     assert list(training[:, 0]) == pytest.approx([10, 30, 60, 100, 150, 210])
     assert list(validation[:, 0]) == pytest.approx([0, 60, 210])
@@ -411,11 +420,11 @@ def test_a_curve_over_time_has_each_step_at_its_own_time_and_each_validation_whe
 def test_the_note_above_a_curve_that_begins_above_it_fits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that does not would make the picture narrow."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(curves, "save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
     steps = [(100 * n, 10.0 * n, 3 + 7.85 * 0.8**n) for n in range(200)]
-    looks = [Look(*step, 0.1) for step in steps[::50]]
+    looks = [EvalPoint(*step, 0.1) for step in steps[::50]]
     for over in ("tokens", "seconds", "flops"):
-        curves.draw_courses([Course("a", ("d", 1, 1), 1, steps, looks)], over, tmp_path / "loss.png")
+        figures.draw_learning_curves([LearningCurve("a", ("d", 1, 1), 1, steps, looks)], over, tmp_path / "loss.png")
         drawn[-1].draw_without_rendering()
         (note,) = (text for text in drawn[-1].axes[0].texts if "It begins above" in text.get_text())
         assert note.get_window_extent().x1 <= drawn[-1].bbox.x1
@@ -516,8 +525,8 @@ def test_two_runs_of_one_name_are_told_apart(runs: Path, capsys: pytest.CaptureF
 
 
 def test_two_errors_that_are_not_independent_decide_only_what_they_can() -> None:
-    def loss(value: float, error: float, data: str = "d") -> Loss:
-        return Loss(value, error, 0.0, data, 32, 8)
+    def loss(value: float, error: float, data: str = "d") -> ComparedLoss:
+        return ComparedLoss(value, error, 0.0, data, 32, 8)
 
     assert apart(loss(3.0, 0.02), loss(3.1, 0.02)).endswith("It is a difference even by the larger one")
     assert apart(loss(3.0, 0.02), loss(3.07, 0.02)).endswith("so there is no test")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from regpt.base.recipe import Recipe
-from regpt.data.batches import Batches, digest_of
+from regpt.data.batches import BatchLoader, combine_digests
 from regpt.data.order import windows_of_step
-from regpt.data.prepare import prepare
 from regpt.data.shards import TokenWindows
+from regpt.prepare.dataset import prepare
 
 
 @pytest.fixture
@@ -17,8 +17,8 @@ def windows(tiny: Recipe) -> TokenWindows:
     return TokenWindows(Path(tiny.data.path), prepare(tiny), "train", 32)
 
 
-def batches(windows: TokenWindows, **changes: int) -> Batches:
-    return Batches(windows, **{"batch_windows": 8, "micro_batch": 2, "seed": 1, "shuffled": True, **changes})  # type: ignore[arg-type]
+def batches(windows: TokenWindows, **changes: int) -> BatchLoader:
+    return BatchLoader(windows, **{"batch_windows": 8, "micro_batch": 2, "seed": 1, "shuffled": True, **changes})  # type: ignore[arg-type]
 
 
 def test_targets_are_the_inputs_one_token_later(windows: TokenWindows) -> None:
@@ -50,8 +50,8 @@ def test_all_ranks_together_see_the_same_global_batch(windows: TokenWindows, ran
             share = reader.at(3)
         assert np.array_equal(share.inputs, in_order[share.numbers])
         assert share.numbers.tolist() == list(range(rank, 8 // micro_batch, ranks))
-        seals.append(share.seal)
-    assert digest_of(seals) == alone.digest
+        seals.append(share.partial_digest)
+    assert combine_digests(seals) == alone.digest
 
 
 def test_a_digest_sees_other_tokens_other_windows_and_another_order(windows: TokenWindows, tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ def test_text_comes_back_unchanged(real_text: str) -> None:
 
 
 def test_a_literal_end_of_text_stays_text() -> None:
-    ids = tokenizer.encode_or_refuse("before <|endoftext|> after")
+    ids = tokenizer.encode_or_none("before <|endoftext|> after")
     assert ids is not None
     assert not np.any(ids == tokenizer.END_OF_TEXT)
     assert tokenizer.decode(ids) == "before <|endoftext|> after"
 
 
 def test_what_tiktoken_gives_up_on_is_none_and_half_a_surrogate_pair_is_replaced() -> None:
-    assert tokenizer.encode_or_refuse(" " * 1_000_000 + "x") is None
+    assert tokenizer.encode_or_none(" " * 1_000_000 + "x") is None
     assert tokenizer.decode(tokenizer.encode("\ud800 lone surrogate")) == "\ufffd lone surrogate"
 
 

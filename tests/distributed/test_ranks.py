@@ -19,16 +19,17 @@ from safetensors import safe_open
 
 from regpt.base.errors import CheckpointError
 from regpt.base.settings import load_recipe, to_toml
+from regpt.checkpoint import store
 from regpt.data.batches import Batch
-from regpt.data.prepare import prepare
+from regpt.distributed.signals import GracefulStop
+from regpt.interop.open_model import load_model
 from regpt.model.gpt import GPT
-from regpt.results.models import load_model
-from regpt.run import checkpoint, train
-from regpt.run.journal import History, SkippedRecord, StepRecord, read_history
-from regpt.run.parallel import Parallel
-from regpt.run.stopping import Stopping
+from regpt.prepare.dataset import prepare
+from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
+from regpt.train import trainer
+from regpt.train.parallel import Parallel
 from tests.conftest import tiny_recipe, wait_until
-from tests.several import Outcome, run_ranks, start_ranks
+from tests.helpers.ranks import Outcome, run_ranks, start_ranks
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo under torchrun")
 STEPS = 20
@@ -152,7 +153,7 @@ def test_strict_sums_are_equal_to_the_bit_on_any_number_of_ranks(place: Place) -
     histories = {ranks: place.train(ranks, f"strict-{ranks}", settings) for ranks in (1, 2, 4)}
     assert losses(histories[1]) == losses(histories[2]) == losses(histories[4])
     assert looks(histories[1]) == looks(histories[2]) == looks(histories[4])
-    last = [checkpoint.path_of(place.path(f"strict-{ranks}"), STEPS) for ranks in (1, 2, 4)]
+    last = [store.checkpoint_path(place.path(f"strict-{ranks}"), STEPS) for ranks in (1, 2, 4)]
     assert same_tensors(last[0], last[1]) and same_tensors(last[0], last[2])
 
 
@@ -167,9 +168,9 @@ def test_what_is_validated_does_not_depend_on_the_ranks(place: Place, alone: His
 
 def stopped_before(look: int, of_rank: int, rank: int) -> None:
     """SIGTERM to one of the ranks, before its so-many-th look at the signals."""
-    real, looked = Stopping.wanted, 0
+    real, looked = GracefulStop.stop_reason, 0
 
-    def wanted(self: Stopping) -> str:
+    def wanted(self: GracefulStop) -> str:
         nonlocal looked
         looked += 1
         if rank == of_rank and looked == look:
@@ -177,7 +178,7 @@ def stopped_before(look: int, of_rank: int, rank: int) -> None:
             time.sleep(0.05)
         return real(self)
 
-    Stopping.wanted = wanted  # type: ignore[method-assign]
+    GracefulStop.stop_reason = wanted  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +204,7 @@ def test_two_ranks_then_one_then_four_give_the_curve_of_an_uninterrupted_run(
     assert [event.detail["ranks"] for event in history.events if "ranks" in event.detail] == [2, 1, 4]
     if mode == "strict":
         assert losses(history) == losses(alone) and looks(history) == looks(alone)
-        assert same_tensors(*(checkpoint.path_of(place.path(run), STEPS) for run in (name, "alone")))
+        assert same_tensors(*(store.checkpoint_path(place.path(run), STEPS) for run in (name, "alone")))
     else:
         assert losses(history) == pytest.approx(losses(alone), rel=1e-6)
 
@@ -214,7 +215,7 @@ def test_a_signal_to_one_rank_saves_the_same_step_on_all(place: Place, mode: str
         name = f"signalled-{mode}-{of_rank}"
         ended = place.carry_out("train", 2, name, MODES[mode], partial(stopped_before, look, of_rank))
         assert [outcome.code for outcome in ended] == [143, 143], ended
-        assert checkpoint.newest(place.path(name)).name == f"step_{read_history(place.path(name)).step:06d}"
+        assert store.newest_valid(place.path(name)).name == f"step_{read_history(place.path(name)).step:06d}"
         assert ended[1].output.count("regpt resume") == 0 and ended[0].output.count("go on with: regpt resume") == 1
 
 
@@ -223,11 +224,11 @@ def test_a_signal_to_one_rank_saves_the_same_step_on_all(place: Place, mode: str
 
 def test_a_sharded_checkpoint_is_a_part_a_rank_and_opens_as_a_whole_one(place: Place, alone: History) -> None:
     place.train(4, "parts", MODES["fsdp"])
-    path = checkpoint.newest(place.path("parts"))
+    path = store.newest_valid(place.path("parts"))
     names = {file.name for file in path.iterdir()}
     assert {f"model-{part:05d}-of-00004.safetensors" for part in range(1, 5)} < names and len(names) == 10
     sizes = [(path / f"model-{part:05d}-of-00004.safetensors").stat().st_size for part in range(1, 5)]
-    whole_size = (checkpoint.path_of(place.path("alone"), STEPS) / "model.safetensors").stat().st_size
+    whole_size = (store.checkpoint_path(place.path("alone"), STEPS) / "model.safetensors").stat().st_size
     assert max(sizes) < 0.3 * whole_size
     ours, theirs = load_model(place.path("parts")), load_model(place.path("alone"))
     assert all(
@@ -250,7 +251,7 @@ def test_damage_to_one_part_is_found(place: Place, damage: str) -> None:
     where = place.path("damaged-parts")
     shutil.rmtree(where, ignore_errors=True)
     shutil.copytree(place.path("whole-parts"), where)
-    part = checkpoint.path_of(where, 10) / "optimizer-00002-of-00002.safetensors"
+    part = store.checkpoint_path(where, 10) / "optimizer-00002-of-00002.safetensors"
     if damage == "flipped":
         content = bytearray(part.read_bytes())
         content[-100] ^= 1
@@ -269,9 +270,9 @@ def test_a_part_that_lacks_rows_is_refused(place: Place) -> None:
     """Hashes that fit and rows that do not: a manifest by another hand."""
     if not place.path("whole-parts").exists():
         place.train(2, "whole-parts", [*MODES["fsdp"], "run.max_steps=10"])
-    path = checkpoint.path_of(place.path("whole-parts"), 10)
+    path = store.checkpoint_path(place.path("whole-parts"), 10)
     names = [path / f"model-0000{part}-of-00002.safetensors" for part in (1, 1)]
-    saved = checkpoint.SavedTensors(names)
+    saved = store.SavedTensors(names)
     name = "token_embedding.weight"
     assert saved.shapes[name] == (50_304, 16)
     with pytest.raises(CheckpointError, match=r"lacks rows 25,152 to 50,304 of token_embedding\.weight"):
@@ -280,20 +281,20 @@ def test_a_part_that_lacks_rows_is_refused(place: Place) -> None:
 
 def no_room(of_rank: int, steps: tuple[int, ...], rank: int) -> None:
     """Writing fails on one of the ranks, for these steps."""
-    real = checkpoint.write_tensors
+    real = store.write_tensors
 
     def write_tensors(path: Path, *what: Any) -> Any:
         if rank == of_rank and any(f"step_{step:06d}" in str(path) for step in steps):
             raise OSError(28, "No space left on device")
         return real(path, *what)
 
-    checkpoint.write_tensors = write_tensors  # type: ignore[attr-defined]
+    store.write_tensors = write_tensors  # type: ignore[attr-defined]
 
 
 def test_a_part_that_cannot_be_written_is_no_checkpoint_and_all_ranks_know(place: Place) -> None:
     ended = place.carry_out("train", 2, "full", MODES["fsdp"], partial(no_room, 1, (5, 20)))
     assert [outcome.code for outcome in ended] == [4, 4], ended
-    assert [step for step, _ in checkpoint.all_of(place.path("full"))] == [10, 15]
+    assert [step for step, _ in store.list_checkpoints(place.path("full"))] == [10, 15]
     assert not list((place.path("full") / "checkpoints").glob(".*"))
     assert "step_000005: cannot be written" in " ".join(ended[0].output.split())
     assert (ended[0].output + ended[1].output).count("error: ") == 1
@@ -320,7 +321,7 @@ def test_a_misspelt_setting_is_told_once(place: Place) -> None:
 def other_data(of_rank: int, folder: str, rank: int) -> None:
     """One of the ranks sees a data set of other tokens."""
     if rank == of_rank:
-        from regpt.run import start
+        from regpt.train import start
 
         real = start.read_manifest
         start.read_manifest = lambda path: real(Path(folder))  # type: ignore[attr-defined]
@@ -336,7 +337,7 @@ def test_ranks_that_see_other_data_are_refused(place: Place, tmp_path: Path) -> 
 
 
 def other_recipe(of_rank: int, rank: int) -> None:
-    from regpt.run import start
+    from regpt.train import start
 
     if rank == of_rank:
         real = start.recipe_digest
@@ -400,9 +401,9 @@ def poisoned(of_rank: int, what: str, steps: tuple[int, ...], rank: int) -> None
     """On one of the ranks the loss, or one gradient after it was reduced, is no number at these steps."""
     if rank != of_rank:
         return
-    real_step, real_square = train.Training.train_step, Parallel.squared_norm
+    real_step, real_square = trainer.Trainer.train_step, Parallel.squared_norm
 
-    def train_step(self: train.Training, step: int, batch: Batch) -> StepRecord | SkippedRecord:
+    def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         bad = self.guard.batch_of(step) in steps
         forward = self.model.forward
 
@@ -419,7 +420,7 @@ def poisoned(of_rank: int, what: str, steps: tuple[int, ...], rank: int) -> None
         finally:
             self.model.__dict__.pop("forward", None)
 
-    train.Training.train_step = train_step  # type: ignore[method-assign]
+    trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(
@@ -443,9 +444,9 @@ def test_numbers_that_are_none_for_long_end_all_ranks_with_5_and_nothing_bad_is_
     ended = place.carry_out("train", 2, "hopeless", (), partial(poisoned, 1, "loss", tuple(range(8, 100))))
     assert [outcome.code for outcome in ended] == [5, 5], ended
     assert (ended[0].output + ended[1].output).count("error: ") == 1
-    for _, path in checkpoint.all_of(place.path("hopeless")):
+    for _, path in store.list_checkpoints(place.path("hopeless")):
         model = GPT(load_recipe(place.folder / "tiny.toml").model)
-        checkpoint.load_weights(path, model)
+        store.load_weights(path, model)
         assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
 
 
@@ -471,25 +472,25 @@ def test_a_step_of_two_ranks_can_be_replayed_and_reproduced(place: Place) -> Non
 
 
 def frozen_in_a_save(of_rank: int, rank: int) -> None:
-    real = checkpoint.write_tensors
+    real = store.write_tensors
 
     def write_tensors(path: Path, *what: Any) -> Any:
         if rank == of_rank and "step_000005" in str(path):
             os.kill(os.getpid(), signal.SIGSTOP)
         return real(path, *what)
 
-    checkpoint.write_tensors = write_tensors  # type: ignore[attr-defined]
+    store.write_tensors = write_tensors  # type: ignore[attr-defined]
 
 
 def frozen_in_a_step(of_rank: int, rank: int) -> None:
-    real = train.Training.train_step
+    real = trainer.Trainer.train_step
 
-    def train_step(self: train.Training, step: int, batch: Batch) -> StepRecord | SkippedRecord:
+    def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         if rank == of_rank and step == 6:
             os.kill(os.getpid(), signal.SIGSTOP)
         return real(self, step, batch)
 
-    train.Training.train_step = train_step  # type: ignore[method-assign]
+    trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
 
 
 def test_a_rank_that_freezes_while_all_wait_for_a_save_is_given_up(place: Place) -> None:
@@ -516,7 +517,7 @@ def test_a_second_signal_ends_a_rank_that_waits_for_another(place: Place) -> Non
     ranks[0].join(5)
     ranks[1].kill()
     assert ranks[0].exitcode == 143
-    assert checkpoint.newest(place.path("waiting")).name == "step_000005"
+    assert store.newest_valid(place.path("waiting")).name == "step_000005"
 
 
 # Under torchrun itself
@@ -557,7 +558,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(place: Place) -> None:
     agent.communicate(timeout=40)
     assert time.monotonic() - began_at < 30
     history = read_history(place.path("terminated"))
-    assert history.status == "stopped" and checkpoint.newest(place.path("terminated")).name.endswith(
+    assert history.status == "stopped" and store.newest_valid(place.path("terminated")).name.endswith(
         f"{history.step:06d}"
     )
 
@@ -582,7 +583,7 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_comes_out_the_same(p
     history = read_history(place.path(f"killed-{of_rank}"))
     assert [event.event for event in history.events] == ["started", "resumed", "finished"]
     assert losses(history) == losses(clean) and looks(history) == looks(clean)
-    last = [checkpoint.path_of(place.path(f"{name}-{of_rank}"), STEPS) for name in ("clean", "killed")]
+    last = [store.checkpoint_path(place.path(f"{name}-{of_rank}"), STEPS) for name in ("clean", "killed")]
     assert same_tensors(*last)
 
 
@@ -605,6 +606,6 @@ def test_a_rank_that_hangs_is_given_up_with_a_stack(place: Place) -> None:
     assert agent.returncode != 0
     assert "rank 0 of 2 waited here:" in output and "regpt/run/train.py" in output
     assert "another rank did not answer within 3 s" in output
-    newest = checkpoint.newest(place.path("hangs"))
+    newest = store.newest_valid(place.path("hangs"))
     assert int(newest.name.removeprefix("step_")) >= 5
     assert not [p for p in (place.path("hangs") / "checkpoints").glob("*") if p.name.startswith(".")]

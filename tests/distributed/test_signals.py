@@ -4,12 +4,12 @@ import signal
 
 import pytest
 
-from regpt.run.stopping import AtOnce, Stopped, Stopping
+from regpt.distributed.signals import GracefulStop, ImmediateStop, StopRequested
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no terminals that close")
-@pytest.mark.parametrize("heeding", [Stopping, AtOnce])
-def test_a_closed_terminal_ends_nothing_that_nohup_started(heeding: type[Stopping] | type[AtOnce]) -> None:
+@pytest.mark.parametrize("heeding", [GracefulStop, ImmediateStop])
+def test_a_closed_terminal_ends_nothing_that_nohup_started(heeding: type[GracefulStop] | type[ImmediateStop]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
         with heeding() as stopping:
@@ -19,14 +19,14 @@ def test_a_closed_terminal_ends_nothing_that_nohup_started(heeding: type[Stoppin
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with heeding() as stopping:
             signal.raise_signal(signal.SIGHUP)
-            with pytest.raises(Stopped):
+            with pytest.raises(StopRequested):
                 stopping.check()
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_before_the_work_ends_it_at_its_beginning() -> None:
-    with AtOnce() as stopping:
+    with ImmediateStop() as stopping:
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Stopped), stopping.now():
+        with pytest.raises(StopRequested), stopping.now():
             raise AssertionError("the work must not begin")

@@ -22,17 +22,19 @@ from rich.console import Console as Terminal
 from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, TERMINATED, USAGE
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.before import doctor as doctor_module
-from regpt.before import using
-from regpt.before.doctor import CHECKS, doctor, findings
-from regpt.before.findings import Finding
-from regpt.before.needs import expected_seconds
-from regpt.before.rehearsal import Rehearsal
-from regpt.data.prepare import prepare
+from regpt.checkpoint import store
+from regpt.distributed.signals import StopRequested
+from regpt.doctor import artifacts
+from regpt.doctor import runner as doctor_module
+from regpt.doctor.findings import Finding
+from regpt.doctor.rehearsal import Rehearsal
+from regpt.doctor.resources import expected_seconds
+from regpt.doctor.runner import CHECKS, doctor, findings
+from regpt.interop import open_model
 from regpt.model.gpt import GPT
-from regpt.results import models, report
-from regpt.run import checkpoint, parallel
-from regpt.run.stopping import Stopped
+from regpt.prepare.dataset import prepare
+from regpt.report import page
+from regpt.train import parallel
 from tests.conftest import tiny_recipe
 
 Plant = Callable[[pytest.MonkeyPatch, Rehearsal], None]
@@ -117,14 +119,14 @@ def optimizer_that_does_nothing(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) 
 
 
 def weights_by_chance(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
-    drawn = GPT.drawn_weights
-    monkeypatch.setattr(GPT, "drawn_weights", lambda self, seed: drawn(self, torch.seed() % 2**31))
+    drawn = GPT.initial_weights
+    monkeypatch.setattr(GPT, "initial_weights", lambda self, seed: drawn(self, torch.seed() % 2**31))
 
 
 def disk_that_flips_a_bit(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
-    write = checkpoint.write
+    write = store.write
 
-    def written(run: Path, *rest: object, **more: object) -> checkpoint.Saved:
+    def written(run: Path, *rest: object, **more: object) -> store.SavedCheckpoint:
         saved = write(run, *rest, **more)  # type: ignore[arg-type]
         file = saved.path / "model.safetensors"
         content = bytearray(file.read_bytes())
@@ -132,7 +134,7 @@ def disk_that_flips_a_bit(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> Non
         file.write_bytes(content)
         return saved
 
-    monkeypatch.setattr(checkpoint, "write", written)
+    monkeypatch.setattr(store, "write", written)
 
 
 def moments_not_restored(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
@@ -146,7 +148,7 @@ def loss_of_one_rank_is_another(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) 
 
 
 def weights_lost_in_loading(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
-    load = models.of_checkpoint
+    load = open_model.load_checkpoint_model
 
     def loaded(path: Path, recipe: Recipe) -> GPT:
         model = load(path, recipe)
@@ -154,11 +156,11 @@ def weights_lost_in_loading(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> N
             model.token_embedding.weight.mul_(3.0)
         return model
 
-    monkeypatch.setattr(models, "of_checkpoint", loaded)
+    monkeypatch.setattr(open_model, "load_checkpoint_model", loaded)
 
 
 def export_that_turns_a_weight(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
-    export = using.export
+    export = artifacts.export
 
     def turned(model: GPT, target: Path) -> None:
         with torch.no_grad():
@@ -167,11 +169,11 @@ def export_that_turns_a_weight(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -
             export(model, target)
             weight.copy_(weight.t().clone())
 
-    monkeypatch.setattr(using, "export", turned)
+    monkeypatch.setattr(artifacts, "export", turned)
 
 
 def report_without_pictures(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
-    monkeypatch.setattr(report, "draw_losses", lambda *inputs: None)
+    monkeypatch.setattr(page, "draw_losses", lambda *inputs: None)
 
 
 def steps_for_ever(monkeypatch: pytest.MonkeyPatch, of: Rehearsal) -> None:
@@ -300,7 +302,7 @@ def test_a_signal_that_python_swallowed_ends_the_visit_after_the_check(
     well: Rehearsal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def swallowed(_: Rehearsal) -> str:
-        with suppress(Stopped):
+        with suppress(StopRequested):
             signal.raise_signal(signal.SIGINT)
         return "well"
 
@@ -342,7 +344,7 @@ def test_an_error_that_nobody_expected_is_red_and_the_visit_goes_on(
     def broken(*_: object) -> None:
         raise ZeroDivisionError("by a plot")
 
-    monkeypatch.setattr(using, "write_report", broken)
+    monkeypatch.setattr(artifacts, "write_report", broken)
     shown = found(well, "report", "sample")
     assert shown["report"].color == "red" and shown["report"].said == "ZeroDivisionError: by a plot"
     assert shown["sample"].color == "green"

@@ -12,15 +12,15 @@ import pytest
 
 from regpt.base.errors import DONE, INTERRUPTED, USAGE
 from regpt.base.settings import to_toml
-from regpt.cli import main
-from regpt.data.tasks import BY_TOKEN
-from regpt.run import scoring
-from regpt.run.answers import read_answers
-from regpt.run.journal import read_history
-from regpt.run.start import train
+from regpt.cli.main import main
+from regpt.evaluation import scoring
+from regpt.tasks.catalog import BY_TOKEN
+from regpt.tracking.journal import read_history
+from regpt.tracking.predictions import read_predictions
+from regpt.train.start import train
 from tests.conftest import tiny_recipe
-from tests.data.test_tasks import ROW
-from tests.several import run_ranks
+from tests.helpers.ranks import run_ranks
+from tests.tasks.test_catalog import ROW
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +61,8 @@ def test_a_run_is_asked_what_one_likes_and_its_answers_are_kept(runs: Path, caps
     assert list(results["tasks"]) == ["validation", "hellaswag-20", "piqa-20", "winogrande-20"]
     assert results["tasks"]["validation"]["loss"] == pytest.approx(history.validations[-1].loss, abs=1e-9)
     assert results["tasks"]["hellaswag-20"]["accuracy"] == history.tasks[-1].accuracy
-    answers = read_answers(folder / "piqa-20.parquet")
-    accuracy = answers.accuracy(answers.rules[0])
+    answers = read_predictions(folder / "piqa-20.parquet")
+    accuracy = answers.accuracy(answers.metrics[0])
     assert f"{accuracy.value:.4f}" in out
     assert f"{accuracy.error:.4f}" in out
     assert "bits per byte" in out
@@ -74,14 +74,14 @@ def test_a_checkpoint_and_an_exported_model_answer_as_the_run_does(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     printed(capsys, "evaluate", "runs/a/checkpoints/step_000003", "--tasks", "hellaswag", "--items", "20")
-    at_three = read_answers(runs / "a" / "evaluations" / "step_000003" / "hellaswag-20.parquet")
+    at_three = read_predictions(runs / "a" / "evaluations" / "step_000003" / "hellaswag-20.parquet")
     assert at_three.accuracy(BY_TOKEN).value == read_history(runs / "a").tasks[1].accuracy["by_token"]
     printed(capsys, "export", "a", "out")
     data = tiny_recipe(runs.parent).data.path
     out = printed(capsys, "evaluate", "out", "--items", "20", f"data.path={data}", "run.precision=float32")
     assert "validation" in out
-    exported = read_answers(Path("evaluations/out/hellaswag-20.parquet"))
-    at_six = read_answers(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
+    exported = read_predictions(Path("evaluations/out/hellaswag-20.parquet"))
+    at_six = read_predictions(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
     assert exported.digest == at_six.digest
     assert abs(exported.losses - at_six.losses).max() < 1e-4
     out = printed(capsys, "compare", "a", "evaluations/out")
@@ -115,14 +115,14 @@ def test_the_answers_of_two_models_are_never_mixed(runs: Path, capsys: pytest.Ca
 
 
 def test_items_of_ones_own_are_kept_beside_the_published(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = read_answers(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
+    before = read_predictions(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
     lines = [json.dumps({**ROW, "ctx": f"{number} cooks"}) for number in range(3)]
     Path("mine.jsonl").write_text("\n".join(lines))
     printed(capsys, "evaluate", "a", "--tasks", "hellaswag", "evaluation.hellaswag_file=mine.jsonl")
     folder = runs / "a" / "evaluations" / "step_000006"
     (own,) = folder.glob("hellaswag-own-*.parquet")
-    assert read_answers(own).items == "3 items of mine.jsonl"
-    assert read_answers(folder / "hellaswag-20.parquet").digest == before.digest
+    assert read_predictions(own).items == "3 items of mine.jsonl"
+    assert read_predictions(folder / "hellaswag-20.parquet").digest == before.digest
     assert "report:" in printed(capsys, "report", "a", "--against", "b")
     shutil.copy(own, folder / "hellaswag-20.parquet")
     printed(capsys, "report", "a", "--against", "b")
@@ -172,14 +172,14 @@ def test_what_cannot_be_asked_is_said_in_one_line(
 def test_ctrl_c_ends_it_soon_and_keeps_what_was_finished(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, sent = scoring.packed, []
+    real, sent = scoring.pack, []
 
     def send(question: Any) -> Any:
         if len(question.endings) == 2 and not sent:
             sent.append(os.kill(os.getpid(), signal.SIGINT))
         return real(question)
 
-    monkeypatch.setattr(scoring, "packed", send)
+    monkeypatch.setattr(scoring, "pack", send)
     out = printed(capsys, "evaluate", "a", "--tasks", "hellaswag,piqa", "--items", "8", code=INTERRUPTED)
     assert f"stopped by SIGINT; what was finished is kept in {runs}/a/evaluations/step_000006" in out
     folder = runs / "a" / "evaluations" / "step_000006"

@@ -10,15 +10,15 @@ import torch
 
 from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
-from regpt.cli import main
-from regpt.data.items import from_package
-from regpt.data.tasks import TASKS
-from regpt.results.harness import harness_model
-from regpt.results.models import open_model
-from regpt.run.answers import read_answers
-from regpt.run.devices import open_device
-from regpt.run.ranks import Ranks
-from regpt.run.start import train
+from regpt.cli.main import main
+from regpt.distributed.device import open_device
+from regpt.distributed.ranks import RankGroup
+from regpt.evaluation.lm_eval import harness_model
+from regpt.interop.open_model import open_model
+from regpt.tasks.catalog import TASKS
+from regpt.tasks.items import from_package
+from regpt.tracking.predictions import read_predictions
+from regpt.train.start import train
 from tests.conftest import tiny_recipe
 
 # Our own words for lm-eval: HellaSwag's rows from a file, the texts made beforehand as its own task makes them.
@@ -64,7 +64,7 @@ def place(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     rows = from_package(TASKS["hellaswag"])[0][3240:3252]  # of both kinds
     items = [TASKS["hellaswag_lm_eval"].item(number, row) for number, row in enumerate(rows)]
     docs = [
-        {"query": item.contexts[0], "choices": [ending[1:] for ending in item.endings], "label": item.label}
+        {"query": item.contexts[0], "choices": [ending[1:] for ending in item.choices], "label": item.label}
         for item in items
     ]
     file = tmp_path / "rows.jsonl"
@@ -89,7 +89,7 @@ def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys
     for their_name, our_name in (("acc", "by_sum"), ("acc_norm", "by_character"), ("acc_bytes", "by_byte")):
         assert theirs["accuracy"][their_name] == ours["accuracy"][our_name]
         assert theirs["standard_error"][their_name] == pytest.approx(ours["standard_error"][our_name], rel=1e-9)
-    answers = read_answers(folder / f"{name}.parquet")
+    answers = read_predictions(folder / f"{name}.parquet")
     lines = [json.loads(line) for line in (folder / "lm_eval_our_hellaswag.jsonl").read_text().splitlines()]
     found = np.array([[-float(answer[0][0]) for answer in line["resps"]] for line in lines])
     np.testing.assert_allclose(found, answers.losses, atol=1e-4, rtol=0)
@@ -98,7 +98,7 @@ def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys
 
 def test_a_continuation_is_greedy_where_the_model_would_go_on_so(place: Path) -> None:
     opened = open_model("a", place / "runs", [])
-    model = harness_model(opened, open_device(opened.recipe.run), Ranks(), lambda what, done, of: None)
+    model = harness_model(opened, open_device(opened.recipe.run), RankGroup(), lambda what, done, of: None)
     context = opened.vocabulary.encode("def run(self")
     with torch.no_grad():
         hidden = opened.model.hidden(torch.tensor([[int(t) for t in context]]))
@@ -115,7 +115,7 @@ def test_what_the_harness_is_not_given_is_said(place: Path, monkeypatch: pytest.
     opened = open_model("a", place / "runs", [])
     device = open_device(opened.recipe.run)
     with pytest.raises(UserError, match="asks for generated text"):
-        harness_model(opened, device, Ranks(), lambda what, done, of: None).generate_until([])
+        harness_model(opened, device, RankGroup(), lambda what, done, of: None).generate_until([])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="lm-eval is not installed"):
-        harness_model(opened, device, Ranks(), lambda what, done, of: None)
+        harness_model(opened, device, RankGroup(), lambda what, done, of: None)

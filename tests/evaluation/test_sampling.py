@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regpt.data.tokenizer import END_OF_TEXT, VOCABULARY
-from regpt.run.sample import Sampling, choose, continuations, generate
+from regpt.evaluation.sampling import Sampling, choose, continuations, generate
 from tests.model.test_gpt import SMALL, model_of
 
 

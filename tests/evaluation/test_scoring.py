@@ -11,14 +11,20 @@ import torch
 from numpy.typing import NDArray
 
 from regpt.base.recipe import ModelRecipe, RunRecipe
-from regpt.data.items import Items, from_package, items_of, open_items
-from regpt.data.tasks import BY_BYTE, BY_CHARACTER, BY_SUM, BY_TOKEN, TASKS, Item, Row, Task
 from regpt.data.tokenizer import encode
+from regpt.distributed.device import Device, open_device
+from regpt.evaluation.scoring import (
+    PackedQuestions,
+    PackedTask,
+    choice_losses,
+    choice_losses_and_greedy,
+    make_predictions,
+)
 from regpt.model.gpt import GPT
-from regpt.run.answers import Answers, read_answers
-from regpt.run.devices import Device, open_device
-from regpt.run.scoring import Exam, Paper, answered, ending_losses, endings_judged
-from tests.data.test_tasks import ROW
+from regpt.tasks.catalog import BY_BYTE, BY_CHARACTER, BY_SUM, BY_TOKEN, TASKS, Item, Row, Task
+from regpt.tasks.items import Items, from_package, items_of, open_items
+from regpt.tracking.predictions import Predictions, read_predictions
+from tests.tasks.test_catalog import ROW
 
 CLASSIC = {"positions": "learned", "activation": "gelu", "normalization": "layernorm", "bias": True}
 KINDS = {"modern": {}, "classic": CLASSIC}
@@ -40,12 +46,12 @@ def model_of(kind: str = "modern", block_size: int = 512) -> GPT:
     return model.eval()
 
 
-def plainly(model: GPT, paper: Paper) -> NDArray[np.float64]:
+def plainly(model: GPT, paper: PackedQuestions) -> NDArray[np.float64]:
     """Each ending by itself behind its context: all losses, of which those of the ending are added up."""
     questions = paper.questions
-    sums = np.full((len(questions), max(len(question.endings) for question in questions)), np.inf)
+    sums = np.full((len(questions), max(len(question.choices) for question in questions)), np.inf)
     for row, question in enumerate(questions):
-        for number, (context, ending) in enumerate(zip(question.contexts, question.endings, strict=True)):
+        for number, (context, ending) in enumerate(zip(question.contexts, question.choices, strict=True)):
             whole = torch.from_numpy(np.concatenate([context, ending]))[None]
             losses = model.losses(whole[:, :-1], whole[:, 1:])[0]
             sums[row, number] = losses[-len(ending) :].double().sum().item()
@@ -57,33 +63,33 @@ def plainly(model: GPT, paper: Paper) -> NDArray[np.float64]:
 def test_every_ending_has_the_loss_that_it_has_alone(kind: str, name: str, device: Device) -> None:
     """Mixed items: long and short, of two to five endings, with one context or one for each."""
     model = model_of(kind)
-    exam = Exam(open_items(TASKS[name], count=16), 512, 1024)
+    exam = PackedTask(open_items(TASKS[name], count=16), 512, 1024)
     assert any(len(group.numbers) > 1 for group in exam.groups)
-    losses = ending_losses(model, exam, device)
+    losses = choice_losses(model, exam, device)
     np.testing.assert_allclose(losses, plainly(model, exam), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("most", [512 * rows for rows in (2, 4, 16)])
 def test_scores_do_not_depend_on_how_many_are_scored_at_once(most: int, device: Device) -> None:
     model, items = model_of(), open_items(HELLASWAG, count=30)
-    one = ending_losses(model, Exam(items, 512, 512), device)
-    several = Exam(items, 512, most)
-    losses = ending_losses(model, several, device)
+    one = choice_losses(model, PackedTask(items, 512, 512), device)
+    several = PackedTask(items, 512, most)
+    losses = choice_losses(model, several, device)
     np.testing.assert_allclose(losses, one, rtol=0, atol=1e-4)
     assert (losses.argmin(axis=1) == one.argmin(axis=1)).all()
 
 
 def test_a_planted_leak_between_endings_is_seen(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were an ending to see the one before it, or to stand at a later position, its loss would be another."""
-    model, exam = model_of(), Exam(open_items(HELLASWAG, count=6), 512, 1024)
+    model, exam = model_of(), PackedTask(open_items(HELLASWAG, count=6), 512, 1024)
     right = plainly(model, exam)
 
     def off_by_how_much() -> float:
-        return float(np.abs(ending_losses(model, exam, device) - right).max())
+        return float(np.abs(choice_losses(model, exam, device) - right).max())
 
     assert off_by_how_much() < 1e-4
     real = exam.groups
-    exam.groups = [dataclasses.replace(rows, branches=np.minimum(rows.branches, 1)) for rows in real]
+    exam.groups = [dataclasses.replace(rows, branches=np.minimum(rows.segments, 1)) for rows in real]
     assert off_by_how_much() > 0.1
     exam.groups = [
         dataclasses.replace(rows, positions=np.tile(np.arange(rows.tokens.shape[1]), (len(rows.tokens), 1)))
@@ -93,14 +99,14 @@ def test_a_planted_leak_between_endings_is_seen(device: Device, monkeypatch: pyt
 
 
 def test_compiled_blocks_give_the_same_scores_and_are_compiled_once_not_for_each_group(device: Device) -> None:
-    model, exam = model_of(), Exam(open_items(HELLASWAG, count=14), 512, 512)
-    plain = ending_losses(model, exam, device)
+    model, exam = model_of(), PackedTask(open_items(HELLASWAG, count=14), 512, 512)
+    plain = choice_losses(model, exam, device)
     assert len({group.tokens.shape for group in exam.groups}) > 5
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for block in model.blocks:
         block.compile(dynamic=True)
-    compiled = ending_losses(model, exam, device)
+    compiled = choice_losses(model, exam, device)
     np.testing.assert_allclose(compiled, plain, rtol=0, atol=1e-4)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
 
@@ -123,22 +129,22 @@ def test_a_model_that_repeats_itself_gets_the_hand_made_items_right_that_repeat(
         {**ROW, "ctx": "dog dog", "endings": ["dog", "cat cat cat cat", "dog cat dog cat", "cat"], "label": 1},
     ]
     exam = exam_of(HELLASWAG, rows)
-    answers = answered(exam, ending_losses(model, exam, device))
+    answers = make_predictions(exam, choice_losses(model, exam, device))
     assert answers.chosen(BY_SUM).tolist() == [1, 0, 0]  # the third is wrong on purpose
     assert answers.accuracy(BY_SUM).value == pytest.approx(2 / 3)
 
 
-def exam_of(task: Task, rows: Sequence[Row], most: int = 1024) -> Exam:
+def exam_of(task: Task, rows: Sequence[Row], most: int = 1024) -> PackedTask:
     items = tuple(items_of(task, rows, "by hand"))
-    return Exam(Items(task, items, len(items), "by hand", False), 512, most)
+    return PackedTask(Items(task, items, len(items), "by hand", False), 512, most)
 
 
 def test_an_untrained_model_guesses(device: Device) -> None:
     """All numbers fixed: 25 % within three standard errors, judged by any rule."""
     model = GPT(ModelRecipe(n_layer=1, n_head=2, n_embd=16, mlp_hidden=32, block_size=256))
     model.initialize(1337)
-    exam = Exam(open_items(HELLASWAG, count=300), 256, 2048)
-    answers = answered(exam, ending_losses(model, exam, device))
+    exam = PackedTask(open_items(HELLASWAG, count=300), 256, 2048)
+    answers = make_predictions(exam, choice_losses(model, exam, device))
     for rule in (BY_TOKEN, BY_SUM, BY_BYTE):
         accuracy = answers.accuracy(rule)
         assert accuracy.error == pytest.approx(0.025, abs=0.002)
@@ -150,8 +156,8 @@ def test_a_model_overfitted_on_right_endings_gets_them_right(device: Device) -> 
     model, exam = model_of(block_size=128), exam_of(HELLASWAG, rows)
     items = exam.items
     model.initialize(3)
-    before = answered(exam, ending_losses(model, exam, device)).accuracy(BY_TOKEN).value
-    texts = [encode(item.contexts[0] + item.endings[item.label]).astype(np.int64) for item in items.items]
+    before = make_predictions(exam, choice_losses(model, exam, device)).accuracy(BY_TOKEN).value
+    texts = [encode(item.contexts[0] + item.choices[item.label]).astype(np.int64) for item in items.items]
     width = max(map(len, texts))
     rows_of_tokens = [np.pad(text, (0, width - len(text)), constant_values=50_256) for text in texts]
     padded = torch.from_numpy(np.stack(rows_of_tokens))
@@ -162,26 +168,26 @@ def test_a_model_overfitted_on_right_endings_gets_them_right(device: Device) -> 
         model(padded[:, :-1], padded[:, 1:]).backward()
         optimizer.step()
     assert model.training
-    after = answered(exam, ending_losses(model, exam, device)).accuracy(BY_TOKEN).value
+    after = make_predictions(exam, choice_losses(model, exam, device)).accuracy(BY_TOKEN).value
     assert model.training  # left as it was
     assert before < 0.7
     assert after == 1.0
 
 
 def test_the_likeliest_tokens_are_counted_for_those_who_ask(device: Device) -> None:
-    model, exam = model_of(), Exam(open_items(HELLASWAG, count=8), 512, 1024)
-    losses, others = endings_judged(model, exam, device)
-    np.testing.assert_allclose(losses, ending_losses(model, exam, device), rtol=0, atol=1e-4)
+    model, exam = model_of(), PackedTask(open_items(HELLASWAG, count=8), 512, 1024)
+    losses, others = choice_losses_and_greedy(model, exam, device)
+    np.testing.assert_allclose(losses, choice_losses(model, exam, device), rtol=0, atol=1e-4)
     for row, question in enumerate(exam.questions):
-        for number, (context, ending) in enumerate(zip(question.contexts, question.endings, strict=True)):
+        for number, (context, ending) in enumerate(zip(question.contexts, question.choices, strict=True)):
             whole = torch.from_numpy(np.concatenate([context, ending]))[None]
             likeliest = model.logits(model.hidden(whole[:, :-1]))[0, -len(ending) :].argmax(dim=1).numpy()
             assert others[row, number] == (likeliest != ending).sum()
 
 
-def by_hand(losses: list[list[float]], label: int = 0) -> Answers:
+def by_hand(losses: list[list[float]], label: int = 0) -> Predictions:
     """One item; endings of 1, 2 and 4 tokens, 4, 4 and 24 characters, 8, 4 and 24 bytes."""
-    return Answers(
+    return Predictions(
         task="hellaswag",
         items="1 item",
         digest="d",
@@ -223,29 +229,29 @@ def test_losses_that_are_no_numbers_are_no_answer() -> None:
 
 def test_answers_are_read_as_they_were_written(tmp_path: Path, device: Device) -> None:
     every = open_items(TASKS["arc_easy"])
-    unlike = [item for item in every.items if len(item.endings) != 4]
+    unlike = [item for item in every.items if len(item.choices) != 4]
     assert unlike
     some = dataclasses.replace(every, items=(*every.items[:20], *unlike))
-    exam = Exam(some, 512, 1024)
-    answers = answered(exam, ending_losses(model_of(), exam, device))
+    exam = PackedTask(some, 512, 1024)
+    answers = make_predictions(exam, choice_losses(model_of(), exam, device))
     path = tmp_path / "new" / answers.file_name
     answers.write(path)
-    again = read_answers(path)
+    again = read_predictions(path)
     assert path.name == "arc_easy-23.parquet"
     assert [path.name] == [file.name for file in path.parent.iterdir()]
-    for f in dataclasses.fields(Answers):
+    for f in dataclasses.fields(Predictions):
         np.testing.assert_array_equal(getattr(again, f.name), getattr(answers, f.name), err_msg=f.name)
     broken = by_hand([[np.nan, 1.0, 2.0]])
     broken.write(tmp_path / "nan.parquet")
-    np.testing.assert_array_equal(read_answers(tmp_path / "nan.parquet").losses, broken.losses)
+    np.testing.assert_array_equal(read_predictions(tmp_path / "nan.parquet").losses, broken.losses)
 
 
 def test_items_of_several_contexts_share_what_they_can(device: Device) -> None:
     """WinoGrande's two contexts differ in a name only; they part there."""
     item = Item(0, "", ("Ann saw Bob because Ann", "Ann saw Bob because Bob"), (" looked.", " looked."), 0)
     task = TASKS["winogrande"]
-    exam = Exam(Items(task, (item,), 1, "by hand", False), 512, 512)
+    exam = PackedTask(Items(task, (item,), 1, "by hand", False), 512, 512)
     (group,) = exam.groups
-    assert int((group.branches == 0).sum()) == len(encode("Ann saw Bob because"))
+    assert int((group.segments == 0).sum()) == len(encode("Ann saw Bob because"))
     model = model_of()
-    np.testing.assert_allclose(ending_losses(model, exam, device), plainly(model, exam), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(choice_losses(model, exam, device), plainly(model, exam), rtol=0, atol=1e-4)

@@ -1,6 +1,6 @@
 """Run `regpt prepare`, and die without warning at the so-manieth call of a function of its own.
 
-    python -m tests.data.killed CALLS WORD …
+    python -m tests.helpers.killed_preparation CALLS WORD …
 
 WORD … are the command's. A kill falls anywhere between two calls: before and after a write, a flush, a rename.
 """
@@ -12,10 +12,11 @@ from types import FrameType
 from typing import Any
 
 from regpt.base import files
-from regpt.cli import main
-from regpt.data import hub, position, preparation, prepare, sections, shards, writing
+from regpt.cli.main import main
+from regpt.data import shards
+from regpt.prepare import dataset, hub, job, sections, shard_writer, state
 
-OURS = {module.__file__ for module in (files, hub, position, preparation, prepare, sections, shards, writing)}
+OURS = {module.__file__ for module in (files, hub, state, job, dataset, sections, shards, shard_writer)}
 
 
 class Killer:
@@ -31,7 +32,7 @@ class Killer:
 
 if __name__ == "__main__":
     sections.SECTION_BYTES = 10_000  # many sections of little text
-    preparation.SAVE_EVERY_SECONDS = 0.0
+    job.SAVE_EVERY_SECONDS = 0.0
     killer = Killer(int(sys.argv[1]))
     sys.setprofile(killer)
     code = main(sys.argv[2:])

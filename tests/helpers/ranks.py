@@ -13,7 +13,7 @@ from torch.distributed import TCPStore
 
 PROCESSES = multiprocessing.get_context("forkserver")
 STORES: list[TCPStore] = []
-PROCESSES.set_forkserver_preload(["regpt.run.repeat", "regpt.cli", "tests.conftest"])
+PROCESSES.set_forkserver_preload(["regpt.train.reproduce", "regpt.cli.main", "tests.conftest"])
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def one_rank(
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    from regpt.cli import main
+    from regpt.cli.main import main
 
     try:
         if plant is not None:

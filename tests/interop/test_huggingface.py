@@ -9,7 +9,7 @@ import torch
 from regpt.base.errors import UserError
 from regpt.base.recipe import ModelRecipe
 from regpt.data.tokenizer import encode
-from regpt.results.export import export, family
+from regpt.interop.huggingface import export, family
 from tests.model.test_gpt import CLASSIC, SMALL, model_of
 
 transformers = pytest.importorskip("transformers")

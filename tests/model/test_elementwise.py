@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regpt.model.elementwise import rms_norm, rotated, rotated_heads, split_heads, swiglu
+from regpt.model.elementwise import apply_rotary, rms_norm, rotary_heads, split_heads, swiglu
 from regpt.model.gpt import rotary_table
 from tests.model.test_gpt import SMALL
 
@@ -16,7 +16,7 @@ COS, SIN = rotary_table(SMALL)[:, :6].double()
 
 def plain_heads(qkv: Tensor) -> tuple[Tensor, ...]:
     q, k, v = split_heads(qkv, 2).unbind()
-    return rotated(q, COS, SIN), rotated(k, COS, SIN), v
+    return apply_rotary(q, COS, SIN), apply_rotary(k, COS, SIN), v
 
 
 def plain_swiglu(x: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def plain_swiglu(x: Tensor) -> Tensor:
 PAIRS: list[tuple[Callable[..., object], Callable[..., object], list[tuple[int, ...]]]] = [
     (lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), [(3, 6, 16), (16,)]),
     (swiglu, plain_swiglu, [(3, 6, 20)]),
-    (lambda qkv: rotated_heads(qkv, 2, COS, SIN), plain_heads, [(3, 6, 48)]),
+    (lambda qkv: rotary_heads(qkv, 2, COS, SIN), plain_heads, [(3, 6, 48)]),
 ]
 
 
@@ -50,7 +50,7 @@ def test_values_and_gradients_equal_the_plain_expressions(ours, plain, shapes) -
 def test_rotary_scores_depend_on_the_distance_of_two_positions_alone() -> None:
     cos, sin = rotary_table(SMALL)
     q, k = torch.randn(2, 1, 1, 1, 8, generator=torch.Generator().manual_seed(0)).expand(2, 1, 1, 24, 8)
-    scores = rotated(q, cos, sin)[0, 0] @ rotated(k, cos, sin)[0, 0].T
+    scores = apply_rotary(q, cos, sin)[0, 0] @ apply_rotary(k, cos, sin)[0, 0].T
     for distance in (1, 5):
         along = scores.diagonal(-distance)
         torch.testing.assert_close(along, along[0].expand_as(along), rtol=1e-4, atol=1e-5)

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from regpt.base.recipe import ModelRecipe
+from regpt.evaluation.sampling import Sampling, generate
+from regpt.interop.huggingface import from_hugging_face, hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT
-from regpt.results.export import from_hugging_face, hugging_face_config, to_hugging_face
-from regpt.run.sample import Sampling, generate
 from tests.model.test_gpt import CLASSIC, SMALL, model_of, tokens
 
 transformers = pytest.importorskip("transformers")

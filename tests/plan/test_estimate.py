@@ -9,10 +9,10 @@ import torch
 
 from benchmarks.scale import table
 from regpt.base.recipe import ModelRecipe, Recipe, RunRecipe
-from regpt.before.memory import Placing, activation_bytes, block_bytes, block_weights, loss_bytes, memory_of
-from regpt.before.reckoning import H100, bytes_sent, compute_seconds, largest_micro_batch, reckon
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
+from regpt.plan.estimate import H100, bytes_sent, compute_seconds, estimate, largest_micro_batch
+from regpt.plan.memory import ParallelLayout, activation_bytes, block_bytes, block_weights, estimate_memory, loss_bytes
 
 MODERN = ModelRecipe(n_layer=3, n_embd=128, n_head=2, mlp_hidden=352, block_size=64)
 CLASSIC = replace(MODERN, positions="learned", activation="gelu", normalization="layernorm", bias=True, mlp_hidden=512)
@@ -52,7 +52,7 @@ def kept_by_autograd(model: GPT, bfloat16: bool) -> int:
 @pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_activations_are_what_autograd_keeps(model: ModelRecipe, bfloat16: bool) -> None:
-    placing = Placing(micro_batch=SEQUENCES, bfloat16=bfloat16, on_cpu=True)
+    placing = ParallelLayout(micro_batch=SEQUENCES, bfloat16=bfloat16, on_cpu=True)
     casts = 2 * block_weights(model) * model.n_layer if bfloat16 else 0  # autograd keeps those, too
     predicted = activation_bytes(Recipe(name="x", model=model), placing) + casts
     assert predicted == pytest.approx(kept_by_autograd(GPT(model), bfloat16), rel=0.01)
@@ -60,9 +60,9 @@ def test_activations_are_what_autograd_keeps(model: ModelRecipe, bfloat16: bool)
 
 def test_with_activation_checkpointing_inputs_are_kept_and_one_block_is_made_again() -> None:
     model = GPT(MODERN)
-    model.recomputing = True
+    model.activation_checkpointing = True
     recipe = Recipe(name="x", model=MODERN, run=RunRecipe(activation_checkpointing=True))
-    placing = Placing(micro_batch=SEQUENCES, bfloat16=False, on_cpu=True)
+    placing = ParallelLayout(micro_batch=SEQUENCES, bfloat16=False, on_cpu=True)
     made_again = SEQUENCES * MODERN.block_size * block_bytes(MODERN, placing)
     assert activation_bytes(recipe, placing) - made_again == pytest.approx(kept_by_autograd(model, False), rel=0.01)
 
@@ -77,7 +77,7 @@ def test_the_loss_takes_its_logits_and_gradients(bfloat16: bool) -> None:
     assert loss.grad_fn is not None
     of_hidden, of_weight, positions = loss.grad_fn.gradients  # type: ignore[attr-defined]
     logits = positions * MODERN.vocab_size * (6 if bfloat16 else 4)
-    predicted = loss_bytes(MODERN, positions, Placing(bfloat16=bfloat16, on_cpu=True))
+    predicted = loss_bytes(MODERN, positions, ParallelLayout(bfloat16=bfloat16, on_cpu=True))
     assert predicted == of_weight.nbytes + 3 * of_hidden.nbytes + logits
 
 
@@ -90,15 +90,18 @@ def test_state_is_what_a_model_and_its_optimizer_hold() -> None:
     optimizer.step()
     held = [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None)]
     held += [value for state in optimizer.state.values() for value in state.values() if value.ndim]
-    assert memory_of(recipe, Placing()).state == sum(tensor.nbytes for tensor in held)
-    assert memory_of(recipe, Placing(8, 1, 1, sharded=True)).state == sum(tensor.nbytes for tensor in held) / 8
+    assert estimate_memory(recipe, ParallelLayout()).state == sum(tensor.nbytes for tensor in held)
+    assert (
+        estimate_memory(recipe, ParallelLayout(8, 1, 1, sharded=True)).state
+        == sum(tensor.nbytes for tensor in held) / 8
+    )
 
 
 def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
     recipe = Recipe(name="x", model=MODERN)
     for room in (1e6, 1e8, 3e8, 1e12):
-        most = largest_micro_batch(recipe, Placing(), room)
-        sizes = [memory_of(recipe, Placing(micro_batch=size)).total for size in (most, most + 1)]
+        most = largest_micro_batch(recipe, ParallelLayout(), room)
+        sizes = [estimate_memory(recipe, ParallelLayout(micro_batch=size)).total for size in (most, most + 1)]
         assert most == 0 or sizes[0] <= room
         assert most == recipe.batch_windows or sizes[1] > room
 
@@ -106,12 +109,12 @@ def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
 def test_more_cards_compute_less_each_and_send_almost_the_same() -> None:
     recipe = Recipe(name="x")
     assert compute_seconds(recipe, 8, H100)[0] == pytest.approx(compute_seconds(recipe, 1, H100)[0] / 8)
-    assert bytes_sent(recipe, Placing(2)) == 4 * recipe.model.parameters
-    assert bytes_sent(recipe, Placing(64)) == pytest.approx(8 * recipe.model.parameters, rel=0.02)
+    assert bytes_sent(recipe, ParallelLayout(2)) == 4 * recipe.model.parameters
+    assert bytes_sent(recipe, ParallelLayout(64)) == pytest.approx(8 * recipe.model.parameters, rel=0.02)
     blocks = 12 * (4 * 768**2 + 3 * 768 * 2048)
     outside = recipe.model.parameters - blocks
     expected = (4 * (2 * 2 * blocks + 4 * outside) + 4 * recipe.model.parameters) / 2
-    assert bytes_sent(recipe, Placing(2, 1, 4, sharded=True)) == expected
+    assert bytes_sent(recipe, ParallelLayout(2, 1, 4, sharded=True)) == expected
 
 
 def test_what_does_not_fit_is_sharded_and_what_cannot_is_said() -> None:
@@ -119,10 +122,10 @@ def test_what_does_not_fit_is_sharded_and_what_cannot_is_said() -> None:
         Recipe(name="x"),
         model=ModelRecipe(n_layer=32, n_head=32, n_embd=4096, mlp_hidden=11008, tied_head=False),
     )
-    assert reckon(large, 1, H100) is None
-    on_eight = reckon(large, 8, H100)
+    assert estimate(large, 1, H100) is None
+    on_eight = estimate(large, 8, H100)
     assert on_eight is not None and on_eight.placing.sharded and on_eight.memory.total < H100.card.memory
-    assert reckon(replace(large, data=replace(large.data, total_batch_tokens=3 * 1024)), 8, H100) is None
+    assert estimate(replace(large, data=replace(large.data, total_batch_tokens=3 * 1024)), 8, H100) is None
 
 
 def test_the_page_shows_the_table_that_the_command_prints() -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from regpt.base.recipe import RunRecipe
 from regpt.base.settings import load_recipe
-from regpt.run.devices import open_device
-from regpt.run.rates import Rates, measured_rates
+from regpt.distributed.device import open_device
+from regpt.plan.measure_cpu import Rates, measured_rates
 
 
 def test_a_step_is_its_parts_as_often_as_it_has_them() -> None:

@@ -11,12 +11,10 @@ from regpt.base.cards import CARDS, find_card
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.before.counts import checkpoints_kept, disk_needed
-from regpt.before.doubts import doubts_about_record, recorded_cards
-from regpt.before.memory import USED, memory_of
-from regpt.before.plan import plan_for_cards
-from regpt.before.reckoning import Cards, reckon
-from regpt.before.roofline import (
+from regpt.cli.main import main
+from regpt.plan.estimate import Hardware, estimate
+from regpt.plan.memory import USED, estimate_memory
+from regpt.plan.roofline import (
     ELSEWHERE,
     HIGH,
     LOW,
@@ -29,7 +27,9 @@ from regpt.before.roofline import (
     seconds_per_token,
     speeds,
 )
-from regpt.cli import main
+from regpt.plan.sizes import checkpoints_kept, disk_needed
+from regpt.plan.summary import plan_for_cards
+from regpt.plan.warnings import record_warnings, recorded_cards
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "plan.md"
 
@@ -86,17 +86,17 @@ def test_the_page_shows_what_the_command_prints(table) -> None:  # type: ignore[
 
 
 def test_the_record_that_cannot_be_is_flagged_and_the_one_that_can_be_is_not() -> None:
-    said = list(doubts_about_record(load_recipe("gpt2-050226")))
+    said = list(record_warnings(load_recipe("gpt2-050226")))
     assert len(said) == 1 and "103% of peak: that cannot be" in said[0] and "253,000 tokens/s" in said[0]
-    assert list(doubts_about_record(load_recipe("gpt2-230126"))) == []
+    assert list(record_warnings(load_recipe("gpt2-230126"))) == []
     one_window = ["data.micro_batch=1", "data.total_batch_tokens=1024"]  # which does not divide among four cards
-    assert list(doubts_about_record(load_recipe("gpt2-230126", one_window))) == []
+    assert list(record_warnings(load_recipe("gpt2-230126", one_window))) == []
 
 
 def test_a_record_far_above_the_range_is_doubted() -> None:
-    said = list(doubts_about_record(load_recipe("gpt2-050226", ["published.hours=26"])))
+    said = list(record_warnings(load_recipe("gpt2-050226", ["published.hours=26"])))
     assert len(said) == 1 and "times the good end" in said[0]
-    assert list(doubts_about_record(load_recipe("gpt2-050226", ["published.hours=45"]))) == []
+    assert list(record_warnings(load_recipe("gpt2-050226", ["published.hours=45"]))) == []
 
 
 @pytest.mark.parametrize(
@@ -146,13 +146,13 @@ def test_a_plan_is_in_the_precision_and_the_form_that_the_recipe_asks_for() -> N
 
 def test_money_is_the_price_of_all_cards_for_the_hours() -> None:
     recipe = load_recipe("gpt2-050226")
-    found = reckon(recipe, 4, Cards(find_card("RTX 5090"), usd_per_hour=0.5), 32)
+    found = estimate(recipe, 4, Hardware(find_card("RTX 5090"), usd_per_hour=0.5), 32)
     assert found is not None
     assert found.usd == pytest.approx([4 * 0.5 * hours for hours in found.hours])
     assert "USD at 0.5 USD for a card and hour" in lines(recipe, "RTX 5090", 4, 0.5)
     assert "say --price" in lines(recipe, "RTX 5090", 4)
     assert "0 to 0 USD at 0 USD" in lines(recipe, "RTX 5090", 4, 0.0)
-    assert found.memory.total <= USED * 32e9 and found.memory == memory_of(recipe, found.placing)
+    assert found.memory.total <= USED * 32e9 and found.memory == estimate_memory(recipe, found.placing)
 
 
 def test_every_card_has_a_line() -> None:

@@ -9,9 +9,9 @@ import pytest
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
-from regpt.data import cluster
-from regpt.data.cluster import corpus_of_pieces, encode_parts, folder_of_pieces, prepare_on, seal_pieces
-from regpt.data.prepare import prepare
+from regpt.prepare import cluster
+from regpt.prepare.cluster import corpus_of_pieces, encode_parts, folder_of_pieces, prepare_on, seal_pieces
+from regpt.prepare.dataset import prepare
 from tests.conftest import tiny_recipe
 
 # A Slurm of one machine that runs a job the moment it is queued, and an srun that only runs its command.

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from regpt.base.errors import DataError
-from regpt.data.corpora import definitions, documents, open_corpus
+from regpt.prepare.corpora import definitions, documents, open_corpus
 
 
 def read(source: Path | str, column: str = "text") -> tuple[list[str], Counter[str]]:
@@ -21,7 +21,7 @@ def read(source: Path | str, column: str = "text") -> tuple[list[str], Counter[s
     for part in open_corpus(str(source), column).parts:
         of_part: Counter[str] = Counter()
         found = list(documents(part, of_part))
-        part.judge(len(found), of_part)
+        part.check_readable(len(found), of_part)
         texts += found
         refused += of_part
     return texts, refused

@@ -15,12 +15,12 @@ import pytest
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.data import hub
-from regpt.data.prepare import prepare
 from regpt.data.shards import read_manifest
+from regpt.prepare import hub
+from regpt.prepare.dataset import prepare
 from tests.conftest import tiny_recipe, wait_until
-from tests.data import hub_server
-from tests.data.hub_server import COMMIT, HubServer, served
+from tests.helpers import hub_server
+from tests.helpers.hub_server import COMMIT, HubServer, served
 
 FOLDER = "sample/10BT"
 PATHS = [f"{FOLDER}/{number:03d}_00000.parquet" for number in range(3)]

@@ -9,12 +9,12 @@ import pytest
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
-from regpt.cli import main
+from regpt.cli.main import main
 from regpt.data import tokenizer
-from regpt.data.adopt import adopt, find_shards, verify
 from regpt.data.formats import LLMC_HEADER_BYTES, npy_header_bytes
-from regpt.data.prepare import prepare
 from regpt.data.shards import Manifest, TokenWindows, read_manifest
+from regpt.prepare.dataset import prepare
+from regpt.prepare.import_shards import find_shards, import_shards, verify
 from tests.conftest import TINY
 
 
@@ -60,7 +60,7 @@ def llmc(tmp_path: Path, tokens: np.ndarray) -> Path:
 
 
 def take_over(folder: Path, into: Path | None = None) -> Manifest:
-    return adopt(folder, find_shards(folder), into, lambda count: None)
+    return import_shards(folder, find_shards(folder), into, lambda count: None)
 
 
 def test_shards_of_either_form_hold_the_same_windows_and_have_the_same_digest(npy: Path, llmc: Path) -> None:
@@ -182,7 +182,7 @@ def test_what_cannot_be_made_is_said_before_everything_is_read(npy: Path, tmp_pa
     (tmp_path / "there").mkdir()
     read: list[int] = []
     with pytest.raises(DataError, match="there: exists already"):
-        adopt(npy, find_shards(npy), tmp_path / "there", read.append)
+        import_shards(npy, find_shards(npy), tmp_path / "there", read.append)
     assert read == []
 
 

@@ -23,10 +23,11 @@ from regpt.base import files
 from regpt.base.errors import DataError, LockedError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.data import encoders, gigatoken, preparation, sections, tokenizer, writing
-from regpt.data.preparation import NoProgress
-from regpt.data.prepare import being_made, prepare
+from regpt.data import tokenizer
 from regpt.data.shards import Manifest
+from regpt.prepare import encoders, gigatoken, job, sections, shard_writer
+from regpt.prepare.dataset import being_made, prepare
+from regpt.prepare.job import NoProgress
 from tests.conftest import tiny_recipe, wait_until
 
 
@@ -121,7 +122,7 @@ def test_killed_at_twenty_random_moments_it_gives_the_same_bytes(many: Path, tmp
 
 def prepare_killed(folder: Path, calls: int, workers: int) -> "subprocess.CompletedProcess[str]":
     (folder / "tiny.toml").write_text(recipe_text(folder, workers))
-    words = [sys.executable, "-m", "tests.data.killed", str(calls), "prepare", str(folder / "tiny.toml")]
+    words = [sys.executable, "-m", "tests.helpers.killed_preparation", str(calls), "prepare", str(folder / "tiny.toml")]
     process = subprocess.run(words, capture_output=True, text=True, check=False)
     (folder / "tiny.toml").unlink()
     return process
@@ -161,7 +162,7 @@ def test_an_exception_at_twenty_random_moments_changes_no_byte(many: Path, tmp_p
 @contextmanager
 def raised_at_call(calls: int, error: type[BaseException]) -> Iterator[None]:
     """Raise at the so-manieth call in the modules that write."""
-    ours = {preparation.__file__, writing.__file__, files.__file__}
+    ours = {job.__file__, shard_writer.__file__, files.__file__}
 
     def count(frame: FrameType, event: str, arg: object) -> None:
         nonlocal calls
@@ -344,7 +345,7 @@ def test_a_column_whose_name_has_a_dot_is_cut_like_any_other(tmp_path: Path, rea
     (tmp_path / "texts").mkdir()
     path = tmp_path / "texts" / "a.parquet"
     pq.write_table(pa.table({"my.text": [real_text] * 100}), path, row_group_size=1, use_dictionary=False)
-    parts = list(sections.FilePart(path, "my.text").sections())
+    parts = list(sections.FilePart(path, "my.text").chunks())
     assert len(parts) > 1 and sum(len(part.groups) for part in parts) == 100  # type: ignore[attr-defined]
 
 
@@ -437,7 +438,7 @@ def test_gigatoken_is_loaded_anew_before_it_remembers_too_much(monkeypatch: pyte
 def test_a_disk_that_is_too_small_is_said_in_numbers_before_anything_is_written(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparation.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000))
+    monkeypatch.setattr(job.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000))
     with pytest.raises(DataError, match=r"0\.0 GB are free, about 0\.0 GB are needed"):
         prepare(recipe_at(tmp_path, "data"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts"]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from regpt.cli import main
-from regpt.results.page import page_of
-from tests.browser import Page, opened_browser
+from regpt.cli.main import main
+from regpt.rendering.html import html_page
+from tests.helpers.browser import Page, opened_browser
 
-TRIALS = Path(__file__).parent / "runs"
+TRIALS = Path(__file__).parent.parent / "fixtures" / "runs"
 HOSTILE = """<script>document.title = "taken"</script><img src=x onerror="document.title='taken'">
 ```
 </pre></code><iframe src="https://example.com/"></iframe> ![](https://example.com/x.png) <b id="injected">bold</b>
@@ -112,7 +112,7 @@ def test_a_picture_that_is_not_the_records_own_is_not_taken_in(tmp_path: Path) -
     (tmp_path / "img").mkdir()
     for name in ("secret.svg", "secret-dark.svg"):
         (tmp_path / name).write_text("<svg/>")
-    page = page_of("# A\n\n![words](img/../secret.svg) ![more](http://example.com/img/x.svg)\n", tmp_path)
+    page = html_page("# A\n\n![words](img/../secret.svg) ![more](http://example.com/img/x.svg)\n", tmp_path)
     assert "<img" not in page and "words" in page and "more" in page
 
 

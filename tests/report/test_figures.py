@@ -12,11 +12,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from regpt.base.settings import load_recipe
-from regpt.results import plots
-from regpt.results.paper import COLORS, DARK, INK, PAPER, Line, apart, draw_lines, finish, page
-from regpt.results.plots import POINTS, draw_course, draw_hellaswag, draw_losses, smoothed, thinned
-from regpt.results.runs import Run
-from regpt.run.journal import History, StepRecord, TaskRecord, ValidationRecord
+from regpt.rendering.charts import POINTS, thin_out
+from regpt.rendering.figure_style import (
+    COLORS,
+    DARK,
+    INK,
+    PAPER,
+    Line,
+    draw_lines,
+    finish_axes,
+    new_figure,
+    spread_labels,
+)
+from regpt.report import figures as report_figures
+from regpt.report.figures import draw_hellaswag, draw_losses, draw_training_dynamics, smoothed
+from regpt.tracking.journal import History, StepRecord, TaskRecord, ValidationRecord
+from regpt.tracking.run import Run
 
 FOUR = ("{}.png", "{}.svg", "{}-dark.png", "{}-dark.svg")
 
@@ -55,7 +66,7 @@ def drawn(name: str, steps: int, every: int = 250) -> Run:
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """What was drawn, before it was written."""
     kept: list[Figure] = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: kept.append(figure))
+    monkeypatch.setattr(report_figures, "save_figure", lambda figure, path: kept.append(figure))
     return kept
 
 
@@ -63,7 +74,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def test_a_run_of_any_length_is_drawn_for_light_and_dark(tmp_path: Path, steps: int) -> None:
     run = drawn(r"a run named $\frac$ and 模型", steps)
     draw_losses([run], tmp_path / "loss.png", [Line("published", 3.29)])
-    draw_course(run, tmp_path / "course.png")
+    draw_training_dynamics(run, tmp_path / "course.png")
     draw_hellaswag([run], tmp_path / "hellaswag.png", [Line("chance", 0.25)], "10,042 items")
     for name in ("loss", "course", "hellaswag"):
         for pattern in FOUR:
@@ -143,14 +154,14 @@ def test_smoothing_is_the_mean_of_the_last_values_and_thinning_keeps_the_ends() 
     values = [float(n % 7) for n in range(100)]
     for i, value in enumerate(smoothed(values, 9)):
         assert value == pytest.approx(np.mean(values[max(0, i - 8) : i + 1]))
-    x, y = thinned([float(n) for n in range(38_146)], [float(-n) for n in range(38_146)])
+    x, y = thin_out([float(n) for n in range(38_146)], [float(-n) for n in range(38_146)])
     assert (x[0], x[-1], y[-1]) == (0.0, 38_145.0, -38_145.0) and len(x) <= POINTS + 1
-    assert thinned([], []) == ([], [])
+    assert thin_out([], []) == ([], [])
 
 
 def test_names_beside_lines_never_touch_and_those_with_room_stay() -> None:
     heights = [20.0, 10.0, 10.0, 30.0, 10.0]
-    places = apart([10.0, 12.0, 13.0, 14.0, 200.0], heights)
+    places = spread_labels([10.0, 12.0, 13.0, 14.0, 200.0], heights)
     gaps = [above - below for below, above in pairwise(places)]
     needed = [(one + two) / 2 for one, two in pairwise(heights)]
     assert all(gap >= need - 1e-9 for gap, need in zip(gaps, needed, strict=True))
@@ -158,9 +169,9 @@ def test_names_beside_lines_never_touch_and_those_with_room_stay() -> None:
 
 
 def test_names_of_published_figures_do_not_overlap_in_the_picture() -> None:
-    figure, axes = page("Loss")
+    figure, axes = new_figure("Loss")
     axes.plot([0, 1e9], [11.0, 3.0])
-    finish(axes)
+    finish_axes(axes)
     names = [Line(f"a rather long name of figure {n}", 3.0 + 0.02 * n) for n in range(4)]
     draw_lines(axes, names)
     figure.draw_without_rendering()

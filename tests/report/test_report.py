@@ -10,15 +10,16 @@ import pytest
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.results.differences import differences_from_gpt2, rows_of_differences
-from regpt.results.report import write_report
-from regpt.results.runs import find_run, open_run
-from regpt.results.scores import open_other
-from regpt.run.journal import read_history
-from regpt.run.start import train
+from regpt.report.page import write_report
+from regpt.report.recipe_diff import differences_from_gpt2, rows_of_differences
+from regpt.report.scores import open_baseline
+from regpt.tracking.journal import read_history
+from regpt.tracking.run import find_run, open_run
+from regpt.train.start import train
 from tests.conftest import tiny_recipe
 
-TRIALS = Path(__file__).parent / "runs"  # the full-size recipes, two and four steps of 4,096 tokens each, on a CPU
+# The full-size recipes, two and four steps of 4,096 tokens each, on a CPU.
+TRIALS = Path(__file__).parent.parent / "fixtures" / "runs"
 
 # The rows of the seed record, table by table, as its author wrote them; "Run" stands where it names the run before.
 ROWS_OF_THE_SEED_RECORD = {
@@ -133,7 +134,7 @@ def two_runs(tiny: Recipe, tmp_path: Path) -> Path:
 
 
 def report_of(root: Path, name: str, *against: str) -> str:
-    return write_report(open_run(root / name), [open_other(o, root) for o in against]).read_text(encoding="utf-8")
+    return write_report(open_run(root / name), [open_baseline(o, root) for o in against]).read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from regpt.cli import main
-from regpt.results.runs import open_run
-from regpt.results.sameness import identical
+from regpt.cli.main import main
+from regpt.stats.identical import identical
+from regpt.tracking.run import open_run
 
-TRIALS = Path(__file__).parent / "runs"
+TRIALS = Path(__file__).parent.parent / "fixtures" / "runs"
 WORDS = "the same recipe, the same data, and every recorded loss (4 training losses and 3 validation losses) the same"
 
 

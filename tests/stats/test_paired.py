@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from regpt.results.compare import verdict
-from regpt.results.paired import Paired, paired, paired_losses
+from regpt.compare.models import verdict
+from regpt.stats.paired import Paired, paired, paired_losses
 
 
 @pytest.mark.parametrize("only", [(0, 0), (1, 0), (5, 5), (3, 12), (40, 61), (300, 380), (2000, 2200), (0, 30)])

@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regpt.results.claims import ALIKE, Claim, claim_of_speed
-from regpt.results.compare import open_all
-from regpt.results.contrast import against
-from regpt.results.report import write_report
-from regpt.results.runs import Run, open_run
-from regpt.results.scores import Other
-from regpt.results.speed import pace_of
-from regpt.run.journal import History, StepRecord
+from regpt.compare.models import open_all
+from regpt.compare.tables import against
+from regpt.report.page import write_report
+from regpt.report.scores import Baseline
+from regpt.stats.throughput import throughput_of
+from regpt.stats.verdicts import ALIKE, Verdict, speed_verdict
+from regpt.tracking.journal import History, StepRecord
+from regpt.tracking.run import Run, open_run
 
-TRIALS = Path(__file__).parent / "runs"
+TRIALS = Path(__file__).parent.parent / "fixtures" / "runs"
 STEPS = 240
 Planted = Callable[[str, Sequence[float]], Run]
 
@@ -56,8 +56,8 @@ def loaded(random: np.random.Generator, seconds: float, steps: int = STEPS) -> l
 
 
 def said(one: Run, other: Run) -> str:
-    claim = claim_of_speed(one, other)
-    assert claim_of_speed(other, one).word == {"faster": "slower", "slower": "faster"}.get(claim.word, claim.word)
+    claim = speed_verdict(one, other)
+    assert speed_verdict(other, one).word == {"faster": "slower", "slower": "faster"}.get(claim.word, claim.word)
     return claim.word
 
 
@@ -68,10 +68,10 @@ def test_threefold_is_said_of_a_machine_that_was_busy_for_half_of_the_run_and_so
     half = STEPS // 2
     one, other = planted("one", [*steady(0.34, steps=half), *steady(1.9, steps=half + 1)]), planted("two", steady(0.37))
     assert said(one, other) == "slower"
-    text = write_report(one, [Other("two", other.recipe, other)]).read_text(encoding="utf-8")
+    text = write_report(one, [Baseline("two", other.recipe, other)]).read_text(encoding="utf-8")
     opening, table = text.split("## Model Architecture")[0], text.split("## Performance Analysis")[1]
-    claim = claim_of_speed(one, other)
-    low, high = (f"{edge(pace.groups):,.0f}" for pace in filter(None, [pace_of(one)]) for edge in (min, max))
+    claim = speed_verdict(one, other)
+    low, high = (f"{edge(pace.groups):,.0f}" for pace in filter(None, [throughput_of(one)]) for edge in (min, max))
     assert f"groups of steps ran at {low} to {high} here" in claim.because
     for part in (opening, table):
         assert "slower" in part and claim.because in part and "other work on the machine" in part
@@ -84,8 +84,8 @@ def test_threefold_under_two_unlike_loads_is_said(planted: Planted) -> None:
     random = np.random.default_rng(0)
     one, two = planted("one", loaded(random, 3.0)), planted("two", loaded(random, 1.0))
     assert said(one, two) == "slower"
-    assert "as under other work on the machine" in claim_of_speed(one, two).in_short
-    assert "other work" not in claim_of_speed(planted("c", steady(3.0)), planted("d", steady(1.0))).in_short
+    assert "as under other work on the machine" in speed_verdict(one, two).in_short
+    assert "other work" not in speed_verdict(planted("c", steady(3.0)), planted("d", steady(1.0))).in_short
 
 
 @pytest.mark.parametrize("times", [1.0, 1.03, 1.05])
@@ -93,7 +93,7 @@ def test_a_few_percent_under_loads_that_come_and_go_are_not_said(planted: Plante
     """Of 300 pairs of journals."""
     random, run = np.random.default_rng(1), planted("run", steady(1.0, steps=1))
     pairs = [[with_seconds(run, loaded(random, seconds)) for seconds in (times, 1.0)] for _ in range(300)]
-    words = [claim_of_speed(one, other).word for one, other in pairs]
+    words = [speed_verdict(one, other).word for one, other in pairs]
     assert sum(word != ALIKE for word in words) <= 0.05 * len(words)
 
 
@@ -126,6 +126,6 @@ def test_a_word_never_says_the_other_of_what_the_figures_show(planted: Planted) 
 
 def test_one_slow_step_as_of_compilation_moves_nothing(planted: Planted) -> None:
     quiet = planted("quiet", steady(1.0, seed=1))
-    slow: Claim = claim_of_speed(planted("compiled", [60.0, *steady(1.0, seed=2)]), quiet)
+    slow: Verdict = speed_verdict(planted("compiled", [60.0, *steady(1.0, seed=2)]), quiet)
     assert slow.word == ALIKE
-    assert claim_of_speed(planted("faster", [60.0, *steady(0.8, seed=3)]), quiet).word == "faster"
+    assert speed_verdict(planted("faster", [60.0, *steady(0.8, seed=3)]), quiet).word == "faster"

@@ -10,14 +10,14 @@ import pytest
 from scipy import stats
 
 from regpt.base.settings import load_recipe
-from regpt.results.claims import ALIKE, UNTESTED, Claim, claim_of_speed, claims, told_apart
-from regpt.results.opening import against, opening
-from regpt.results.paired import student
-from regpt.results.runs import Run
-from regpt.results.scores import Other
-from regpt.run.answers import Answers
-from regpt.run.evaluate import keep_losses
-from regpt.run.journal import EventRecord, History, StepRecord, TaskRecord, ValidationRecord
+from regpt.report.scores import Baseline
+from regpt.report.summary import baseline_paragraph, summary
+from regpt.stats.paired import student
+from regpt.stats.verdicts import ALIKE, UNTESTED, Verdict, speed_verdict, unpaired_test, verdicts
+from regpt.tracking.journal import EventRecord, History, StepRecord, TaskRecord, ValidationRecord
+from regpt.tracking.predictions import Predictions
+from regpt.tracking.run import Run
+from regpt.tracking.window_losses import write_window_losses
 
 DEVICE = {"name": "a card", "place": "cuda", "precision": "bfloat16", "peak_flops": 1e12}
 
@@ -46,12 +46,12 @@ def planted(
     losses[numbers, np.where(numbers < right, 0, 1)] = 0.5
     ones = np.ones((1000, 4), dtype=np.int64)
     zeros = np.zeros(1000, dtype=np.int64)
-    answers = Answers(
+    answers = Predictions(
         "hellaswag", "10,042 items", asked, 1000, True, 0, numbers, ("",) * 1000, zeros, losses, ones, ones, ones
     )
     folder.mkdir()
     answers.write(folder / "answers.parquet")
-    accuracy = answers.accuracy(answers.rules[0])
+    accuracy = answers.accuracy(answers.metrics[0])
     task = TaskRecord(
         step=120, tokens=122_880, task="hellaswag", items="10,042 items", digest=asked, cut=0, path="answers.parquet",
         accuracy={"by_token": accuracy.value}, standard_error={"by_token": accuracy.error}, seconds=1.0, count=1000,
@@ -74,7 +74,7 @@ def with_windows(run: Run, apart: float, noise: float) -> Run:
     look = run.history.validations[-1]
     hard = np.random.default_rng(1).normal(4.0, 1.0, look.windows)
     own = hard + apart + np.random.default_rng(2).normal(0.0, noise, look.windows) * (apart != 0)
-    keep_losses(run.path / "windows.npy", own)
+    write_window_losses(run.path / "windows.npy", own)
     history = replace(run.history, validations=[replace(look, path="windows.npy", loss=float(own.mean()))])
     return replace(run, history=history)
 
@@ -91,8 +91,8 @@ def test_losses_are_told_apart_window_by_window_where_their_own_errors_would_not
     assert claimed(one, two)["Validation Loss"].word == ALIKE
 
 
-def claimed(run: Run, other: Run) -> dict[str, Claim]:
-    return {claim.what: claim for claim in claims(run, other)}
+def claimed(run: Run, other: Run) -> dict[str, Verdict]:
+    return {claim.what: claim for claim in verdicts(run, other)}
 
 
 def test_runs_that_are_equal_cannot_be_told_apart(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_runs_that_are_equal_cannot_be_told_apart(tmp_path: Path) -> None:
 def test_a_clear_difference_is_called_by_its_name_and_the_other_way_round_by_the_other(tmp_path: Path) -> None:
     better = planted(tmp_path / "a", loss=2.9, right=360, seconds=0.8)
     worse = planted(tmp_path / "b", loss=3.0, right=300, seconds=1.0)
-    assert [claim.word for claim in claims(better, worse)] == ["higher", "lower", "faster"]
-    assert [claim.word for claim in claims(worse, better)] == ["lower", "higher", "slower"]
-    text = "\n\n".join(opening(better, [Other("b", worse.recipe, worse)]))
+    assert [claim.word for claim in verdicts(better, worse)] == ["higher", "lower", "faster"]
+    assert [claim.word for claim in verdicts(worse, better)] == ["lower", "higher", "slower"]
+    text = "\n\n".join(summary(better, [Baseline("b", worse.recipe, worse)]))
     assert "validation loss is lower, 2.9000 against 3.0000 (0.1000 apart, 0.0278 needed)" in text
     assert "HellaSwag accuracy is higher, 36.0 % against 30.0 % (McNemar's p = 1.7e-18)" in text
     assert (
@@ -118,7 +118,7 @@ def test_a_difference_within_the_errors_is_not_called_one(tmp_path: Path) -> Non
     """The loss is 0.02 apart, but its two errors of 0.01 allow 0.028; of the items only 4 are answered otherwise."""
     found = claimed(planted(tmp_path / "a", loss=2.98, right=304, seconds=0.99), planted(tmp_path / "b"))
     assert {claim.word for claim in found.values()} == {ALIKE}
-    text = "\n\n".join(opening(planted(tmp_path / "c", loss=2.98, right=304), []))
+    text = "\n\n".join(summary(planted(tmp_path / "c", loss=2.98, right=304), []))
     assert not {"better", "faster", "lower", "higher"} & set(text.replace("(", " ").split())
 
 
@@ -127,7 +127,7 @@ def test_losses_that_do_not_compare_are_not_compared(tmp_path: Path, changed: di
     one, two = planted(tmp_path / "a", loss=1.0), planted(tmp_path / "b", **changed)
     claim = claimed(one, two)["Validation Loss"]
     assert claim.word == UNTESTED and claim.because
-    text = "\n\n".join(opening(one, [Other("b", two.recipe, two)]))
+    text = "\n\n".join(summary(one, [Baseline("b", two.recipe, two)]))
     assert "lower" not in text
 
 
@@ -138,10 +138,10 @@ def test_answers_to_other_items_are_not_compared(tmp_path: Path) -> None:
 
 def test_speeds_on_other_devices_or_of_few_steps_are_not_compared(tmp_path: Path) -> None:
     one, other = planted(tmp_path / "a", seconds=0.1), planted(tmp_path / "b", device="another card")
-    assert claim_of_speed(one, other).word == UNTESTED
+    assert speed_verdict(one, other).word == UNTESTED
     short = replace(one, history=replace(one.history, steps=one.history.steps[:3]))
-    assert claim_of_speed(short, planted(tmp_path / "c")).word == UNTESTED
-    assert claim_of_speed(replace(one, history=History()), planted(tmp_path / "d")).word == UNTESTED
+    assert speed_verdict(short, planted(tmp_path / "c")).word == UNTESTED
+    assert speed_verdict(replace(one, history=History()), planted(tmp_path / "d")).word == UNTESTED
 
 
 @pytest.mark.parametrize("degrees", [3, 7, 63, 639])
@@ -158,7 +158,7 @@ def test_equal_models_are_told_apart_no_more_often_than_the_level_says(shared: f
         windows = shared * random.standard_normal(16)
         one, two = (windows + random.standard_normal(16) for _ in range(2))
         pairs = [(float(losses.mean()), float(losses.std(ddof=1) / 4)) for losses in (one, two)]
-        said += told_apart(pairs[0], pairs[1], 16, "lower", "higher")[0] != ALIKE
+        said += unpaired_test(pairs[0], pairs[1], 16, "lower", "higher")[0] != ALIKE
     assert said / 2000 <= 0.06
     assert said / 2000 < 0.001 or not shared
 
@@ -167,14 +167,16 @@ def test_equal_tokens_are_those_after_which_both_were_looked_at(tmp_path: Path) 
     ours, other = planted(tmp_path / "a", loss=2.9), planted(tmp_path / "b")
     further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
     ours = replace(ours, history=replace(ours.history, steps=further))
-    assert "After as many tokens its validation loss stood at 2.9000 against 3.0000" in against(ours, as_other(other))
+    assert "After as many tokens its validation loss stood at 2.9000 against 3.0000" in baseline_paragraph(
+        ours, as_other(other)
+    )
     ours, kept = with_windows(ours, -0.05, 0.1), with_windows(other, 0.0, 0.1)
-    said = against(ours, as_other(kept))
+    said = baseline_paragraph(ours, as_other(kept))
     assert re.search(r"After as many tokens its validation loss stood at [\d.]+ against [\d.]+, lower \(-0\.0", said)
     earlier = [replace(look, step=40, tokens=40_960) for look in other.history.validations]  # stopped later
     other = replace(other, history=replace(other.history, validations=earlier))
-    assert "as many tokens" not in against(ours, as_other(other))
+    assert "as many tokens" not in baseline_paragraph(ours, as_other(other))
 
 
-def as_other(run: Run) -> Other:
-    return Other(run.id, run.recipe, run)
+def as_other(run: Run) -> Baseline:
+    return Baseline(run.id, run.recipe, run)

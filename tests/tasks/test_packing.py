@@ -5,8 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regpt.data.packing import Packed, Question, fitted, in_rows, packed, question_apart, question_together
 from regpt.data.tokenizer import END_OF_TEXT, encode
+from regpt.tasks.packing import (
+    Packed,
+    Question,
+    group_rows,
+    pack,
+    tokenize_separately,
+    tokenize_together,
+    truncate_left,
+)
 
 
 def question(contexts: list[list[int]], endings: list[list[int]]) -> Question:
@@ -16,11 +24,11 @@ def question(contexts: list[list[int]], endings: list[list[int]]) -> Question:
 def sequences_asked(packed: Packed, count: int) -> list[list[tuple[list[int], int]]]:
     """By ending: for each target, the tokens that its place sees, and the target. Read off the row alone."""
     found: list[list[tuple[list[int], int]]] = [[] for _ in range(count)]
-    for place, target, owner in zip(packed.places, packed.targets, packed.owners, strict=True):
+    for place, target, owner in zip(packed.target_positions, packed.targets, packed.choice_index, strict=True):
         seen = [
             (int(packed.positions[p]), int(packed.tokens[p]))
             for p in range(place + 1)
-            if packed.branches[p] in (0, packed.branches[place])
+            if packed.segments[p] in (0, packed.segments[place])
         ]
         assert [position for position, _ in seen] == list(range(len(seen)))
         found[owner].append(([token for _, token in seen], int(target)))
@@ -29,13 +37,13 @@ def sequences_asked(packed: Packed, count: int) -> list[list[tuple[list[int], in
 
 def test_a_packed_question_by_hand() -> None:
     """Context 1 2 3; endings 4 5 6, 4, 7 8. Their last tokens are only predicted."""
-    row = packed(question([[1, 2, 3]] * 3, [[4, 5, 6], [4], [7, 8]]))
+    row = pack(question([[1, 2, 3]] * 3, [[4, 5, 6], [4], [7, 8]]))
     assert row.tokens.tolist() == [1, 2, 3, 4, 5, 7]
     assert row.positions.tolist() == [0, 1, 2, 3, 4, 3]
-    assert row.branches.tolist() == [0, 0, 0, 1, 1, 3]
-    assert row.places.tolist() == [2, 3, 4, 2, 2, 5]
+    assert row.segments.tolist() == [0, 0, 0, 1, 1, 3]
+    assert row.target_positions.tolist() == [2, 3, 4, 2, 2, 5]
     assert row.targets.tolist() == [4, 5, 6, 4, 7, 8]
-    assert row.owners.tolist() == [0, 0, 0, 1, 2, 2]
+    assert row.choice_index.tolist() == [0, 0, 0, 1, 2, 2]
 
 
 tokens = st.lists(st.integers(1, 5), min_size=1, max_size=6)
@@ -47,7 +55,7 @@ def test_every_ending_token_is_predicted_from_exactly_what_stands_before_it(
 ) -> None:
     contexts = [pairs[0][0] if same_context else context for context, _ in pairs]
     endings = [ending for _, ending in pairs]
-    found = sequences_asked(packed(question(contexts, endings)), len(pairs))
+    found = sequences_asked(pack(question(contexts, endings)), len(pairs))
     for context, ending, asked in zip(contexts, endings, found, strict=True):
         assert asked == [(context + ending[:n], ending[n]) for n in range(len(ending))]
 
@@ -56,42 +64,44 @@ def test_every_ending_token_is_predicted_from_exactly_what_stands_before_it(
 def test_rows_hold_every_question_once_and_no_more_than_is_allowed(
     pairs: list[tuple[list[int], list[int]]], most: int
 ) -> None:
-    questions = [packed(question([context] * 2, [ending, ending[::-1]])) for context, ending in pairs]
-    groups = in_rows(questions, most)
+    questions = [pack(question([context] * 2, [ending, ending[::-1]])) for context, ending in pairs]
+    groups = group_rows(questions, most)
     assert sorted(number for rows in groups for number in rows.numbers) == list(range(len(pairs)))
     for rows in groups:
         assert rows.tokens.size <= most or len(rows.numbers) == 1
         for row, number in enumerate(rows.numbers):
             whole, length = questions[number], len(questions[number])
             assert rows.tokens[row, :length].tolist() == whole.tokens.tolist()
-            assert (rows.branches[row, length:] == -1).all()
+            assert (rows.segments[row, length:] == -1).all()
             mine = rows.questions == number
             assert rows.targets[mine].tolist() == whole.targets.tolist()
-            assert (rows.places[mine] - row * rows.tokens.shape[1]).tolist() == whole.places.tolist()
+            assert (
+                rows.target_positions[mine] - row * rows.tokens.shape[1]
+            ).tolist() == whole.target_positions.tolist()
     lengths = [rows.tokens.shape[1] for rows in groups]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_what_does_not_fit_a_block_loses_the_beginning_of_its_context_alike_for_all_endings() -> None:
     long = question([[1, 2, 3, 4, 5, 6]] * 2, [[7, 8, 9], [7]])
-    cut = fitted(long, block_size=5)
+    cut = truncate_left(long, block_size=5)
     assert [context.tolist() for context in cut.contexts] == [[4, 5, 6]] * 2
-    assert [ending.tolist() for ending in cut.endings] == [[7, 8, 9], [7]]
-    assert cut.is_cut
-    assert not fitted(long, block_size=8).is_cut
-    tiny = fitted(long, block_size=2)
+    assert [ending.tolist() for ending in cut.choices] == [[7, 8, 9], [7]]
+    assert cut.truncated
+    assert not truncate_left(long, block_size=8).truncated
+    tiny = truncate_left(long, block_size=2)
     assert [len(context) for context in tiny.contexts] == [1, 1]
-    assert [ending.tolist() for ending in tiny.endings] == [[7, 8], [7]]
+    assert [ending.tolist() for ending in tiny.choices] == [[7, 8], [7]]
 
 
 def test_spaces_at_the_end_of_a_context_belong_to_the_ending_where_both_are_encoded_together() -> None:
-    together = question_together(["Two  "], ["cats"])
+    together = tokenize_together(["Two  "], ["cats"])
     assert together.contexts[0].tolist() == encode("Two").tolist()
-    assert together.endings[0].tolist() == encode("Two  cats").tolist()[1:]
-    apart = question_apart(["Two"], [" cats"])
-    assert apart.endings[0].tolist() == encode(" cats").tolist()
+    assert together.choices[0].tolist() == encode("Two  cats").tolist()[1:]
+    apart = tokenize_separately(["Two"], [" cats"])
+    assert apart.choices[0].tolist() == encode(" cats").tolist()
 
 
-@pytest.mark.parametrize("make", [question_apart, question_together])
+@pytest.mark.parametrize("make", [tokenize_separately, tokenize_together])
 def test_an_empty_context_is_the_end_of_a_text(make: object) -> None:
     assert make([""], [" cats"]).contexts[0].tolist() == [END_OF_TEXT]  # type: ignore[operator]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from regpt.run.journal import (
+from regpt.tracking.journal import (
     EventRecord,
-    Follower,
     History,
     Journal,
+    JournalReader,
     SampleRecord,
     SkippedRecord,
     StepRecord,
@@ -90,12 +90,12 @@ def eventful(path: Path) -> bytes:
 def test_a_journal_read_as_it_grows_is_the_one_read_at_once(tmp_path: Path, piece: int) -> None:
     whole = eventful(tmp_path)
     (tmp_path / "a").mkdir()
-    follower = Follower(tmp_path / "a")
-    assert follower.look() == History()
+    follower = JournalReader(tmp_path / "a")
+    assert follower.update() == History()
     for begin in range(0, len(whole), piece):
         with follower.path.open("ab") as file:
             file.write(whole[begin : begin + piece])
-        follower.look()
+        follower.update()
         if piece > 1:
             assert follower.history == read_history(tmp_path / "a")
     assert follower.history == read_history(tmp_path)
@@ -107,25 +107,25 @@ def test_what_was_read_is_not_read_again(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     for number in range(1, 101):
         journal.write(step(number, 5.0))
-    follower = Follower(tmp_path)
-    assert len(follower.look().steps) == 100
+    follower = JournalReader(tmp_path)
+    assert len(follower.update().steps) == 100
     with journal.path.open("r+b") as file:
         file.write(b"#" * (journal.path.stat().st_size // 2))  # whoever reads the first half again misses its records
     journal.write(step(101, 4.0))
-    assert [record.step for record in follower.look().steps] == list(range(1, 102))
+    assert [record.step for record in follower.update().steps] == list(range(1, 102))
     assert len(read_history(tmp_path).steps) < 60
 
 
 def test_another_journal_in_its_place_is_read_from_its_beginning(tmp_path: Path) -> None:
-    follower = Follower(tmp_path)
+    follower = JournalReader(tmp_path)
     for attempt, (count, loss) in enumerate([(10, 5.0), (3, 4.0), (40, 3.0)]):  # then a shorter one, then a longer one
         journal = Journal(tmp_path)
         journal.path.unlink(missing_ok=True)
         if attempt == 2:
-            assert follower.look() == History()  # between the two it was gone
+            assert follower.update() == History()  # between the two it was gone
         for number in range(1, count + 1):
             journal.write(step(number, loss))
-        assert [record.loss for record in follower.look().steps] == [loss] * count
+        assert [record.loss for record in follower.update().steps] == [loss] * count
     text = journal.path.read_text().replace("3.0", "2.0")
     journal.path.write_text(text)  # of the same length
-    assert [record.loss for record in follower.look().steps] == [2.0] * 40
+    assert [record.loss for record in follower.update().steps] == [2.0] * 40

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 
 from regpt.base.settings import to_toml
-from regpt.run import sinks
-from regpt.run.journal import EventRecord, Record, StepRecord, read_history
-from regpt.run.sinks import KINDS, Sinks
-from regpt.run.start import resume, train
+from regpt.tracking import trackers
+from regpt.tracking.journal import EventRecord, Record, StepRecord, read_history
+from regpt.tracking.trackers import TRACKERS, Trackers
+from regpt.train.start import resume, train
 from tests.conftest import tiny_recipe
 
 
@@ -39,7 +39,7 @@ def shown_by_tensorboard(run: Path) -> list[tuple[int, float]]:
 
 def test_tensorboard_shows_no_step_twice_after_a_resume_or_a_going_back(tmp_path: Path) -> None:
     def write(records: list[Record], resumed_at: int | None) -> None:
-        opened = Sinks(["tensorboard"], pytest.fail)
+        opened = Trackers(["tensorboard"], pytest.fail)
         opened.begin(tmp_path, {}, 8, resumed_at)
         for record in records:
             opened.write(record)
@@ -62,8 +62,8 @@ class Slow:
 def test_a_run_does_not_wait_for_a_sink_that_does_not_answer(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(KINDS, "wandb", ("regpt", Slow))
-    monkeypatch.setattr(sinks, "FINISH_SECONDS", 0.2)
+    monkeypatch.setitem(TRACKERS, "wandb", ("regpt", Slow))
+    monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.2)
     try:
         assert train(tiny_recipe(tmp_path, run={"sinks": "wandb,tensorboard"}), tmp_path / "a") == 0
     finally:
@@ -74,7 +74,7 @@ def test_a_run_does_not_wait_for_a_sink_that_does_not_answer(
 
 def test_a_thread_that_is_unheard_silences_nobody_else(capsys: pytest.CaptureFixture[str]) -> None:
     other = threading.Thread(target=print, args=("of another thread",))
-    with sinks.unheard():
+    with trackers.unheard():
         print("of this one")
         other.start()
         other.join()

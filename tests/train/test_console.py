@@ -10,9 +10,9 @@ import torch
 from rich.console import Console as Terminal
 
 from regpt.base.recipe import Recipe
-from regpt.run.console import Console
-from regpt.run.devices import Device
-from regpt.run.journal import History, StepRecord, TaskRecord, ValidationRecord
+from regpt.distributed.device import Device
+from regpt.tracking.journal import History, StepRecord, TaskRecord, ValidationRecord
+from regpt.train.console import Console
 from tests.conftest import tiny_recipe
 
 DEVICE = Device(torch.device("cpu"), "a processor", torch.float32, False, 1e12, "a guess")

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from regpt.base.errors import DONE, NumericsError
 from regpt.base.recipe import GuardRecipe, Recipe
-from regpt.run import checkpoint
-from regpt.run.guard import Guard, spike_limit
-from regpt.run.journal import read_history
-from regpt.run.start import resume, train
-from regpt.run.train import Training
+from regpt.checkpoint import store
+from regpt.tracking.journal import read_history
+from regpt.train.guard import Guard, spike_limit
+from regpt.train.start import resume, train
+from regpt.train.trainer import Trainer
 from tests.conftest import tiny_recipe
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -25,9 +25,9 @@ NAN, INFINITY = float("nan"), float("inf")
 
 def poison(monkeypatch: pytest.MonkeyPatch, batches: set[int], kind: str, value: float) -> None:
     """From now on these batches give a loss, or one gradient, that is `value`."""
-    real = Training.train_step
+    real = Trainer.train_step
 
-    def train_step(self: Training, step, batch):  # type: ignore[no-untyped-def]
+    def train_step(self: Trainer, step, batch):  # type: ignore[no-untyped-def]
         if self.guard.batch_of(step) not in batches:
             return real(self, step, batch)
         with pytest.MonkeyPatch.context() as patched:
@@ -41,7 +41,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, batches: set[int], kind: str, value:
             finally:
                 hook.remove()
 
-    monkeypatch.setattr(Training, "train_step", train_step)
+    monkeypatch.setattr(Trainer, "train_step", train_step)
 
 
 def spoilt(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -59,7 +59,7 @@ def longer(tmp_path: Path, texts: Path) -> Recipe:
 
 
 def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
-    folder = checkpoint.path_of(run, step)
+    folder = store.checkpoint_path(run, step)
     return {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
 
 
@@ -133,7 +133,7 @@ def test_what_never_ends_stops_with_its_own_code_and_a_checkpoint_that_is_good(
     assert caught.value.code == 5
     history = read_history(tmp_path / "a")
     assert [event.event for event in history.events] == ["started", "went back", "failed"]
-    newest = checkpoint.newest(tmp_path / "a")
+    newest = store.newest_valid(tmp_path / "a")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(newest / "model.safetensors").values())
 
 
@@ -157,7 +157,7 @@ def test_stopped_after_bad_steps_and_resumed_it_decides_as_the_uninterrupted_run
     poison(monkeypatch, {3, 5, 6, 7, 8}, "gradient", INFINITY)
     assert train(longer, tmp_path / "whole") == DONE
     # at a constant rate, so that a run of 8 steps is the beginning of one of 12: it ends amid the bad steps
-    monkeypatch.setattr("regpt.run.train.learning_rate", lambda step, recipe: 1e-3)
+    monkeypatch.setattr("regpt.train.trainer.learning_rate", lambda step, recipe: 1e-3)
     first = tiny_recipe(tmp_path, run={"max_steps": 8}, evaluation={"sample_every": 0})
     assert train(longer, tmp_path / "whole-2") == DONE
     assert train(first, tmp_path / "a") == DONE
@@ -187,7 +187,7 @@ def test_what_was_refused_does_not_bend_what_is_usual() -> None:
     for batch in range(100):
         for loss in (NAN, 50.0):
             assert guard.reason(loss, 1.0)
-            guard.refuse(batch, batch)
+            guard.reject(batch, batch)
     assert guard.losses == [3.0] * 16 and guard.reason(3.0, 1.0) == "" and guard.reason(50.0, 1.0)
 
 

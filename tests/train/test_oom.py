@@ -10,14 +10,14 @@ import torch
 from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
+from regpt.checkpoint import store
 from regpt.model.gpt import GPT
-from regpt.run import checkpoint
-from regpt.run.fitting import is_out_of_memory, smaller_micro_batch
-from regpt.run.journal import read_history
-from regpt.run.repeat import replay, reproduce
-from regpt.run.start import resume, train
+from regpt.tracking.journal import read_history
+from regpt.train.oom import is_out_of_memory, smaller_micro_batch
+from regpt.train.reproduce import replay, reproduce
+from regpt.train.start import resume, train
 from tests.conftest import tiny_recipe
-from tests.several import run_ranks
+from tests.helpers.ranks import run_ranks
 
 
 def room_for(monkeypatch: pytest.MonkeyPatch, sequences: int, from_pass: int = 1) -> None:
@@ -90,7 +90,7 @@ def test_checkpoints_of_the_attempt_that_was_given_up_are_gone(
     room_for(monkeypatch, 2, from_pass=3)
     run_of(tiny_recipe(tmp_path, data={"micro_batch": 4}, **settings), tmp_path / "halved")
     for step in range(1, 7):
-        files = [checkpoint.path_of(tmp_path / name, step) / "model.safetensors" for name in ("two", "halved")]
+        files = [store.checkpoint_path(tmp_path / name, step) / "model.safetensors" for name in ("two", "halved")]
         assert files[0].read_bytes() == files[1].read_bytes(), step
 
 
@@ -204,7 +204,7 @@ def both_have_less(rank: int) -> None:
 
 LIMITED = """
 import resource, sys, torch
-from regpt.run.fitting import is_out_of_memory
+from regpt.train.oom import is_out_of_memory
 torch.zeros(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))

@@ -13,19 +13,20 @@ import torch
 from regpt.base.errors import DATA, DONE, INTERRUPTED, DataError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.cli import main
-from regpt.data import items
-from regpt.data.tasks import BY_SUM, BY_TOKEN
-from regpt.results.report import write_report
-from regpt.results.runs import open_run
-from regpt.run import looks, scoring
-from regpt.run.answers import read_answers
-from regpt.run.evaluate import kept_losses
-from regpt.run.journal import History, read_history
-from regpt.run.start import resume, train
+from regpt.cli.main import main
+from regpt.evaluation import scoring
+from regpt.report.page import write_report
+from regpt.tasks import items
+from regpt.tasks.catalog import BY_SUM, BY_TOKEN
+from regpt.tracking.journal import History, read_history
+from regpt.tracking.predictions import read_predictions
+from regpt.tracking.run import open_run
+from regpt.tracking.window_losses import read_window_losses
+from regpt.train import periodic_eval
+from regpt.train.start import resume, train
 from tests.conftest import tiny_recipe
-from tests.run.test_train import losses, same, tensors
-from tests.several import run_ranks
+from tests.helpers.ranks import run_ranks
+from tests.train.test_trainer import losses, same, tensors
 
 LOOKING: dict[str, Any] = {"hellaswag_every": 3, "hellaswag_items": 12}
 
@@ -47,7 +48,7 @@ def test_hellaswag_is_taken_at_the_start_at_its_interval_and_at_the_end(tiny: Re
         assert record.tokens == record.step * 128
         assert record.items == "subset of 12 of 10,042 items"
         assert record.cut > 0  # a block of 32 tokens
-        answers = read_answers(run / record.path)
+        answers = read_predictions(run / record.path)
         assert answers.digest == record.digest
         for rule in (BY_TOKEN, BY_SUM):
             accuracy = answers.accuracy(rule)
@@ -91,7 +92,7 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
 ) -> None:
     recipe, run = looking_recipe(tmp_path), tmp_path / "a"
     train(recipe, tmp_path / "whole")
-    real = scoring.ending_losses
+    real = scoring.choice_losses
     calls = 0
 
     def stopped_between(model: Any, exam: Any, device: Any, between: Any, ranks: Any) -> Any:
@@ -106,7 +107,7 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
 
         return real(model, exam, device, send, ranks)
 
-    monkeypatch.setattr(looks, "ending_losses", stopped_between)
+    monkeypatch.setattr(periodic_eval, "choice_losses", stopped_between)
     assert train(recipe, run) == INTERRUPTED
     assert steps(read_history(run)) == [0]
     assert [path.parent.name for path in run.glob("evaluations/*/hellaswag*.parquet")] == ["step_000000"]
@@ -185,7 +186,7 @@ def test_two_ranks_share_the_items_out_and_come_to_the_same_scores(tiny: Recipe,
     one, two = (read_history(tmp_path / "runs" / name).tasks for name in ("one", "two"))
     assert [(r.step, r.accuracy) for r in one] == [(r.step, r.accuracy) for r in two]
     for mine, theirs in zip(one, two, strict=True):
-        answers = [read_answers(tmp_path / "runs" / name / r.path) for name, r in (("one", mine), ("two", theirs))]
+        answers = [read_predictions(tmp_path / "runs" / name / r.path) for name, r in (("one", mine), ("two", theirs))]
         assert abs(answers[0].losses - answers[1].losses).max() < 1e-4
 
 
@@ -214,13 +215,13 @@ def test_each_windows_loss_is_kept_and_its_mean_is_the_journals(tiny: Recipe, tm
     looks_taken = read_history(run).validations
     assert [look.step for look in looks_taken] == [0, 3, 6]
     for look in looks_taken:
-        kept = kept_losses(run / look.path, look.windows, look.loss)
+        kept = read_window_losses(run / look.path, look.windows, look.loss)
         assert kept.mean() == pytest.approx(look.loss, rel=1e-12)
         assert kept.std(ddof=1) / look.windows**0.5 == pytest.approx(look.standard_error, rel=1e-12)
     (run / looks_taken[0].path).write_bytes(b"cut")
     with pytest.raises(DataError, match="missing or not whole"):
-        kept_losses(run / looks_taken[0].path, 8, 1.0)
+        read_window_losses(run / looks_taken[0].path, 8, 1.0)
     with pytest.raises(DataError, match="does not hold the losses of 9 windows"):
-        kept_losses(run / looks_taken[1].path, 9, 1.0)
+        read_window_losses(run / looks_taken[1].path, 9, 1.0)
     with pytest.raises(DataError, match="holds other losses"):
-        kept_losses(run / looks_taken[1].path, looks_taken[1].windows, looks_taken[1].loss + 1e-4)
+        read_window_losses(run / looks_taken[1].path, looks_taken[1].windows, looks_taken[1].loss + 1e-4)

@@ -17,15 +17,16 @@ from regpt.base import files
 from regpt.base.errors import DONE, TERMINATED, CheckpointError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.cli import main
-from regpt.run import checkpoint, looks, saving
-from regpt.run import train as training
-from regpt.run.evaluate import Validation
-from regpt.run.journal import Journal, read_history
-from regpt.run.sinks import KINDS, TensorBoard
-from regpt.run.start import resume, train
-from regpt.run.stopping import Stopping
-from regpt.run.train import Training
+from regpt.checkpoint import saver, store
+from regpt.cli.main import main
+from regpt.distributed.signals import GracefulStop
+from regpt.evaluation.validation import Validation
+from regpt.tracking.journal import Journal, read_history
+from regpt.tracking.trackers import TRACKERS, TensorBoard
+from regpt.train import periodic_eval
+from regpt.train import trainer as training
+from regpt.train.start import resume, train
+from regpt.train.trainer import Trainer
 from tests.conftest import tiny_recipe
 
 
@@ -34,7 +35,7 @@ def losses(run: Path) -> list[float]:
 
 
 def steps_saved(run: Path) -> list[int]:
-    return [step for step, _ in checkpoint.all_of(run)]
+    return [step for step, _ in store.list_checkpoints(run)]
 
 
 @pytest.fixture
@@ -93,7 +94,7 @@ def test_retention_keeps_the_newest_those_at_multiples_and_the_best(
         evaluation={"validation_every": 3, "sample_every": 0},
     )
     found = iter([9.0, 8.0, 6.0, 7.0, 7.5])
-    monkeypatch.setattr(looks, "validation", lambda *_: Validation(next(found), 0.1, 1.0, 8, np.zeros(8)))
+    monkeypatch.setattr(periodic_eval, "validation", lambda *_: Validation(next(found), 0.1, 1.0, 8, np.zeros(8)))
     train(recipe, tmp_path / "a")
     assert steps_saved(tmp_path / "a") == [5, 6, 10, 11, 12]
     assert [path.name for path in (tmp_path / "a" / "checkpoints").glob(".*")] == []
@@ -101,10 +102,10 @@ def test_retention_keeps_the_newest_those_at_multiples_and_the_best(
 
 def test_retention_removes_nothing_while_the_newest_is_damaged(twelve: Recipe, tmp_path: Path) -> None:
     train(twelve, tmp_path / "a")
-    newest = checkpoint.path_of(tmp_path / "a", 12) / "state.json"
+    newest = store.checkpoint_path(tmp_path / "a", 12) / "state.json"
     newest.write_text(newest.read_text() + " ")
     keep = tiny_recipe(tmp_path, checkpoint={"keep_last": 1}).checkpoint
-    assert saving.prune(tmp_path / "a", keep, {}) == []
+    assert saver.prune(tmp_path / "a", keep, {}) == []
     assert steps_saved(tmp_path / "a") == [2, 4, 6, 8, 10, 12]
 
 
@@ -114,7 +115,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
     train(twelve, tmp_path / "whole")
     train(tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}), tmp_path / "a")
     for step in (10, 12):
-        path = checkpoint.path_of(tmp_path / "a", step) / "optimizer.safetensors"
+        path = store.checkpoint_path(tmp_path / "a", step) / "optimizer.safetensors"
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(bytes(content))
@@ -135,40 +136,40 @@ def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
 ) -> None:
     """The write waits until three more steps are done; the file holds what was when it began."""
     go_on = threading.Event()
-    write = checkpoint.write
+    write = store.write
 
-    def slow(run: Path, taken: checkpoint.Snapshot, *how: Any, **else_: Any) -> checkpoint.Saved:
+    def slow(run: Path, taken: store.Snapshot, *how: Any, **else_: Any) -> store.SavedCheckpoint:
         if run.name == "a" and taken.step == 2:
             assert go_on.wait(20)
         return write(run, taken, *how, **else_)
 
     train(twelve, tmp_path / "whole")
-    monkeypatch.setattr(checkpoint, "write", slow)
-    real = Training.train_step
+    monkeypatch.setattr(store, "write", slow)
+    real = Trainer.train_step
 
-    def train_step(self: Training, step: int, batch):  # type: ignore[no-untyped-def]
+    def train_step(self: Trainer, step: int, batch):  # type: ignore[no-untyped-def]
         record = real(self, step, batch)
         if step == 2:
             go_on.set()
         return record
 
-    monkeypatch.setattr(Training, "train_step", train_step)
+    monkeypatch.setattr(Trainer, "train_step", train_step)
     train(twelve, tmp_path / "a")
-    one, other = (load_file(checkpoint.path_of(tmp_path / n, 2) / "model.safetensors") for n in ("whole", "a"))
+    one, other = (load_file(store.checkpoint_path(tmp_path / n, 2) / "model.safetensors") for n in ("whole", "a"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_tensors = checkpoint.write_tensors
+    write_tensors = store.write_tensors
 
     def full(path: Path, *what: Any) -> dict[str, int | str]:
         if "step_000004" in str(path):
             raise OSError(28, "No space left on device")
         return write_tensors(path, *what)
 
-    monkeypatch.setattr(checkpoint, "write_tensors", full)
+    monkeypatch.setattr(store, "write_tensors", full)
     assert train(twelve, tmp_path / "a") == DONE
     assert steps_saved(tmp_path / "a") == [2, 6, 8, 10, 12]
     out = " ".join(capsys.readouterr().out.split())
@@ -180,14 +181,14 @@ def test_a_last_save_that_fails_ends_with_exit_code_4_and_the_older_ones_are_who
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        checkpoint,
+        store,
         "check_space",
-        lambda path, size, real=checkpoint.check_space: real(path, size if "12" not in path.name else 1 << 60),
+        lambda path, size, real=store.check_space: real(path, size if "12" not in path.name else 1 << 60),
     )
     with pytest.raises(CheckpointError, match=r"step_000012: needs [\d,]+ bytes, [\d,]+ are free") as caught:
         train(twelve, tmp_path / "a")
     assert caught.value.code == 4
-    assert checkpoint.newest(tmp_path / "a").name == "step_000010"
+    assert store.newest_valid(tmp_path / "a").name == "step_000010"
     assert [path.name for path in (tmp_path / "a" / "checkpoints").glob(".*")] == []
 
 
@@ -206,7 +207,7 @@ def test_a_file_that_cannot_grow_leaves_no_partial_checkpoint(twelve: Recipe, tm
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert steps_saved(tmp_path / "a") == [2]
-    assert next(checkpoint.faults(checkpoint.path_of(tmp_path / "a", 2)), None) is None
+    assert next(store.find_faults(store.checkpoint_path(tmp_path / "a", 2)), None) is None
     assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_000002"]
 
 
@@ -236,9 +237,9 @@ def test_the_highest_whole_step_is_the_newest_whatever_the_clock_says(
     now = iter(range(2_000_000_000, 0, -1_000_000))
     monkeypatch.setattr("time.time", lambda: float(next(now)))
     train(twelve, tmp_path / "a")
-    for place, (_, path) in enumerate(checkpoint.all_of(tmp_path / "a")):
+    for place, (_, path) in enumerate(store.list_checkpoints(tmp_path / "a")):
         os.utime(path, (10**9 - place, 10**9 - place))
-    assert checkpoint.newest(tmp_path / "a").name == "step_000012"
+    assert store.newest_valid(tmp_path / "a").name == "step_000012"
     assert all(step.seconds > 0 for step in read_history(tmp_path / "a").steps)
 
 
@@ -249,16 +250,16 @@ def test_the_highest_whole_step_is_the_newest_whatever_the_clock_says(
 def test_sigusr1_saves_and_asks_to_be_started_again(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look, seen = Stopping.wanted, 0
+    look, seen = GracefulStop.stop_reason, 0
 
-    def counted(self: Stopping) -> str:
+    def counted(self: GracefulStop) -> str:
         nonlocal seen
         seen += 1
         if seen == 9:
             os.kill(os.getpid(), signal.SIGUSR1)
         return look(self)
 
-    monkeypatch.setattr(Stopping, "wanted", counted)
+    monkeypatch.setattr(GracefulStop, "stop_reason", counted)
     assert train(tiny, tmp_path / "a") == TERMINATED
     assert read_history(tmp_path / "a").events[-1].detail["signal"] == "SIGUSR1"
     assert steps_saved(tmp_path / "a") == [read_history(tmp_path / "a").step]
@@ -296,7 +297,7 @@ def test_a_journal_that_cannot_be_written_for_a_while_loses_nothing(
         append(path, line)
 
     calls = 0
-    monkeypatch.setattr("regpt.run.journal.append_line", sometimes)
+    monkeypatch.setattr("regpt.tracking.journal.append_line", sometimes)
     capsys.readouterr()
     assert train(twelve, tmp_path / "a") == DONE
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
@@ -324,7 +325,7 @@ def test_a_sink_that_fails_is_let_go_with_one_word_and_the_others_go_on(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny_recipe(tmp_path), tmp_path / "whole")
-    monkeypatch.setitem(KINDS, "wandb", ("regpt", Failing))
+    monkeypatch.setitem(TRACKERS, "wandb", ("regpt", Failing))
     capsys.readouterr()
     train(tiny_recipe(tmp_path, run={"sinks": "wandb, tensorboard"}), tmp_path / "a")
     assert capsys.readouterr().out.count("the sink 'wandb' failed and is let go") == 1
@@ -335,13 +336,13 @@ def test_a_sink_that_fails_is_let_go_with_one_word_and_the_others_go_on(
     events.Reload()
     assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.value for event in events.Scalars("train/loss")] == pytest.approx(losses(tmp_path / "a"))
-    assert KINDS["tensorboard"][1] is TensorBoard
+    assert TRACKERS["tensorboard"][1] is TensorBoard
 
 
 def test_a_sink_that_is_not_installed_is_said_before_the_run(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(KINDS, "trackio", ("no_such_package", Failing))
+    monkeypatch.setitem(TRACKERS, "trackio", ("no_such_package", Failing))
     from regpt.base.settings import to_toml
 
     (tmp_path / "x.toml").write_text(to_toml(tiny_recipe(tmp_path, run={"sinks": "trackio"})))
@@ -387,7 +388,7 @@ def test_a_data_position_off_by_one_would_be_seen(
     """A planted fault: after a resume, every step reads the batch of the next."""
     train(tiny, tmp_path / "whole")
     train(tiny_recipe(tmp_path, run={"max_steps": 3}), tmp_path / "a")
-    monkeypatch.setattr("regpt.run.guard.Guard.batch_of", lambda self, step: step + 1)
+    monkeypatch.setattr("regpt.train.guard.Guard.batch_of", lambda self, step: step + 1)
     resume(tmp_path / "a", ["run.max_steps=6"])
     whole, off = (read_history(tmp_path / name).steps[3].batch for name in ("whole", "a"))
     assert whole != off
@@ -401,11 +402,11 @@ def test_a_checkpoint_s_hash_that_is_not_looked_at_would_be_seen(
     first = tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}, evaluation={"sample_every": 0})
     train(first, tmp_path / "a")
     for step in (10, 12):
-        shutil.rmtree(checkpoint.path_of(tmp_path / "a", step))
-    path = checkpoint.path_of(tmp_path / "a", 8) / "model.safetensors"
+        shutil.rmtree(store.checkpoint_path(tmp_path / "a", step))
+    path = store.checkpoint_path(tmp_path / "a", 8) / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 8 * 4 + 3] ^= 64  # of an exponent
     path.write_bytes(bytes(content))
-    monkeypatch.setattr(checkpoint, "faults", lambda path: iter(()))
+    monkeypatch.setattr(store, "find_faults", lambda path: iter(()))
     resume(tmp_path / "a")
     assert losses(tmp_path / "a") != losses(tmp_path / "whole")

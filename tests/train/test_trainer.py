@@ -17,10 +17,10 @@ from regpt.base.errors import DONE, INTERRUPTED, CheckpointError, DataError, Loc
 from regpt.base.files import locked
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.data.prepare import prepare
-from regpt.run.journal import read_history
-from regpt.run.start import resume, train
-from regpt.run.stopping import Stopping
+from regpt.distributed.signals import GracefulStop
+from regpt.prepare.dataset import prepare
+from regpt.tracking.journal import read_history
+from regpt.train.start import resume, train
 from tests.conftest import tiny_recipe
 
 
@@ -39,9 +39,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
     """Send this process Ctrl-C just before the so-many-th look at the signals."""
     seen = 0
-    look = Stopping.wanted
+    look = GracefulStop.stop_reason
 
-    def counted(self: Stopping) -> str:
+    def counted(self: GracefulStop) -> str:
         nonlocal seen
         seen += 1
         if seen == check:
@@ -49,7 +49,7 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
             time.sleep(0.05)  # the handler runs in this thread between two bytecodes
         return look(self)
 
-    monkeypatch.setattr(Stopping, "wanted", counted)
+    monkeypatch.setattr(GracefulStop, "stop_reason", counted)
 
 
 def test_a_run_learns_and_writes_down_everything(tiny: Recipe, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_a_resume_without_the_moments_would_be_seen(
     with monkeypatch.context() as patched:
         stop_before(patched, 9)
         train(tiny, tmp_path / "stopped")
-        patched.setattr("regpt.run.parallel.load_moments", lambda *_: None)
+        patched.setattr("regpt.train.parallel.load_moments", lambda *_: None)
         resume(tmp_path / "stopped")
     assert losses(tmp_path / "whole") != losses(tmp_path / "stopped")
 

@@ -23,12 +23,10 @@ import pytest
 from rich.cells import cell_len
 
 from regpt.base.files import locked, write_json, write_text
+from regpt.base.format import smoothed
 from regpt.base.settings import to_toml
-from regpt.cli import main
-from regpt.results.curve import Curve, draw, smoothed
-from regpt.results.live import view
-from regpt.results.progress import Progress, Watched, duration
-from regpt.run.journal import (
+from regpt.cli.main import main
+from regpt.tracking.journal import (
     CheckpointRecord,
     EventRecord,
     Journal,
@@ -39,6 +37,9 @@ from regpt.run.journal import (
     TaskRecord,
     ValidationRecord,
 )
+from regpt.tracking.status import RunMonitor, RunStatus, duration
+from regpt.watch.terminal_plot import Curve, draw_curves
+from regpt.watch.view import view
 from tests.conftest import tiny_recipe, wait_until
 
 SIZES = [(1, 1), (20, 5), (50, 15), (80, 24), (120, 40), (300, 100)]
@@ -100,7 +101,7 @@ def rich_life(text: str = "Hello, there") -> list[Record]:
 
 
 def seen(path: Path, width: int = 80, height: int = 24) -> str:
-    return view(Watched(path).look(), width, height).plain
+    return view(RunMonitor(path).update(), width, height).plain
 
 
 # What it says
@@ -109,7 +110,7 @@ def seen(path: Path, width: int = 80, height: int = 24) -> str:
 def test_the_figures_are_the_journals(tmp_path: Path) -> None:
     path = a_run(tmp_path, [*rich_life(), SkippedRecord(step=31, tokens=0, reason="loss inf", batch="x", seconds=2.0)])
     shown = seen(path, 120, 40)
-    progress = Watched(path).look()
+    progress = RunMonitor(path).update()
     peak = 64 * progress.recipe.model.flops_per_token / 1e9
     for figure in (
         "step 31 of 100 · 31.0%",
@@ -161,10 +162,10 @@ def hold(path: Path, held: Event) -> None:
 
 def test_a_run_is_known_to_live_by_who_holds_its_lock(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event("started", 0), step(1), CheckpointRecord(step=1, path="x", bytes=1, seconds=1)])
-    watched = Watched(path)
+    watched = RunMonitor(path)
 
     def state() -> str:
-        return watched.look().state.word
+        return watched.update().state.word
 
     assert state() == "ended"  # nobody holds it, and it has no last word
     fork = multiprocessing.get_context("fork")
@@ -172,30 +173,30 @@ def test_a_run_is_known_to_live_by_who_holds_its_lock(tmp_path: Path) -> None:
     process = fork.Process(target=hold, args=(path / "lock", held))
     process.start()
     assert held.wait(20)
-    assert state() == "running" and f"process {process.pid}" in watched.look().state.sentence
+    assert state() == "running" and f"process {process.pid}" in watched.update().state.sentence
     os.utime(path / "journal.jsonl", (time.time() - 3600,) * 2)
-    assert state() == "silent" and "no sign of life for 1 h 00 min" in watched.look().state.sentence
+    assert state() == "silent" and "no sign of life for 1 h 00 min" in watched.update().state.sentence
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
     wait_until(lambda: state() == "killed")  # before anybody has asked for its exit code
-    assert "go on with: regpt resume tiny" in watched.look().state.sentence
+    assert "go on with: regpt resume tiny" in watched.update().state.sentence
     process.join()
     assert state() == "killed"
     with locked(path / "lock"):  # watching has left the lock alone
         assert state() == "silent"
     Journal(path).write(event("stopped", 1, signal="SIGINT"))
-    assert watched.look().state.sentence == "by SIGINT; go on with: regpt resume tiny"
+    assert watched.update().state.sentence == "by SIGINT; go on with: regpt resume tiny"
 
 
 def test_a_number_that_another_process_has_by_now_is_nobody(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event("started", 0), step(1)])
     holder = path / "lock.holder"
     holder.write_text(f"process {os.getpid()}\n")
-    assert Watched(path).look().state.word == "running"
+    assert RunMonitor(path).update().state.word == "running"
     os.utime(holder, (1e9, 1e9))  # written long before this process began
-    assert Watched(path).look().state.word == "killed"
+    assert RunMonitor(path).update().state.word == "killed"
     holder.write_text("process 1 on another machine\n")
-    assert Watched(path).look().state.sentence == "process 1 on another machine"
+    assert RunMonitor(path).update().state.sentence == "process 1 on another machine"
 
 
 def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +229,7 @@ def test_the_time_left_counts_steps_looks_and_what_no_record_counts(tmp_path: Pa
     path = a_run(tmp_path, records)
     # 30 steps of 2 s, validation 4 x 7 s and HellaSwag 4 x 11 s are counted; of 3 samples and checkpoints, 30 s are not
     os.utime(path / "journal.jsonl", (began_at + 60 + 28 + 44 + 30,) * 2)
-    left = Watched(path).look().seconds_left
+    left = RunMonitor(path).update().seconds_left
     assert left == pytest.approx(70 * 2 + 7 * (7 + 11) + 7 * 10, abs=0.01)
     assert "with 7 x validation, 7 x HellaSwag" in seen(path, 120)
 
@@ -239,11 +240,11 @@ def test_the_time_between_two_attempts_is_nobodys(tmp_path: Path) -> None:
     records += [event("resumed", 5, now - 100), *(step(n) for n in range(6, 16))]
     path = a_run(tmp_path, records, steps=16)
     os.utime(path / "journal.jsonl", (now - 100 + 10 * 2 + 5,) * 2)  # half a second a step that no record counts
-    assert Watched(path).look().seconds_left == pytest.approx(2.5, abs=0.01)
+    assert RunMonitor(path).update().seconds_left == pytest.approx(2.5, abs=0.01)
 
 
 def test_all_that_is_due_is_counted_as_the_run_would_do_it(tmp_path: Path) -> None:
-    progress = Watched(a_run(tmp_path, [event("started", 0), *(step(n) for n in range(1, 8))], steps=50)).look()
+    progress = RunMonitor(a_run(tmp_path, [event("started", 0), *(step(n) for n in range(1, 8))], steps=50)).update()
     for every in (0, 1, 3, 7, 10, 50, 60):
         assert progress.due(every) == sum(progress.recipe.is_due(step, every) for step in range(8, 51))
 
@@ -258,19 +259,19 @@ def test_a_duration_has_its_two_largest_units(seconds: float, said: str) -> None
 
 def test_a_run_that_has_other_steps_after_a_resume_is_shown_with_them(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event("started", 0), *(step(n) for n in range(1, 11)), event("finished", 10)], steps=10)
-    watched = Watched(path)
-    assert watched.look().over and "step 10 of 10" in view(watched.look(), 80, 24).plain
+    watched = RunMonitor(path)
+    assert watched.update().over and "step 10 of 10" in view(watched.update(), 80, 24).plain
     recipe = tiny_recipe(tmp_path, run={"max_steps": 20})
     write_text(path / "recipe.toml", to_toml(recipe))
     Journal(path).write(event("resumed", 8))
-    assert not watched.look().over and "step 8 of 20" in view(watched.look(), 80, 24).plain
+    assert not watched.update().over and "step 8 of 20" in view(watched.update(), 80, 24).plain
 
 
 # The curve
 
 
 def test_a_curve_goes_from_corner_to_corner() -> None:
-    lines = [line.plain for line in draw([Curve([(0, 2.0), (100, 1.0)])], 16, 6)]
+    lines = [line.plain for line in draw_curves([Curve([(0, 2.0), (100, 1.0)])], 16, 6)]
     assert lines == [
         "2.00 │⠑⠤⡀       ",
         "     │  ⠈⠢⢄     ",
@@ -283,7 +284,7 @@ def test_a_curve_goes_from_corner_to_corner() -> None:
 
 def test_marks_stand_where_their_values_are_and_a_far_beginning_is_left_out() -> None:
     line = [(x, 3.0 + (7.0 if x == 0 else 0.0) + x / 100) for x in range(101)]
-    lines = [line.plain for line in draw([Curve(line), Curve([(0, 10.0), (100, 3.01)], mark="o")], 40, 10)]
+    lines = [line.plain for line in draw_curves([Curve(line), Curve([(0, 10.0), (100, 3.01)], mark="o")], 40, 10)]
     assert lines[0].startswith("4.00 │") and lines[7].startswith("3.01 │")
     assert [row for row, text in enumerate(lines) if "o" in text] == [7] and lines[7].rstrip().endswith("o")
 
@@ -410,7 +411,7 @@ def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path: Path) -> No
     path = a_run(
         tmp_path, [event("started", 0, device="a card"), *(step(n, 7.0) for n in range(1, 4)), step(4, math.nan)]
     )
-    text = view(Watched(path).look(), 80, 24).plain
+    text = view(RunMonitor(path).update(), 80, 24).plain
     assert "step 4 of 100" in text and "7.00" in text
 
 
@@ -430,5 +431,5 @@ def test_looking_writes_nothing(tmp_path: Path) -> None:
         return {file.name: (file.stat().st_mtime_ns, file.stat().st_size) for file in [path, *path.iterdir()]}
 
     before = state()
-    progress: Progress = Watched(path).look()
+    progress: RunStatus = RunMonitor(path).update()
     assert progress.step == 30 and state() == before

@@ -1,0 +1,1 @@
+"""Checkpoints: their format, verification and asynchronous writing."""

@@ -1,0 +1,1 @@
+"""`regpt compare`: several models side by side."""

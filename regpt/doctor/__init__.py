@@ -1,0 +1,1 @@
+"""`regpt doctor`: a rehearsal of a run before the run."""

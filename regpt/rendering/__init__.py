@@ -1,0 +1,1 @@
+"""Figures, Markdown and HTML that reports share."""

@@ -1,0 +1,75 @@
+"""Curves that the figures of report and comparison share: bands, faint steps, thinning, limits of losses."""
+
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+
+from regpt.rendering.figure_style import Line
+from regpt.tracking.run import Run
+
+SMOOTHING_STEPS = 10  # at least; a fiftieth of the steps where that is more
+
+
+POINTS = 600  # of a curve; a picture has no room for more
+
+
+SETTLED = 0.06  # of the tokens; what a loss falls through before them may lie above the picture
+
+
+def set_loss_limits(axes: Axes, points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> float:
+    """Leave out the fall from ln V where it would squeeze the rest; returns the highest loss then, or 0."""
+    points = [point for point in points if math.isfinite(point[1])]
+    furthest = max((tokens for tokens, _ in points), default=0.0)
+    settled = [loss for tokens, loss in points if tokens >= SETTLED * furthest]
+    if len(settled) < 20:
+        return 0.0
+    low, high = min([*settled, *(line.value for line in lines)]), max(settled)
+    highest = max(loss for _, loss in points)
+    if highest - low < 1.25 * (high - low):
+        return 0.0
+    axes.set_ylim(low - 0.06 * (high - low), high + 0.1 * (high - low))
+    return highest
+
+
+def plot_band(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    errors: Sequence[float],
+    color: str,
+    name: str,
+    marked: bool | None = None,
+) -> None:
+    """A curve with its band, and its points where they are few."""
+    dots = len(x) <= 40 if marked is None else marked
+    axes.plot(x, y, color=color, linewidth=1.9, marker="o" if dots else "", markersize=4, label=name)
+    if errors:
+        low = [value - error for value, error in zip(y, errors, strict=True)]
+        high = [value + error for value, error in zip(y, errors, strict=True)]
+        axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
+        if len(x) == 1:  # a band of no width is not seen
+            axes.errorbar(x, y, yerr=errors, color=color, linewidth=1.2, capsize=3)
+
+
+def plot_faint(axes: Axes, x: Sequence[float], y: Sequence[float], color: str) -> None:
+    """Every step's value; of many steps, how far those reach that share a place in the picture."""
+    if len(x) <= POINTS:
+        dots = "o" if len(x) <= SMOOTHING_STEPS else ""
+        axes.plot(x, y, color=color, alpha=0.3, linewidth=0.8, marker=dots, markersize=2.5)
+        return
+    size = -(-len(x) // POINTS)
+    parts = [y[start : start + size] for start in range(0, len(y), size)]
+    axes.fill_between(x[::size], [min(p) for p in parts], [max(p) for p in parts], color=color, alpha=0.2, linewidth=0)
+
+
+def finite_points(run: Run, values: Sequence[float]) -> tuple[list[float], list[float]]:
+    """(tokens seen, value) after each step whose value is a number."""
+    kept = [(step.tokens, value) for step, value in zip(run.history.steps, values, strict=True) if math.isfinite(value)]
+    return [float(tokens) for tokens, _ in kept], [value for _, value in kept]
+
+
+def thin_out(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Of many points every so many-th, and the last."""
+    kept = sorted({*range(0, len(x), -(-len(x) // POINTS) or 1), *range(max(0, len(x) - 1), len(x))})
+    return [x[i] for i in kept], [y[i] for i in kept]

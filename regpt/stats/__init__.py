@@ -1,0 +1,1 @@
+"""Statistical tests between two runs. Imports no PyTorch."""

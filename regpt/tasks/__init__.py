@@ -1,0 +1,1 @@
+"""Multiple-choice tasks: their items, and how items are packed into rows."""

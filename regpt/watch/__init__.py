@@ -1,0 +1,1 @@
+"""`regpt watch`: a live view of a run in a terminal."""
