@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from regpt.cli import main
-from regpt.run.journal import read_history
+from regpt.cli.main import main
+from regpt.tracking.journal import read_history
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_0_1"
 MODERN, CLASSIC = Path("runs/old-modern"), Path("runs/old-classic")

@@ -89,7 +89,7 @@ def test_a_planted_leak_between_endings_is_seen(device: Device, monkeypatch: pyt
 
     assert off_by_how_much() < 1e-4
     real = exam.groups
-    exam.groups = [dataclasses.replace(rows, branches=np.minimum(rows.segments, 1)) for rows in real]
+    exam.groups = [dataclasses.replace(rows, segments=np.minimum(rows.segments, 1)) for rows in real]
     assert off_by_how_much() > 0.1
     exam.groups = [
         dataclasses.replace(rows, positions=np.tile(np.arange(rows.tokens.shape[1]), (len(rows.tokens), 1)))
