@@ -86,7 +86,7 @@ class GracefulStop(SignalHandler):
         if name := self.stop_reason():
             raise StopRequested(name, STOP_REASONS[name])
 
-    def notice(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self.received_at = signal.Signals(number), time.monotonic()
             later = f" (after {self.one_stop_seconds:.0f} s)" if self.one_stop_seconds else ""
@@ -125,7 +125,7 @@ class ImmediateStop(SignalHandler):
         if self.stopped is not None:
             raise self.stopped
 
-    def notice(self, number: int, frame: FrameType | None) -> None:
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stopped is None:
             received = signal.Signals(number)
             self.stopped = StopRequested(received.name, EXIT_CODES[received])

@@ -191,7 +191,7 @@ class HubCorpus(Corpus):
             return sum(part.size for part in parts)
         return sum(sorted(part.size for part in parts)[-AT_ONCE:])
 
-    def at_hand(self, numbers: Iterable[int], watch: Watch) -> Iterator[HubPart]:
+    def fetched(self, numbers: Iterable[int], watch: Watch) -> Iterator[HubPart]:
         """The parts of these numbers in turn. While one is worked on, the next is fetched, and no more than that."""
         parts = [self.parts[number] for number in numbers]
         with self.downloads as downloads:

@@ -163,7 +163,7 @@ class DDPParallel(Parallel):
 
     name = "ddp"
 
-    def made_trained(self) -> nn.Module:
+    def build_train_module(self) -> nn.Module:
         cards = [self.device.torch_device] if self.device.torch_device.type == "cuda" else None
         # Weights are drawn or handed out by us, the same on all; the one buffer never changes.
         self.replica = DistributedDataParallel(
@@ -187,7 +187,7 @@ class FSDPParallel(Parallel):
 
     model: Any  # a GPT and an FSDPModule at once
 
-    def made_model(self) -> GPT:
+    def build_model(self) -> GPT:
         with torch.device("meta"):
             model = GPT(self.recipe.model)
         mesh = init_device_mesh(self.device.torch_device.type, (self.ranks.size,))
@@ -208,7 +208,7 @@ class FSDPParallel(Parallel):
             model.rotations = rotary_table(self.recipe.model).to(self.device.torch_device)
         return model
 
-    def made_trained(self) -> nn.Module:
+    def build_train_module(self) -> nn.Module:
         model: nn.Module = self.model
         return model
 
@@ -217,7 +217,7 @@ class FSDPParallel(Parallel):
         load_weights(path, self.model)
         load_moments(path, self.model, self.optimizer)
 
-    def whole_square(self, squares: NDArray[np.float64]) -> float:
+    def reduce_squared_norm(self, squares: NDArray[np.float64]) -> float:
         return float(np.sum(squares))
 
     @contextmanager
@@ -230,7 +230,7 @@ class FSDPParallel(Parallel):
         return self.micro_batch(last=True)
 
     @contextmanager
-    def looking(self) -> Iterator[GPT]:
+    def eval_mode(self) -> Iterator[GPT]:
         """Every rank must make the same number of passes within, because each gathers from all."""
         try:
             eager = torch.compiler.set_stance("force_eager") if self.device.compiled else contextlib.nullcontext()
