@@ -208,13 +208,24 @@ class HubCorpus(Corpus):
         partial = partial_of(part.path)
         while not fetched.done():
             watch.check()
-            watch.fetching(part.name, partial.stat().st_size if partial.exists() else 0, part.size)
+            watch.fetching(part.name, bytes_in(partial), part.size)
             threading.Event().wait(0.05)
         fetched.result()
 
 
 def partial_of(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
+
+
+def bytes_in(path: Path) -> int:
+    """Return the size of a file in bytes; 0 where it is missing.
+
+    One system call: the download thread may rename the file at any moment.
+    """
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class Downloads:

@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from regpt.base.settings import to_toml
 from regpt.data.shards import read_manifest
 from regpt.prepare import hub
 from regpt.prepare.dataset import prepare
+from regpt.prepare.job import NoProgress
 from tests.conftest import tiny_recipe, wait_until
 from tests.helpers import hub_server
 from tests.helpers.hub_server import COMMIT, HubServer, served
@@ -151,6 +153,24 @@ def test_a_download_that_was_cut_goes_on_where_it_was(
     prepare(recipe_for(tmp_path, keep_raw=True))
     assert raw.read_bytes() == files[PATHS[0]]
     assert (PATHS[0], "bytes=1000-") in server.asked
+
+
+def test_download_renamed_while_its_size_is_read_is_not_an_error(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen in CI: the partial file existed when it was looked up, and was renamed before its size was read."""
+    (part,) = hub.open_hub("hub:someone/edu/sample/10BT", "", "text", tmp_path, keep=True).parts[:1]
+    fetched: Future[None] = Future()
+    sizes: list[int] = []
+
+    class Reports(NoProgress):
+        def fetching(self, name: str, done: int, size: int) -> None:
+            sizes.append(done)
+            fetched.set_result(None)
+
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    hub.HubCorpus.wait_for(fetched, part, Reports())
+    assert sizes == [0]
 
 
 def test_a_partial_file_of_other_bytes_is_thrown_away(
