@@ -14,39 +14,59 @@ SINKS = ("tensorboard", "wandb", "trackio")
 GPT2_VOCABULARY = 50_257  # ids that GPT-2's tokenizer can give; `vocab_size` is padded beyond it
 
 
-def setting(default: Any, help: str) -> Any:
-    """A setting with its default and the sentence that `regpt recipe help` prints for it."""
-    return field(default=default, metadata={"help": help})
+OnResume = Literal["free", "noted", "refused"]
+
+
+def setting(default: Any, help: str, on_resume: OnResume = "refused") -> Any:
+    """Declare a setting: its default, its line in `regpt recipe help`, and whether a resume may change it.
+
+    "free": it says where and when to run, changes no result, and is not part of the recipe's digest.
+    "noted": the run continues with the new value, and its journal records the change.
+    "refused": the resume ends with an error.
+    """
+    return field(default=default, metadata={"help": help, "on_resume": on_resume})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecipe:
     seed: int = setting(1337, "of weights, data order and dropout")
-    max_steps: int = setting(19_073, "optimizer steps")
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "auto: CUDA, else Apple MPS, else the CPU")
+    max_steps: int = setting(19_073, "optimizer steps", on_resume="noted")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting(
+        "auto", "auto: CUDA, else Apple MPS, else the CPU", on_resume="free"
+    )
     precision: Literal["auto", "bfloat16", "float32"] = setting(
         "auto", "of matrix products; auto: bfloat16 where the hardware has it"
     )
     matmul_precision: Literal["highest", "high", "medium"] = setting("high", "of float32 products; high: TF32 on CUDA")
     compile: Literal["auto", "on", "off"] = setting("auto", "torch.compile; auto: on CUDA only")
-    threads: int = setting(0, "of the CPU; 0: as many as there are cores")
+    threads: int = setting(0, "of the CPU; 0: as many as there are cores", on_resume="free")
     deterministic: bool = setting(False, "only operations that give the same bits again; on a GPU slower")
-    sinks: str = setting("", "copies of the figures: tensorboard, wandb, trackio, or several with commas between")
-    time_limit: str = setting("", "hours:minutes:seconds after which the run saves and stops; empty: none")
-    price_per_hour: float = setting(0.0, "of the machine, in USD; 0: no cost in the report")
+    sinks: str = setting(
+        "", "copies of the figures: tensorboard, wandb, trackio, or several with commas between", on_resume="free"
+    )
+    time_limit: str = setting(
+        "", "hours:minutes:seconds after which the run saves and stops; empty: none", on_resume="free"
+    )
+    price_per_hour: float = setting(0.0, "of the machine, in USD; 0: no cost in the report", on_resume="free")
     parallel: Literal["ddp", "fsdp"] = setting(
-        "ddp", "on several ranks: ddp: the whole model on each; fsdp: a share of it on each, for models beyond one card"
+        "ddp",
+        "on several ranks: ddp: the whole model on each; fsdp: a share of it on each, for models beyond one card",
+        on_resume="noted",
     )
     strict_sum: bool = setting(
-        False, "with ddp: gradients are added in one order, the same bits on any number of ranks; slower, for proofs"
+        False,
+        "with ddp: gradients are added in one order, the same bits on any number of ranks; slower, for proofs",
+        on_resume="noted",
     )
     gradients_reduced: Literal["step", "micro-batch"] = setting(
-        "step", "when ranks add them up; micro-batch: with fsdp, so that no rank ever holds all; more traffic"
+        "step",
+        "when ranks add them up; micro-batch: with fsdp, so that no rank ever holds all; more traffic",
+        on_resume="noted",
     )
     activation_checkpointing: bool = setting(
-        False, "blocks are computed again in the backward pass: less memory, a third more work"
+        False, "blocks are computed again in the backward pass: less memory, a third more work", on_resume="noted"
     )
-    rank_timeout: int = setting(600, "seconds that a rank waits for the others before it gives up")
+    rank_timeout: int = setting(600, "seconds that a rank waits for the others before it gives up", on_resume="free")
 
     @property
     def sink_names(self) -> list[str]:
@@ -79,28 +99,35 @@ class RunRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class DataRecipe:
-    path: str = setting("data/fineweb-edu-10BT", "directory of token shards; `regpt prepare` makes it")
+    path: str = setting(
+        "data/fineweb-edu-10BT", "directory of token shards; `regpt prepare` makes it", on_resume="free"
+    )
     source: str = setting(
         "hub:HuggingFaceFW/fineweb-edu/sample/10BT",
         "where the text comes from: a file, a folder, 'stdlib' (the sources of Python's standard library),"
         " or 'hub:OWNER/NAME/FOLDER'",
+        on_resume="free",
     )
-    revision: str = setting("", "of a data set on the hub: a commit, a tag or a branch; empty: main, as it is today")
-    text_column: str = setting("text", "of JSON lines and parquet files")
-    validation_tokens: int = setting(100_000_000, "the first so many tokens are the validation split")
-    shard_tokens: int = setting(100_000_000, "in one file")
+    revision: str = setting(
+        "", "of a data set on the hub: a commit, a tag or a branch; empty: main, as it is today", on_resume="free"
+    )
+    text_column: str = setting("text", "of JSON lines and parquet files", on_resume="free")
+    validation_tokens: int = setting(100_000_000, "the first so many tokens are the validation split", on_resume="free")
+    shard_tokens: int = setting(100_000_000, "in one file", on_resume="free")
     tokenizer_backend: Literal["tiktoken", "gigatoken"] = setting(
-        "tiktoken", "gigatoken: the same ids, faster; pip install 'regpt[fast]'"
+        "tiktoken", "gigatoken: the same ids, faster; pip install 'regpt[fast]'", on_resume="free"
     )
-    workers: int = setting(0, "processes that prepare; 0: as many as there are cores, fewer for little text")
+    workers: int = setting(
+        0, "processes that prepare; 0: as many as there are cores, fewer for little text", on_resume="free"
+    )
     keep_raw: bool = setting(
-        False, "keep what was fetched from the hub, in a folder beside data.path that ends in -raw"
+        False, "keep what was fetched from the hub, in a folder beside data.path that ends in -raw", on_resume="free"
     )
     order: Literal["shuffled", "sequential"] = setting(
         "shuffled",
         "shuffled: all windows of all shards, anew each epoch; sequential: as they stand in the files",
     )
-    micro_batch: int = setting(32, "sequences in one forward pass on one device")
+    micro_batch: int = setting(32, "sequences in one forward pass on one device", on_resume="noted")
     total_batch_tokens: int = setting(524_288, "in one optimizer step, over all devices")
 
     @property
@@ -203,18 +230,26 @@ class OptimizerRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationRecipe:
-    validation_every: int = setting(250, "steps; 0: at the start and the end only")
-    validation_batches: int = setting(20, "always the same, from the start of the validation split")
-    validation_batch_size: int = setting(32, "sequences in a validation batch, whatever the micro-batch")
-    hellaswag_every: int = setting(250, "steps, the start and the end as well; 0: never")
-    hellaswag_items: int = setting(0, "a fixed choice of so many, of each kind in proportion; 0: all 10,042")
-    hellaswag_file: str = setting("", "its validation rows (.jsonl, .parquet, .arrow); '': data package, then hub")
-    sample_every: int = setting(250, "steps; 0: at the end only")
-    sample_count: int = setting(4, "continuations; 0: no samples")
-    sample_tokens: int = setting(32, "of a continuation, the prompt included")
-    sample_prompt: str = setting("Hello, I'm a language model,", "that every continuation begins with")
-    sample_top_k: int = setting(50, "tokens to choose the next one from")
-    sample_seed: int = setting(42, "of the first continuation's choices; each further one adds 1")
+    validation_every: int = setting(250, "steps; 0: at the start and the end only", on_resume="noted")
+    validation_batches: int = setting(20, "always the same, from the start of the validation split", on_resume="noted")
+    validation_batch_size: int = setting(
+        32, "sequences in a validation batch, whatever the micro-batch", on_resume="noted"
+    )
+    hellaswag_every: int = setting(250, "steps, the start and the end as well; 0: never", on_resume="noted")
+    hellaswag_items: int = setting(
+        0, "a fixed choice of so many, of each kind in proportion; 0: all 10,042", on_resume="noted"
+    )
+    hellaswag_file: str = setting(
+        "", "its validation rows (.jsonl, .parquet, .arrow); '': data package, then hub", on_resume="free"
+    )
+    sample_every: int = setting(250, "steps; 0: at the end only", on_resume="noted")
+    sample_count: int = setting(4, "continuations; 0: no samples", on_resume="noted")
+    sample_tokens: int = setting(32, "of a continuation, the prompt included", on_resume="noted")
+    sample_prompt: str = setting(
+        "Hello, I'm a language model,", "that every continuation begins with", on_resume="noted"
+    )
+    sample_top_k: int = setting(50, "tokens to choose the next one from", on_resume="noted")
+    sample_seed: int = setting(42, "of the first continuation's choices; each further one adds 1", on_resume="noted")
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 0, "validation_every", "hellaswag_every", "sample_every", "sample_count")
@@ -230,11 +265,15 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointRecipe:
-    every: int = setting(5_000, "steps; the last step is always saved; 0: only the last")
-    keep_last: int = setting(0, "the newest so many are kept; 0: all")
-    keep_every: int = setting(0, "steps; with keep_last, those at its multiples are kept as well; 0: none")
-    keep_best: bool = setting(True, "with keep_last, the one with the lowest validation loss is kept as well")
-    background: bool = setting(True, "write them while the training goes on, from a copy in memory")
+    every: int = setting(5_000, "steps; the last step is always saved; 0: only the last", on_resume="free")
+    keep_last: int = setting(0, "the newest so many are kept; 0: all", on_resume="free")
+    keep_every: int = setting(
+        0, "steps; with keep_last, those at its multiples are kept as well; 0: none", on_resume="free"
+    )
+    keep_best: bool = setting(
+        True, "with keep_last, the one with the lowest validation loss is kept as well", on_resume="free"
+    )
+    background: bool = setting(True, "write them while the training goes on, from a copy in memory", on_resume="free")
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 0, "every", "keep_last", "keep_every")
@@ -262,12 +301,12 @@ class GuardRecipe:
 class PublishedRecipe:
     """What somebody's written record says came out of this recipe. Nothing here changes a run."""
 
-    origin: str = setting("", "where the figures stand")
-    hardware: str = setting("", "that the recorded run used")
-    hours: float = setting(0.0, "of training; 0: not recorded")
-    cost_usd: float = setting(-1.0, "of the recorded run; negative: not recorded")
-    validation_loss: float = setting(0.0, "nats per token; 0: not recorded")
-    hellaswag: float = setting(0.0, "accuracy, 0 to 1; 0: not recorded")
+    origin: str = setting("", "where the figures stand", on_resume="free")
+    hardware: str = setting("", "that the recorded run used", on_resume="free")
+    hours: float = setting(0.0, "of training; 0: not recorded", on_resume="free")
+    cost_usd: float = setting(-1.0, "of the recorded run; negative: not recorded", on_resume="free")
+    validation_loss: float = setting(0.0, "nats per token; 0: not recorded", on_resume="free")
+    hellaswag: float = setting(0.0, "accuracy, 0 to 1; 0: not recorded", on_resume="free")
 
     def problems(self) -> Iterator[str]:
         yield from at_least(self, 0, "hours", "validation_loss")

@@ -10,40 +10,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from regpt.base.errors import RecipeError, UserError
 from regpt.base.files import sha256_of_json
-from regpt.base.recipe import SECTIONS, CheckpointRecipe, EvaluationRecipe, Recipe
+from regpt.base.recipe import SECTIONS, OnResume, Recipe
 
-RECORD_ONLY = ("published",)  # sections that say what came out and never change a run
-# Settings that say where and when, not what: free to change in a resume. The data itself is held by its own digest.
-FREE = {
-    "run.price_per_hour",
-    "run.threads",
-    "run.device",
-    "run.time_limit",
-    "run.sinks",
-    "run.rank_timeout",
-    "data.path",
-    "data.source",
-    "data.revision",
-    "data.tokenizer_backend",
-    "data.workers",
-    "data.keep_raw",
-    "data.text_column",
-    "data.validation_tokens",
-    "data.shard_tokens",
-    "evaluation.hellaswag_file",
-    *(f"checkpoint.{f.name}" for f in fields(CheckpointRecipe)),
-}
-# Settings that a resume may change as well: how long, what is looked at, and how the same sums are shared out, which
-# may alter their last bits. It is written down.
-CHANGEABLE = {
-    "run.max_steps",
-    "run.parallel",
-    "run.strict_sum",
-    "run.gradients_reduced",
-    "run.activation_checkpointing",
-    "data.micro_batch",
-    *(f"evaluation.{f.name}" for f in fields(EvaluationRecipe)),
-}
+# The dataclass field of every setting, by section and key.
+SETTINGS = {section: {f.name: f for f in fields(get_type_hints(Recipe)[section])} for section in SECTIONS}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -148,8 +118,7 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
 
 
 def all_settings() -> list[str]:
-    hints = get_type_hints(Recipe)
-    return [f"{section}.{f.name}" for section in SECTIONS for f in fields(hints[section])]
+    return [f"{section}.{key}" for section, keys in SETTINGS.items() for key in keys]
 
 
 def settings_by_key(key: str) -> list[str]:
@@ -212,45 +181,52 @@ def toml_value(value: Any) -> str:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """SHA-256 of everything in the recipe that can change a run."""
-    return sha256_of_json(
-        {
-            f"{section}.{key}": value
-            for section, table in as_tables(recipe).items()
-            for key, value in table.items()
-            if section not in RECORD_ONLY and f"{section}.{key}" not in FREE
-        }
-    )
+    """Return the SHA-256 of every setting that can change a result."""
+    return sha256_of_json({name: value for name, value in run_settings(recipe).items() if on_resume(name) != "free"})
+
+
+def on_resume(name: str) -> OnResume:
+    """Return whether a resume may change the setting 'section.key'."""
+    section, _, key = name.partition(".")
+    policy: OnResume = SETTINGS[section][key].metadata["on_resume"]
+    return policy
+
+
+def run_settings(recipe: Recipe) -> dict[str, Any]:
+    """Return every value by 'section.key', except the published results, which never change a run."""
+    return flat(as_tables(recipe))
 
 
 def flat(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Every value by 'section.key', without the sections that never change a run."""
     return {
         f"{section}.{key}": value
         for section, table in tables.items()
-        if section not in RECORD_ONLY
+        if section != "published"
         for key, value in table.items()
     }
 
 
 def changes(before: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """(what a resume may not change, what it may and should write down): setting -> [before, now].
+    """Compare a recipe with the one that a run began with; `before` holds the tables that `as_tables` returned.
 
-    `before` are tables as `as_tables` gives them; where and when (FREE) count for neither.
+    Return (refused changes, changes to note), each as setting -> [before, now]. Free settings are in neither.
     """
-    then, now = flat(before), flat(as_tables(recipe))
-    other = {name: [then.get(name), value] for name, value in now.items() if name in then and then[name] != value}
-    refused = {name: pair for name, pair in other.items() if name not in FREE | CHANGEABLE}
-    return refused, {name: pair for name, pair in other.items() if name in CHANGEABLE}
+    then = flat(before)
+    changed = {name: [then[name], now] for name, now in run_settings(recipe).items() if then.get(name, now) != now}
+    refused = {name: pair for name, pair in changed.items() if on_resume(name) == "refused"}
+    return refused, {name: pair for name, pair in changed.items() if on_resume(name) == "noted"}
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
-    """(setting, our value, their value) wherever two recipes ask for something else."""
-    theirs_tables = as_tables(theirs)
+    """List (setting, our value, their value) for each setting in which two recipes differ."""
+    their_settings = run_settings(theirs)
     return [
-        (f"{section}.{key}", value, theirs_tables[section][key])
-        for section, table in as_tables(ours).items()
-        if section not in RECORD_ONLY
-        for key, value in table.items()
-        if value != theirs_tables[section][key]
+        (name, value, their_settings[name])
+        for name, value in run_settings(ours).items()
+        if value != their_settings[name]
     ]
+
+
+def result_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
+    """List the differences that can change a result: those of settings that are not free."""
+    return [difference for difference in differences(ours, theirs) if on_resume(difference[0]) != "free"]

@@ -8,7 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
-from regpt.base.settings import RECORD_ONLY, as_tables
+from regpt.base.settings import run_settings
 from regpt.compare.caveats import lines_of
 from regpt.compare.fairness import find_caveats
 from regpt.compare.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_of, seconds_in_short
@@ -147,13 +147,7 @@ def table_of_differences(models: Sequence[ComparedModel]) -> Iterator[str]:
 
 
 def settings_of(model: ComparedModel) -> dict[str, Any]:
-    tables = as_tables(model.recipe) if model.recipe else {}
-    return {
-        f"`{section}.{key}`": value
-        for section, table in tables.items()
-        if section not in RECORD_ONLY
-        for key, value in table.items()
-    }
+    return {f"`{name}`": value for name, value in run_settings(model.recipe).items()} if model.recipe else {}
 
 
 def in_relation(value: Any, first: Any) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from regpt.base.settings import FREE, differences
+from regpt.base.settings import result_differences
 from regpt.tracking.journal import StepRecord, ValidationRecord
 from regpt.tracking.run import Run
 
@@ -10,12 +10,11 @@ from regpt.tracking.run import Run
 def identical(run: Run, other: Run) -> str:
     """In words what of two runs is the same, where all of it is; else nothing.
 
-    Where and when they ran (`FREE`) may differ. Two runs that have lost nothing yet are not called the same.
+    Settings that change no result may differ. Two runs without any recorded loss are not called identical.
     """
-    settings = [setting for setting, _, _ in differences(run.recipe, other.recipe) if setting not in FREE]
     ours, theirs = run.history, other.history
     same = (
-        not settings
+        not result_differences(run.recipe, other.recipe)
         and run.environment["data"]["digest"] == other.environment["data"]["digest"]
         and bool(ours.steps or ours.validations)
         and losses(ours.steps) == losses(theirs.steps)

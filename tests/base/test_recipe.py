@@ -13,10 +13,13 @@ from regpt.base.recipe import EvaluationRecipe, OptimizerRecipe, Recipe
 from regpt.base.settings import (
     as_tables,
     build_recipe,
+    changes,
     differences,
     find_recipe,
     load_recipe,
+    on_resume,
     recipe_digest,
+    run_settings,
     shipped_recipes,
     to_toml,
 )
@@ -28,6 +31,46 @@ def problems(where: str, *overrides: str) -> list[str]:
     with pytest.raises(RecipeError) as caught:
         load_recipe(where, overrides)
     return caught.value.problems
+
+
+# Digests are stored in environment.json of runs, so a new version of regpt must compute the same ones.
+DIGESTS = {
+    "demo-classic": "7d2e06c8bde22c1f91106949c1c8b3716497a7d651444c8ce6a979add3bcab0a",
+    "demo-modern": "676bb6dfa7e0f4412b7c815067db73efee18fd1fd723bc898d90e3bb5b32ca17",
+    "gpt2-050226": "5191708d111d9b7fb62b589a9250e85608ddf90b27aaa6b3363a76e80aff37ab",
+    "gpt2-230126": "34fdc62167c880e8ed7cfc278787ec5c5cb07501f3f0c3bfdb53bf40066caaf2",
+}
+
+
+def test_recipe_digests_are_those_of_version_0_1() -> None:
+    assert {name: recipe_digest(load_recipe(name)) for name in shipped_recipes()} == DIGESTS
+
+
+@pytest.mark.parametrize(
+    ("overrides", "refused", "noted"),
+    [
+        (["data.path=elsewhere", "run.threads=3", "checkpoint.every=7"], {}, {}),
+        (["published.hellaswag=0.5"], {}, {}),
+        (["run.max_steps=300"], {}, {"run.max_steps": [240, 300]}),
+        (["evaluation.sample_seed=1"], {}, {"evaluation.sample_seed": [42, 1]}),
+        (["run.seed=1", "run.max_steps=300"], {"run.seed": [1337, 1]}, {"run.max_steps": [240, 300]}),
+        (["model.bias=true"], {"model.bias": [False, True]}, {}),
+    ],
+)
+def test_resume_policy_of_each_setting_decides_what_may_change(
+    overrides: list[str], refused: dict[str, list[object]], noted: dict[str, list[object]]
+) -> None:
+    begun_with = as_tables(load_recipe("demo-modern"))
+    assert changes(begun_with, load_recipe("demo-modern", overrides)) == (refused, noted)
+
+
+def test_resume_policy_keeps_free_settings_out_of_the_digest() -> None:
+    recipe = load_recipe("demo-modern")
+    for name, value in run_settings(recipe).items():
+        section, key = name.split(".")
+        other = value + "x" if isinstance(value, str) else value + 1
+        changed = replace(recipe, **{section: replace(getattr(recipe, section), **{key: other})})
+        assert (recipe_digest(changed) == recipe_digest(recipe)) == (on_resume(name) == "free"), name
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
