@@ -4,7 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench faults clean help
+# Two workers, not one per core: a test with two ranks starts two processes by itself.
+PYTEST := $(BIN)/pytest -q -n 2 --durations=15
+GOLDEN_TESTS = $(shell grep -rl --include='test_*.py' assert_golden tests)
+
+.PHONY: demo quick test nightly golden durations check bench faults clean help
 
 help:            ## what can be made
 	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -12,8 +16,20 @@ help:            ## what can be made
 demo: $(VENV)/installed             ## train both models in miniature and write their report and comparison
 	@$(BIN)/regpt demo
 
-test: $(VENV)/installed-dev         ## run the tests
-	@$(BIN)/pytest -q -n 2
+quick: $(VENV)/installed-dev        ## run the fast tests, for every change: under two minutes
+	@$(PYTEST) --hypothesis-profile=quick -m "not (slow or nightly or compile or browser)"
+
+test: $(VENV)/installed-dev         ## run all tests except the nightly ones: under eight minutes
+	@$(PYTEST) -m "not nightly"
+
+nightly: $(VENV)/installed-dev      ## run all tests, including a short loop of fault experiments
+	@$(PYTEST) --hypothesis-profile=nightly
+
+golden: $(VENV)/installed-dev       ## write tests/golden again from the program's texts; read the git diff
+	@$(BIN)/pytest -q -n 2 --update-golden $(GOLDEN_TESTS)
+
+durations: $(VENV)/installed-dev    ## measure tests/durations.json again, which orders the tests
+	@$(PYTEST) --update-durations
 
 check: $(VENV)/installed-dev        ## look at style and types
 	@$(BIN)/ruff check .

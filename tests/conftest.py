@@ -1,17 +1,54 @@
-"""What many tests need: real text, a recipe small enough to train in a second, and a data set made from the text."""
+"""Options of the test suite, and fixtures that many tests need: real text, a tiny recipe, a dataset's source."""
 
 import argparse
 import json
+import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import build_recipe
+from tests.helpers import golden
+from tests.helpers.schedule import DurationRecorder, schedule
 
-# Two layers of width 16, four sequences of 32 tokens a step: every part of the program, in a moment.
+# One thread for each worker and each process that a test starts: with more, two workers on two cores get in each
+# other's way. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+hypothesis.settings.register_profile("quick", max_examples=25, deadline=None)
+hypothesis.settings.register_profile("full", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("nightly", max_examples=1000, deadline=None)
+hypothesis.settings.load_profile("full")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden instead of comparing with it")
+    parser.addoption("--update-durations", action="store_true", help="write tests/durations.json")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    golden.update = config.getoption("--update-golden")
+    if config.getoption("--update-durations") and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(DurationRecorder())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist
+        schedule(items)
+
+
+def pytest_runtest_setup() -> None:
+    """Undo what an earlier test set."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
+# Two layers of width 16, four sequences of 32 tokens a step: exercises every part of the program in about a second.
 TINY = {
     "run": {"max_steps": 6, "device": "cpu", "precision": "float32", "threads": 1},
     "data": {"validation_tokens": 4_000, "shard_tokens": 5_000, "micro_batch": 2, "total_batch_tokens": 128},
@@ -31,7 +68,7 @@ TINY = {
 
 
 def tiny_recipe(folder: Path, **sections: dict[str, object]) -> Recipe:
-    """The tiny recipe with changes by section, its data in `folder`."""
+    """Return the tiny recipe with the given settings, by section, changed. Its data lies in `folder`."""
     tables = {name: {**TINY.get(name, {}), **sections.get(name, {})} for name in {*TINY, *sections}}
     tables["data"] = {"path": str(folder / "data"), "source": str(folder / "texts"), **tables["data"]}
     recipe, problems = build_recipe("tiny", tables)
@@ -41,13 +78,13 @@ def tiny_recipe(folder: Path, **sections: dict[str, object]) -> Recipe:
 
 @pytest.fixture(scope="session")
 def real_text() -> str:
-    """A hundred kilobytes that nobody here wrote."""
+    """Return about 100 kB of text that does not come from this repository."""
     return Path(argparse.__file__).read_text(encoding="utf-8")
 
 
 @pytest.fixture
 def texts(tmp_path: Path, real_text: str) -> Path:
-    """A folder of documents: two text files and JSON lines."""
+    """Write a folder of documents, two text files and one JSON lines file, and return its path."""
     folder = tmp_path / "texts"
     folder.mkdir()
     third = len(real_text) // 3
@@ -60,12 +97,13 @@ def texts(tmp_path: Path, real_text: str) -> Path:
 
 @pytest.fixture
 def tiny(tmp_path: Path, texts: Path) -> Recipe:
+    """Return the tiny recipe with `texts` as its source."""
     return tiny_recipe(tmp_path)
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that another process does; fails when it takes far too long."""
+    """Wait until `happened()` is true. Fail the test after `seconds`."""
     until = time.monotonic() + seconds
     while not happened():
-        assert time.monotonic() < until, "it did not happen"
+        assert time.monotonic() < until, f"not true after {seconds} seconds"
         time.sleep(0.02)

@@ -7,6 +7,7 @@ import pytest
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the experiments fork")
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_run_survives_the_short_form_of_every_kind_of_fault() -> None:
     words = [sys.executable, "-m", "faults", "--quick"]

@@ -1,0 +1,54 @@
+"""The order of the tests under pytest-xdist.
+
+Tests that share a module fixture run in one worker, so that the fixture is built once. The longest groups and tests
+run first, so that no worker is left with a long test at the end. The expected durations are in tests/durations.json;
+`make durations` measures them again.
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+TABLE = Path(__file__).parent.parent / "durations.json"
+SHORT_SECONDS = 1.0  # shorter tests are not in the table and keep their order
+SHARED_SCOPES = {"class", "module", "package"}
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Return the name of the worker group that `item` belongs to, or None if it may run anywhere."""
+    for mark in item.iter_markers("xdist_group"):
+        return str(mark.args[0] if mark.args else mark.kwargs["name"])
+    info = getattr(item, "_fixtureinfo", None)  # private to pytest; no public interface tells a fixture's scope
+    definitions = info.name2fixturedefs.values() if info else ()
+    if any(definition.scope in SHARED_SCOPES for fixtures in definitions for definition in fixtures):
+        return item.nodeid.partition("::")[0]
+    return None
+
+
+def schedule(items: list[pytest.Item]) -> None:
+    """Mark the groups of `items` for `--dist loadgroup`, and move the longest to the front."""
+    durations = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
+    members: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        group = group_of(item)
+        if group is not None and item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(group))
+        members[group or item.nodeid].append(item)
+    seconds = {name: sum(durations.get(item.nodeid, 0.0) for item in group) for name, group in members.items()}
+    items[:] = [item for name in sorted(members, key=lambda name: -seconds[name]) for item in members[name]]
+
+
+class DurationRecorder:
+    """A pytest plugin that writes the durations of a whole run to tests/durations.json."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.seconds[report.nodeid.partition("@")[0]] += report.duration
+
+    def pytest_sessionfinish(self) -> None:
+        long = {name: round(value, 1) for name, value in sorted(self.seconds.items()) if value >= SHORT_SECONDS}
+        TABLE.write_text(json.dumps(long, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
