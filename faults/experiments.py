@@ -26,6 +26,7 @@ from regpt.distributed.signals import GracefulStop
 from regpt.prepare import encoders
 from regpt.tracking import journal, trackers
 from regpt.tracking.journal import SkippedRecord, StepRecord, read_history
+from regpt.tracking.layout import RunPaths
 from regpt.train import guard, parallel, periodic_eval, trainer
 
 STEPS = 40
@@ -117,7 +118,7 @@ class Laboratory:
     def fingerprint(self, name: str) -> str:
         """SHA-256 over the last weights, the optimizer's state, and every step's loss and batch."""
         digest = hashlib.sha256()
-        last = store.checkpoint_path(self.path(name), STEPS)
+        last = RunPaths(self.path(name)).checkpoint(STEPS)
         for file in ("model.safetensors", "optimizer.safetensors"):
             with safe_open(last / file, "np") as tensors:
                 for key in sorted(tensors.keys()):
@@ -300,7 +301,7 @@ def damaged_files(lab: Laboratory, times: int) -> Finding:
                 break
             where = lab.copy("damaged")
             for step in (35, 40):
-                damage(store.checkpoint_path(where, step) / file)
+                damage(RunPaths(where).checkpoint(step) / file)
             outcome = lab.finish("damaged")
             assert "going on from an earlier checkpoint, step_000030" in " ".join(outcome.output.split()), (file, name)
             lab.forget("damaged")
@@ -339,7 +340,7 @@ def hostile_checkpoints(lab: Laboratory, times: int) -> Finding:
     where = lab.copy("hostile")
     marker = lab.folder / "it-ran"
     hostile = pickle.dumps(Payload(marker))
-    model = store.checkpoint_path(where, STEPS) / "model.safetensors"
+    model = RunPaths(where).checkpoint(STEPS) / "model.safetensors"
     done = 0
     for content in (hostile, struct.pack("<Q", 1 << 40) + b"{}", struct.pack("<Q", 8) + b"{broken}"):
         model.write_bytes(content)
@@ -347,7 +348,7 @@ def hostile_checkpoints(lab: Laboratory, times: int) -> Finding:
         values = json.loads(manifest.read_text())
         values["files"][model.name] = {"bytes": len(content), "sha256": sha256_of_file(model)}
         manifest.write_text(json.dumps(values))
-        distributed = store.checkpoint_path(where, 99)
+        distributed = RunPaths(where).checkpoint(99)
         distributed.mkdir(exist_ok=True)
         (distributed / ".metadata").write_bytes(hostile)
         (distributed / "__0_0.distcp").write_bytes(hostile)
@@ -390,7 +391,7 @@ def full_disk(lab: Laboratory, times: int) -> Finding:
     import resource
 
     def fill_up() -> None:
-        while not store.checkpoint_path(lab.path("full"), 10).exists():  # it may still be on its way
+        while not RunPaths(lab.path("full")).checkpoint(10).exists():  # it may still be on its way
             time.sleep(0.01)
         resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, -1))
 
@@ -449,7 +450,7 @@ def slow_saves(lab: Laboratory, times: int) -> Finding:
         at_call(store, "write_tensors", 1, partial(time.sleep, 1.0))
 
     assert lab.start("slow", slow).code == 0
-    files_of = [store.checkpoint_path(lab.path(name), 5) / "model.safetensors" for name in ("slow", "whole")]
+    files_of = [RunPaths(lab.path(name)).checkpoint(5) / "model.safetensors" for name in ("slow", "whole")]
     assert files_of[0].read_bytes() == files_of[1].read_bytes(), "the file holds later weights"
     lab.finished_the_same("slow")
     lab.forget("slow")
@@ -739,7 +740,7 @@ def planted(lab: Laboratory) -> Iterator[Finding]:
     assert other_after_a_kill(position), "not seen: data position off by one"
     yield Finding("planted", "the data position is off by one after a resume", 1, seen)
     where = lab.copy("planted")
-    flip(store.checkpoint_path(where, STEPS) / "model.safetensors")
+    flip(RunPaths(where).checkpoint(STEPS) / "model.safetensors")
     outcome = lab.resume("planted", no_hash)
     assert "earlier checkpoint" not in outcome.output, "the planted fault did nothing"
     assert "earlier checkpoint" in lab.resume("planted").output, "not seen: hashes not looked at"

@@ -15,6 +15,7 @@ from regpt.base.errors import NUMERICS, USAGE
 from regpt.base.files import sha256_of_file
 from regpt.checkpoint import store
 from regpt.tracking.journal import read_history
+from regpt.tracking.layout import RunPaths
 
 FSDP = ["run.parallel=fsdp"]
 STRICT = ["run.strict_sum=true"]
@@ -95,7 +96,7 @@ def result(lab: Laboratory, name: str) -> list[object]:
     assert [step.step for step in history.steps] == list(range(1, STEPS + 1)), "a step is missing or stands twice"
     steps = [(step.loss, step.gradient_norm, step.batch) for step in history.steps]
     looks = [(look.step, look.loss) for look in history.validations], [sample.texts for sample in history.samples]
-    last = store.checkpoint_path(lab.path(name), STEPS)
+    last = RunPaths(lab.path(name)).checkpoint(STEPS)
     assert next(store.find_faults(last), None) is None
     left = [path.name for path in last.parent.iterdir() if path.name.startswith(".")]
     assert not left, f"left behind: {left}"

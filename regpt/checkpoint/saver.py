@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 from regpt.base.errors import RanksError, UserError
 from regpt.base.recipe import CheckpointRecipe
 from regpt.checkpoint import store
-from regpt.checkpoint.store import Files, SavedCheckpoint, Snapshot, checkpoint_path
+from regpt.checkpoint.store import Files, SavedCheckpoint, Snapshot
 from regpt.distributed.ranks import RankGroup
 from regpt.model.gpt import GPT
+from regpt.tracking.layout import RunPaths
 
 SAVE_TIMEOUT_FACTOR = 10  # times that a rank waits longer for a save than for a step
 
@@ -94,7 +95,9 @@ class AsyncCheckpointer:
             return {"bytes": saved.bytes, "seconds": saved.seconds}
 
         told = ranks.publish(f"{note}/done", made)
-        return SavedCheckpoint(checkpoint_path(self.run, taken.step), taken.step, int(told["bytes"]), told["seconds"])
+        return SavedCheckpoint(
+            RunPaths(self.run).checkpoint(taken.step), taken.step, int(told["bytes"]), told["seconds"]
+        )
 
     def other_parts(self, note: str) -> Files:
         files: Files = {}
@@ -111,7 +114,7 @@ class AsyncCheckpointer:
             with contextlib.suppress(UserError):  # rank 0 hears of it, and then all
                 ranks.publish(f"{note}/part {ranks.rank}", part)
         told = ranks.receive(done, between=self.check_abandoned, patience=self.patience)
-        return SavedCheckpoint(checkpoint_path(self.run, step), step, int(told["bytes"]), told["seconds"])
+        return SavedCheckpoint(RunPaths(self.run).checkpoint(step), step, int(told["bytes"]), told["seconds"])
 
     def check_abandoned(self) -> None:
         if self.abandoned.is_set():

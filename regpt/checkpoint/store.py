@@ -24,8 +24,8 @@ from regpt.base.files import flush_file, new_directory, sha256_of_file, staging_
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.distributed.dtensor import local_rows, shard_like, to_local
 from regpt.model.gpt import GPT
+from regpt.tracking.layout import STEP_PREFIX, RunPaths, step_directories
 
-CHECKPOINTS_DIR = "checkpoints"
 FORMAT = "regpt-checkpoint"
 FORMAT_VERSION = 2
 Files = dict[str, dict[str, int | str]]  # by name: bytes and sha256
@@ -100,10 +100,6 @@ def named_moments(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
     }
 
 
-def checkpoint_path(run: Path, step: int) -> Path:
-    return run / CHECKPOINTS_DIR / f"step_{step:06d}"
-
-
 def write(
     run: Path,
     taken: Snapshot,
@@ -117,7 +113,7 @@ def write(
     for their files. Raises NumericsError where a number in it is none, CheckpointError where there is no room.
     """
     started_at = time.perf_counter()
-    path = checkpoint_path(run, taken.step)
+    path = RunPaths(run).checkpoint(taken.step)
     if path.exists():
         if next(find_faults(path), None) is None:
             return SavedCheckpoint(path, taken.step, 0, 0.0)
@@ -142,7 +138,7 @@ def write(
 
 def write_part(run: Path, taken: Snapshot, part: int, parts: int) -> Files:
     """Write another rank's part into the directory that `write` has begun, flushed; returns sizes and hashes."""
-    path = checkpoint_path(run, taken.step)
+    path = RunPaths(run).checkpoint(taken.step)
     check_finite(taken)
     folder = staging_dir(path)
     try:
@@ -196,14 +192,13 @@ def check_space(path: Path, size: int) -> None:
 
 def remove_partial(run: Path) -> None:
     """Remove what a kill in the middle of writing or removing a checkpoint left behind. The caller holds the lock."""
-    for path in (run / CHECKPOINTS_DIR).glob(".step_*"):
+    for path in RunPaths(run).checkpoints.glob(f".{STEP_PREFIX}*"):
         shutil.rmtree(path)
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
     """(step, path) of every directory that may be a checkpoint, by step; the files' times say nothing."""
-    names = ((path.name.removeprefix("step_"), path) for path in (run / CHECKPOINTS_DIR).glob("step_*"))
-    return sorted((int(number), path) for number, path in names if number.isdecimal())
+    return step_directories(RunPaths(run).checkpoints)
 
 
 def remove_after(run: Path, step: int) -> None:

@@ -3,11 +3,9 @@
 import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from regpt.compare.models import ComparedModel
 from regpt.rendering.markdown import inline
-from regpt.tracking.run import Run
 
 Values = list[tuple[str, str]]  # (model, what it has)
 
@@ -69,9 +67,5 @@ def to_evaluate(model: ComparedModel, *words: str) -> str:
     if model.is_run:
         return command("evaluate", model.where, *words)
     if model.run is not None and model.step is not None:
-        return command("evaluate", str(checkpoint_of(model.run, model.step)), *words)
+        return command("evaluate", str(model.run.paths.checkpoint(model.step)), *words)
     return command("evaluate", "MODEL", *words, "--into", str(model.path)) + f" with the model of {inline(model.name)}"
-
-
-def checkpoint_of(run: Run, step: int) -> Path:
-    return run.path / "checkpoints" / f"step_{step:06d}"

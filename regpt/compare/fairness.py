@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from regpt.base.recipe import Recipe
-from regpt.compare.caveats import Caveat, checkpoint_of, command, differ, to_evaluate, unlike
+from regpt.compare.caveats import Caveat, command, differ, to_evaluate, unlike
 from regpt.compare.models import ComparedModel, TaskScore, rule_in_words, tasks_of
 from regpt.report.scores import kind_named, recorded_where
 from regpt.tracking.run import Run
@@ -157,7 +157,7 @@ def best_against_last(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
         best = best_step(last.run)
         ways = [f"last against last, {command('compare', str(chosen.run.path), last.where)}"]
         if best is not None and best < last.run.history.step:
-            ways.append(f"or best against best, after {command('evaluate', str(checkpoint_of(last.run, best)))}")
+            ways.append(f"or best against best, after {command('evaluate', str(last.run.paths.checkpoint(best)))}")
         is_best = any(m.run and m.step == best_step(m.run) for m in having if not m.is_last)
         what = "Best against last" if is_best else "An earlier checkpoint against a last one"
         yield Caveat(what, True, [(model.name, which_step(model)) for model in having], "; ".join(ways))
@@ -184,7 +184,7 @@ def far_above_its_best(model: ComparedModel) -> Iterator[Caveat]:
         return
     best, last = min(looks, key=lambda look: look.loss), looks[-1]
     if last.loss - best.loss > (last.standard_error or NEAR):
-        kept = checkpoint_of(model.run, best.step)
+        kept = model.run.paths.checkpoint(best.step)
         values = [(model.name, f"last {last.loss:.4f} (step {last.step:,}), best {best.loss:.4f} (step {best.step:,})")]
         way = f"{command('evaluate', str(kept))}, and the best of the others too" if kept.is_dir() else (
             "none: no checkpoint of its best step was kept"
@@ -219,7 +219,7 @@ def other_tokens(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
             assert longest.run is not None
             steps = -(-min(counts) // longest.run.recipe.data.total_batch_tokens)
             name = f"{longest.run.id}-{steps}"
-            again = command("train", str(longest.run.path / "recipe.toml"), "--name", name, f"run.max_steps={steps}")
+            again = command("train", str(longest.run.paths.recipe), "--name", name, f"run.max_steps={steps}")
             mend += f"; or train anew with a schedule that ends there, {again}"
         yield Caveat("Other numbers of training tokens", False, values, mend)
 

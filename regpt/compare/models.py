@@ -13,7 +13,7 @@ from regpt.base.settings import load_recipe
 from regpt.stats.paired import LEVEL, Paired
 from regpt.tasks.catalog import METRICS, TASKS
 from regpt.tracking.journal import TaskRecord
-from regpt.tracking.layout import FOLDER, RESULTS, VALIDATION
+from regpt.tracking.layout import RESULTS_FILE, VALIDATION, RunPaths, step_directories
 from regpt.tracking.predictions import Predictions, read_predictions
 from regpt.tracking.run import Run, find_run, open_run
 from regpt.tracking.window_losses import window_losses_file
@@ -114,12 +114,12 @@ def open_compared(where: str, root: Path) -> ComparedModel:
             f"{recipe.name} (recorded)", where, Path(where), recipe=recipe, recorded=recipe.published,
             tokens=recipe.total_tokens,
         )  # fmt: skip
-    if (Path(where) / RESULTS).is_file():
+    if (Path(where) / RESULTS_FILE).is_file():
         return of_folder(Path(where), root)
     try:
         path = find_run(where, root)
     except UserError as error:
-        raise UserError(f"'{where}' is no run in {root}, and holds no {RESULTS}", error.fix) from None
+        raise UserError(f"'{where}' is no run in {root}, and holds no {RESULTS_FILE}", error.fix) from None
     return of_run(open_run(path), where if root == Path("runs") else str(path))
 
 
@@ -127,9 +127,7 @@ def of_run(run: Run, where: str) -> ComparedModel:
     """Its last figures; of what `regpt evaluate` found, that of steps which the run has still behind it."""
     end = run.history.step
     latest: dict[str, tuple[int, Path]] = {}
-    for folder in sorted((run.path / FOLDER).glob("step_*")):
-        number = folder.name.removeprefix("step_")
-        step = int(number) if number.isdecimal() else end + 1  # a copy that somebody made
+    for step, folder in step_directories(run.paths.evaluations):
         if step <= end:  # what a resume went back behind is another past
             latest |= {file.stem: (step, file) for file in folder.glob("*.parquet")}
     asked, problems = answers_in(latest.values())
@@ -149,8 +147,8 @@ def of_run(run: Run, where: str) -> ComparedModel:
         )
         for v in run.history.validations[-1:]
     ]
-    evaluated = run.path / FOLDER / f"step_{end:06d}"
-    if (evaluated / RESULTS).is_file():  # perhaps on other data than the run's own
+    evaluated = run.paths.evaluation(end)
+    if (evaluated / RESULTS_FILE).is_file():  # perhaps on other data than the run's own
         try:
             losses += of_folder(evaluated, Path()).losses
         except UserError as error:
@@ -164,7 +162,7 @@ def of_run(run: Run, where: str) -> ComparedModel:
 def of_folder(folder: Path, root: Path) -> ComparedModel:
     """What `regpt evaluate` kept of a model that may be a run's checkpoint."""
     try:
-        known = json.loads((folder / RESULTS).read_text(encoding="utf-8"))
+        known = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         name, tokens, step, tasks = str(known["model"]), known["tokens"], known["step"], known["tasks"]
         losses = [
             ComparedLoss(
@@ -183,7 +181,7 @@ def of_folder(folder: Path, root: Path) -> ComparedModel:
         measured = list(tasks.values())[-1] if tasks else {}
         device, precision = measured.get("device", ""), measured.get("precision", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{folder / RESULTS}: is not what `regpt evaluate` writes", "evaluate again") from None
+        raise UserError(f"{folder / RESULTS_FILE}: is not what `regpt evaluate` writes", "evaluate again") from None
     listed = [(step, folder / f"{task}.parquet") for task in tasks]
     asked, problems = answers_in((step, file) for step, file in listed if file.is_file())
     run = run_of(folder, name, step, tokens, root)
@@ -200,7 +198,7 @@ def run_of(folder: Path, name: str, step: int | None, tokens: int | None, root: 
         return None
     for path in (folder.resolve().parent.parent, root / name.rpartition(" at step ")[0]):
         try:
-            if name.startswith(f"{path.name} at step ") and (path / "recipe.toml").is_file():
+            if name.startswith(f"{path.name} at step ") and RunPaths(path).recipe.is_file():
                 run = open_run(path)
                 return run if run.recipe.tokens_after(step) == tokens and step <= run.history.step else None
         except UserError:

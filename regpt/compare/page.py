@@ -23,11 +23,12 @@ from regpt.compare.learning_curves import (
 )
 from regpt.compare.models import ComparedModel
 from regpt.compare.tables import NONE, against, head, left_out, row, scores, with_error
-from regpt.rendering.figure_style import IMAGES, as_markdown, in_both_lights
+from regpt.rendering.figure_style import as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import fenced, inline
 from regpt.report.summary import model_sentence
 from regpt.tracking.journal import SampleRecord
+from regpt.tracking.layout import IMAGES_DIR
 
 FOLDER = "comparisons"
 Rows = Callable[[Sequence[LearningCurve]], list[tuple[float, list[Reading | None]]]]
@@ -36,7 +37,7 @@ Rows = Callable[[Sequence[LearningCurve]], list[tuple[float, list[Reading | None
 def write_comparison(models: Sequence[ComparedModel], folder: Path, html: bool = False) -> list[Path]:
     """Write comparison.md and its pictures, and where it is asked for the same as one page that needs no other file;
     returns their paths. Works on live runs too."""
-    images = folder / IMAGES
+    images = folder / IMAGES_DIR
     images.mkdir(parents=True, exist_ok=True)
     courses = [course for model in models if (course := learning_curve(model)) and course.steps]
     pictures = {"tokens": courses, "seconds": courses}

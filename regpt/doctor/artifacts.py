@@ -14,14 +14,14 @@ from regpt.interop.huggingface import export
 from regpt.interop.open_model import load_model, open_model
 from regpt.report.page import write_report
 from regpt.tracking.journal import read_history
-from regpt.tracking.layout import VALIDATION
+from regpt.tracking.layout import EVALUATIONS_DIR, VALIDATION, RunPaths
 from regpt.tracking.run import open_run
 
 
 def check_evaluation(of: Rehearsal) -> str:
     last = read_history(of.run).validations[-1]
     opened = open_model(str(of.run), of.folder, [])
-    results = evaluate(opened, [VALIDATION], of.folder / "evaluations", of.device, RankGroup())
+    results = evaluate(opened, [VALIDATION], of.folder / EVALUATIONS_DIR, of.device, RankGroup())
     again = float(results[0].value)
     if not abs(again - last.loss) <= 1e-3:
         raise CheckFailed(
@@ -76,7 +76,9 @@ def check_report(of: Rehearsal) -> str:
     run = open_run(of.run)
     text = write_report(run, []).read_text(encoding="utf-8")
     assert run.validation_loss is not None
-    missing = [image for image in ("train-val_loss.png", "course.png") if not (of.run / "img" / image).exists()]
+    missing = [
+        image for image in ("train-val_loss.png", "course.png") if not (RunPaths(of.run).images / image).exists()
+    ]
     if missing or f"{run.validation_loss:.4f}" not in text:
         raise CheckFailed(
             f"the report lacks {', '.join(missing) or 'its last loss'}", "try it on a run: regpt report RUN"

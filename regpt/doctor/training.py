@@ -19,6 +19,7 @@ from regpt.doctor.rehearsal import KILLED_AT, SAVED_AT, STEPS, Rehearsal
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
 from regpt.tracking.journal import StepRecord, read_history
+from regpt.tracking.layout import RunPaths
 
 FIRST_LOSS_APART = 0.7  # nats from ln(vocabulary): a tied head guesses repeats, and logits have some spread
 OVERFITTING_SECONDS, OVERFITTING_STEPS, OVERFITTED_TOKENS = 30.0, 200, 256
@@ -117,7 +118,7 @@ def check_saved(of: Rehearsal) -> str:
 def check_resume(of: Rehearsal) -> str:
     straight, resumed = of.run, of.resumed  # in this order: what fails in the first would fail in the second
     said = compared(of, read_history(straight).steps, read_history(resumed).steps, "straight and resumed")
-    one, other = (load_file(store.checkpoint_path(run, STEPS) / "model.safetensors") for run in (straight, resumed))
+    one, other = (load_file(RunPaths(run).checkpoint(STEPS) / "model.safetensors") for run in (straight, resumed))
     apart = max(float((one[name] - other[name]).abs().max()) for name in one)
     if is_exact(of) and apart:
         raise CheckFailed(

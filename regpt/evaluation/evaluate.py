@@ -25,7 +25,7 @@ from regpt.interop.open_model import LoadedModel
 from regpt.model.gpt import GPT
 from regpt.tasks.catalog import HELLASWAG_FILE, TASKS
 from regpt.tasks.items import Items, open_items
-from regpt.tracking.layout import FOLDER, RESULTS, VALIDATION
+from regpt.tracking.layout import EVALUATIONS_DIR, RESULTS_FILE, VALIDATION, RunPaths
 from regpt.tracking.predictions import Predictions
 from regpt.tracking.window_losses import window_losses_file, write_window_losses
 
@@ -61,9 +61,9 @@ def default_tasks(opened: LoadedModel) -> list[str]:
 
 
 def folder_of(opened: LoadedModel) -> Path:
-    if opened.run is not None:
-        return opened.run / FOLDER / f"step_{opened.step:06d}"
-    return Path(FOLDER) / opened.name
+    if opened.run is not None and opened.step is not None:
+        return RunPaths(opened.run).evaluation(opened.step)
+    return Path(EVALUATIONS_DIR) / opened.name
 
 
 def evaluate(
@@ -172,7 +172,7 @@ def begin(into: Path, opened: LoadedModel, weights: str) -> None:
 
     In a run's own folder these are what a resume went back behind, and give way.
     """
-    path = into / RESULTS
+    path = into / RESULTS_FILE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         if known["weights"] == weights and isinstance(known["tasks"], dict):
@@ -192,14 +192,14 @@ def begin(into: Path, opened: LoadedModel, weights: str) -> None:
 
 def add_result(into: Path, device: Device, name: str, about: dict[str, Any]) -> None:
     """Into the folder's results.json."""
-    known = json.loads((into / RESULTS).read_text(encoding="utf-8"))
+    known = json.loads((into / RESULTS_FILE).read_text(encoding="utf-8"))
     known["tasks"][name] = {
         **about,
         "device": device.name,
         "precision": device.precision_name,
         "torch": torch.__version__,
     }
-    write_json(into / RESULTS, known)
+    write_json(into / RESULTS_FILE, known)
 
 
 def lines_of(answers: Predictions) -> list[Result]:

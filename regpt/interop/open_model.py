@@ -13,6 +13,7 @@ from regpt.data.shards import gpt2_tokenizer_record
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.interop.pretrained import is_pretrained, load_pretrained
 from regpt.model.gpt import GPT
+from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import find_run
 
 
@@ -37,7 +38,7 @@ class LoadedModel:
 
 def load_model(run: Path) -> GPT:
     """The model of a run's newest whole checkpoint, in evaluation mode, float32."""
-    return load_checkpoint_model(store.newest_valid(run), load_recipe(run / "recipe.toml"))
+    return load_checkpoint_model(store.newest_valid(run), load_recipe(RunPaths(run).recipe))
 
 
 def load_checkpoint_model(path: Path, recipe: Recipe) -> GPT:
@@ -79,7 +80,7 @@ def open_checkpoint(path: Path, overrides: list[str]) -> LoadedModel:
         raise CheckpointError(f"{path}: {fault}", "choose another checkpoint")
     state = store.load_state(path)
     run = path.resolve().parent.parent
-    in_run = (run / "recipe.toml").is_file()
+    in_run = RunPaths(run).recipe.is_file()
     recipe, problems = build_recipe(run.name if in_run else path.resolve().name, state["settings"])
     if recipe is None:
         raise UserError(f"{path}: {'; '.join(problems)}", "it was made by another version of regpt")

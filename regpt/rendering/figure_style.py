@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from regpt.base.format import short_count
+from regpt.tracking.layout import IMAGES_DIR
 
 INK, FAINT, PAPER = "#30343b", "#e2e5ea", "#ffffff"
 # The run itself, then what it is held against; neighbours differ in lightness as well.
 COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5", "#0f7f8a", "#b0306e", "#86700c", "#6e5d55")
 DARK_COLORS = ("#f0894a", "#6aa6f0", "#6cc382", "#bd97e0", "#4fc4ce", "#f07ab2", "#d3bb45", "#b9a69c")
 DARK = dict(zip((INK, FAINT, PAPER, *COLORS), ("#d3d9e1", "#2a313a", "#0d1117", *DARK_COLORS), strict=True))
-IMAGES = "img"  # where pictures lie, beside the page that shows them
 LONGEST_NAME = 44  # letters of a run in a legend
 
 
@@ -121,14 +121,14 @@ def darkened(color: Any) -> Any:
 def in_both_lights(name: str, words: str) -> str:
     """A picture for whoever reads the Markdown, on light or on dark."""
     return (
-        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{IMAGES}/{name}-dark.png">\n'
-        f'  <img alt="{words}" src="{IMAGES}/{name}.png">\n</picture>'
+        f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{IMAGES_DIR}/{name}-dark.png">\n'
+        f'  <img alt="{words}" src="{IMAGES_DIR}/{name}.png">\n</picture>'
     )
 
 
 def as_markdown(name: str, words: str) -> str:
     """A picture for a page of our own, which takes both lights in."""
-    return f"![{words}]({IMAGES}/{name}.svg)"
+    return f"![{words}]({IMAGES_DIR}/{name}.svg)"
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
-from regpt.rendering.figure_style import IMAGES, Line, as_markdown, in_both_lights
+from regpt.rendering.figure_style import Line, as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import code, escaped, fenced
 from regpt.report.figures import draw_hellaswag, draw_losses, draw_training_dynamics
@@ -65,7 +65,7 @@ STANDING_IN_WORDS = {
 
 def write_report(run: Run, others: Sequence[Baseline]) -> Path:
     """Write report.md and its pictures into the run's folder; returns the report's path. Works on a live run too."""
-    images = run.path / IMAGES
+    images = run.paths.images
     runs = [run, *(other.run for other in others if other.run)]
     draw_losses(runs, images / "train-val_loss.png", lines_of_losses(run))
     draw_training_dynamics(run, images / "course.png")
@@ -74,7 +74,7 @@ def write_report(run: Run, others: Sequence[Baseline]) -> Path:
         # a subset does not compare with figures of all items, so they are not drawn beside it
         lines = LINES_OF_HELLASWAG if items == ALL_ITEMS else LINES_OF_HELLASWAG[:1]
         draw_hellaswag(runs, images / "hellaswag.png", lines, items)
-    path = run.path / "report.md"
+    path = run.paths.report
     write_text(path, render(run, others, in_both_lights))
     return path
 
@@ -82,7 +82,7 @@ def write_report(run: Run, others: Sequence[Baseline]) -> Path:
 def write_page(run: Run, others: Sequence[Baseline]) -> Path:
     """The same as one page that needs no other file, with the pictures that `write_report` has drawn."""
     markdown = render(run, others, as_markdown)
-    path = run.path / "report.html"
+    path = run.paths.html_report
     write_text(path, html_page(markdown, run.path))
     return path
 
@@ -163,7 +163,7 @@ def contents_of(run: Run, other: Baseline) -> dict[str, Any]:
     found = changes(run.recipe, other.recipe)
     factors = [change for change in found if change.matters]
     examples = [*(change for change in factors if change.settings[0].startswith("model.")), *factors]
-    recipe = other.run.path / "recipe.toml" if other.run else f"{other.recipe.name}"
+    recipe = other.run.paths.recipe if other.run else f"{other.recipe.name}"
     return {
         "name": escaped(other.name),
         "rate": f"{run.recipe.optimizer.max_lr / other.recipe.optimizer.max_lr:.3g}",

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from regpt.base.files import append_line, end_last_line
-
-FILE = "journal.jsonl"
+from regpt.tracking.layout import RunPaths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +114,7 @@ class Journal:
     """The one writer of a run's journal. What cannot be written waits in memory and is tried again with the next."""
 
     def __init__(self, run: Path, warn: Callable[[str], None] = lambda text: None) -> None:
-        self.path, self.warn = run / FILE, warn
+        self.path, self.warn = RunPaths(run).journal, warn
         self.waiting: list[str] = []
         self.troubled = False
         end_last_line(self.path)
@@ -171,7 +170,7 @@ class JournalReader:
     """
 
     def __init__(self, run: Path) -> None:
-        self.path = run / FILE
+        self.path = RunPaths(run).journal
         self.reset()
 
     def reset(self) -> None:
@@ -225,7 +224,7 @@ def read_history(run: Path) -> History:
 def first_event(run: Path) -> EventRecord | None:
     """The one that a run began with, without reading the rest."""
     try:
-        with (run / FILE).open(encoding="utf-8", errors="replace") as file:
+        with RunPaths(run).journal.open(encoding="utf-8", errors="replace") as file:
             record = parse(file.readline())
     except FileNotFoundError:
         return None

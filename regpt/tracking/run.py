@@ -12,6 +12,7 @@ from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.tracking.journal import History, TaskRecord, read_history
+from regpt.tracking.layout import RECIPE_FILE, RunPaths
 from regpt.tracking.predictions import Predictions, read_predictions
 from regpt.tracking.window_losses import read_window_losses
 
@@ -28,6 +29,10 @@ class Run:
     @property
     def id(self) -> str:
         return self.path.resolve().name
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(self.path)
 
     @property
     def tokens(self) -> int:
@@ -112,7 +117,7 @@ def headline(record: TaskRecord) -> tuple[float, float]:
 def find_run(where: str, root: Path) -> Path:
     """The directory of the run that a user names: by its path, or by its id below `root`."""
     for path in (root / where, Path(where)):
-        if (path / "recipe.toml").is_file():
+        if RunPaths(path).recipe.is_file():
             return path
     known = run_paths(root)
     names = (
@@ -126,16 +131,15 @@ def find_run(where: str, root: Path) -> Path:
 
 
 def run_paths(root: Path) -> list[Path]:
-    return sorted(path.parent for path in root.glob("*/recipe.toml"))
+    return sorted(path.parent for path in root.glob(f"*/{RECIPE_FILE}"))
 
 
 def open_run(path: Path) -> Run:
     """Read a run. Raises UserError where its own files are missing or no longer whole."""
+    paths = RunPaths(path)
     try:
-        environment = json.loads((path / "environment.json").read_text(encoding="utf-8"))
+        environment = json.loads(paths.environment.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(
-            f"{path / 'environment.json'}: is missing or not whole", "copy the whole run directory"
-        ) from None
-    recipe = replace(load_recipe(path / "recipe.toml"), name=environment["recipe_name"])
+        raise UserError(f"{paths.environment}: is missing or not whole", "copy the whole run directory") from None
+    recipe = replace(load_recipe(paths.recipe), name=environment["recipe_name"])
     return Run(path, recipe, environment, read_history(path))

@@ -13,7 +13,6 @@ from regpt.base.files import holder_file, holder_of
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.tracking.journal import (
-    FILE,
     CheckpointRecord,
     EventRecord,
     History,
@@ -24,6 +23,7 @@ from regpt.tracking.journal import (
     TaskRecord,
     ValidationRecord,
 )
+from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import Run
 
 LAST_STEPS = 50  # of which the median tells the speed now
@@ -187,7 +187,7 @@ class RunMonitor:
         """The run as it is now. Raises UserError where there is no readable recipe."""
         history = self.follower.update()
         if len(history.events) != self.events or not self.environment:  # a resume may have changed them
-            self.recipe = load_recipe(self.path / "recipe.toml")
+            self.recipe = load_recipe(RunPaths(self.path).recipe)
             self.environment = read_environment(self.path)
             self.events = len(history.events)
         return run_status(self.path, self.recipe, self.environment, history)
@@ -195,9 +195,10 @@ class RunMonitor:
 
 def run_status(path: Path, recipe: Recipe, environment: dict[str, Any], history: History) -> RunStatus:
     """A run whose files were just read, with what its lock and its journal's date say."""
-    holder = holder_of(path / "lock")
+    paths = RunPaths(path)
+    holder = holder_of(paths.lock)
     try:
-        written_at = (path / FILE).stat().st_mtime
+        written_at = paths.journal.stat().st_mtime
     except FileNotFoundError:
         written_at = time.time()
     return RunStatus(
@@ -208,7 +209,7 @@ def run_status(path: Path, recipe: Recipe, environment: dict[str, Any], history:
         now=time.time(),
         written_at=written_at,
         holder=holder,
-        process_alive=is_process_alive(holder, holder_file(path / "lock")) if holder else False,
+        process_alive=is_process_alive(holder, holder_file(paths.lock)) if holder else False,
     )
 
 
@@ -219,7 +220,7 @@ def state_of(run: Run) -> str:
 
 def read_environment(run: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((run / "environment.json").read_text(encoding="utf-8")))
+        return dict(json.loads(RunPaths(run).environment.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
 

@@ -10,9 +10,8 @@ from regpt.data.tokenizer import decode
 from regpt.distributed.dtensor import full_scalar
 from regpt.model.gpt import GPT
 from regpt.tracking.journal import SkippedRecord
+from regpt.tracking.layout import RunPaths
 from regpt.train.guard import Verdict
-
-FOLDER = "evidence"
 
 
 def gradient_norms(model: GPT) -> dict[str, str]:
@@ -34,7 +33,7 @@ def write_evidence(
     norms: dict[str, str],
 ) -> Path:
     """Write a folder for a step that the guard objected to, with all windows of its batch; returns its path."""
-    folder = run / FOLDER / f"step_{record.step:06d}"
+    folder = RunPaths(run).evidence(record.step)
     folder.mkdir(parents=True, exist_ok=True)
     about = {
         **asdict(record),

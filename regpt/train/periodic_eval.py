@@ -23,11 +23,13 @@ from regpt.evaluation.validation import validation
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import Items, open_items
 from regpt.tracking.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
+from regpt.tracking.layout import RunPaths
 from regpt.tracking.window_losses import window_losses_file, write_window_losses
 from regpt.train.console import Console
 from regpt.train.parallel import Parallel
 
 HELLASWAG = TASKS["hellaswag"]
+IN_RUN = RunPaths(Path())  # the journal holds paths relative to the run directory
 
 
 class PeriodicEvaluation:
@@ -124,7 +126,7 @@ class PeriodicEvaluation:
             found = validation(
                 model, self.windows, self.recipe, self.device, self.progress_callback("validation"), self.ranks
             )
-        path = folder_of(step) / window_losses_file(self.data, found.windows)
+        path = IN_RUN.evaluation(step) / window_losses_file(self.data, found.windows)
         if self.ranks.is_main:
             self.save_file(path, lambda: write_window_losses(self.run / path, found.by_window))
         record = ValidationRecord(
@@ -150,7 +152,7 @@ class PeriodicEvaluation:
         if not self.ranks.is_main:
             return
         answers = make_predictions(exam, losses)
-        path = folder_of(step) / answers.file_name
+        path = IN_RUN.evaluation(step) / answers.file_name
         by_rule = {rule.name: answers.accuracy(rule) for rule in answers.metrics}
         self.save_file(path, lambda: answers.write(self.run / path))
         record = TaskRecord(
@@ -205,8 +207,3 @@ class PeriodicEvaluation:
                 self.console.busy(f"{what}: group", done, of)
 
         return between
-
-
-def folder_of(step: int) -> Path:
-    """Of all that was asked after so many steps, within the run."""
-    return Path("evaluations") / f"step_{step:06d}"

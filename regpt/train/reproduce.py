@@ -15,6 +15,7 @@ from regpt.data.batches import BatchLoader
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tokenizer import END_OF_TEXT, decode
 from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
+from regpt.tracking.layout import RunPaths
 from regpt.train.guard import Guard
 from regpt.train.start import check_same_on_all_ranks, open_session
 from regpt.train.trainer import Trainer
@@ -47,7 +48,7 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
 
     Raises UserError where the journal knows no such step, DataError where the batch is not the one that it logged.
     """
-    recipe, history = load_recipe(run / "recipe.toml"), read_history(run)
+    recipe, history = load_recipe(RunPaths(run).recipe), read_history(run)
     logged = records_by_step(history).get(step)
     if logged is None:
         raise UserError(f"{run}: its journal knows no step {step:,}", f"name one from 1 to {history.step:,}")
@@ -115,7 +116,7 @@ class Divergence:
 def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Divergence | None:
     """Train a run's first steps again, from its own recipe and data, and find the first that comes out otherwise."""
     history = read_history(run)
-    recipe = first_recipe(load_recipe(run / "recipe.toml"), history)
+    recipe = first_recipe(load_recipe(RunPaths(run).recipe), history)
     known = records_by_step(history)
     count = min(steps, history.step)
     if count == 0:

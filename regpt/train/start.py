@@ -22,6 +22,7 @@ from regpt.distributed.env import current_launch
 from regpt.distributed.ranks import RankGroup, open_rank_group
 from regpt.prepare.dataset import open_or_prepare
 from regpt.tracking.journal import read_history
+from regpt.tracking.layout import RunPaths
 from regpt.train.console import Console, quiet_console
 from regpt.train.environment import code_version, environment
 from regpt.train.trainer import Trainer
@@ -54,13 +55,14 @@ def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = N
 
     Overrides may ask for more steps and other looks, which is written down; what else would change the run is refused.
     """
-    recipe = load_recipe(run / "recipe.toml", overrides)
+    recipe = load_recipe(RunPaths(run).recipe, overrides)
     with open_session(recipe, console) as (device, ranks, console):
         return resume_from(recipe, run, device, ranks, console)
 
 
 def resume_from(recipe: Recipe, run: Path, device: Device, ranks: RankGroup, console: Console) -> int:
-    with locked(run / "lock") if ranks.is_main else nullcontext():
+    paths = RunPaths(run)
+    with locked(paths.lock) if ranks.is_main else nullcontext():
         found = ranks.on_main(lambda: find_resume_point(recipe, run, console))
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         if found["complete"]:
@@ -69,10 +71,10 @@ def resume_from(recipe: Recipe, run: Path, device: Device, ranks: RankGroup, con
             return DONE
         training = Trainer(recipe, run, device, ranks, manifest, console)
         if found["step"]:
-            training.load(store.checkpoint_path(run, found["step"]))
+            training.load(paths.checkpoint(found["step"]))
         else:
             training.parallel.initialize(recipe.run.seed)
-        if ranks.is_main and (found["changed"] or not (run / "environment.json").exists()):
+        if ranks.is_main and (found["changed"] or not paths.environment.exists()):
             write_description(training)
         detail = {"changed": found["changed"], "passed_over": found["passed_over"]}
         return training.train(first_step=found["step"], event="resumed", detail=detail)
@@ -103,12 +105,13 @@ def find_resume_point(recipe: Recipe, run: Path, console: Console) -> dict[str, 
 
 def changes_before_first_checkpoint(recipe: Recipe, run: Path) -> dict[str, list[Any]]:
     """The same as `allowed_changes` for a run that was lost before its first checkpoint."""
-    if not (run / "environment.json").exists():
+    paths = RunPaths(run)
+    if not paths.environment.exists():
         return {}
     state = {
         "step": 0,
-        "settings": as_tables(load_recipe(run / "recipe.toml")),
-        "data": json.loads((run / "environment.json").read_text(encoding="utf-8"))["data"]["digest"],
+        "settings": as_tables(load_recipe(paths.recipe)),
+        "data": json.loads(paths.environment.read_text(encoding="utf-8"))["data"]["digest"],
     }
     return allowed_changes(run, state, recipe, read_manifest(recipe.data.directory))
 
@@ -176,18 +179,18 @@ def new_run_directory(training: Trainer) -> Iterator[None]:
     run.mkdir(parents=True)
     try:
         write_description(training)
-        with locked(run / "lock"):
+        with locked(RunPaths(run).lock):
             yield
     except BaseException:
-        if not (run / "journal.jsonl").exists():
+        if not RunPaths(run).journal.exists():
             shutil.rmtree(run)
         raise
 
 
 def write_description(training: Trainer) -> None:
     """Write down what a run is, and where it was begun."""
-    run, recipe = training.run_dir, training.recipe
-    write_text(run / "recipe.toml", to_toml(recipe))
-    if not (run / "environment.json").exists():
+    paths, recipe = RunPaths(training.run_dir), training.recipe
+    write_text(paths.recipe, to_toml(recipe))
+    if not paths.environment.exists():
         about = environment(recipe, training.device, training.manifest, training.ranks.size)
-        write_json(run / "environment.json", about)
+        write_json(paths.environment, about)

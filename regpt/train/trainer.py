@@ -31,6 +31,7 @@ from regpt.tracking.journal import (
     SkippedRecord,
     StepRecord,
 )
+from regpt.tracking.layout import RunPaths, parse_step
 from regpt.tracking.trackers import Trackers
 from regpt.train.console import Console
 from regpt.train.evidence import gradient_norms, write_evidence
@@ -224,13 +225,13 @@ class Trainer:
         self.recipe = replace(self.recipe, data=replace(self.recipe.data, micro_batch=now))
         batches.set_micro_batch(now)
         if self.first_step:
-            self.load(store.checkpoint_path(self.run_dir, self.first_step))
+            self.load(RunPaths(self.run_dir).checkpoint(self.first_step))
         else:
             self.guard, self.training_seconds = Guard(self.recipe.guard), 0.0
             self.parallel.initialize(self.recipe.run.seed)
         self.guard.leave_out(left_out, returns)
         if self.ranks.is_main:
-            write_text(self.run_dir / "recipe.toml", to_toml(self.recipe))
+            write_text(RunPaths(self.run_dir).recipe, to_toml(self.recipe))
         self.write(
             EventRecord(step=self.first_step, event="out of memory", detail={"at": step, "micro_batch": [before, now]})
         )
@@ -280,7 +281,7 @@ class Trainer:
         bad, left_out, returns = self.guard.bad_batches, self.guard.left_out, self.guard.returns
         back = self.ranks.on_main(lambda: self.last_good_checkpoint(self.guard.bad_since))
         if back:
-            self.load(store.checkpoint_path(self.run_dir, back))
+            self.load(RunPaths(self.run_dir).checkpoint(back))
         else:
             self.guard = Guard(self.recipe.guard)
             self.parallel.initialize(self.recipe.run.seed)
@@ -296,7 +297,7 @@ class Trainer:
             path = store.newest_valid(self.run_dir, self.console.note, before=before)
         except CheckpointError:
             return 0
-        return int(path.name.removeprefix("step_"))
+        return parse_step(path.name) or 0
 
     def give_up(self, step: int, record: SkippedRecord) -> NoReturn:
         self.save_now(step)

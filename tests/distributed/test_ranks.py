@@ -26,6 +26,7 @@ from regpt.interop.open_model import load_model
 from regpt.model.gpt import GPT
 from regpt.prepare.dataset import prepare
 from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
+from regpt.tracking.layout import RunPaths
 from regpt.train import trainer
 from regpt.train.parallel import Parallel
 from tests.conftest import tiny_recipe, wait_until
@@ -153,7 +154,7 @@ def test_strict_sums_are_equal_to_the_bit_on_any_number_of_ranks(place: Place) -
     histories = {ranks: place.train(ranks, f"strict-{ranks}", settings) for ranks in (1, 2, 4)}
     assert losses(histories[1]) == losses(histories[2]) == losses(histories[4])
     assert looks(histories[1]) == looks(histories[2]) == looks(histories[4])
-    last = [store.checkpoint_path(place.path(f"strict-{ranks}"), STEPS) for ranks in (1, 2, 4)]
+    last = [RunPaths(place.path(f"strict-{ranks}")).checkpoint(STEPS) for ranks in (1, 2, 4)]
     assert same_tensors(last[0], last[1]) and same_tensors(last[0], last[2])
 
 
@@ -204,7 +205,7 @@ def test_two_ranks_then_one_then_four_give_the_curve_of_an_uninterrupted_run(
     assert [event.detail["ranks"] for event in history.events if "ranks" in event.detail] == [2, 1, 4]
     if mode == "strict":
         assert losses(history) == losses(alone) and looks(history) == looks(alone)
-        assert same_tensors(*(store.checkpoint_path(place.path(run), STEPS) for run in (name, "alone")))
+        assert same_tensors(*(RunPaths(place.path(run)).checkpoint(STEPS) for run in (name, "alone")))
     else:
         assert losses(history) == pytest.approx(losses(alone), rel=1e-6)
 
@@ -228,7 +229,7 @@ def test_a_sharded_checkpoint_is_a_part_a_rank_and_opens_as_a_whole_one(place: P
     names = {file.name for file in path.iterdir()}
     assert {f"model-{part:05d}-of-00004.safetensors" for part in range(1, 5)} < names and len(names) == 10
     sizes = [(path / f"model-{part:05d}-of-00004.safetensors").stat().st_size for part in range(1, 5)]
-    whole_size = (store.checkpoint_path(place.path("alone"), STEPS) / "model.safetensors").stat().st_size
+    whole_size = (RunPaths(place.path("alone")).checkpoint(STEPS) / "model.safetensors").stat().st_size
     assert max(sizes) < 0.3 * whole_size
     ours, theirs = load_model(place.path("parts")), load_model(place.path("alone"))
     assert all(
@@ -251,7 +252,7 @@ def test_damage_to_one_part_is_found(place: Place, damage: str) -> None:
     where = place.path("damaged-parts")
     shutil.rmtree(where, ignore_errors=True)
     shutil.copytree(place.path("whole-parts"), where)
-    part = store.checkpoint_path(where, 10) / "optimizer-00002-of-00002.safetensors"
+    part = RunPaths(where).checkpoint(10) / "optimizer-00002-of-00002.safetensors"
     if damage == "flipped":
         content = bytearray(part.read_bytes())
         content[-100] ^= 1
@@ -270,7 +271,7 @@ def test_a_part_that_lacks_rows_is_refused(place: Place) -> None:
     """Hashes that fit and rows that do not: a manifest by another hand."""
     if not place.path("whole-parts").exists():
         place.train(2, "whole-parts", [*MODES["fsdp"], "run.max_steps=10"])
-    path = store.checkpoint_path(place.path("whole-parts"), 10)
+    path = RunPaths(place.path("whole-parts")).checkpoint(10)
     names = [path / f"model-0000{part}-of-00002.safetensors" for part in (1, 1)]
     saved = store.SavedTensors(names)
     name = "token_embedding.weight"
@@ -583,7 +584,7 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_comes_out_the_same(p
     history = read_history(place.path(f"killed-{of_rank}"))
     assert [event.event for event in history.events] == ["started", "resumed", "finished"]
     assert losses(history) == losses(clean) and looks(history) == looks(clean)
-    last = [store.checkpoint_path(place.path(f"{name}-{of_rank}"), STEPS) for name in ("clean", "killed")]
+    last = [RunPaths(place.path(f"{name}-{of_rank}")).checkpoint(STEPS) for name in ("clean", "killed")]
     assert same_tensors(*last)
 
 

@@ -15,6 +15,7 @@ from regpt.base.errors import DONE, NumericsError
 from regpt.base.recipe import GuardRecipe, Recipe
 from regpt.checkpoint import store
 from regpt.tracking.journal import read_history
+from regpt.tracking.layout import RunPaths
 from regpt.train.guard import Guard, spike_limit
 from regpt.train.start import resume, train
 from regpt.train.trainer import Trainer
@@ -59,7 +60,7 @@ def longer(tmp_path: Path, texts: Path) -> Recipe:
 
 
 def tensors(run: Path, step: int) -> dict[str, torch.Tensor]:
-    folder = store.checkpoint_path(run, step)
+    folder = RunPaths(run).checkpoint(step)
     return {**load_file(folder / "model.safetensors"), **load_file(folder / "optimizer.safetensors")}
 
 

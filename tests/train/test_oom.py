@@ -10,9 +10,9 @@ import torch
 from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
-from regpt.checkpoint import store
 from regpt.model.gpt import GPT
 from regpt.tracking.journal import read_history
+from regpt.tracking.layout import RunPaths
 from regpt.train.oom import is_out_of_memory, smaller_micro_batch
 from regpt.train.reproduce import replay, reproduce
 from regpt.train.start import resume, train
@@ -90,7 +90,7 @@ def test_checkpoints_of_the_attempt_that_was_given_up_are_gone(
     room_for(monkeypatch, 2, from_pass=3)
     run_of(tiny_recipe(tmp_path, data={"micro_batch": 4}, **settings), tmp_path / "halved")
     for step in range(1, 7):
-        files = [store.checkpoint_path(tmp_path / name, step) / "model.safetensors" for name in ("two", "halved")]
+        files = [RunPaths(tmp_path / name).checkpoint(step) / "model.safetensors" for name in ("two", "halved")]
         assert files[0].read_bytes() == files[1].read_bytes(), step
 
 

@@ -22,6 +22,7 @@ from regpt.cli.main import main
 from regpt.distributed.signals import GracefulStop
 from regpt.evaluation.validation import Validation
 from regpt.tracking.journal import Journal, read_history
+from regpt.tracking.layout import RunPaths
 from regpt.tracking.trackers import TRACKERS, TensorBoard
 from regpt.train import periodic_eval
 from regpt.train import trainer as training
@@ -102,7 +103,7 @@ def test_retention_keeps_the_newest_those_at_multiples_and_the_best(
 
 def test_retention_removes_nothing_while_the_newest_is_damaged(twelve: Recipe, tmp_path: Path) -> None:
     train(twelve, tmp_path / "a")
-    newest = store.checkpoint_path(tmp_path / "a", 12) / "state.json"
+    newest = RunPaths(tmp_path / "a").checkpoint(12) / "state.json"
     newest.write_text(newest.read_text() + " ")
     keep = tiny_recipe(tmp_path, checkpoint={"keep_last": 1}).checkpoint
     assert saver.prune(tmp_path / "a", keep, {}) == []
@@ -115,7 +116,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
     train(twelve, tmp_path / "whole")
     train(tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}), tmp_path / "a")
     for step in (10, 12):
-        path = store.checkpoint_path(tmp_path / "a", step) / "optimizer.safetensors"
+        path = RunPaths(tmp_path / "a").checkpoint(step) / "optimizer.safetensors"
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
         path.write_bytes(bytes(content))
@@ -155,7 +156,7 @@ def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
 
     monkeypatch.setattr(Trainer, "train_step", train_step)
     train(twelve, tmp_path / "a")
-    one, other = (load_file(store.checkpoint_path(tmp_path / n, 2) / "model.safetensors") for n in ("whole", "a"))
+    one, other = (load_file(RunPaths(tmp_path / n).checkpoint(2) / "model.safetensors") for n in ("whole", "a"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -207,7 +208,7 @@ def test_a_file_that_cannot_grow_leaves_no_partial_checkpoint(twelve: Recipe, tm
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert steps_saved(tmp_path / "a") == [2]
-    assert next(store.find_faults(store.checkpoint_path(tmp_path / "a", 2)), None) is None
+    assert next(store.find_faults(RunPaths(tmp_path / "a").checkpoint(2)), None) is None
     assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_000002"]
 
 
@@ -402,8 +403,8 @@ def test_a_checkpoint_s_hash_that_is_not_looked_at_would_be_seen(
     first = tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}, evaluation={"sample_every": 0})
     train(first, tmp_path / "a")
     for step in (10, 12):
-        shutil.rmtree(store.checkpoint_path(tmp_path / "a", step))
-    path = store.checkpoint_path(tmp_path / "a", 8) / "model.safetensors"
+        shutil.rmtree(RunPaths(tmp_path / "a").checkpoint(step))
+    path = RunPaths(tmp_path / "a").checkpoint(8) / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[len(content) // 8 * 4 + 3] ^= 64  # of an exponent
     path.write_bytes(bytes(content))
