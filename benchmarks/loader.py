@@ -58,7 +58,7 @@ def write_shards(folder: Path) -> None:
 
 def measure(folder: Path, batches: int) -> tuple[float, list[int]]:
     """(seconds, resident bytes after each hundred batches)."""
-    manifest = import_shards(folder, find_shards(folder), None, lambda count: None)
+    manifest = import_shards(folder, find_shards(folder), None)
     windows = TokenWindows(folder, manifest, "train", BLOCK_SIZE)
     process = psutil.Process()
     memory = []

@@ -265,8 +265,7 @@ def run_data_import(arguments: argparse.Namespace) -> int:
 
     found = find_shards(arguments.directory)
     with Console() as console:
-        advance = console.reading("import", sum(2 * one.tokens for one in found))
-        manifest = import_shards(arguments.directory, found, arguments.into, advance)
+        manifest = import_shards(arguments.directory, found, arguments.into, console.reading("import"))
     where = arguments.into or arguments.directory
     print(
         f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"
@@ -283,8 +282,7 @@ def run_data_verify(arguments: argparse.Namespace) -> int:
 
     shards = read_manifest(arguments.directory).shards
     with Console() as console:
-        advance = console.reading("verify", sum(2 * shard.tokens for shard in shards))
-        problems = list(verify(arguments.directory, advance))
+        problems = list(verify(arguments.directory, console.reading("verify")))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 
+from regpt.base.progress import NoProgress
 from regpt.base.recipe import Recipe
 from regpt.data.shards import TokenWindows, check_fits
 from regpt.distributed.device import free_memory
@@ -34,20 +35,27 @@ def check_machine(of: Rehearsal) -> str:
     )
 
 
-def check_data(of: Rehearsal) -> str:
-    manifest = open_or_prepare(of.recipe)
-    shards = manifest.shards
-    began_at, read = time.monotonic(), 0
+class TimeLimit(NoProgress):
+    """Stops a piece of work after some seconds with TimeoutError; `share` of it was done."""
 
-    def advance(size: int) -> None:
-        nonlocal read
-        read += size
-        if time.monotonic() - began_at > VERIFYING_SECONDS:
+    def __init__(self, seconds: float) -> None:
+        self.until = time.monotonic() + seconds
+        self.share = 0.0
+
+    def update(self, done: int, total: int) -> None:
+        self.share = done / total
+
+    def raise_if_stopped(self) -> None:
+        if time.monotonic() > self.until:
             raise TimeoutError
 
+
+def check_data(of: Rehearsal) -> str:
+    manifest = open_or_prepare(of.recipe)
+    reading = TimeLimit(VERIFYING_SECONDS)
     problems: list[str] = []
     with contextlib.suppress(TimeoutError):
-        problems.extend(verify(of.recipe.data.directory, advance))
+        problems.extend(verify(of.recipe.data.directory, reading))
     if problems:
         raise CheckFailed("; ".join(problems[:3]), "get or make these shards again; `regpt data verify` reads all")
     tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
@@ -57,8 +65,7 @@ def check_data(of: Rehearsal) -> str:
         "val": len(TokenWindows(directory, manifest, "val", block)),
     }
     check_fits(tokens, windows, of.recipe.batch_windows, block)
-    size = sum(2 * shard.tokens for shard in shards)
-    of_it = "all" if read >= size else f"{read / size:.0%} of the bytes (the rest: regpt data verify)"
+    of_it = "all" if reading.share >= 1.0 else f"{reading.share:.0%} of the bytes (the rest: regpt data verify)"
     return f"{of_it} as sealed; {tokens['train']:,} training and {tokens['val']:,} validation tokens"
 
 

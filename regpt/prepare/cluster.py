@@ -26,7 +26,8 @@ from regpt.data.shards import Manifest, read_manifest
 from regpt.prepare.corpora import Corpus, Part
 from regpt.prepare.dataset import being_made, open_source, refuse_existing
 from regpt.prepare.encoders import Encoded, Encoders, Ready, Work
-from regpt.prepare.job import NoProgress, Preparation, folder_in_the_making, made_with
+from regpt.prepare.job import Preparation, folder_in_the_making, made_with
+from regpt.prepare.progress import NoPreparationProgress
 from regpt.prepare.sections import Chunk
 from regpt.prepare.shard_writer import ShardFile
 from regpt.prepare.state import Counts
@@ -153,7 +154,7 @@ def encode_parts(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
         corpus = open_source(recipe)
         numbers = range(rank, len(corpus.parts), world_size)
         missing = [n for n in numbers if not Piece(folder_of_pieces(recipe), n).is_of(corpus.parts[n], recipe)]
-        for number, part in zip(missing, corpus.fetched(missing, NoProgress()), strict=True):
+        for number, part in zip(missing, corpus.fetched(missing, NoPreparationProgress()), strict=True):
             encode_part(part, Piece(folder_of_pieces(recipe), number), recipe)
             part.cleanup()
 
@@ -170,7 +171,7 @@ def encode_part(part: Part, piece: Piece, recipe: Recipe) -> None:
     file = ShardFile(piece.tokens_path, "train", expected=0)
     work = (Work(part, section, begins_part=number == 0) for number, section in enumerate(part.chunks()))
     with closing(file.file), Encoders(1, recipe.data.tokenizer_backend) as encoders:
-        for _, encoded in encoders.encode(work, check=NoProgress().check):
+        for _, encoded in encoders.encode(work, NoPreparationProgress()):
             assert encoded is not None
             file.append(encoded.tokens)
             counts = counts.plus(encoded)
@@ -212,7 +213,7 @@ def seal_pieces(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
     """Copy all pieces into shards. May be killed and called again, like any preparation."""
     alone = replace(recipe, data=replace(recipe.data, workers=1))
     with problem_written_down(recipe, "seal"), being_made(recipe):
-        Preparation(alone, NoProgress(), partial(corpus_of_pieces, recipe)).run()
+        Preparation(alone, NoPreparationProgress(), partial(corpus_of_pieces, recipe)).run()
 
 
 def corpus_of_pieces(recipe: Recipe) -> Corpus:

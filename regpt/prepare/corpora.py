@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
+from regpt.prepare.progress import PreparationProgress
 from regpt.prepare.sections import NO_TEXT, READABLE, Chunk, FilePart, Texts, file_kind
 
 LOOKED_AT = 50  # parts of a corpus, to estimate how much text it holds
@@ -51,16 +52,6 @@ class Part(Protocol):
         """Called when what came out is safe on the disk: the part is not needed any more."""
 
 
-class Watch(Protocol):
-    """Who is told how far a long piece of work is, and may end it."""
-
-    def check(self) -> None:
-        """Called a few times a second. May raise, to stop at a point where nothing is lost."""
-
-    def fetching(self, name: str, done: int, size: int) -> None:
-        """So many bytes of a file have been fetched, and the work waits for it."""
-
-
 @dataclass(frozen=True)
 class Corpus:
     """Parts in the order in which they are read, and a name for them that stands in the manifest and the report."""
@@ -89,7 +80,7 @@ class Corpus:
         """Of files that will lie on this disk at one time and are not there yet, for the parts from `first` on."""
         return 0
 
-    def fetched(self, numbers: Iterable[int], watch: Watch) -> Iterator[Part]:
+    def fetched(self, numbers: Iterable[int], progress: PreparationProgress) -> Iterator[Part]:
         """The parts of these numbers in turn, each readable from then on until it is released."""
         return (self.parts[number] for number in numbers)
 

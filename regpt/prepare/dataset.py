@@ -13,16 +13,17 @@ from regpt.base.recipe import Recipe
 from regpt.data.shards import Manifest, read_manifest
 from regpt.prepare.corpora import Corpus, open_corpus
 from regpt.prepare.hub import PREFIX, open_hub
-from regpt.prepare.job import NoProgress, Preparation, Progress, folder_in_the_making
+from regpt.prepare.job import Preparation, folder_in_the_making
+from regpt.prepare.progress import NoPreparationProgress, PreparationProgress
 
 
-def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
+def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
     """Make the data set at `data.path` from `data.source`, or go on making it.
 
     Raises DataError where it exists already, where the corpus cannot be read, or where it is too small for the recipe.
     What was done until then is kept, unless it was nothing or cannot be used.
     """
-    progress = progress or NoProgress()
+    progress = progress or NoPreparationProgress()
     refuse_existing(recipe)
     pieces = folder_in_the_making(recipe.data.directory) / "pieces"
     if pieces.exists():
@@ -32,7 +33,7 @@ def prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
         )
     with being_made(recipe):
         manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).run()
-    progress.prepared(recipe.data.path, manifest, seconds)
+    progress.finished(recipe.data.path, manifest, seconds)
     return manifest
 
 
@@ -82,7 +83,7 @@ def open_source(recipe: Recipe) -> Corpus:
     return open_corpus(data.source, data.text_column)
 
 
-def open_or_prepare(recipe: Recipe, progress: Progress | None = None) -> Manifest:
+def open_or_prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
     """The data set at `data.path`; made first where it is missing and `data.source` is at hand.
 
     Raises DataError where it was made from other text than a source that is at hand.

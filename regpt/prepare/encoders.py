@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
-from regpt.data import tokenizer
-from regpt.prepare import gigatoken
+from regpt.base.progress import StopCheck
+from regpt.data import gigatoken, tokenizer
 from regpt.prepare.corpora import Part, accepted
 from regpt.prepare.sections import Chunk
 
@@ -138,11 +138,11 @@ class Encoders:
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def encode(self, work: Iterable[Work], check: Callable[[], None]) -> Iterator[tuple[Work, Encoded | None]]:
-        """Each piece of work with what became of it, in order. `check` is called while waiting and may raise."""
+    def encode(self, work: Iterable[Work], stop: StopCheck) -> Iterator[tuple[Work, Encoded | None]]:
+        """Each piece of work with what became of it, in order. Check `stop` while waiting."""
         if self.pool is None:
             for piece in work:
-                check()
+                stop.raise_if_stopped()
                 yield piece, encode_section(*self.arguments(piece, piece.section)) if piece.section else None
             return
         waiting: deque[tuple[Work, Future[Encoded] | None]] = deque()
@@ -151,11 +151,11 @@ class Encoders:
                 task = self.arguments(piece, piece.section) if piece.section else None
                 waiting.append((piece, self.pool.submit(encode_section, *task) if task else None))
                 if len(waiting) >= WAITING_SECTIONS * self.workers:
-                    yield self.taken(*waiting.popleft(), check)
+                    yield self.taken(*waiting.popleft(), stop)
             while waiting:
-                yield self.taken(*waiting.popleft(), check)
+                yield self.taken(*waiting.popleft(), stop)
         except BrokenProcessPool:
-            check()  # a signal to the whole group reaches the workers too, in their first moments
+            stop.raise_if_stopped()  # a signal to the whole group reaches the workers too, in their first moments
             raise DataError(
                 "a worker process was killed, perhaps for want of memory",
                 f"run the command again with fewer than {self.workers} of them (data.workers=…);"
@@ -165,11 +165,9 @@ class Encoders:
     def arguments(self, piece: Work, section: Chunk) -> tuple[Chunk, Backend, str]:
         return section, self.backend, piece.part.name if piece.begins_part else ""
 
-    def taken(
-        self, piece: Work, future: "Future[Encoded] | None", check: Callable[[], None]
-    ) -> tuple[Work, Encoded | None]:
+    def taken(self, piece: Work, future: "Future[Encoded] | None", stop: StopCheck) -> tuple[Work, Encoded | None]:
         while True:
-            check()
+            stop.raise_if_stopped()
             try:
                 return piece, future.result(timeout=0.5) if future else None
             except TimeoutError:

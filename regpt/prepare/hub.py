@@ -18,7 +18,8 @@ from typing import IO, Any
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_file
 from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
-from regpt.prepare.corpora import Corpus, Watch
+from regpt.prepare.corpora import Corpus
+from regpt.prepare.progress import PreparationProgress
 from regpt.prepare.sections import Chunk, FilePart, file_kind
 
 PREFIX = "hub:"
@@ -191,7 +192,7 @@ class HubCorpus(Corpus):
             return sum(part.size for part in parts)
         return sum(sorted(part.size for part in parts)[-AT_ONCE:])
 
-    def fetched(self, numbers: Iterable[int], watch: Watch) -> Iterator[HubPart]:
+    def fetched(self, numbers: Iterable[int], progress: PreparationProgress) -> Iterator[HubPart]:
         """The parts of these numbers in turn. While one is worked on, the next is fetched, and no more than that."""
         parts = [self.parts[number] for number in numbers]
         with self.downloads as downloads:
@@ -199,16 +200,16 @@ class HubCorpus(Corpus):
             for part in parts:
                 if part not in downloads.begun:  # its turn has come before the one two before it was released
                     downloads.begin_next()
-                self.wait_for(downloads.begun[part], part, watch)
+                self.wait_for(downloads.begun[part], part, progress)
                 downloads.begin_if_there_is_room()
                 yield part
 
     @staticmethod
-    def wait_for(fetched: "Future[None]", part: HubPart, watch: Watch) -> None:
+    def wait_for(fetched: "Future[None]", part: HubPart, progress: PreparationProgress) -> None:
         partial = partial_of(part.path)
         while not fetched.done():
-            watch.check()
-            watch.fetching(part.name, bytes_in(partial), part.size)
+            progress.raise_if_stopped()
+            progress.fetching(part.name, bytes_in(partial), part.size)
             threading.Event().wait(0.05)
         fetched.result()
 

@@ -5,7 +5,7 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,25 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.files import new_directory
+from regpt.base.progress import NoProgress, Progress
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, ShardFormat, opened, read_header, shard_format
 from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer_record, read_manifest
 
 READ_AT_A_TIME = 1 << 22  # bytes
 
-Advance = Callable[[int], None]  # told of each so many bytes that were read
+
+class ByteCounter:
+    """Counts the bytes of tokens that were read, and reports them to a `Progress`, which may stop the work."""
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self.total, self.progress = total, progress
+        self.done = 0
+
+    def add(self, count: int) -> None:
+        self.done += count
+        self.progress.update(self.done, self.total)
+        self.progress.raise_if_stopped()
 
 
 @dataclass(frozen=True)
@@ -73,17 +85,18 @@ def split_of(path: Path) -> Split:
     return "train" if name["train"] else "val"
 
 
-def import_shards(directory: Path, found: list[Found], into: Path | None, advance: Advance) -> Manifest:
+def import_shards(directory: Path, found: list[Found], into: Path | None, progress: Progress | None = None) -> Manifest:
     """Give shards a manifest, in their own folder, or in a new one of links to them. The shards stay as they are.
 
     Raises DataError where a token is none of GPT-2's, or where the manifest cannot be written.
     """
     check_writable(directory, into)
+    counter = ByteCounter(sum(DTYPE.itemsize * one.tokens for one in found), progress or NoProgress())
     manifest = Manifest(
         tokenizer=gpt2_tokenizer_record(),
         source={"asked": str(directory), "description": f"shards of {directory.resolve().name}", "imported": True},
         split_rule="by the names of the files",
-        shards=tuple(shard_of(one, advance) for one in found),
+        shards=tuple(shard_of(one, counter) for one in found),
         statistics={},
     )
     statistics = {
@@ -116,7 +129,7 @@ def check_writable(directory: Path, into: Path | None) -> None:
         raise DataError(f"{tried}: cannot be written ({error.strerror})", fix) from None
 
 
-def shard_of(found: Found, advance: Advance) -> Shard:
+def shard_of(found: Found, counter: ByteCounter) -> Shard:
     """Read a file once: its hashes, its documents, and whether all its tokens are GPT-2's."""
     hash_of_file, hash_of_tokens = hashlib.sha256(), hashlib.sha256()
     documents = position = 0
@@ -135,7 +148,7 @@ def shard_of(found: Found, advance: Advance) -> Shard:
                 )
             documents += int(np.count_nonzero(tokens == tokenizer.END_OF_TEXT))
             position += len(tokens)
-            advance(len(piece))
+            counter.add(len(piece))
     return Shard(
         found.path.name,
         found.split,
@@ -147,21 +160,25 @@ def shard_of(found: Found, advance: Advance) -> Shard:
     )
 
 
-def verify(directory: Path, advance: Advance) -> Iterator[str]:
+def verify(directory: Path, progress: Progress | None = None) -> Iterator[str]:
     """Read all of a data set again; gives a line for each shard that is not what the manifest says.
 
     Raises DataError where there is no manifest that can be believed.
     """
-    for shard in read_manifest(directory).shards:
+    shards = read_manifest(directory).shards
+    counter = ByteCounter(sum(DTYPE.itemsize * shard.tokens for shard in shards), progress or NoProgress())
+    for shard in shards:
         path = directory / shard.name
         digest = hashlib.sha256()
         try:
-            check_shard(path, shard)
+            header_bytes = check_shard(path, shard)
             with opened(path) as file:
+                digest.update(file.read(header_bytes))
                 while piece := file.read(READ_AT_A_TIME):
                     digest.update(piece)
-                    advance(len(piece))
+                    counter.add(len(piece))
         except DataError as error:
+            counter.add(DTYPE.itemsize * shard.tokens)
             yield error.problem
             continue
         if digest.hexdigest() != shard.sha256:

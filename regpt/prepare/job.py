@@ -12,18 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.base.files import flush_directory, sha256_of_json, write_json
 from regpt.base.recipe import Recipe
-from regpt.data import tokenizer
+from regpt.data import gigatoken, tokenizer
 from regpt.data.formats import DTYPE
 from regpt.data.shards import Manifest, Shard, check_fits, gpt2_tokenizer_record, read_manifest
-from regpt.prepare import gigatoken
-from regpt.prepare.corpora import Corpus, Watch
+from regpt.prepare.corpora import Corpus
 from regpt.prepare.encoders import Encoders, Work, workers_for
 from regpt.prepare.hub import HubCorpus
+from regpt.prepare.progress import PreparationProgress
 from regpt.prepare.shard_writer import ShardWriter, Written
 from regpt.prepare.state import Position
 
@@ -34,26 +34,6 @@ PREPARATION = "preparation.json"  # how it went: what may differ between two mak
 BYTES_OF_TEXT_PER_TOKEN = 4.2  # at least, for English; FineWeb has 4.5
 SPARE = 1.05  # of the space that is reckoned
 WORTH_SAYING_BYTES = 1_000_000_000  # of input: from here on the console says how much space it will take
-
-
-class Progress(Watch, Protocol):
-    """Who is told how far the preparation is."""
-
-    def begin(self, description: str, size: int, workers: int) -> None: ...
-    def going_on(self, done: int, tokens: int) -> None: ...
-    def advanced(self, size: int, tokens: int, text_bytes: int) -> None: ...
-    def note(self, text: str) -> None: ...
-    def prepared(self, where: str, manifest: Manifest, seconds: float) -> None: ...
-
-
-class NoProgress:
-    def begin(self, description: str, size: int, workers: int) -> None: ...
-    def going_on(self, done: int, tokens: int) -> None: ...
-    def advanced(self, size: int, tokens: int, text_bytes: int) -> None: ...
-    def note(self, text: str) -> None: ...
-    def prepared(self, where: str, manifest: Manifest, seconds: float) -> None: ...
-    def check(self) -> None: ...
-    def fetching(self, name: str, done: int, size: int) -> None: ...
 
 
 def folder_in_the_making(target: Path) -> Path:
@@ -72,7 +52,7 @@ def made_with(recipe: Recipe) -> dict[str, Any]:
 class Preparation:
     """One data set in the making."""
 
-    def __init__(self, recipe: Recipe, progress: Progress, open_corpus: Callable[[], Corpus]) -> None:
+    def __init__(self, recipe: Recipe, progress: PreparationProgress, open_corpus: Callable[[], Corpus]) -> None:
         self.recipe, self.progress, self.open_corpus = recipe, progress, open_corpus
         self.target = recipe.data.directory
         self.folder = folder_in_the_making(self.target)
@@ -127,15 +107,15 @@ class Preparation:
         started_at, before = time.monotonic(), self.position.seconds
         size = corpus.size
         workers = workers_for(self.recipe.data.workers, size)
-        self.progress.begin(corpus.description, size, workers)
+        self.progress.started(corpus.description, size, workers)
         if self.position.done:
-            self.progress.going_on(self.position.done, self.position.counts.tokens)
+            self.progress.resumed(self.position.done, self.position.counts.tokens)
         save_at = started_at + SAVE_EVERY_SECONDS
         between_sections = True  # what is written and how far it is said to be belong together
         try:
             with Encoders(workers, self.recipe.data.tokenizer_backend) as encoders:
                 work = self.work(corpus)
-                for piece, encoded in encoders.encode(work, self.progress.check):
+                for piece, encoded in encoders.encode(work, self.progress):
                     if encoded is not None and piece.section is not None:
                         between_sections = False
                         writer.add(encoded.tokens)

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -66,7 +66,7 @@ class Console:
 
     # Preparation of data
 
-    def begin(self, description: str, size: int, workers: int) -> None:
+    def started(self, description: str, size: int, workers: int) -> None:
         at_once = f", {workers} workers" if workers > 1 else ""
         self.say(f"preparing {description} ({size / 1e6:,.1f} MB{at_once})")
         self.prepared_size, self.prepared_done = max(1, size), 0
@@ -75,7 +75,7 @@ class Console:
         if self.progress is not None:
             self.bar = self.progress.add_task("prepare", total=size, status="")
 
-    def going_on(self, done: int, tokens: int) -> None:
+    def resumed(self, done: int, tokens: int) -> None:
         """An earlier attempt did so many bytes of the corpus."""
         self.say(f"going on after {tokens:,} tokens, {done / self.prepared_size:.0%} of it")
         self.prepared_done, self.prepared_tokens = done, tokens
@@ -98,23 +98,11 @@ class Console:
         else:
             self.say_seldom(status)
 
-    def reading(self, what: str, size: int) -> Callable[[int], None]:
-        """Files of `size` bytes are to be read; returns whom to tell of each so many of them."""
-        began_at, done = time.perf_counter(), 0
+    def reading(self, what: str) -> "ReadingProgress":
+        """Return the progress of files being read; `what` names the work in the bar."""
         if self.progress is not None:
-            self.bar = self.progress.add_task(what, total=size, status="")
-
-        def advance(count: int) -> None:
-            nonlocal done
-            done += count
-            rate = done / (time.perf_counter() - began_at)
-            status = f"{done / 1e6:,.0f} of {size / 1e6:,.0f} MB · {rate / 1e6:,.0f} MB/s"
-            if self.progress is not None:
-                self.progress.update(self.bar, completed=done, status=status)
-            else:
-                self.say_seldom(status)
-
-        return advance
+            self.bar = self.progress.add_task(what, total=None, status="")
+        return ReadingProgress(self)
 
     def fetching(self, name: str, done: int, size: int) -> None:
         status = f"fetching {name}: {done / 1e6:,.0f} of {size / 1e6:,.0f} MB"
@@ -133,15 +121,15 @@ class Console:
             yield
         self.stopping = None
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         """Called between two pieces of a preparation; raises Stopped where `stopping` has had a signal."""
         if self.stopping is not None:
             self.stopping.check()
 
-    def prepared(self, where: str, manifest: Manifest, seconds: float) -> None:
+    def finished(self, path: str, manifest: Manifest, seconds: float) -> None:
         statistics = manifest.statistics
         self.say(
-            f"{where}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
+            f"{path}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
             f" {manifest.tokens('val'):,} validation tokens in {len(manifest.shards)} shards,"
             f" {statistics['bytes_per_token']:.2f} bytes a token, the longest document"
             f" {statistics['longest_document_tokens']:,} tokens; {seconds:,.1f} s,"
@@ -216,7 +204,7 @@ class Console:
 
     def looking(self, what: str, done: int, of: int) -> None:
         """A finished model is being asked something: a bar of its own, and an end where a signal has come."""
-        self.check()
+        self.raise_if_stopped()
         if self.progress is None:
             self.say_seldom(f"{what}: group {done:,}/{of:,}")
             return
@@ -254,6 +242,25 @@ class Console:
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         self.say(f"step {record.step:>6,} · saved {record.path} ({record.bytes / 1e6:,.0f} MB, {record.seconds:.1f} s)")
+
+
+class ReadingProgress:
+    """Progress of files being read, in bytes: a bar in a terminal, a line now and then in a pipe."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started_at = time.perf_counter()
+
+    def update(self, done: int, total: int) -> None:
+        rate = done / (time.perf_counter() - self.started_at)
+        status = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB · {rate / 1e6:,.0f} MB/s"
+        if self.console.progress is not None:
+            self.console.progress.update(self.console.bar, completed=done, total=total, status=status)
+        else:
+            self.console.say_seldom(status)
+
+    def raise_if_stopped(self) -> None:
+        self.console.raise_if_stopped()
 
 
 def quiet_console() -> Console:

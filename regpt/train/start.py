@@ -43,7 +43,9 @@ def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
                 f"go on with `regpt resume {run.name}`, or start another: --name …",
             )
         with console.stoppable(several_ranks=ranks.size > 1):
-            ranks.on_main(lambda: open_or_prepare(recipe, console).digest, between=console.check, patience=math.inf)
+            ranks.on_main(
+                lambda: open_or_prepare(recipe, console).digest, between=console.raise_if_stopped, patience=math.inf
+            )
         training = Trainer(recipe, run, device, ranks, check_same_on_all_ranks(recipe, device, ranks), console)
         with new_run_directory(training):
             training.parallel.initialize(recipe.run.seed)

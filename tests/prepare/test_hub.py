@@ -19,7 +19,7 @@ from regpt.base.settings import to_toml
 from regpt.data.shards import read_manifest
 from regpt.prepare import hub
 from regpt.prepare.dataset import prepare
-from regpt.prepare.job import NoProgress
+from regpt.prepare.progress import NoPreparationProgress
 from tests.conftest import tiny_recipe, wait_until
 from tests.helpers import hub_server
 from tests.helpers.hub_server import COMMIT, HubServer, served
@@ -163,7 +163,7 @@ def test_download_renamed_while_its_size_is_read_is_not_an_error(
     fetched: Future[None] = Future()
     sizes: list[int] = []
 
-    class Reports(NoProgress):
+    class Reports(NoPreparationProgress):
         def fetching(self, name: str, done: int, size: int) -> None:
             sizes.append(done)
             fetched.set_result(None)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from regpt.base.errors import DataError
+from regpt.base.progress import NoProgress
 from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.data import tokenizer
@@ -60,7 +61,7 @@ def llmc(tmp_path: Path, tokens: np.ndarray) -> Path:
 
 
 def take_over(folder: Path, into: Path | None = None) -> Manifest:
-    return import_shards(folder, find_shards(folder), into, lambda count: None)
+    return import_shards(folder, find_shards(folder), into)
 
 
 def test_shards_of_either_form_hold_the_same_windows_and_have_the_same_digest(npy: Path, llmc: Path) -> None:
@@ -92,7 +93,34 @@ def test_where_the_folder_cannot_be_written_a_folder_of_links_does(llmc: Path, t
     manifest = take_over(llmc, tmp_path / "links")
     assert not (llmc / "manifest.json").exists()
     assert read_manifest(tmp_path / "links") == manifest
-    assert list(verify(tmp_path / "links", lambda count: None)) == []
+    assert list(verify(tmp_path / "links")) == []
+
+
+class BytesRead(NoProgress):
+    """Remembers the progress that it was given."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[int, int]] = []
+
+    def update(self, done: int, total: int) -> None:
+        self.updates.append((done, total))
+
+
+def test_import_and_verify_report_bytes_up_to_the_total(npy: Path, tokens: np.ndarray) -> None:
+    importing, verifying = BytesRead(), BytesRead()
+    import_shards(npy, find_shards(npy), None, importing)
+    assert list(verify(npy, verifying)) == []
+    assert importing.updates == verifying.updates
+    assert importing.updates[-1] == (tokens.nbytes, tokens.nbytes)
+    assert len(importing.updates) == 3
+
+
+def test_verify_counts_a_damaged_shard_as_done(npy: Path, tokens: np.ndarray) -> None:
+    take_over(npy)
+    cut(npy / "edufineweb_train_000001.npy")
+    verifying = BytesRead()
+    assert len(list(verify(npy, verifying))) == 1
+    assert verifying.updates[-1] == (tokens.nbytes, tokens.nbytes)
 
 
 def cut(path: Path) -> None:
@@ -180,10 +208,10 @@ def test_shards_come_in_the_order_of_their_numbers_and_never_twice(npy: Path) ->
 
 def test_what_cannot_be_made_is_said_before_everything_is_read(npy: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    read: list[int] = []
+    reading = BytesRead()
     with pytest.raises(DataError, match="there: exists already"):
-        import_shards(npy, find_shards(npy), tmp_path / "there", read.append)
-    assert read == []
+        import_shards(npy, find_shards(npy), tmp_path / "there", reading)
+    assert reading.updates == []
 
 
 def test_links_beside_an_unfinished_preparation_leave_it_alone(npy: Path, tmp_path: Path) -> None:
@@ -277,7 +305,7 @@ def test_verify_finds_swapped_missing_and_foreign_shards(tiny: Recipe) -> None:
     (folder / "x").rename(other)
     third.unlink()
     np.save(fourth, np.zeros(5_000, dtype=np.uint16))  # of the same size
-    problems = list(verify(folder, lambda count: None))
+    problems = list(verify(folder))
     assert [path.name in problem for path, problem in zip((one, other, third, fourth), problems, strict=True)] == [
         True
     ] * 4

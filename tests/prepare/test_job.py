@@ -23,11 +23,11 @@ from regpt.base import files
 from regpt.base.errors import DataError, LockedError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.data import tokenizer
+from regpt.data import gigatoken, tokenizer
 from regpt.data.shards import Manifest
-from regpt.prepare import encoders, gigatoken, job, sections, shard_writer
+from regpt.prepare import encoders, job, sections, shard_writer
 from regpt.prepare.dataset import being_made, prepare
-from regpt.prepare.job import NoProgress
+from regpt.prepare.progress import NoPreparationProgress
 from tests.conftest import tiny_recipe, wait_until
 
 
@@ -190,7 +190,7 @@ def test_killed_after_it_was_sealed_and_before_it_had_its_name_it_only_gets_the_
     assert contents(tmp_path / "data") == written
 
 
-class StopAfter(NoProgress):
+class StopAfter(NoPreparationProgress):
     """Raises at the so-manieth check, as a signal would; remembers what it was told."""
 
     def __init__(self, checks: int) -> None:
@@ -198,12 +198,12 @@ class StopAfter(NoProgress):
         self.told: list[tuple[int, int]] = []
         self.notes: list[str] = []
 
-    def check(self) -> None:
+    def raise_if_stopped(self) -> None:
         self.checks -= 1
         if self.checks == 0:
             raise KeyboardInterrupt
 
-    def going_on(self, done: int, tokens: int) -> None:
+    def resumed(self, done: int, tokens: int) -> None:
         self.told.append((done, tokens))
 
     def note(self, text: str) -> None:
