@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from regpt.base.recipe import ModelRecipe
+from regpt.base.architecture import ModelRecipe
 from regpt.base.settings import load_recipe
 from regpt.interop.huggingface import hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT

@@ -1,4 +1,7 @@
-"""What a user is told when something is wrong: the problem, the remedy, and an exit code."""
+"""Errors for the user: the problem, the remedy, and an exit code."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 DONE = 0
 USAGE = 2
@@ -13,7 +16,7 @@ TERMINATED = 143  # 128 + SIGTERM
 
 
 class UserError(Exception):
-    """Something a user can mend. Printed as one line without a traceback; the process exits with `code`."""
+    """An error that a user can fix. Printed as one line without a traceback; the process exits with `code`."""
 
     code = USAGE
     # Of several ranks one tells. None: all have met the same, so the first does; else whether this one is to.
@@ -28,16 +31,29 @@ class UserError(Exception):
         return f"{self.problem} — {self.fix}"
 
 
-class RecipeError(UserError):
-    """One or more settings cannot be used. `problems` holds a line for each."""
+@dataclass(frozen=True)
+class Problem:
+    """Why a setting cannot be used. `text` names the setting, its value and, if possible, the remedy."""
 
-    def __init__(self, origin: str, problems: list[str]) -> None:
-        super().__init__(f"{origin}: {'; '.join(problems)}", "change the recipe, or override it as section.key=value")
-        self.origin = origin
-        self.problems = problems
+    setting: str  # 'section.key', or the unknown name that was given
+    text: str
+    depends_on: tuple[str, ...] = ()  # other settings whose values the problem also follows from
 
     def __str__(self) -> str:
-        return "\n       ".join(f"{self.origin}: {problem}" for problem in self.problems)
+        return self.text
+
+
+class RecipeError(UserError):
+    """One or more settings cannot be used. Prints one line for each of `problems`."""
+
+    def __init__(self, origin: str, problems: Sequence[Problem]) -> None:
+        texts = "; ".join(problem.text for problem in problems)
+        super().__init__(f"{origin}: {texts}", "change the recipe, or override it as section.key=value")
+        self.origin = origin
+        self.problems = list(problems)
+
+    def __str__(self) -> str:
+        return "\n       ".join(f"{self.origin}: {problem.text}" for problem in self.problems)
 
 
 class DataError(UserError):

@@ -1,4 +1,4 @@
-"""Between text and recipe: a TOML file and `section.key=value` words in, a recipe or all its problems out; and back."""
+"""Read a recipe from a TOML file and `section.key=value` words, write it back, and compare recipes."""
 
 import difflib
 import json
@@ -8,16 +8,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from regpt.base.errors import RecipeError, UserError
+from regpt.base.errors import Problem, RecipeError, UserError
 from regpt.base.files import sha256_of_json
-from regpt.base.recipe import SECTIONS, OnResume, Recipe
+from regpt.base.recipe import SECTIONS, Recipe
+from regpt.base.schema import OnResume
 
 # The dataclass field of every setting, by section and key.
 SETTINGS = {section: {f.name: f for f in fields(get_type_hints(Recipe)[section])} for section in SECTIONS}
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """The recipes that come with regpt, by name: beside the package in a clone, inside it when installed."""
+    """Return the recipes that come with regpt, by name: next to the package in a clone, inside it when installed."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "recipes", package.parent / "recipes"):
         if folder.is_dir():
@@ -26,37 +27,38 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def load_recipe(where: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in a TOML file (or of a shipped name), with overrides such as 'run.max_steps=2' on top.
+    """Load a recipe from a TOML file or by a shipped name, and apply overrides such as 'run.max_steps=2'.
 
-    Raises UserError when there is no such file, RecipeError with every problem at once when it cannot be used.
+    Raises UserError if the file does not exist, RecipeError with all problems if its settings cannot be used.
     """
     path = find_recipe(where)
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: is not a TOML file ({error})", "mend that line; recipes/demo-modern.toml shows the form"
+            f"{path}: is not a TOML file ({error})", "fix that line; recipes/demo-modern.toml shows the format"
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})", "name a recipe's .toml file") from None
-    misspelt = [problem for word in overrides for problem in apply_override(tables, word)]
-    recipe, problems = build_recipe(path.stem, tables)
-    if misspelt or problems or recipe is None:
-        raise RecipeError(f"{path.name} and the command line" if overrides else str(path), misspelt + problems)
-    return recipe
+    origin = f"{path.name} and the command line" if overrides else str(path)
+    return build_with_overrides(path.stem, tables, overrides, origin)
 
 
 def override(recipe: Recipe, words: Sequence[str]) -> Recipe:
-    """A recipe with other values on top. Raises RecipeError with every problem at once when it cannot be used."""
-    tables = as_tables(recipe)
+    """Return a recipe with overrides applied. Raises RecipeError with all problems if it cannot be used."""
+    return build_with_overrides(recipe.name, as_tables(recipe), words, f"{recipe.name} and the command line")
+
+
+def build_with_overrides(name: str, tables: dict[str, Any], words: Sequence[str], origin: str) -> Recipe:
     misspelt = [problem for word in words for problem in apply_override(tables, word)]
-    changed, problems = build_recipe(recipe.name, tables)
-    if misspelt or problems or changed is None:
-        raise RecipeError(f"{recipe.name} and the command line", misspelt + problems)
-    return changed
+    recipe, problems = build_recipe(name, tables)
+    if misspelt or recipe is None:
+        raise RecipeError(origin, misspelt + problems)
+    return recipe
 
 
 def find_recipe(where: str | Path) -> Path:
+    """Return the path of a recipe: a file, or a shipped name. Raises UserError with the nearest name otherwise."""
     path = Path(where)
     if path.is_file():
         return path
@@ -68,12 +70,12 @@ def find_recipe(where: str | Path) -> Path:
     raise UserError(f"{where}: no such recipe", f"{guess}regpt comes with {', '.join(shipped)}; or name a .toml file")
 
 
-def apply_override(tables: dict[str, Any], word: str) -> Iterator[str]:
-    """Put one `section.key=value` into the tables; yield what is wrong with it."""
+def apply_override(tables: dict[str, Any], word: str) -> Iterator[Problem]:
+    """Put one `section.key=value` into the tables; yield its problem if it is not of that form."""
     name, equals, text = word.partition("=")
     section, dot, key = name.strip().partition(".")
     if not (equals and dot and section and key):
-        yield f"'{word}' is not a setting; write section.key=value, as in run.max_steps=100"
+        yield Problem(word, f"'{word}' is not a setting; write section.key=value, as in run.max_steps=100")
         return
     try:
         value = tomllib.loads(f"value = {text}")["value"]
@@ -84,36 +86,34 @@ def apply_override(tables: dict[str, Any], word: str) -> Iterator[str]:
         table[key] = value
 
 
-def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
-    """The recipe that the tables describe, or None, and every problem found on the way."""
+def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    """Build a recipe from tables. Return (recipe, []), or (None, all problems)."""
     hints = get_type_hints(Recipe)
-    problems: list[str] = []
-    doubtful: set[str] = set()  # settings whose value is not known, so that nothing more is said about them
+    problems: list[Problem] = []
+    unknown_values: set[str] = set()  # settings with an unusable value: further problems would follow from it
     sections = {}
     for section, table in tables.items():
         if section not in SECTIONS:
-            keys = [section, *table] if isinstance(table, dict) else [section]
-            near = difflib.get_close_matches(section, SECTIONS, n=1)
-            elsewhere = [] if near else [name for key in keys for name in settings_by_key(key)]
-            problems.append(unknown("section", section, SECTIONS, elsewhere))
+            problems.append(unknown_section(section, table))
         elif not isinstance(table, dict):
-            problems.append(f"'{section}' is a section; write [{section}] and its settings below it")
+            problems.append(Problem(section, f"'{section}' is a section; write [{section}] and its settings below it"))
         else:
             kinds = get_type_hints(hints[section])
             values = {}
             for key, value in table.items():
                 setting = f"{section}.{key}"
                 if key not in kinds:
-                    problems.append(unknown("setting", setting, all_settings(), settings_by_key(key)))
-                    doubtful.update(name for name in all_settings() if f"'{name}'" in problems[-1])
+                    guess = near_setting(setting)
+                    problems.append(unknown("setting", setting, guess))
+                    unknown_values.update({guess} - {""})
                 elif problem := mistyped(setting, value, kinds[key]):
                     problems.append(problem)
-                    doubtful.add(setting)
+                    unknown_values.add(setting)
                 else:
                     values[key] = as_float(value) if kinds[key] is float else value
             sections[section] = hints[section](**values)
     recipe = Recipe(name=name, **sections)
-    problems += [p for p in recipe.problems() if not any(setting in p for setting in doubtful)]
+    problems += [p for p in recipe.problems() if unknown_values.isdisjoint((p.setting, *p.depends_on))]
     return (None if problems else recipe), problems
 
 
@@ -125,24 +125,38 @@ def settings_by_key(key: str) -> list[str]:
     return [name for name in all_settings() if name.partition(".")[2] == key]
 
 
-def unknown(what: str, name: str, known: Sequence[str], same_key: Sequence[str]) -> str:
-    near = list(same_key) or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    guess = f"did you mean '{near[0]}'?" if near else "`regpt recipe help` lists them all"
-    return f"no {what} is named '{name}'; {guess}"
+def near_setting(name: str) -> str:
+    """Return the setting that a misspelt name probably means: the same key elsewhere, else the nearest spelling."""
+    same_key = settings_by_key(name.partition(".")[2])
+    return next(iter(same_key or difflib.get_close_matches(name, all_settings(), n=1, cutoff=0.5)), "")
 
 
-def mistyped(setting: str, value: Any, kind: Any) -> str:
-    """What is wrong with the value's type, or nothing. A whole number may stand where a fraction can."""
+def unknown_section(section: str, table: Any) -> Problem:
+    """Report a section that does not exist, with the section or the setting that it probably means."""
+    near = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.6)
+    keys = [section, *table] if isinstance(table, dict) else [section]
+    elsewhere = [name for key in keys for name in settings_by_key(key)]
+    loose = difflib.get_close_matches(section, SECTIONS, n=1, cutoff=0.5)
+    return unknown("section", section, next(iter(near or elsewhere or loose), ""))
+
+
+def unknown(what: str, name: str, guess: str) -> Problem:
+    advice = f"did you mean '{guess}'?" if guess else "`regpt recipe help` lists them all"
+    return Problem(name, f"no {what} is named '{name}'; {advice}")
+
+
+def mistyped(setting: str, value: Any, kind: Any) -> Problem | None:
+    """Check the type of a value. An integer may be given where a float is expected."""
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         if value in choices:
-            return ""
+            return None
         near = difflib.get_close_matches(str(value), choices, n=1)
         guess = f"; did you mean '{near[0]}'?" if near else ""
-        return f"{setting} = {value!r} is none of {', '.join(choices)}{guess}"
+        return Problem(setting, f"{setting} = {value!r} is not one of {', '.join(choices)}{guess}")
     if type(value) is kind or (kind is float and type(value) is int):
-        return ""
-    return f"{setting} = {value!r} is not {TYPE_NAMES[kind]}"
+        return None
+    return Problem(setting, f"{setting} = {value!r} is not {TYPE_NAMES[kind]}")
 
 
 def as_float(value: float) -> float:
@@ -156,7 +170,7 @@ TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true
 
 
 def as_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Every value of the recipe, by section and key."""
+    """Return every value of the recipe, by section and key."""
     return {
         section: {f.name: getattr(getattr(recipe, section), f.name) for f in fields(getattr(recipe, section))}
         for section in SECTIONS
@@ -164,7 +178,7 @@ def as_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """The resolved recipe, every value written out, as TOML that loads to an equal recipe."""
+    """Write the resolved recipe with every value, as TOML that loads to an equal recipe."""
     parts = [f"# {recipe.name}, resolved"]
     for section, table in as_tables(recipe).items():
         parts.append("\n".join([f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]))
@@ -172,7 +186,7 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def toml_value(value: Any) -> str:
-    # JSON's text and numbers are TOML's too, but for repr's 1e-08 and for the delete character.
+    # JSON text is valid TOML, except for the delete character. repr writes floats such as 1e-08, which both accept.
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
@@ -186,7 +200,7 @@ def recipe_digest(recipe: Recipe) -> str:
 
 
 def on_resume(name: str) -> OnResume:
-    """Return whether a resume may change the setting 'section.key'."""
+    """Return the resume policy of the setting 'section.key'."""
     section, _, key = name.partition(".")
     policy: OnResume = SETTINGS[section][key].metadata["on_resume"]
     return policy

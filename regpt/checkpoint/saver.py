@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from regpt.base.errors import RanksError, UserError
-from regpt.base.recipe import CheckpointRecipe
+from regpt.base.sections import CheckpointRecipe
 from regpt.checkpoint import store
 from regpt.checkpoint.store import Files, SavedCheckpoint, Snapshot
 from regpt.distributed.ranks import RankGroup

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import DataError, UserError
-from regpt.base.recipe import PublishedRecipe, Recipe
+from regpt.base.recipe import Recipe
+from regpt.base.sections import PublishedRecipe
 from regpt.base.settings import load_recipe
 from regpt.stats.paired import LEVEL, Paired
 from regpt.tasks.catalog import METRICS, TASKS

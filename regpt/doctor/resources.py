@@ -28,7 +28,9 @@ HELLASWAG_ITEMS = 10_042
 def check_machine(of: Rehearsal) -> str:
     device = of.device
     if problems := list(of.recipe.batch_problems(of.ranks)):
-        raise CheckFailed("; ".join(problems), "change the recipe, or override it as section.key=value")
+        raise CheckFailed(
+            "; ".join(problem.text for problem in problems), "change the recipe, or override it as section.key=value"
+        )
     return (
         f"{device.name}, {device.precision_name}{', compiled' if device.compiled else ''};"
         f" {device.peak_flops / 1e12:.3g} TFLOP/s ({device.peak_source})"

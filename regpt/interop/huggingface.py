@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
 from regpt.base.files import flush_file, new_directory, write_json
-from regpt.base.recipe import ModelRecipe
 from regpt.data import tokenizer
 from regpt.model.gpt import GPT
 

@@ -83,7 +83,9 @@ def open_checkpoint(path: Path, overrides: list[str]) -> LoadedModel:
     in_run = RunPaths(run).recipe.is_file()
     recipe, problems = build_recipe(run.name if in_run else path.resolve().name, state["settings"])
     if recipe is None:
-        raise UserError(f"{path}: {'; '.join(problems)}", "it was made by another version of regpt")
+        raise UserError(
+            f"{path}: {'; '.join(problem.text for problem in problems)}", "it was made by another version of regpt"
+        )
     recipe = override(recipe, overrides)
     step = int(state["step"])
     return LoadedModel(

@@ -12,9 +12,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
 from regpt.base.files import sha256_of_file
-from regpt.base.recipe import ModelRecipe
 from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.interop.huggingface import from_hugging_face, to_hugging_face
@@ -67,7 +67,7 @@ def recipe_of(config: Mapping[str, Any], directory: Path) -> ModelRecipe:
         raise UserError(f"{directory / 'config.json'}: cannot be used ({what})", "fetch it again") from None
     if config.get("quantization_config"):
         refused.append("quantized weights")
-    if problems := [problem for problem in recipe.problems() if "vocab_size" not in problem]:
+    if problems := [p.text for p in recipe.problems() if p.setting != "model.vocab_size"]:
         raise UserError(f"{directory / 'config.json'}: cannot be used ({'; '.join(problems)})", "fetch it again")
     if refused:
         raise UserError(

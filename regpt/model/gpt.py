@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from regpt.base.recipe import ModelRecipe
+from regpt.base.architecture import ModelRecipe
 from regpt.model.elementwise import rms_norm, rotary_heads, split_heads, swiglu
 from regpt.model.loss import mean_loss, token_losses, token_losses_and_best
 

@@ -7,7 +7,8 @@ torch.compile keeps instead has not been measured.
 
 from dataclasses import dataclass
 
-from regpt.base.recipe import ModelRecipe, Recipe
+from regpt.base.architecture import ModelRecipe
+from regpt.base.recipe import Recipe
 
 USED = 0.9  # of a card's memory; the rest is the allocator's, the driver's and NCCL's
 STREAM = 4  # bytes of a number in the residual stream, in norms' statistics and in gradients: always float32

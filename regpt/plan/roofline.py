@@ -12,8 +12,8 @@ the two added up, since kernels come one after another):
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from regpt.base.architecture import ModelRecipe
 from regpt.base.cards import Card, find_card
-from regpt.base.recipe import ModelRecipe
 from regpt.plan.memory import ParallelLayout, block_bytes
 
 # Fitted (docs/plan.md). The share is at its bound: left alone, the fit takes products to be faster than the peak and

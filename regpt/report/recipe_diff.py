@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from regpt.base.recipe import ModelRecipe, Recipe
+from regpt.base.architecture import ModelRecipe
+from regpt.base.recipe import Recipe
 from regpt.base.settings import differences, toml_value
 from regpt.tracking.run import Run
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from regpt.base.recipe import ModelRecipe
+from regpt.base.architecture import ModelRecipe
 from regpt.rendering.markdown import escaped
 from regpt.report.published import ALL_ITEMS, CHANCE, GPT2
 from regpt.report.scores import Baseline, guessing, kind_of_data, recorded_where

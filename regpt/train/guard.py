@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from regpt.base.recipe import GuardRecipe
+from regpt.base.sections import GuardRecipe
 
 # A normal distribution's standard deviation in median absolute deviations.
 DEVIATION = 1.4826

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import RunRecipe
+from regpt.base.sections import RunRecipe
 from regpt.distributed.device import choose_precision, open_device, seed_micro_batch
 
 

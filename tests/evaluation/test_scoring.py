@@ -10,7 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from regpt.base.recipe import ModelRecipe, RunRecipe
+from regpt.base.architecture import ModelRecipe
+from regpt.base.sections import RunRecipe
 from regpt.data.tokenizer import encode
 from regpt.distributed.device import Device, open_device
 from regpt.evaluation.scoring import (

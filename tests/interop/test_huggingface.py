@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
-from regpt.base.recipe import ModelRecipe
 from regpt.data.tokenizer import encode
 from regpt.interop.huggingface import export, family
 from tests.model.test_gpt import CLASSIC, SMALL, model_of

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from regpt.base.recipe import ModelRecipe
+from regpt.base.architecture import ModelRecipe
 from regpt.base.settings import load_recipe
 from regpt.model.gpt import GPT, KeyValueCache
 

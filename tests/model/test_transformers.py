@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from regpt.base.recipe import ModelRecipe
+from regpt.base.architecture import ModelRecipe
 from regpt.evaluation.sampling import Sampling, generate
 from regpt.interop.huggingface import from_hugging_face, hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT

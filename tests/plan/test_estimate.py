@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from benchmarks.scale import table
-from regpt.base.recipe import ModelRecipe, Recipe, RunRecipe
+from regpt.base.architecture import ModelRecipe
+from regpt.base.recipe import Recipe
+from regpt.base.sections import RunRecipe
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
 from regpt.plan.estimate import H100, bytes_sent, compute_seconds, estimate, largest_micro_batch

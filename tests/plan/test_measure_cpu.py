@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from regpt.base.recipe import RunRecipe
+from regpt.base.sections import RunRecipe
 from regpt.base.settings import load_recipe
 from regpt.distributed.device import open_device
 from regpt.plan.measure_cpu import Rates, measured_rates

