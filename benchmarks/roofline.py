@@ -1,18 +1,19 @@
-"""The tables of docs/plan.md: the roofline's fit, each published speed beside it, and both recipes on five machines.
+"""Print the tables of docs/plan.md: the roofline fit, published speeds, both recipes on five machines, and all cards.
 
 python -m benchmarks.roofline
 """
 
+from benchmarks.published_speeds import ELSEWHERE, MODELS, PUBLISHED, Speed, fit_constants, split_for_fit
 from regpt.base.cards import CARDS, find_card
 from regpt.base.format import three_digits
 from regpt.base.settings import load_recipe
 from regpt.plan.estimate import Hardware, estimate
-from regpt.plan.roofline import ELSEWHERE, MODELS, PUBLISHED, Speed, fitted, halves, seconds_per_token
-from regpt.plan.summary import spread
+from regpt.plan.roofline import seconds_per_token
+from regpt.plan.wording import range_text
 
 RECIPES = ("gpt2-230126", "gpt2-050226")
 MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))
-# Of 124M, tokens/s of one card, beside which the table is held.
+# Published tokens/s of one card with a 124M model, for comparison.
 KNOWN = {
     "RTX 5090": "123,000 to 159,000 expected",
     "RTX 4090": "110,000",
@@ -23,9 +24,9 @@ KNOWN = {
 
 
 def fit_table() -> list[str]:
-    """Every published speed, beside the formula fitted on one half, on the other, and on all."""
-    first, second = halves()
-    constants = [fitted(first), fitted(second), fitted(PUBLISHED)]
+    """Return a table of the published speeds and the formula fitted to one half, the other half, and all of them."""
+    first, second = split_for_fit()
+    constants = [fit_constants(first), fit_constants(second), fit_constants(PUBLISHED)]
     lines = [
         "| card | model | published, tokens/s | formula / published, fitted on ● | on ○ | on all | source |",
         "|---|---|---|---|---|---|---|",
@@ -40,6 +41,7 @@ def fit_table() -> list[str]:
 
 
 def elsewhere_table() -> list[str]:
+    """Return a table of the published speeds that are excluded from the fit."""
     lines = ["| card | model | published, tokens/s | formula / published | source |", "|---|---|---|---|---|"]
     for speed in ELSEWHERE:
         ratio = speed.predicted / speed.tokens_per_second
@@ -50,12 +52,12 @@ def elsewhere_table() -> list[str]:
 
 
 def predicted(speed: Speed, share: float, passes: float) -> float:
-    """tokens/s"""
+    """Return the predicted tokens/s for given constants."""
     return 1 / seconds_per_token(MODELS[speed.model], find_card(speed.card), share, passes)
 
 
 def card_table() -> list[str]:
-    """Every card that is known, and where its peak stands."""
+    """Return a table of all known cards with the sources of their peaks."""
     lines = ["| card | TFLOP/s, bfloat16 | GB | GB/s | W | the peak's source |", "|---|---|---|---|---|---|"]
     for card in CARDS:
         cells = [card.name, f"{card.tflops:,g}", f"{card.gigabytes:g}", f"{card.gigabytes_per_second:,g}"]
@@ -64,7 +66,7 @@ def card_table() -> list[str]:
 
 
 def recipe_table() -> list[str]:
-    """What `regpt plan` says of both full-size recipes."""
+    """Return a table of the estimates for both full-size recipes."""
     lines = [
         "| recipe | on | micro-batch × accumulation | memory of a card | formula, tokens/s of a card | published"
         " | range, all cards | hours | kWh |",
@@ -76,17 +78,16 @@ def recipe_table() -> list[str]:
             card = find_card(card_name)
             found = estimate(recipe, ranks, Hardware(card), recipe.data.micro_batch)
             assert found is not None, f"{name} does not fit {card_name}"
-            good, careful = found.tokens_per_second
             cells = [
                 name,
                 f"{ranks} × {card.name}",
-                f"{found.placing.micro_batch} × {found.placing.accumulation}",
+                f"{found.layout.micro_batch} × {found.layout.accumulation}",
                 f"{found.memory.total / 1e9:.1f} of {card.gigabytes:g} GB",
                 three_digits(1 / seconds_per_token(recipe.model, card)),
                 KNOWN[card_name],
-                spread(careful, good),
-                spread(*found.hours),
-                spread(*found.kilowatt_hours),
+                range_text(found.tokens_per_second),
+                range_text(found.hours),
+                range_text(found.kilowatt_hours),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return lines

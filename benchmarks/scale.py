@@ -1,13 +1,16 @@
-"""The table of docs/scale.md: three models on 1, 8, 64 and 512 cards, reckoned.
+"""Print the table of docs/scale.md: estimates for three models on 1, 8, 64 and 512 cards.
 
 python -m benchmarks.scale
 """
 
 from dataclasses import replace
 
+from regpt.base.cards import find_card
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.plan.estimate import H100, Estimate, estimate
+from regpt.plan.estimate import Estimate, Hardware, estimate
+
+H100 = Hardware(find_card("H100"), usd_per_hour=2.5)  # an assumed rental price
 
 XL = "model.n_layer=48 model.n_head=25 model.n_embd=1600 model.mlp_hidden=4288"
 LLAMA = "model.n_layer=32 model.n_head=32 model.n_embd=4096 model.mlp_hidden=11008 model.tied_head=false"
@@ -23,7 +26,7 @@ MODELS = {  # name: (settings, tokens)
 CARDS = (1, 8, 64, 512)
 
 
-def recipe_of(name: str) -> Recipe:
+def build_recipe(name: str) -> Recipe:
     settings, tokens = MODELS[name]
     recipe = load_recipe("gpt2-050226", settings.split())
     return replace(recipe, run=replace(recipe.run, max_steps=round(tokens / recipe.data.total_batch_tokens)))
@@ -36,7 +39,7 @@ def table() -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for name in MODELS:
-        recipe = recipe_of(name)
+        recipe = build_recipe(name)
         for ranks in CARDS:
             found = estimate(recipe, ranks, H100)
             lines.append(row(name, ranks, found))
@@ -49,14 +52,14 @@ def row(name: str, ranks: int, found: Estimate | None) -> str:
     cells = [
         name,
         f"{ranks}",
-        ("fsdp" if found.placing.sharded else "ddp") if ranks > 1 else "alone",
-        f"{found.placing.micro_batch} × {found.placing.accumulation}",
+        ("fsdp" if found.layout.sharded else "ddp") if ranks > 1 else "alone",
+        f"{found.layout.micro_batch} × {found.layout.accumulation}",
         f"{found.memory.total / 1e9:.0f} GB (state {found.memory.state / 1e9:.0f},"
         f" activations {found.memory.activations / 1e9:.0f})",
         f"{spread(found.compute_seconds)} s",
         f"{found.network_seconds:.2g} s" if ranks > 1 else "—",
         spread(tuple(hours / 24 for hours in found.hours)),
-        spread(found.usd),
+        spread(found.usd) if found.usd is not None else "—",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -72,6 +75,6 @@ def short(value: float) -> str:
 
 if __name__ == "__main__":
     for name in MODELS:
-        model = recipe_of(name).model
-        print(f"{name}: {model.parameters:,} parameters, {model.flops_per_token:,} FLOP a token")
+        model = build_recipe(name).model
+        print(f"{name}: {model.parameters:,} parameters, {model.flops_per_token:,} FLOPs per token")
     print("\n".join(table()))

@@ -127,8 +127,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import differences, load_recipe, to_toml
-    from regpt.data.shards import read_manifest
-    from regpt.data.sizes import KNOWN_TRAIN_TOKENS
+    from regpt.data.sizes import epochs_text
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     print(to_toml(recipe))
@@ -143,13 +142,8 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
         "warm-up": f"{recipe.warmup_tokens:,} tokens in {recipe.optimizer.warmup_steps:,} steps",
         "FLOPs per token": f"{recipe.model.flops_per_token:,}",
         "FLOPs in all": f"{recipe.total_tokens * recipe.model.flops_per_token:.3g}",
+        "epochs": epochs_text(recipe),
     }
-    try:
-        tokens, where = read_manifest(recipe.data.directory).tokens("train"), f"in {recipe.data.path}"
-    except UserError:
-        tokens, where = KNOWN_TRAIN_TOKENS.get(recipe.data.source, 0), "by the public preparation, rounded"
-    epochs = f"{recipe.total_tokens / tokens:.3f} of {tokens:,} training tokens ({where})" if tokens else ""
-    follows["epochs"] = epochs or f"not known until {recipe.data.path} is prepared"
     print("# What follows")
     print("\n".join(f"#   {name:<16} {value}" for name, value in follows.items()))
     if arguments.against:
@@ -185,6 +179,7 @@ def run_recipe_help(arguments: argparse.Namespace) -> int:
 def run_plan(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
     from regpt.plan.summary import plan_for_cards, plan_for_this_machine
+    from regpt.plan.wording import plan_lines
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     price = arguments.price
@@ -205,13 +200,14 @@ def run_plan(arguments: argparse.Namespace) -> int:
                 raise UserError(f"--gpus {arguments.gpus}: this machine has no card", "say which: --gpu NAME")
             seconds = measured_rates(recipe, device).step_seconds(recipe)
             bfloat16 = device.precision_name == "bfloat16"
-            lines = plan_for_this_machine(
+            plan = plan_for_this_machine(
                 recipe, device.name, seconds, free_memory(device.torch_device), bfloat16, arguments.runs
             )
-            print("\n".join(lines))
+            print("\n".join(plan_lines(plan)))
             return DONE
         name = card.name
-    print("\n".join(plan_for_cards(recipe, name, arguments.gpus, price, arguments.runs)))
+    plan = plan_for_cards(recipe, name, arguments.gpus, price, arguments.runs)
+    print("\n".join(plan_lines(plan)))
     return DONE
 
 

@@ -14,7 +14,7 @@ from regpt.data.shards import TokenWindows, check_fits
 from regpt.distributed.device import free_memory
 from regpt.doctor.findings import CheckFailed
 from regpt.doctor.rehearsal import ITEMS, Rehearsal
-from regpt.plan.memory import USED, ParallelLayout, estimate_memory
+from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.prepare.dataset import open_or_prepare
 from regpt.prepare.import_shards import verify
@@ -83,7 +83,7 @@ def check_memory(of: Rehearsal) -> str:
         on_cpu,
     )
     needed = estimate_memory(recipe, placing).total
-    room = free_memory(device.torch_device) * (1.0 if on_cpu else USED)
+    room = free_memory(device.torch_device) * (1.0 if on_cpu else USABLE_SHARE)
     said = f"about {needed / 1e9:.2f} GB, by part in `regpt plan`; {room / 1e9:.1f} GB are free"
     if needed > room:
         raise CheckFailed(said, "a smaller data.micro_batch, run.activation_checkpointing=true, or a smaller model")

@@ -1,8 +1,7 @@
-"""How fast this CPU trains a recipe's model, measured in about two seconds on a few of its parts.
+"""Measure in about two seconds how fast this CPU trains a recipe's model.
 
-One block, some rows of the loss and a piece of the optimizer are timed as they are in training, in the recipe's own
-shapes and precision, and added up as often as a step has them. So nothing is assumed about the machine but that a part
-takes as long among many as alone.
+One block, some rows of the loss and part of the optimizer are timed in the recipe's own shapes and precision, then
+multiplied by how often a step runs them. The only assumption is that each part takes as long within a step as alone.
 """
 
 import time
@@ -17,35 +16,35 @@ from regpt.model.gpt import Block, rotary_table
 from regpt.model.loss import Head, mean_loss
 from regpt.model.optimizer import make_optimizer
 
-ROUNDS = 3  # of each part, as far as the time allows; the fastest counts
+ROUNDS = 3  # per part, if the time allows; the fastest counts
 OPTIMIZER_PARAMETERS = 1 << 22
-FEW = 8  # rows of the loss that cost next to nothing but what a micro-batch costs besides
+FEW = 8  # rows of the loss: few enough to measure the fixed cost of a micro-batch
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds of a step's parts."""
+    """Seconds of the parts of a step."""
 
-    block: float  # forward and backward, for each position
-    loss: float  # for each position
-    micro_batch: float  # besides, for each micro-batch: gradients of the embedding and the head
-    optimizer: float  # for each parameter, with the norm and the clipping
+    block: float  # forward and backward, per position
+    loss: float  # per position
+    micro_batch: float  # fixed cost per micro-batch: gradients of the embedding and the head
+    optimizer: float  # per parameter, including gradient norm and clipping
 
     def step_seconds(self, recipe: Recipe, ranks: int = 1) -> float:
-        """Of one optimizer step on one of so many ranks that share nothing."""
+        """Return the seconds of one optimizer step on each of `ranks` ranks that share no hardware."""
         model = recipe.model
         micro_batches = recipe.accumulation_steps(ranks)
         positions = recipe.data.total_batch_tokens // ranks
-        again = 4 / 3 if recipe.run.activation_checkpointing else 1.0
+        recompute = 4 / 3 if recipe.run.activation_checkpointing else 1.0
         return (
-            positions * (again * model.n_layer * self.block + self.loss)
+            positions * (recompute * model.n_layer * self.block + self.loss)
             + micro_batches * self.micro_batch
             + model.parameters * self.optimizer
         )
 
 
 def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rates:
-    """Time the parts on this device, for about so long; each part twice at least."""
+    """Time the parts on this device in about `seconds`; each part runs at least twice."""
     per_position, fixed = loss_seconds(recipe, device, 0.35 * seconds)
     return Rates(
         block=block_seconds(recipe, device, 0.4 * seconds),
@@ -56,13 +55,16 @@ def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rate
 
 
 def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
-    """Of forward and backward pass, for each position, of whole sequences; of a micro-batch, if that is quick."""
-    model, place = recipe.model, device.torch_device
-    block = Block(model).to(place)
-    rotations = rotary_table(model).to(place) if model.positions == "rope" else None
+    """Return the seconds per position of one block, forward and backward.
+
+    Runs whole sequences, and as many of them as a micro-batch has if the time allows.
+    """
+    model, target = recipe.model, device.torch_device
+    block = Block(model).to(target)
+    rotations = rotary_table(model).to(target) if model.positions == "rope" else None
 
     def once(sequences: int) -> None:
-        x = torch.randn(sequences, model.block_size, model.n_embd, device=place, requires_grad=True)
+        x = torch.randn(sequences, model.block_size, model.n_embd, device=target, requires_grad=True)
         with device.autocast():
             y = block(x, rotations)
         y.backward(torch.ones_like(y))
@@ -76,14 +78,14 @@ def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 
 
 def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float, float]:
-    """(for each position, for each micro-batch): head and loss with their gradients, and the embedding's."""
-    model, place = recipe.model, device.torch_device
-    # of the size that weights and hidden states have: products far from it would make numbers that a CPU is slow at
+    """Return seconds (per position, per micro-batch) of head and loss with gradients, including the embedding's."""
+    model, target = recipe.model, device.torch_device
+    # realistic magnitudes: far smaller products would be denormal numbers, which a CPU computes slowly
     std = model.init_std
-    weight = torch.empty(model.vocab_size, model.n_embd, device=place).normal_(0.0, std).requires_grad_()
+    weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, std).requires_grad_()
     positions = recipe.data.micro_batch * model.block_size
-    piece = Head(weight, device.precision).rows
-    tokens = torch.randint(0, model.vocab_size, (piece,), device=place)
+    chunk = Head(weight, device.precision).rows
+    tokens = torch.randint(0, model.vocab_size, (chunk,), device=target)
     weight.grad = torch.zeros_like(weight)
 
     def once(rows: int) -> None:
@@ -91,14 +93,14 @@ def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float,
         with device.autocast():
             mean_loss(hidden, weight, tokens[:rows].roll(1)).backward()
 
-    many = min(piece, positions)
-    of_few = fastest(lambda: once(FEW), device, seconds / 3)
-    of_many = fastest(lambda: once(many), device, 2 * seconds / 3)
-    return max(0.0, of_many - of_few) / max(1, many - FEW), of_few
+    many = min(chunk, positions)
+    few_seconds = fastest(lambda: once(FEW), device, seconds / 3)
+    many_seconds = fastest(lambda: once(many), device, 2 * seconds / 3)
+    return max(0.0, many_seconds - few_seconds) / max(1, many - FEW), few_seconds
 
 
 def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
-    """Of the norm, the clipping, AdamW and forgetting the gradients, for each parameter."""
+    """Return the seconds per parameter of gradient norm, clipping, AdamW and resetting the gradients."""
     layer = torch.nn.Linear(1024, OPTIMIZER_PARAMETERS // 1024, bias=False).to(device.torch_device)
     optimizer = make_optimizer(layer, replace(recipe, name="rates"))
 
@@ -112,7 +114,7 @@ def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 
 
 def fastest(act: Callable[[], None], device: Device, seconds: float) -> float:
-    """Seconds of the fastest of one to three rounds, after one that is not counted, in about so many seconds."""
+    """Return the seconds of the fastest of 1 to 3 rounds, after one warm-up, within about `seconds`."""
     best, began_at = float("inf"), time.perf_counter()
     for number in range(1 + ROUNDS):
         started_at = time.perf_counter()

@@ -1,8 +1,8 @@
-"""How much memory a training step takes, part by part, from the recipe alone.
+"""Estimate the memory of a training step, part by part, from the recipe alone.
 
-What autograd keeps of a block is counted tensor by tensor, in the order in which `model/gpt.py` makes them; tests hold
-the sum against what a real forward pass leaves behind. On a GPU these are the counts of the uncompiled model: what
-torch.compile keeps instead has not been measured.
+The tensors that autograd saves in a block are counted one by one, in the order in which `model/gpt.py` creates them.
+Tests compare the sum with the tensors that a real forward pass saves. For a GPU the counts are those of the uncompiled
+model; what torch.compile saves instead has not been measured.
 """
 
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from dataclasses import dataclass
 from regpt.base.architecture import ModelRecipe
 from regpt.base.recipe import Recipe
 
-USED = 0.9  # of a card's memory; the rest is the allocator's, the driver's and NCCL's
-STREAM = 4  # bytes of a number in the residual stream, in norms' statistics and in gradients: always float32
-LOGITS_ON_GPU = 1 << 27  # numbers in a piece of the loss (model/loss.py); on a CPU:
+USABLE_SHARE = 0.9  # of a card's memory; the allocator, the driver and NCCL take the rest
+STREAM = 4  # bytes per element of the residual stream, norm statistics and gradients: always float32
+LOGITS_ON_GPU = 1 << 27  # logits per chunk of the loss (model/loss.py)
 LOGITS_ON_CPU = 1 << 24
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device, at their highest."""
+    """Peak memory of one device, in bytes."""
 
     weights: float
     gradients: float
     moments: float  # AdamW's two
-    gathered: float  # fsdp: whole weights of the block at hand and the next, and whole gradients until they are reduced
-    casts: float  # the weights' copies in bfloat16 that autocast keeps; a sharded block's arrive as such
-    activations: float  # what autograd keeps of a micro-batch
-    loss: float  # a piece of the logits, and the gradients of the head and of what it reads
+    gathered: float  # fsdp: full weights of the current and the next block, and full gradients until reduced
+    casts: float  # bfloat16 copies of the weights that autocast keeps; fsdp gathers blocks in bfloat16
+    activations: float  # tensors that autograd saves for one micro-batch
+    loss: float  # one chunk of logits, and the gradients of the head and of its input
 
     @property
     def state(self) -> float:
-        """What is there between two steps."""
+        """Return the bytes that stay allocated between two steps."""
         return self.weights + self.gradients + self.moments
 
     @property
@@ -39,95 +39,99 @@ class Memory:
 
     @property
     def parts(self) -> dict[str, float]:
-        """By name, those that are not empty."""
+        """Return the nonzero parts by name."""
         return {name: size for name, size in vars(self).items() if size}
 
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """How a step is laid out on devices of a kind."""
+    """How a step is distributed over devices of one kind."""
 
     ranks: int = 1
     micro_batch: int = 1
     accumulation: int = 1
     sharded: bool = False  # run.parallel = "fsdp"
-    bfloat16: bool = True  # by autocast
+    bfloat16: bool = True  # under autocast
     on_cpu: bool = False
 
 
-def estimate_memory(recipe: Recipe, placing: ParallelLayout) -> Memory:
-    """Bytes on each device."""
+def estimate_memory(recipe: Recipe, layout: ParallelLayout) -> Memory:
+    """Estimate the bytes on each device."""
     model = recipe.model
-    share = placing.ranks if placing.sharded else 1
-    positions = placing.micro_batch * model.block_size
-    of_block = block_weights(model)
-    outside = model.parameters - model.n_layer * of_block  # embedding, head and norms stay gathered in a pass
+    share = layout.ranks if layout.sharded else 1
+    positions = layout.micro_batch * model.block_size
+    per_block = block_weights(model)
+    outside = model.parameters - model.n_layer * per_block  # embedding, head and norms stay gathered during a pass
     gathered = 0.0
-    if placing.sharded:  # outside the blocks float32, two blocks in bfloat16, and gradients on their way
-        whole_gradients = placing.accumulation > 1 and recipe.run.gradients_reduced == "step"
-        gathered = 4 * outside + 2 * 2 * of_block + 4 * (model.parameters if whole_gradients else of_block)
+    if layout.sharded:  # outside the blocks float32, two blocks in bfloat16, and unreduced gradients
+        whole_gradients = layout.accumulation > 1 and recipe.run.gradients_reduced == "step"
+        gathered = 4 * outside + 2 * 2 * per_block + 4 * (model.parameters if whole_gradients else per_block)
     casts = 0.0
-    if placing.bfloat16:
-        casts = 2 * (0 if placing.sharded else of_block * model.n_layer) + 2 * model.vocab_size * model.n_embd
+    if layout.bfloat16:
+        casts = 2 * (0 if layout.sharded else per_block * model.n_layer) + 2 * model.vocab_size * model.n_embd
     return Memory(
         weights=4 * model.parameters / share,
         gradients=4 * model.parameters / share,
         moments=8 * model.parameters / share,
         gathered=gathered,
         casts=casts,
-        activations=activation_bytes(recipe, placing),
-        loss=loss_bytes(model, positions, placing),
+        activations=activation_bytes(recipe, layout),
+        loss=loss_bytes(model, positions, layout),
     )
 
 
 def block_weights(model: ModelRecipe) -> int:
-    """In the matrix products of one block."""
+    """Return the number of weights in the matrix products of one block."""
     return (model.matmul_parameters - model.vocab_size * model.n_embd) // model.n_layer
 
 
-def activation_bytes(recipe: Recipe, placing: ParallelLayout) -> int:
-    """What autograd keeps of one micro-batch; with activation checkpointing, one block in full besides all inputs."""
+def activation_bytes(recipe: Recipe, layout: ParallelLayout) -> int:
+    """Return the bytes autograd saves for one micro-batch.
+
+    With activation checkpointing: the inputs of all blocks, and one block in full.
+    """
     model = recipe.model
-    positions = placing.micro_batch * model.block_size
-    one_block = block_bytes(model, placing)
+    positions = layout.micro_batch * model.block_size
+    one_block = block_bytes(model, layout)
     inputs = STREAM * model.n_embd
-    in_blocks = model.n_layer * inputs + one_block if recipe.run.activation_checkpointing else model.n_layer * one_block
+    blocks = model.n_layer * inputs + one_block if recipe.run.activation_checkpointing else model.n_layer * one_block
     final_norm = STREAM * model.n_embd + norm_statistics(model)
     token_ids = 8
-    dropped = mask_bytes(model, placing, STREAM)
-    return positions * (token_ids + dropped + in_blocks + final_norm)
+    dropped = mask_bytes(model, layout, STREAM)
+    return positions * (token_ids + dropped + blocks + final_norm)
 
 
-def block_bytes(model: ModelRecipe, placing: ParallelLayout) -> int:
-    """What autograd keeps of one block for each token, in the order of the forward pass."""
+def block_bytes(model: ModelRecipe, layout: ParallelLayout) -> int:
+    """Return the bytes per token that autograd saves for one block, in the order of the forward pass."""
     C, M, H, T = model.n_embd, model.mlp_hidden, model.n_head, model.block_size
-    number = 2 if placing.bfloat16 else 4  # bytes of what goes into a product
-    norms = 2 * (STREAM * C + norm_statistics(model))  # their inputs, the stream
-    into_products = 2 * number * C  # what the norms give, as the first product of each half reads it
-    if model.dropout and placing.on_cpu:  # no fused attention: all pairs of positions, three times, in float32
+    number = 2 if layout.bfloat16 else 4  # bytes per element of a matrix product's input
+    norms = 2 * (STREAM * C + norm_statistics(model))  # their inputs: the residual stream
+    into_products = 2 * number * C  # outputs of the norms, read by the first product of attention and MLP
+    if model.dropout and layout.on_cpu:  # no fused attention: three T x T matrices per head, in float32
         attention = 4 * (3 * C + 3 * H * T) + number * C
-    else:  # queries, keys and values; what is mixed, once more where rotated heads lie otherwise; a sum a head
+    else:  # q, k, v and the output; with RoPE a second copy in another layout; logsumexp per head
         attention = number * C * (5 if model.positions == "rope" else 4) + 4 * H
-    mlp = number * M * (3 if model.activation == "swiglu" else 2)  # what `expand` gives, and what `down` reads
-    masks = 2 * mask_bytes(model, placing, number)
+    mlp = number * M * (3 if model.activation == "swiglu" else 2)  # output of `expand`, input of `down`
+    masks = 2 * mask_bytes(model, layout, number)
     return norms + into_products + attention + mlp + masks
 
 
 def norm_statistics(model: ModelRecipe) -> int:
-    """Bytes for each position: the scale; LayerNorm's mean as well."""
+    """Return the bytes per position: the scale, and for LayerNorm also the mean."""
     return 4 if model.normalization == "rmsnorm" else 8
 
 
-def mask_bytes(model: ModelRecipe, placing: ParallelLayout, number: int) -> int:
-    """Of one dropout, for each position: numbers as long as what is dropped on a CPU, booleans on a GPU."""
-    return model.n_embd * (number if placing.on_cpu else 1) if model.dropout else 0
+def mask_bytes(model: ModelRecipe, layout: ParallelLayout, number: int) -> int:
+    """Return the bytes per position of one dropout mask: booleans on a GPU, the input's data type on a CPU."""
+    return model.n_embd * (number if layout.on_cpu else 1) if model.dropout else 0
 
 
-def loss_bytes(model: ModelRecipe, positions: int, placing: ParallelLayout) -> int:
-    """The head's gradient, three times what it reads (itself, its gradient, and that in the backward pass), and logits.
+def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> int:
+    """Return the bytes of the loss: the head's gradient, three times the head's input, and one chunk of logits.
 
-    A piece of the logits is float32; in bfloat16 there is a copy, of the product or of the gradient.
+    The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits are
+    float32; in bfloat16 a copy exists too, of the product or of the gradient.
     """
-    at_once = LOGITS_ON_CPU if placing.on_cpu else LOGITS_ON_GPU
-    logits = min(at_once, positions * model.vocab_size) * (6 if placing.bfloat16 else 4)
+    chunk = LOGITS_ON_CPU if layout.on_cpu else LOGITS_ON_GPU
+    logits = min(chunk, positions * model.vocab_size) * (6 if layout.bfloat16 else 4)
     return STREAM * model.vocab_size * model.n_embd + 3 * STREAM * positions * model.n_embd + logits

@@ -1,75 +1,125 @@
-"""What cannot be, or is better thought over: records faster than cards, disks too small, text too often repeated."""
+"""Find what cannot work or deserves a second thought: impossible records, small disks, repeated data, long warm-up."""
 
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from regpt.base.cards import Card, find_card
 from regpt.base.errors import UserError
-from regpt.base.format import three_digits
 from regpt.base.recipe import Recipe
-from regpt.data.sizes import train_tokens
-from regpt.plan.roofline import speeds
+from regpt.data.sizes import epochs
+from regpt.plan.roofline import speed_range
 from regpt.plan.sizes import disk_needed
 
-IMPOSSIBLE = 0.95  # of peak: no training has been seen to reach that
-DOUBTFUL = 1.05  # times the good end of what the roofline gives
+IMPOSSIBLE_SHARE = 0.95  # of peak; no published training run reaches it
+DOUBTFUL_RATIO = 1.05  # times the optimistic end of the predicted range
+REPEATED_EPOCHS = 4  # Muennighoff et al. 2023, arXiv 2305.16264
 
 
-def find_warnings(recipe: Recipe, runs: Path) -> Iterator[str]:
-    """A line each."""
-    yield from record_warnings(recipe)
-    free = shutil.disk_usage(existing(runs)).free
-    if free < disk_needed(recipe):
-        yield (
-            f"{runs}: {free / 1e9:.1f} GB are free, checkpoints take up to {disk_needed(recipe) / 1e9:.1f} GB;"
-            " set checkpoint.keep_last, or --runs to another disk"
-        )
-    tokens, _ = train_tokens(recipe)
-    if tokens and recipe.total_tokens > 4 * tokens:
-        yield (
-            f"{recipe.total_tokens / tokens:.1f} epochs: beyond about 4, repeated text teaches much less than new text"
-            " (Muennighoff et al. 2023, arXiv 2305.16264)"
-        )
+class RecordProblem(Enum):
+    """Why a published training time is implausible."""
+
+    ABOVE_PEAK = "above peak"
+    ABOVE_RANGE = "above range"
+
+
+@dataclass(frozen=True)
+class ImplausibleRecord:
+    """A published training time that is too short for its hardware."""
+
+    problem: RecordProblem
+    origin: str
+    tokens: int
+    hours: float
+    cards: int
+    card: Card
+    tokens_per_second: float
+    share_of_peak: float
+    optimistic_tokens_per_second: float  # of all cards, predicted
+
+
+@dataclass(frozen=True)
+class DiskTooSmall:
+    """Less free disk space than the checkpoints need."""
+
+    runs: Path
+    free: int  # bytes
+    needed: int  # bytes
+
+
+@dataclass(frozen=True)
+class ManyEpochs:
+    """Training data repeated so often that it loses value."""
+
+    epochs: float
+
+
+@dataclass(frozen=True)
+class WarmupTooLong:
+    """A warm-up that lasts for the whole run."""
+
+    warmup_steps: int
+    max_steps: int
+
+
+PlanWarning = ImplausibleRecord | DiskTooSmall | ManyEpochs | WarmupTooLong
+
+
+def find_warnings(recipe: Recipe, runs: Path) -> Iterator[PlanWarning]:
+    """Yield a warning for each problem of the recipe or of the disk that holds `runs`."""
+    record = find_implausible_record(recipe)
+    if record is not None:
+        yield record
+    free, needed = shutil.disk_usage(existing_parent(runs)).free, disk_needed(recipe)
+    if free < needed:
+        yield DiskTooSmall(runs, free, needed)
+    repeats = epochs(recipe)
+    if repeats is not None and repeats > REPEATED_EPOCHS:
+        yield ManyEpochs(repeats)
     if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
-        yield (
-            f"optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} leaves no step at optimizer.max_lr in"
-            f" run.max_steps = {recipe.run.max_steps:,}"
-        )
+        yield WarmupTooLong(recipe.optimizer.warmup_steps, recipe.run.max_steps)
 
 
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+def existing_parent(path: Path) -> Path:
+    """Return the path itself if it exists, otherwise its nearest existing parent."""
     path = path.absolute()
-    return path if path.exists() else existing(path.parent)
+    return path if path.exists() else existing_parent(path.parent)
 
 
-def record_warnings(recipe: Recipe) -> Iterator[str]:
-    """Whether recorded hours on recorded cards can be, by the cards' peak and by the roofline."""
-    recorded = recipe.published
-    found = recorded_cards(recorded.hardware)
-    if not recorded.hours or found is None:
-        return
-    count, card = found
-    speed = recipe.total_tokens / (3600 * recorded.hours)
-    share = speed * recipe.model.flops_per_token / (count * card.peak)
-    said = (
-        f"{recorded.origin or 'the record'}: {recipe.total_tokens / 1e9:.1f} G tokens in {recorded.hours:g} h on"
-        f" {count} x {card.name} are {three_digits(speed)} tokens/s, about {share:.0%} of peak"
+def find_implausible_record(recipe: Recipe) -> ImplausibleRecord | None:
+    """Compare the published hours with the cards' peak and with the predicted range; None if they are plausible."""
+    record = recipe.published
+    hardware = parse_hardware(record.hardware)
+    if not record.hours or hardware is None:
+        return None
+    cards, card = hardware
+    speed = recipe.total_tokens / (3600 * record.hours)
+    share = speed * recipe.model.flops_per_token / (cards * card.peak)
+    optimistic = cards * speed_range(recipe.model, card)[1]
+    if share > IMPOSSIBLE_SHARE:
+        problem = RecordProblem.ABOVE_PEAK
+    elif speed > DOUBTFUL_RATIO * optimistic:
+        problem = RecordProblem.ABOVE_RANGE
+    else:
+        return None
+    return ImplausibleRecord(
+        problem=problem,
+        origin=record.origin,
+        tokens=recipe.total_tokens,
+        hours=record.hours,
+        cards=cards,
+        card=card,
+        tokens_per_second=speed,
+        share_of_peak=share,
+        optimistic_tokens_per_second=optimistic,
     )
-    good = count * speeds(recipe.model, card)[1]
-    if share > IMPOSSIBLE:
-        yield (
-            f"{said}: that cannot be. The good end of the range for {count} x {card.name} is {three_digits(good)}"
-            " tokens/s"
-        )
-    elif speed > DOUBTFUL * good:
-        yield f"{said}: {speed / good:.2g} times the good end of the range for them"
 
 
-def recorded_cards(hardware: str) -> tuple[int, Card] | None:
-    """'4 x RTX 3090, DDP over NCCL' -> (4, the card); None where no card that is known is named."""
+def parse_hardware(hardware: str) -> tuple[int, Card] | None:
+    """Parse '4 x RTX 3090, DDP over NCCL' into (4, the card); None if it names no known card."""
     match = re.match(r"\s*(\d+)\s*[x×]\s*([^,;]+)", hardware)
     if match is None:
         return None

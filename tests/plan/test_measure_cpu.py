@@ -1,4 +1,4 @@
-"""What a step is made of, added up; how well that predicts a step is measured in benchmarks/plan.py."""
+"""The predicted step time is the sum of its measured parts; benchmarks/plan.py measures the prediction error."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from regpt.distributed.device import open_device
 from regpt.plan.measure_cpu import Rates, measured_rates
 
 
-def test_a_step_is_its_parts_as_often_as_it_has_them() -> None:
+def test_step_time_is_the_sum_of_its_parts() -> None:
     recipe = load_recipe("demo-modern", ["data.micro_batch=2"])
     rates = Rates(block=1e-6, loss=1e-4, micro_batch=0.5, optimizer=1e-9)
     expected = 1024 * (4 * 1e-6 + 1e-4) + 2 * 0.5 + recipe.model.parameters * 1e-9
@@ -18,17 +18,17 @@ def test_a_step_is_its_parts_as_often_as_it_has_them() -> None:
     assert rates.step_seconds(recipe, ranks=2) == pytest.approx(
         512 * (4 * 1e-6 + 1e-4) + 0.5 + recipe.model.parameters * 1e-9
     )
-    again = replace(recipe, run=replace(recipe.run, activation_checkpointing=True))
-    assert rates.step_seconds(again) == pytest.approx(expected + 1024 * 4 * 1e-6 / 3)
+    recomputing = replace(recipe, run=replace(recipe.run, activation_checkpointing=True))
+    assert rates.step_seconds(recomputing) == pytest.approx(expected + 1024 * 4 * 1e-6 / 3)
 
 
 @pytest.mark.parametrize("name", ["demo-classic", "demo-modern"])
-def test_every_part_is_measured_and_the_model_stays_untouched(name: str) -> None:
+def test_every_part_takes_a_measurable_time(name: str) -> None:
     recipe = load_recipe(name, ["run.precision=float32"])
     rates = measured_rates(recipe, open_device(recipe.run), seconds=0.2)
     assert rates.block > 0 and rates.loss > 0 and rates.micro_batch > 0 and rates.optimizer > 0
 
 
-def test_a_block_smaller_than_a_piece_of_the_loss_is_measured_too() -> None:
+def test_block_smaller_than_a_loss_chunk_is_measured() -> None:
     tiny = load_recipe("demo-modern", ["model.block_size=4", "data.micro_batch=1", "data.total_batch_tokens=4"])
     assert measured_rates(tiny, open_device(RunRecipe(device="cpu")), seconds=0.1).step_seconds(tiny) > 0

@@ -1,0 +1,85 @@
+"""Published training speeds, and the fit of the two constants in `regpt/plan/roofline.py` to them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from regpt.base.architecture import ModelRecipe
+from regpt.base.cards import find_card
+from regpt.plan.roofline import parts_per_token, seconds_per_token
+
+
+@dataclass(frozen=True)
+class Speed:
+    """A published training speed."""
+
+    card: str
+    model: str  # a key of MODELS
+    tokens_per_second: float  # per card
+    source: str
+
+    @property
+    def predicted(self) -> float:
+        """Return the tokens/s per card that the roofline predicts."""
+        return 1 / seconds_per_token(MODELS[self.model], find_card(self.card))
+
+
+def gpt2(layers: int, width: int, **other: object) -> ModelRecipe:
+    """Return a classic GPT-2 of another size, with heads of width 64."""
+    parts = {"positions": "learned", "activation": "gelu", "normalization": "layernorm", "bias": True}
+    settings = {"n_layer": layers, "n_embd": width, "n_head": width // 64, "mlp_hidden": 4 * width, **parts, **other}
+    return ModelRecipe(**settings)  # type: ignore[arg-type]
+
+
+NANOCHAT = {"block_size": 2048, "vocab_size": 65_536, "tied_head": False, "positions": "rope", "bias": False}
+MODELS = {
+    "GPT-2 124M": gpt2(12, 768),
+    "GPT-2 350M": gpt2(24, 1024),
+    "GPT-2 774M": gpt2(36, 1280),
+    "GPT-2 1558M": gpt2(48, 1600),
+    "nanochat d20": gpt2(20, 1280, **NANOCHAT),
+    "nanochat d24": gpt2(24, 1536, **NANOCHAT),
+    # TinyLlama has 4 key-value heads, so its attention is slightly smaller than this one
+    "TinyLlama 1.1B": ModelRecipe(
+        n_layer=22, n_head=32, n_embd=2048, mlp_hidden=5632, block_size=2048, vocab_size=32_000, tied_head=False
+    ),
+}
+
+# Training in bfloat16 with fused attention, compiled or hand-written, without activation checkpointing, as published by
+# the projects themselves. Step times are converted to tokens/s with the batch size. Ordered by card and model size.
+PUBLISHED = (
+    Speed("RTX 4090", "GPT-2 124M", 110_350, "llm.c's PyTorch trainer on 2 cards: T. Romero, nanoGPT speedrun worklog"),
+    Speed("A100 40GB", "TinyLlama 1.1B", 24_000, "TinyLlama, README.md"),
+    Speed("A100 80GB", "GPT-2 124M", 218_450, "llm.c, scripts/run_gpt2_124M.sh: 8 cards, 300 ms"),
+    Speed("A100 80GB", "GPT-2 350M", 79_920, "llm.c, scripts/run_gpt2_350M.sh: 8 cards, 820 ms"),
+    Speed("A100 80GB", "nanochat d20", 66_100, "nanochat, pull request 147: 990 ms; its 8 cards follow from its MFU"),
+    Speed("A100 80GB", "GPT-2 774M", 38_550, "llm.c, scripts/run_gpt2_774M.sh: 8 cards, 1.7 s"),
+    Speed("H100", "GPT-2 124M", 450_000, "modded-nanogpt, README.md: llm.c on 8 cards, 45 min, rounded"),
+    Speed("H100", "nanochat d24", 99_980, "nanochat, dev/LEADERBOARD.md, run 1: 8 cards"),
+    Speed("H100", "GPT-2 1558M", 46_810, "llm.c, scripts/run_gpt2_1558M.sh: 8 cards, 2.80 s"),
+)
+# Excluded from the fit: reports by individuals, one with a lowered clock and one without float32 weights.
+ELSEWHERE = (
+    Speed("H100", "GPT-2 124M", 350_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 1 card"),
+    Speed("H100", "GPT-2 124M", 380_800, "the same on 8 cards"),
+    Speed("H100", "GPT-2 1558M", 40_000, "the same, 1.5B on 8 cards"),
+    Speed("RTX 4090", "nanochat d20", 38_060, "nanochat, issue 157"),
+    Speed("A100 40GB", "GPT-2 124M", 200_503, "llm.c, pull request 378: 1 card with its clock held at 1,275 MHz"),
+    Speed("RTX 5090", "GPT-2 124M", 209_110, "a fork of llm.c with its own kernels, no float32 weights, 3 steps"),
+)
+
+
+def fit_constants(speeds: Sequence[Speed]) -> tuple[float, float]:
+    """Fit (share of peak, passes) by least squares of the relative error in time; the share is at most 1."""
+    rows = []
+    for speed in speeds:
+        at_peak, one_pass = parts_per_token(MODELS[speed.model], find_card(speed.card))
+        rows.append((at_peak * speed.tokens_per_second, one_pass * speed.tokens_per_second))
+    aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
+    a, b = sum(row[0] for row in rows), sum(row[1] for row in rows)
+    inverse_share = max(1.0, (a * bb - b * ab) / (aa * bb - ab * ab))
+    return 1 / inverse_share, max(0.0, (b - inverse_share * ab) / bb)
+
+
+def split_for_fit() -> tuple[Sequence[Speed], Sequence[Speed]]:
+    """Return (fitting half, held-out half): every second published speed."""
+    return PUBLISHED[::2], PUBLISHED[1::2]

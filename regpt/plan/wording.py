@@ -1,0 +1,264 @@
+"""Print a plan: aligned lines for a terminal, and the wording of its warnings."""
+
+from collections.abc import Iterator
+
+from regpt.base.format import three_digits
+from regpt.base.recipe import Recipe
+from regpt.data.sizes import epochs_text, tokens_origin, train_tokens
+from regpt.plan.estimate import POWER, Estimate, Range
+from regpt.plan.memory import USABLE_SHARE, Memory
+from regpt.plan.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
+from regpt.plan.summary import CardPlan, CpuPlan, DiskPlan, MicroBatch, MicroBatchFit, Plan
+from regpt.plan.warnings import (
+    DiskTooSmall,
+    ImplausibleRecord,
+    ManyEpochs,
+    PlanWarning,
+    RecordProblem,
+    WarmupTooLong,
+)
+
+NAME_WIDTH = 26
+MEMORY_PARTS = {
+    "weights": "weights, float32",
+    "gradients": "gradients, float32",
+    "moments": "optimizer moments, float32",
+    "gathered": "gathered from other ranks",
+    "casts": "weights, bfloat16 copies",
+    "activations": "activations",
+    "loss": "loss",
+}
+NO_PRICE = "not estimated; add --price USD (per card and hour)"
+
+
+def row(name: str, value: str) -> str:
+    """Format one aligned line of a section."""
+    return f"  {name:<{NAME_WIDTH}}  {value}".rstrip()
+
+
+def plan_lines(plan: Plan) -> Iterator[str]:
+    """Yield the lines of a plan."""
+    yield from model_lines(plan.recipe)
+    yield ""
+    if isinstance(plan.target, CardPlan):
+        yield from card_lines(plan.recipe, plan.target)
+    elif isinstance(plan.target, CpuPlan):
+        yield from cpu_lines(plan.recipe, plan.target)
+    else:
+        yield from table_lines(plan.target)
+    yield ""
+    yield from disk_lines(plan.recipe, plan.disk)
+    if plan.warnings:
+        yield ""
+        yield "Warnings"
+        yield from (f"  {warning_text(warning)}" for warning in plan.warnings)
+
+
+def model_lines(recipe: Recipe) -> Iterator[str]:
+    """Yield the sections about the model and the length of the run."""
+    model, run = recipe.model, recipe.run
+    outside = model.parameters - model.matmul_parameters + model.vocab_size * model.n_embd
+    blocks = model.parameters - outside
+    yield f"Model: {recipe.name}"
+    yield row("parameters", f"{model.parameters:,} (blocks {blocks:,}, embeddings and norms {outside:,})")
+    yield row("FLOPs per token", f"{model.flops_per_token:,}")
+    yield ""
+    yield "Run"
+    tokens = recipe.data.total_batch_tokens
+    yield row("steps", f"{run.max_steps:,} x {tokens:,} tokens = {recipe.total_tokens:,} tokens")
+    yield row("epochs", epochs_text(recipe))
+    yield row("FLOPs", f"{recipe.total_tokens * model.flops_per_token:.3g}")
+
+
+def card_lines(recipe: Recipe, plan: CardPlan) -> Iterator[str]:
+    """Yield the sections about one kind of card."""
+    card, found = plan.hardware.card, plan.estimate
+    yield f"Hardware: {plan.ranks} x {card.name}"
+    yield row("peak, bfloat16", f"{card.tflops:,.4g} TFLOP/s ({card.source})")
+    yield row("memory", f"{card.gigabytes:g} GB, {card.gigabytes_per_second:,.0f} GB/s")
+    yield row("board power", f"{card.watts:g} W")
+    if found is None or plan.micro_batch is None:
+        yield ""
+        yield "Memory per card"
+        yield row("total", does_not_fit_text(plan))
+        return
+    yield ""
+    yield from memory_lines("Memory per card", found.memory, plan.memory_limit, f"{USABLE_SHARE:.0%} of the card")
+    yield ""
+    yield "Batch"
+    yield row("micro-batch", micro_batch_text(plan.micro_batch, recipe.model.block_size))
+    per_card = " on each card" if plan.ranks > 1 else ""
+    yield row("accumulation", f"{accumulation_text(found.layout.accumulation)}{per_card}")
+    if plan.ranks > 1:
+        yield row("parallelism", parallelism_text(recipe, found))
+        yield row("communication", f"{found.network_seconds:.2g} s per step if not overlapped with compute")
+    yield ""
+    yield from cost_lines(found)
+
+
+def cpu_lines(recipe: Recipe, plan: CpuPlan) -> Iterator[str]:
+    """Yield the sections about this machine's CPU."""
+    yield f"Hardware: this machine, {plan.name}, {'bfloat16' if plan.layout.bfloat16 else 'float32'}"
+    yield ""
+    yield from memory_lines("Memory", plan.memory, plan.memory_free, "free now")
+    yield ""
+    yield "Batch"
+    yield row("micro-batch", micro_batch_text(plan.micro_batch, recipe.model.block_size))
+    yield row("accumulation", accumulation_text(plan.layout.accumulation))
+    yield ""
+    yield "Time"
+    yield row("step", f"{range_text(plan.step_seconds)} s, {range_text(plan.tokens_per_second)} tokens/s")
+    yield row("training", duration_text(plan.training_seconds))
+    yield row("", "Estimated from one block, the loss and the optimizer, measured just now on this machine (±25%).")
+    yield row("", "Excludes evaluation and checkpoints. For a GPU, use --gpu NAME or --gpu all.")
+
+
+def table_lines(plans: tuple[CardPlan, ...]) -> Iterator[str]:
+    """Yield a table with one row per kind of card."""
+    yield f"Hardware: {plans[0].ranks} x each known card"
+    head = ("micro-batch", "tokens/s", "hours", "kWh", "USD")
+    yield "  {:<24} {:>12} {:>22} {:>16} {:>16} {:>16}".format("card", *head)
+    for plan in plans:
+        found, name = plan.estimate, f"  {plan.hardware.card.name:<24}"
+        if found is None:
+            yield f"{name} {does_not_fit_text(plan)}"
+            continue
+        batch = f"{found.layout.micro_batch} x {found.layout.accumulation}"
+        if not found.layout.bfloat16:
+            yield f"{name} {batch:>12} speed is not estimated for float32"
+            continue
+        usd = range_text(found.usd) if found.usd is not None else "add --price"
+        speed, hours, energy = (range_text(r) for r in (found.tokens_per_second, found.hours, found.kilowatt_hours))
+        yield f"{name} {batch:>12} {speed:>22} {hours:>16} {energy:>16} {usd:>16}"
+
+
+def memory_lines(heading: str, memory: Memory, limit: float, limit_name: str) -> Iterator[str]:
+    """Yield the memory by part, the total and the limit."""
+    yield heading
+    for part, size in memory.parts.items():
+        yield row(MEMORY_PARTS[part], f"{size / 1e9:6.2f} GB")
+    fits = "" if memory.total <= limit else ": does not fit"
+    yield row("total", f"{memory.total / 1e9:6.2f} GB of {limit / 1e9:.1f} GB ({limit_name}){fits}")
+
+
+def micro_batch_text(batch: MicroBatch, block_size: int) -> str:
+    """Describe the micro-batch that the estimate uses and the largest one that fits."""
+    if not batch.largest:
+        return "not even one sequence fits"
+    largest = f"largest that fits: {batch.largest}"
+    if 0 < batch.largest_dividing < batch.largest:
+        largest += f", or {batch.largest_dividing} to divide the batch"
+    text = f"{batch.used} x {block_size:,} tokens ({largest})"
+    match batch.fit:
+        case MicroBatchFit.FITS:
+            return text
+        case MicroBatchFit.DOES_NOT_FIT if batch.used == batch.configured:
+            return f"{text}; it does not fit"
+        case MicroBatchFit.DOES_NOT_FIT:
+            return f"{text}; the recipe's {batch.configured} does not fit"
+        case MicroBatchFit.DOES_NOT_DIVIDE:
+            return f"{text}; the recipe's {batch.configured} does not divide the batch among the ranks"
+
+
+def accumulation_text(count: int) -> str:
+    return f"{count} micro-batch{'es' if count > 1 else ''} per step"
+
+
+def parallelism_text(recipe: Recipe, found: Estimate) -> str:
+    """Describe whether the ranks hold the full training state or a shard of it."""
+    if not found.layout.sharded:
+        return "ddp: the full model on each rank"
+    if recipe.run.parallel == "fsdp":
+        return "fsdp: a shard of the model on each rank"
+    return "fsdp: the full model does not fit on one card; set run.parallel=fsdp"
+
+
+def does_not_fit_text(plan: CardPlan) -> str:
+    remedy = "try run.activation_checkpointing=true, more cards or a smaller model.block_size"
+    return f"does not fit: {plan.smallest_memory / 1e9:.1f} GB with a micro-batch of 1; {remedy}"
+
+
+def cost_lines(found: Estimate) -> Iterator[str]:
+    """Yield speed, time, energy and cost, and what their ranges assume."""
+    yield "Time and cost (estimated)"
+    if not found.layout.bfloat16:
+        yield row("", "Not estimated for float32: the published speeds and the peaks are for bfloat16.")
+        return
+    share = Range(*(100 * value for value in found.share_of_peak))
+    yield row("speed", f"{range_text(found.tokens_per_second)} tokens/s ({range_text(share)} % of peak)")
+    yield row("training", f"{range_text(found.hours)} hours")
+    yield row("energy", f"{range_text(found.kilowatt_hours)} kWh (cards only)")
+    if found.usd is None:
+        yield row("cost", NO_PRICE)
+    else:
+        yield row("cost", f"{range_text(found.usd)} USD at {found.hardware.usd_per_hour:g} USD per card and hour")
+    if found.recipe.model.parameters <= FITTED_PARAMETERS:
+        basis = f"{LOW:g} to {HIGH:g} times a roofline model fitted to published speeds"
+    else:
+        basis = f"{BEYOND[0]:.0%} to {BEYOND[1]:.0%} of peak, as published for 7 to 8 B models"
+    yield row("", f"Assumes {basis} (docs/plan.md)")
+    yield row("", f"and {POWER[0]:.0%} to {POWER[1]:.0%} of board power. Excludes evaluation and checkpoints.")
+    yield row("", "Not verified on any card by this project.")
+
+
+def disk_lines(recipe: Recipe, disk: DiskPlan) -> Iterator[str]:
+    """Yield the size of the dataset and of the checkpoints."""
+    yield "Disk"
+    tokens = train_tokens(recipe)
+    if tokens is None:
+        data = f"unknown until {recipe.data.path} is prepared (2 bytes per token)"
+    else:
+        size = 2 * (tokens.count + recipe.data.validation_tokens)
+        data = f"{size / 1e9:.1f} GB of shards ({tokens_origin(recipe, tokens)})"
+    yield row("data", data)
+    count, size = disk.checkpoints, disk.checkpoint_bytes
+    yield row("checkpoints", f"{count} x {size / 1e9:.2f} GB = {count * size / 1e9:.1f} GB")
+
+
+def warning_text(warning: PlanWarning) -> str:
+    """Describe a warning in one line."""
+    match warning:
+        case ImplausibleRecord():
+            return record_text(warning)
+        case DiskTooSmall(runs, free, needed):
+            return (
+                f"{runs}: {free / 1e9:.1f} GB free, but checkpoints need up to {needed / 1e9:.1f} GB;"
+                " set checkpoint.keep_last, or use another disk with --runs"
+            )
+        case ManyEpochs(repeats):
+            return (
+                f"{repeats:.1f} epochs: beyond about 4, repeated text is worth much less than new text"
+                " (Muennighoff et al. 2023, arXiv 2305.16264)"
+            )
+        case WarmupTooLong(warmup_steps, max_steps):
+            return (
+                f"optimizer.warmup_steps = {warmup_steps:,} leaves no step at optimizer.max_lr"
+                f" (run.max_steps = {max_steps:,})"
+            )
+
+
+def record_text(record: ImplausibleRecord) -> str:
+    """Describe why a published training time is implausible."""
+    cards = f"{record.cards} x {record.card.name}"
+    figures = (
+        f"{record.origin or 'published record'}: {record.tokens / 1e9:.1f} B tokens in {record.hours:g} h on {cards}"
+        f" is {three_digits(record.tokens_per_second)} tokens/s, about {record.share_of_peak:.0%} of peak"
+    )
+    expected = three_digits(record.optimistic_tokens_per_second)
+    if record.problem is RecordProblem.ABOVE_PEAK:
+        return f"{figures}, which is impossible; the optimistic estimate is {expected} tokens/s"
+    ratio = record.tokens_per_second / record.optimistic_tokens_per_second
+    return f"{figures}, {ratio:.2g} times the optimistic estimate of {expected} tokens/s"
+
+
+def range_text(values: Range) -> str:
+    """Format both ends with three digits, the smaller first: '113,000 to 193,000'."""
+    return f"{three_digits(min(values))} to {three_digits(max(values))}"
+
+
+def duration_text(seconds: Range) -> str:
+    """Format a range of seconds in the largest suitable unit."""
+    for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if max(seconds) >= unit:
+            return f"{range_text(Range(seconds.optimistic / unit, seconds.conservative / unit))} {name}"
+    return f"{range_text(seconds)} seconds"

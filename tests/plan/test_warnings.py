@@ -1,0 +1,88 @@
+"""Warnings: implausible records, small disks, repeated data, a warm-up as long as the run."""
+
+import shutil
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+
+from regpt.base.settings import load_recipe
+from regpt.plan.sizes import disk_needed
+from regpt.plan.warnings import (
+    DiskTooSmall,
+    ManyEpochs,
+    PlanWarning,
+    RecordProblem,
+    WarmupTooLong,
+    find_implausible_record,
+    find_warnings,
+    parse_hardware,
+)
+from regpt.plan.wording import warning_text
+
+ONE_WINDOW = ["data.micro_batch=1", "data.total_batch_tokens=1024"]  # does not divide among four cards
+
+
+def warnings_of(kind: type[PlanWarning], *settings: str) -> list[PlanWarning]:
+    found = find_warnings(load_recipe("gpt2-050226", list(settings)), Path("runs"))
+    return [warning for warning in found if isinstance(warning, kind)]
+
+
+def test_record_above_peak_is_impossible() -> None:
+    record = find_implausible_record(load_recipe("gpt2-050226"))
+    assert record is not None and record.problem is RecordProblem.ABOVE_PEAK
+    assert record.share_of_peak == pytest.approx(1.03, abs=0.005)
+    assert record.tokens_per_second == pytest.approx(253_000, rel=0.005)
+    assert "103%" in warning_text(record) and "253,000" in warning_text(record)
+
+
+@pytest.mark.parametrize("settings", [[], ONE_WINDOW])
+def test_record_within_the_range_gives_no_warning(settings: list[str]) -> None:
+    assert find_implausible_record(load_recipe("gpt2-230126", settings)) is None
+
+
+def test_record_above_the_range_is_implausible() -> None:
+    record = find_implausible_record(load_recipe("gpt2-050226", ["published.hours=26"]))
+    assert record is not None and record.problem is RecordProblem.ABOVE_RANGE
+    assert record.tokens_per_second > record.optimistic_tokens_per_second
+    assert find_implausible_record(load_recipe("gpt2-050226", ["published.hours=45"])) is None
+
+
+@pytest.mark.parametrize(
+    ("hardware", "found"),
+    [
+        ("1 x RTX 5090, local machine", (1, "RTX 5090")),
+        ("4 x RTX 3090, DDP over NCCL", (4, "RTX 3090")),
+        ("8 × H100", (8, "H100")),
+        ("a laptop", None),
+        ("2 x unheard-of 9", None),
+        ("", None),
+    ],
+)
+def test_hardware_of_a_record_is_parsed(hardware: str, found: tuple[int, str] | None) -> None:
+    cards = parse_hardware(hardware)
+    assert (cards and (cards[0], cards[1].name)) == found
+
+
+def test_disk_smaller_than_the_checkpoints_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    needed = disk_needed(load_recipe("gpt2-050226"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(needed, 1, needed - 1))
+    warning = warnings_of(DiskTooSmall)[0]
+    assert warning == DiskTooSmall(Path("runs"), free=needed - 1, needed=needed)
+    assert "runs" in warning_text(warning) and "checkpoint.keep_last" in warning_text(warning)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(needed, 0, needed))
+    assert warnings_of(DiskTooSmall) == []
+
+
+def test_data_repeated_more_than_four_times_gives_a_warning() -> None:
+    assert warnings_of(ManyEpochs) == []
+    (warning,) = warnings_of(ManyEpochs, "run.max_steps=80000")
+    assert isinstance(warning, ManyEpochs) and warning.epochs == pytest.approx(80_000 * 524_288 / 9.854e9)
+    assert "4.3" in warning_text(warning)
+
+
+def test_warmup_as_long_as_the_run_gives_a_warning() -> None:
+    (warning,) = warnings_of(WarmupTooLong, "run.max_steps=100")
+    assert warning == WarmupTooLong(load_recipe("gpt2-050226").optimizer.warmup_steps, 100)
+    assert "optimizer.warmup_steps" in warning_text(warning)
