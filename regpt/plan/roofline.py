@@ -20,7 +20,7 @@ SHARE = 1.0
 PASSES = 13.0
 LOW, HIGH = 0.7, 1.25  # times the predicted speed; all published speeds but one lie in this range
 FITTED_PARAMETERS = 2e9  # the fit covers models up to 1.6 B parameters
-# Shares of peak for larger models. torchtitan (8B) and OLMo (7B) publish 0.33 to 0.48 on H100s; the low end has a margin.
+# Shares of peak for larger models: 0.33 to 0.48 is published for 7 and 8 B models on H100s (OLMo, torchtitan).
 BEYOND = (0.30, 0.48)
 
 

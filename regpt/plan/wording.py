@@ -80,7 +80,8 @@ def card_lines(recipe: Recipe, plan: CardPlan) -> Iterator[str]:
     if found is None or plan.micro_batch is None:
         yield ""
         yield "Memory per card"
-        yield row("total", does_not_fit_text(plan))
+        yield row("total", f"{does_not_fit_text(plan)};")
+        yield row("", "try run.activation_checkpointing=true, more cards or a smaller model.block_size")
         return
     yield ""
     yield from memory_lines("Memory per card", found.memory, plan.memory_limit, f"{USABLE_SHARE:.0%} of the card")
@@ -174,8 +175,7 @@ def parallelism_text(recipe: Recipe, found: Estimate) -> str:
 
 
 def does_not_fit_text(plan: CardPlan) -> str:
-    remedy = "try run.activation_checkpointing=true, more cards or a smaller model.block_size"
-    return f"does not fit: {plan.smallest_memory / 1e9:.1f} GB with a micro-batch of 1; {remedy}"
+    return f"does not fit: {plan.smallest_memory / 1e9:.1f} GB with a micro-batch of 1"
 
 
 def cost_lines(found: Estimate) -> Iterator[str]:

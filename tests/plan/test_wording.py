@@ -1,0 +1,79 @@
+"""The text of `regpt plan`, compared with golden files."""
+
+import shutil
+from collections import namedtuple
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe
+from regpt.plan.estimate import Range
+from regpt.plan.summary import plan_for_cards, plan_for_this_machine
+from regpt.plan.wording import duration_text, plan_lines, range_text
+from tests.helpers.golden import assert_golden
+
+RUNS = Path("runs")
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture(autouse=True)
+def fixed_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan in a folder without data, on a disk with 1 TB free."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**12))
+
+
+def example(settings: list[str]) -> Recipe:
+    """Return the modern recipe with a fixed name and, unless set, no published record."""
+    recipe = load_recipe("gpt2-050226", ["published.hours=0", *settings])
+    return replace(recipe, name="example", published=replace(recipe.published, origin="the record"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "card", "ranks", "price"),
+    [
+        ("one-card", [], "RTX 5090", 1, 0.5),
+        ("impossible-record", ["published.hours=22"], "RTX 5090", 1, None),
+        ("eight-cards", ["run.parallel=fsdp"], "H100", 8, None),
+        ("all-cards", [], "all", 1, 2.0),
+        ("too-large", ["model.n_layer=48", "model.n_embd=4096", "model.n_head=32"], "RTX 5090", 1, None),
+        ("float32", ["run.precision=float32", "run.max_steps=100", "data.micro_batch=512"], "H100", 2, None),
+    ],
+)
+def test_plan_for_cards_reads_like_the_golden_file(
+    name: str, settings: list[str], card: str, ranks: int, price: float | None
+) -> None:
+    plan = plan_for_cards(example(settings), card, ranks, price, RUNS)
+    assert_golden(f"plan/{name}.txt", "\n".join(plan_lines(plan)) + "\n")
+
+
+def test_plan_for_a_cpu_reads_like_the_golden_file() -> None:
+    plan = plan_for_this_machine(
+        replace(load_recipe("demo-modern"), name="example"), "a CPU, 2 threads", 0.9, 8e9, False, RUNS
+    )
+    assert_golden("plan/cpu.txt", "\n".join(plan_lines(plan)) + "\n")
+
+
+def test_full_disk_reads_like_the_golden_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**9))
+    plan = plan_for_cards(example(["run.max_steps=80000"]), "H100", 1, None, RUNS)
+    assert_golden("plan/warnings.txt", "\n".join(plan_lines(plan)) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (Range(20, 40), "20 to 40 seconds"),
+        (Range(40, 90), "0.667 to 1.5 minutes"),
+        (Range(1800, 7200), "0.5 to 2 hours"),
+        (Range(86_400, 172_800), "1 to 2 days"),
+    ],
+)
+def test_duration_uses_the_largest_suitable_unit(seconds: Range, expected: str) -> None:
+    assert duration_text(seconds) == expected
+
+
+def test_range_starts_with_the_smaller_value() -> None:
+    assert range_text(Range(193_000, 113_000)) == range_text(Range(113_000, 193_000)) == "113,000 to 193,000"
