@@ -10,7 +10,8 @@ from regpt.compare.page import folder_of, write_comparison
 from regpt.report.page import write_page, write_report
 from regpt.report.scores import open_baseline
 from regpt.tracking.run import open_run
-from regpt.train.start import train
+from regpt.train.console import Console
+from regpt.train.start import start_training
 
 RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it
 
@@ -22,9 +23,9 @@ def demo(root: Path, overrides: Sequence[str] = ()) -> int:
     number = next(n for n in range(1, 1_000_000) if not any(path_of(root, name, n).exists() for name in RECIPES))
     runs = [path_of(root, name, number) for name in RECIPES]
     for recipe, run in zip(recipes, runs, strict=True):
-        code = train(recipe, run)
-        if code != DONE:
-            return code
+        result = start_training(recipe, run, console=Console(), handle_signals=True)
+        if result.stopped_by:
+            return result.exit_code
     others = [open_baseline(str(run), root) for run in runs[:-1]]
     for other in others:
         assert other.run is not None

@@ -69,18 +69,20 @@ def run_train(arguments: argparse.Namespace) -> int:
     name = recipe.name if arguments.name is None else arguments.name
     if not name or name != Path(name).name:
         raise UserError(f"--name '{name}' is no name of a run", "use letters, digits, '-', '_' and '.', no slash")
-    from regpt.train.start import train
+    from regpt.train.console import Console
+    from regpt.train.start import start_training
 
-    return train(recipe, arguments.runs / name)
+    return start_training(recipe, arguments.runs / name, console=Console(), handle_signals=True).exit_code
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.train.start import resume
+    from regpt.train.console import Console
+    from regpt.train.start import resume_training
 
-    return resume(path, arguments.overrides)
+    return resume_training(path, arguments.overrides, console=Console(), handle_signals=True).exit_code
 
 
 def run_checkpoints(arguments: argparse.Namespace) -> int:
@@ -109,9 +111,10 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
+    from regpt.train.console import Console
     from regpt.train.reproduce import reproduce
 
-    parting = reproduce(path, arguments.steps, print)
+    parting = reproduce(path, arguments.steps, print, console=Console(), handle_signals=True)
     if parting is None:
         print(f"{path}: comes out the same, to the bit")
         return DONE

@@ -66,14 +66,21 @@ class GracefulStop(SignalHandler):
     With a time limit, `check()` also ends a run in time for its last checkpoint: `reserve` seconds before.
     """
 
-    def __init__(self, time_limit: float = math.inf, several_ranks: bool = False) -> None:
-        """`time_limit` is in seconds from now on. With `several_ranks` signals that come together are one."""
+    def __init__(self, time_limit: float = math.inf, several_ranks: bool = False, handle_signals: bool = True) -> None:
+        """`time_limit` is in seconds from now on. With `several_ranks` signals that come together are one.
+
+        Without `handle_signals` no handler is installed, and only the time limit stops.
+        """
         super().__init__()
+        self.handle_signals = handle_signals
         self.received: signal.Signals | None = None
         self.received_at = 0.0
         self.one_stop_seconds = DUPLICATE_SIGNAL_SECONDS if several_ranks else 0.0
         self.ends_at = time.monotonic() + time_limit
         self.reserve = 0.0
+
+    def __enter__(self) -> Self:
+        return super().__enter__() if self.handle_signals else self
 
     def stop_reason(self) -> str:
         """What asks the run to stop, by its name in REASONS; empty if nothing does."""

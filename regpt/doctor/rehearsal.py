@@ -18,7 +18,7 @@ from subprocess import PIPE
 
 import psutil
 
-from regpt.base.errors import DONE, HUNG_UP, INTERRUPTED, TERMINATED, UserError
+from regpt.base.errors import DONE, UserError
 from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
@@ -29,7 +29,7 @@ from regpt.plan.measure_cpu import Rates, measured_rates
 from regpt.tracking.journal import StepRecord
 from regpt.train.console import Console, quiet_console
 from regpt.train.oom import release_memory
-from regpt.train.start import resume, train
+from regpt.train.start import TrainResult, resume_training, start_training
 
 STEPS = 4
 SAVED_AT = 2
@@ -38,7 +38,6 @@ STEP_SECONDS = 3.0  # that a step may take where the machine is no GPU; the micr
 ITEMS = 8  # of HellaSwag
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a process as suddenly
 KILLED = int(KILL) if os.name == "nt" else -int(KILL)  # exit code of a process that it ended
-STOPS = {INTERRUPTED: "SIGINT", TERMINATED: "SIGTERM", HUNG_UP: "SIGHUP"}
 PATIENCE = 300  # seconds that a child may take
 SAVING_PATIENCE = 30  # ... and its checkpoint
 
@@ -114,7 +113,7 @@ class Rehearsal:
     @property
     def run(self) -> Path:
         """Trained from the first step to the last, in this process."""
-        return self.once("straight", lambda path: self.ended(train(self.small, path, quiet_console())))
+        return self.once("straight", lambda path: self.ended(start_training(self.small, path, handle_signals=True)))
 
     @property
     def killed(self) -> Path:
@@ -128,7 +127,7 @@ class Rehearsal:
 
         def make(path: Path) -> None:
             shutil.copytree(self.killed, path)
-            self.ended(resume(path, [], quiet_console()))
+            self.ended(resume_training(path, handle_signals=True))
 
         return self.once("resumed", make)
 
@@ -155,13 +154,11 @@ class Rehearsal:
             self.made.add(name)
         return path
 
-    def ended(self, code: int) -> None:
-        """Raises Stopped where a signal has come, UserError where training has not come to its end."""
+    def ended(self, result: TrainResult) -> None:
+        """Free the memory of a training that has ended. Raises StopRequested where a signal stopped it."""
         release_memory(self.device)
-        if code in STOPS:
-            raise StopRequested(STOPS[code], code)
-        if code != DONE:
-            raise UserError(f"the rehearsal ended with exit code {code}", "train it by hand: regpt train")
+        if result.stopped_by:
+            raise StopRequested(result.stopped_by, result.exit_code)
 
     @cached_property
     def recipe_file(self) -> Path:
@@ -210,7 +207,8 @@ class KillAtStep(Console):
 
 def main() -> int:
     file, run, step = sys.argv[1:]
-    return train(load_recipe(file), Path(run), KillAtStep(Path(run), int(step)))
+    killer = KillAtStep(Path(run), int(step))
+    return start_training(load_recipe(file), Path(run), console=killer, handle_signals=True).exit_code
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tokenizer import END_OF_TEXT, decode
 from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths
+from regpt.train.console import Console
 from regpt.train.guard import Guard
 from regpt.train.start import check_same_on_all_ranks, open_session
 from regpt.train.trainer import Trainer
@@ -113,8 +114,15 @@ class Divergence:
     now: object
 
 
-def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Divergence | None:
-    """Train a run's first steps again, from its own recipe and data, and find the first that comes out otherwise."""
+def reproduce(
+    run: Path,
+    steps: int,
+    told: Callable[[str], None],
+    *,
+    console: Console | None = None,
+    handle_signals: bool = False,
+) -> Divergence | None:
+    """Train a run's first steps again, from its own recipe and data, and return the first that differs, or None."""
     history = read_history(run)
     recipe = first_recipe(load_recipe(RunPaths(run).recipe), history)
     known = records_by_step(history)
@@ -123,8 +131,9 @@ def reproduce(run: Path, steps: int, told: Callable[[str], None]) -> Divergence 
         raise UserError(f"{run}: its journal holds no step", "train it first")
     if left_out_batches(history):
         count = min(count, min(event.step for event in history.events if event.event == "went back"))
-    with open_session(recipe, None) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
-        training = Trainer(recipe, Path(folder), device, ranks, check_same_on_all_ranks(recipe, device, ranks), console)
+    with open_session(recipe, console) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
+        manifest = check_same_on_all_ranks(recipe, device, ranks)
+        training = Trainer(recipe, Path(folder), device, ranks, manifest, console, handle_signals)
         training.parallel.initialize(recipe.run.seed)
         with training.stopping, training.batches() as batches:
             for step in range(count):

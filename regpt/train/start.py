@@ -5,13 +5,14 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from regpt.base.errors import DONE, CheckpointError, DataError, RecipeError, UserError
+from regpt.base.errors import CheckpointError, DataError, RecipeError, UserError
 from regpt.base.files import locked, sha256_of_json, write_json, write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, changes, load_recipe, recipe_digest, to_toml
@@ -20,58 +21,106 @@ from regpt.data.shards import Manifest, read_manifest
 from regpt.distributed.device import Device, open_device
 from regpt.distributed.env import current_launch
 from regpt.distributed.ranks import RankGroup, open_rank_group
+from regpt.distributed.signals import STOP_REASONS
 from regpt.prepare.dataset import open_or_prepare
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import RunPaths
+from regpt.tracking.run import Run, open_run
 from regpt.train.console import Console, quiet_console
 from regpt.train.environment import code_version, environment
 from regpt.train.trainer import Trainer
 
 
-def train(recipe: Recipe, run: Path, console: Console | None = None) -> int:
-    """Start a run in a directory that does not exist yet; returns the exit code. On every rank that there is.
+@dataclass(frozen=True)
+class TrainResult:
+    """How training ended: finished, or stopped by a signal or the time limit after a checkpoint was saved."""
 
-    Everything that can be refused is refused before the directory is made. Where torchrun starts ranks anew after a
-    loss (--max-restarts), a run that is there goes on.
+    run_dir: Path
+    is_main: bool  # whether this process is rank 0; others may not see the run directory
+    stopped_by: str = ""  # a name in `STOP_REASONS`; empty: finished
+
+    @property
+    def exit_code(self) -> int:
+        return STOP_REASONS[self.stopped_by]
+
+    def open(self) -> Run | None:
+        """Read the run; None on ranks other than the main one."""
+        return open_run(self.run_dir) if self.is_main else None
+
+
+def train(recipe: Recipe, run_dir: Path, *, console: Console | None = None, handle_signals: bool = False) -> Run | None:
+    """Train a new run in `run_dir`, which must not exist yet, until it is finished or stopped.
+
+    Returns the run on the main rank, None on the others. Missing data is prepared first. Prints nothing unless a
+    console is given. With `handle_signals` SIGINT, SIGTERM, SIGHUP and SIGUSR1 save a checkpoint and stop the run;
+    otherwise no signal handler is installed. Under torchrun, call it on every rank, once in a process.
+
+    Raises UserError for anything that the caller can fix: an unusable recipe or data set, a run directory that exists,
+    a batch that does not fit into memory, a loss that stays NaN or infinite.
+    """
+    return start_training(recipe, run_dir, console=console, handle_signals=handle_signals).open()
+
+
+def resume(
+    run_dir: Path, overrides: Sequence[str] = (), *, console: Console | None = None, handle_signals: bool = False
+) -> Run | None:
+    """Resume a run from its newest valid checkpoint, on any number of ranks; otherwise like `train`.
+
+    `overrides` ("section.key=value") may change settings that leave the results as they are, and may ask for more
+    steps and other evaluations, which is recorded in the journal. Raises CheckpointError for any other change.
+    """
+    return resume_training(run_dir, overrides, console=console, handle_signals=handle_signals).open()
+
+
+def start_training(
+    recipe: Recipe, run_dir: Path, *, console: Console | None = None, handle_signals: bool = False
+) -> TrainResult:
+    """Do the work of `train` and return how it ended, which a command needs for its exit code.
+
+    Whatever can be refused is refused before the directory is made. Where torchrun restarts lost ranks
+    (--max-restarts), a run that exists is resumed. Raises StopRequested where a signal stops the preparation of data.
     """
     with open_session(recipe, console) as (device, ranks, console):
-        if ranks.on_main(run.exists):
+        if ranks.on_main(run_dir.exists):
             if current_launch().elastic:
-                return resume_from(recipe, run, device, ranks, console)
+                return resume_from(recipe, run_dir, device, ranks, console, handle_signals)
             raise UserError(
-                f"{run}: a run of this name exists already",
-                f"go on with `regpt resume {run.name}`, or start another: --name …",
+                f"{run_dir}: a run of this name exists already",
+                f"resume it with `regpt resume {run_dir.name}`, or start another: --name …",
             )
-        with console.stoppable(several_ranks=ranks.size > 1):
+        with console.stoppable(several_ranks=ranks.size > 1) if handle_signals else nullcontext():
             ranks.on_main(
                 lambda: open_or_prepare(recipe, console).digest, between=console.raise_if_stopped, patience=math.inf
             )
-        training = Trainer(recipe, run, device, ranks, check_same_on_all_ranks(recipe, device, ranks), console)
+        manifest = check_same_on_all_ranks(recipe, device, ranks)
+        training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
         with new_run_directory(training):
             training.parallel.initialize(recipe.run.seed)
-            return training.train(first_step=0, event="started")
+            stopped_by = training.train(first_step=0, event="started")
+        return TrainResult(run_dir, ranks.is_main, stopped_by)
 
 
-def resume(run: Path, overrides: Sequence[str] = (), console: Console | None = None) -> int:
-    """Go on from a run's newest whole checkpoint, on as many ranks as there are now; returns the exit code.
-
-    Overrides may ask for more steps and other looks, which is written down; what else would change the run is refused.
-    """
-    recipe = load_recipe(RunPaths(run).recipe, overrides)
+def resume_training(
+    run_dir: Path, overrides: Sequence[str] = (), *, console: Console | None = None, handle_signals: bool = False
+) -> TrainResult:
+    """Do the work of `resume` and return how it ended."""
+    recipe = load_recipe(RunPaths(run_dir).recipe, overrides)
     with open_session(recipe, console) as (device, ranks, console):
-        return resume_from(recipe, run, device, ranks, console)
+        return resume_from(recipe, run_dir, device, ranks, console, handle_signals)
 
 
-def resume_from(recipe: Recipe, run: Path, device: Device, ranks: RankGroup, console: Console) -> int:
-    paths = RunPaths(run)
+def resume_from(
+    recipe: Recipe, run_dir: Path, device: Device, ranks: RankGroup, console: Console, handle_signals: bool
+) -> TrainResult:
+    paths = RunPaths(run_dir)
     with locked(paths.lock) if ranks.is_main else nullcontext():
-        found = ranks.on_main(lambda: find_resume_point(recipe, run, console))
+        found = ranks.on_main(lambda: find_resume_point(recipe, run_dir, console))
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         if found["complete"]:
             steps = recipe.run.max_steps
-            console.say(f"{run} is complete: {steps:,} steps; for more: regpt resume {run} run.max_steps=…")
-            return DONE
-        training = Trainer(recipe, run, device, ranks, manifest, console)
+            console.say(f"{run_dir} is complete: {steps:,} steps; for more: regpt resume {run_dir} run.max_steps=…")
+            return TrainResult(run_dir, ranks.is_main)
+        training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
         if found["step"]:
             training.load(paths.checkpoint(found["step"]))
         else:
@@ -79,7 +128,8 @@ def resume_from(recipe: Recipe, run: Path, device: Device, ranks: RankGroup, con
         if ranks.is_main and (found["changed"] or not paths.environment.exists()):
             write_description(training)
         detail = {"changed": found["changed"], "passed_over": found["passed_over"]}
-        return training.train(first_step=found["step"], event="resumed", detail=detail)
+        stopped_by = training.train(first_step=found["step"], event="resumed", detail=detail)
+        return TrainResult(run_dir, ranks.is_main, stopped_by)
 
 
 def find_resume_point(recipe: Recipe, run: Path, console: Console) -> dict[str, Any]:
@@ -142,12 +192,15 @@ def allowed_changes(path: Path, state: dict[str, Any], recipe: Recipe, manifest:
 
 @contextmanager
 def open_session(recipe: Recipe, console: Console | None) -> Iterator[tuple[Device, RankGroup, Console]]:
-    """What a run computes on, with whom, and where it says so. RecipeError where the ranks cannot share a batch."""
+    """Open the device, the group of ranks and the console, which prints on the main rank only and only if given.
+
+    Raises RecipeError where the ranks cannot share a batch evenly.
+    """
     device = open_device(recipe.run)
     with open_rank_group(device, recipe.run.rank_timeout) as ranks:
         if problems := list(recipe.batch_problems(ranks.size)):
             raise RecipeError(f"{recipe.name}, on {ranks.size} ranks" if ranks.size > 1 else recipe.name, problems)
-        with console or (Console() if ranks.is_main else quiet_console()) as console:
+        with console if console is not None and ranks.is_main else quiet_console() as console:
             yield device, ranks, console
 
 

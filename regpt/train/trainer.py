@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from regpt.base.errors import DONE, CheckpointError, NumericsError, UserError
+from regpt.base.errors import CheckpointError, NumericsError, UserError
 from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, to_toml
@@ -53,7 +53,14 @@ class Trainer:
     """A run's parts, put together, and the loop over them."""
 
     def __init__(
-        self, recipe: Recipe, run: Path, device: Device, ranks: RankGroup, manifest: Manifest, console: Console
+        self,
+        recipe: Recipe,
+        run: Path,
+        device: Device,
+        ranks: RankGroup,
+        manifest: Manifest,
+        console: Console,
+        handle_signals: bool = False,
     ) -> None:
         self.recipe, self.run_dir, self.device, self.ranks, self.console = recipe, run, device, ranks, console
         directory = recipe.data.directory
@@ -72,7 +79,9 @@ class Trainer:
         self.guard = Guard(recipe.guard)
         self.checkpointer = AsyncCheckpointer(run, recipe.checkpoint, ranks)
         self.trackers = Trackers(recipe.run.sink_names if ranks.is_main else [], console.note)
-        self.stopping = GracefulStop(recipe.run.time_limit_seconds, several_ranks=ranks.size > 1)
+        self.stopping = GracefulStop(
+            recipe.run.time_limit_seconds, several_ranks=ranks.size > 1, handle_signals=handle_signals
+        )
         self.training_seconds = self.slowest_step = 0.0
         self.first_step = 0  # of this attempt
 
@@ -96,8 +105,8 @@ class Trainer:
             "training_seconds": self.training_seconds,
         }
 
-    def train(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> int:
-        """Train from `first_step` completed steps to the recipe's last; returns the exit code."""
+    def train(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> str:
+        """Train from `first_step` completed steps to the recipe's last; returns what stopped it before, or ""."""
         self.first_step = first_step
         with self.stopping:  # a signal waits for the first look
             unmeasured = self.periodic_evaluation.open(self.write, self.check_stop)
@@ -139,10 +148,10 @@ class Trainer:
                 self.console.say(
                     f"stopped by {stopped.name} after step {step:,}; go on with: regpt resume {self.run_dir}"
                 )
-                return stopped.code
+                return stopped.name
         self.finish(step, "finished", {})
         self.console.say(f"finished: {step:,} steps; its record: regpt report {self.run_dir}")
-        return DONE
+        return ""
 
     def evaluate_and_save(self, step: int) -> None:
         """Look and save where it is due after so many steps."""

@@ -19,6 +19,7 @@ from regpt.base.settings import to_toml
 from regpt.tracking import trackers
 from regpt.tracking.journal import EventRecord, Record, StepRecord, read_history
 from regpt.tracking.trackers import TRACKERS, Trackers
+from regpt.train.console import Console
 from regpt.train.start import resume, train
 from tests.conftest import tiny_recipe
 
@@ -65,7 +66,8 @@ def test_a_run_does_not_wait_for_a_sink_that_does_not_answer(
     monkeypatch.setitem(TRACKERS, "wandb", ("regpt", Slow))
     monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.2)
     try:
-        assert train(tiny_recipe(tmp_path, run={"sinks": "wandb,tensorboard"}), tmp_path / "a") == 0
+        recipe = tiny_recipe(tmp_path, run={"sinks": "wandb,tensorboard"})
+        assert train(recipe, tmp_path / "a", console=Console()).history.status == "finished"
     finally:
         Slow.answer.set()
     assert "the sink 'wandb' did not end within 0 s" in capsys.readouterr().out

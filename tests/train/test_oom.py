@@ -41,7 +41,7 @@ def four(tmp_path: Path, texts: Path) -> Recipe:
 
 def run_of(recipe: Recipe, path: Path) -> tuple[list[float], list[str]]:
     """(losses, batch digests)"""
-    assert train(recipe, path) == DONE
+    assert train(recipe, path).history.status == "finished"
     steps = read_history(path).steps
     return [step.loss for step in steps], [step.batch for step in steps]
 
@@ -73,9 +73,9 @@ def test_a_resumed_run_begins_again_at_its_checkpoint(
 ) -> None:
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "halved")
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "told")
-    assert resume(tmp_path / "told", ["run.max_steps=6", "data.micro_batch=2"]) == DONE
+    assert resume(tmp_path / "told", ["run.max_steps=6", "data.micro_batch=2"]).history.status == "finished"
     room_for(monkeypatch, 2)
-    assert resume(tmp_path / "halved", ["run.max_steps=6"]) == DONE
+    assert resume(tmp_path / "halved", ["run.max_steps=6"]).history.status == "finished"
     one, other = (read_history(tmp_path / name).steps for name in ("told", "halved"))
     assert [step.loss for step in one] == [step.loss for step in other]
     assert [step.step for step in other] == [1, 2, 3, 4, 5, 6]
@@ -108,7 +108,7 @@ def test_batches_that_the_guard_left_out_stay_left_out(
         return forward(self, tokens, targets) * (float("nan") if passes in (2, 3) else 1.0)
 
     monkeypatch.setattr(GPT, "forward", poisoned)
-    assert train(recipe, tmp_path / "run") == DONE
+    assert train(recipe, tmp_path / "run").history.status == "finished"
     history = read_history(tmp_path / "run")
     assert [event.event for event in history.events][:3] == ["started", "went back", "out of memory"]
     monkeypatch.undo()
@@ -121,7 +121,7 @@ def test_a_run_halved_in_a_resume_is_reproduced_with_what_it_began_with(
 ) -> None:
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "run")
     room_for(monkeypatch, 2)
-    assert resume(tmp_path / "run", ["run.max_steps=6"]) == DONE
+    assert resume(tmp_path / "run", ["run.max_steps=6"]).history.status == "finished"
     monkeypatch.undo()
     assert reproduce(tmp_path / "run", 3, lambda text: None) is None
 
@@ -141,7 +141,7 @@ def test_memory_that_runs_out_later_is_said_and_the_checkpoints_stay(
     with pytest.raises(UserError, match=r"step 5: out of memory .*regpt resume .* data.micro_batch="):
         train(four, tmp_path / "run")
     monkeypatch.undo()
-    assert resume(tmp_path / "run", ["data.micro_batch=2"]) == DONE
+    assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status == "finished"
     assert read_history(tmp_path / "run").status == "finished"
 
 
@@ -163,7 +163,7 @@ def test_memory_that_runs_out_while_looking_is_a_line_with_a_remedy(
         train(four, tmp_path / "run")
     if step:
         monkeypatch.undo()
-        assert resume(tmp_path / "run", ["data.micro_batch=2"]) == DONE
+        assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status == "finished"
 
 
 def test_another_error_is_not_taken_for_it(four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

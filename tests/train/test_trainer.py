@@ -13,14 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from regpt.base.errors import DONE, INTERRUPTED, CheckpointError, DataError, LockedError, UserError
+from regpt.base.errors import INTERRUPTED, TERMINATED, CheckpointError, DataError, LockedError, UserError
 from regpt.base.files import locked
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.distributed.signals import GracefulStop
+from regpt.distributed.signals import TIME_LIMIT, GracefulStop
 from regpt.prepare.dataset import prepare
 from regpt.tracking.journal import read_history
-from regpt.train.start import resume, train
+from regpt.train.start import TrainResult, resume, start_training, train
 from tests.conftest import tiny_recipe
 
 
@@ -54,7 +54,7 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
 
 def test_a_run_learns_and_writes_down_everything(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
-    assert train(tiny, run) == DONE
+    assert train(tiny, run).history.status == "finished"
     history = read_history(run)
     assert [step.step for step in history.steps] == [1, 2, 3, 4, 5, 6]
     assert [v.step for v in history.validations] == [0, 3, 6]
@@ -84,9 +84,9 @@ def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
     train(recipe, tmp_path / "whole")
     with monkeypatch.context() as patched:
         stop_before(patched, check)
-        assert train(recipe, tmp_path / "stopped") == INTERRUPTED
+        assert start_training(recipe, tmp_path / "stopped", handle_signals=True).exit_code == INTERRUPTED
     assert read_history(tmp_path / "stopped").events[-1].event == "stopped"
-    assert resume(tmp_path / "stopped") == DONE
+    assert resume(tmp_path / "stopped").history.status == "finished"
     whole, stopped = read_history(tmp_path / "whole"), read_history(tmp_path / "stopped")
     assert [(s.step, s.loss, s.gradient_norm, s.batch) for s in whole.steps] == [
         (s.step, s.loss, s.gradient_norm, s.batch) for s in stopped.steps
@@ -110,11 +110,36 @@ def test_a_run_stopped_at_the_edge_of_an_epoch_goes_on_in_the_next(
     assert (environment["data"]["train_tokens"] - 1) // 32 == 10
     with monkeypatch.context() as patched:
         stop_before(patched, check)
-        assert train(recipe, tmp_path / "stopped") == INTERRUPTED
-    assert resume(tmp_path / "stopped") == DONE
+        assert start_training(recipe, tmp_path / "stopped", handle_signals=True).exit_code == INTERRUPTED
+    assert resume(tmp_path / "stopped").history.status == "finished"
     whole, stopped = (read_history(tmp_path / name).steps for name in ("whole", "stopped"))
     assert [(s.loss, s.batch) for s in whole] == [(s.loss, s.batch) for s in stopped]
     assert same(tensors(tmp_path / "whole", 6), tensors(tmp_path / "stopped", 6))
+
+
+def test_library_training_returns_the_run_prints_nothing_and_keeps_signal_handlers(
+    tiny: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install, installed = signal.signal, []
+    monkeypatch.setattr(signal, "signal", lambda *given: (installed.append(given), install(*given))[1])
+    run = train(tiny, tmp_path / "a")
+    assert run is not None and run.path == tmp_path / "a" and run.history.step == 6
+    more = resume(run.path, ["run.max_steps=7"])
+    assert more is not None and more.history.step == 7
+    assert installed == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_library_training_is_stopped_by_the_time_limit_and_by_nothing_else(tmp_path: Path, texts: Path) -> None:
+    endless = {"max_steps": 100_000, "time_limit": "0:00:07"}
+    result = start_training(tiny_recipe(tmp_path, run=endless), tmp_path / "a")
+    assert (result.run_dir, result.stopped_by, result.exit_code) == (tmp_path / "a", TIME_LIMIT, TERMINATED)
+    run = result.open()
+    assert run is not None and run.history.step > 0
+
+
+def test_train_result_opens_nothing_on_ranks_that_may_not_see_the_run(tmp_path: Path) -> None:
+    assert TrainResult(tmp_path / "not there", is_main=False).open() is None
 
 
 def test_a_resume_without_the_moments_would_be_seen(
@@ -124,7 +149,7 @@ def test_a_resume_without_the_moments_would_be_seen(
     train(tiny, tmp_path / "whole")
     with monkeypatch.context() as patched:
         stop_before(patched, 9)
-        train(tiny, tmp_path / "stopped")
+        start_training(tiny, tmp_path / "stopped", handle_signals=True)
         patched.setattr("regpt.train.parallel.load_moments", lambda *_: None)
         resume(tmp_path / "stopped")
     assert losses(tmp_path / "whole") != losses(tmp_path / "stopped")
@@ -183,7 +208,7 @@ def test_a_run_that_exists_is_not_touched(tiny: Recipe, tmp_path: Path) -> None:
 def test_a_finished_run_is_not_trained_further(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     before = (tmp_path / "a" / "journal.jsonl").read_bytes()
-    assert resume(tmp_path / "a") == DONE
+    assert resume(tmp_path / "a").history.status == "finished"
     assert (tmp_path / "a" / "journal.jsonl").read_bytes() == before
 
 
@@ -198,7 +223,7 @@ def test_a_resume_with_another_recipe_or_other_data_is_refused(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stop_before(monkeypatch, 9)
-    train(tiny, tmp_path / "a")
+    start_training(tiny, tmp_path / "a", handle_signals=True)
     other = tiny_recipe(tmp_path, run={"seed": 5})
     (tmp_path / "a" / "recipe.toml").write_text(to_toml(other))
     with pytest.raises(CheckpointError, match="another recipe"):
@@ -218,7 +243,7 @@ def test_a_resume_behind_the_journal_takes_its_looks_again(tiny: Recipe, tmp_pat
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "step_000006")
     journal = tmp_path / "killed" / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-2]))  # no checkpoint, no end
-    assert resume(tmp_path / "killed") == DONE
+    assert resume(tmp_path / "killed").history.status == "finished"
     whole, killed = read_history(tmp_path / "whole"), read_history(tmp_path / "killed")
     assert [(v.step, v.loss) for v in whole.validations] == [(v.step, v.loss) for v in killed.validations]
     assert [s.texts for s in whole.samples] == [s.texts for s in killed.samples]
@@ -230,7 +255,7 @@ def test_a_damaged_last_checkpoint_is_made_again(tiny: Recipe, tmp_path: Path) -
     path = tmp_path / "a" / "checkpoints" / "step_000006" / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert resume(tmp_path / "a") == DONE
+    assert resume(tmp_path / "a").history.status == "finished"
     assert path.read_bytes() == whole
 
 
@@ -239,12 +264,12 @@ def test_data_may_move_between_stop_and_resume_but_not_change(
 ) -> None:
     with monkeypatch.context() as patched:
         stop_before(patched, 9)
-        train(tiny, tmp_path / "a")
+        start_training(tiny, tmp_path / "a", handle_signals=True)
     (tmp_path / "data").rename(tmp_path / "moved")
     prepare(tiny_recipe(tmp_path, data={"validation_tokens": 5_000}))
     with pytest.raises(CheckpointError, match="another data"):
         resume(tmp_path / "a")
-    assert resume(tmp_path / "a", [f"data.path={tmp_path / 'moved'}"]) == DONE
+    assert resume(tmp_path / "a", [f"data.path={tmp_path / 'moved'}"]).history.status == "finished"
 
 
 def test_text_that_is_not_what_the_data_was_made_from_is_refused(tiny: Recipe, tmp_path: Path) -> None:
@@ -256,7 +281,7 @@ def test_text_that_is_not_what_the_data_was_made_from_is_refused(tiny: Recipe, t
 
 
 def test_a_recipe_without_samples_draws_none(tmp_path: Path, texts: Path) -> None:
-    assert train(tiny_recipe(tmp_path, evaluation={"sample_count": 0}), tmp_path / "a") == DONE
+    assert train(tiny_recipe(tmp_path, evaluation={"sample_count": 0}), tmp_path / "a").history.status == "finished"
     assert read_history(tmp_path / "a").samples == []
 
 
