@@ -8,10 +8,10 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n 2 --durations=15
 GOLDEN_TESTS = $(shell grep -rl --include='test_*.py' assert_golden tests)
 
-.PHONY: demo quick test nightly golden durations check bench faults clean help
+.PHONY: demo quick test nightly golden durations check docs docs-generate bench faults clean help
 
 help:            ## what can be made
-	@grep -hE '^[a-z]+: .*##|^[a-z]+: +##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
 demo: $(VENV)/installed             ## train both models in miniature and write their report and comparison
 	@$(BIN)/regpt demo
@@ -36,6 +36,12 @@ check: $(VENV)/installed-dev        ## look at style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+docs: $(VENV)/installed-docs         ## build the documentation site into site/
+	@$(BIN)/mkdocs build --strict
+
+docs-generate: $(VENV)/installed    ## write docs/cli.md, docs/settings.md and the tables of docs/ again
+	@$(BIN)/python docs/generate.py
+
 bench: $(VENV)/installed-dev        ## measure against others on this machine; writes benchmarks/results.md
 	@$(BIN)/python -m benchmarks
 
@@ -54,4 +60,8 @@ $(VENV)/installed: pyproject.toml constraints.txt data-packages.txt
 
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

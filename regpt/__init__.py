@@ -1,3 +1,3 @@
 """regpt retrains GPT-2 (124M) from nothing and writes down what came out."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
