@@ -5,6 +5,7 @@ import hashlib
 import platform
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import psutil
 import torch
@@ -128,7 +129,7 @@ def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]
     card = known_card(device)
     if card is not None and precision == torch.bfloat16:
         return card.peak, f"published for {card.name}"
-    return measure_matmul_rate(device, precision), "measured, large matrix product"
+    return measure_matmul_rate(device, precision, torch.get_num_threads()), "measured, large matrix product"
 
 
 def known_card(device: torch.device) -> Card | None:
@@ -139,8 +140,12 @@ def known_card(device: torch.device) -> Card | None:
     return card_of_device(about.name, about.total_memory / 1e9)
 
 
-def measure_matmul_rate(device: torch.device, precision: torch.dtype, seconds: float = 0.5) -> float:
-    """The best rate, FLOP/s, of square matrix products tried for a moment."""
+@cache
+def measure_matmul_rate(device: torch.device, precision: torch.dtype, threads: int, seconds: float = 0.5) -> float:
+    """Return the best rate, in FLOP/s, of square matrix products repeated for `seconds` on `threads` CPU threads.
+
+    A process measures each device once.
+    """
     size, products = (1024, 1) if device.type == "cpu" else (4096, 8)  # a GPU needs more to be busy
     left, right = (torch.randn(size, size, device=device).to(precision) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds

@@ -1,4 +1,8 @@
-"""A regpt command on several ranks, each forked from a process that has torch at hand and told what torchrun tells."""
+"""Run a regpt command on several ranks.
+
+Each rank is forked from a process that has imported torch already, and gets the environment variables that torchrun
+sets. torchrun starts an interpreter for each rank, which takes seconds.
+"""
 
 import contextlib
 import multiprocessing
@@ -7,33 +11,52 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import _forkserver as fork_server  # type: ignore[attr-defined]
 from pathlib import Path
 
 from torch.distributed import TCPStore
 
+ROOT = Path(__file__).parent.parent.parent
 PROCESSES = multiprocessing.get_context("forkserver")
 STORES: list[TCPStore] = []
-PROCESSES.set_forkserver_preload(["regpt.train.reproduce", "regpt.cli.main", "tests.conftest"])
+server_pid: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a rank ended, and what it printed."""
+    """The exit code of a rank, and what it printed."""
 
     code: int
     output: str
 
 
+def start_server() -> None:
+    """Start the process that ranks are forked from, once.
+
+    Python has one fork server per process. One that `regpt prepare` started in this process has not imported torch.
+    """
+    global server_pid
+    if server_pid is not None and fork_server._forkserver_pid == server_pid:
+        return
+    fork_server._stop()
+    PROCESSES.set_forkserver_preload(["tests.helpers.preload"])
+    with contextlib.chdir(ROOT):  # where it finds `tests`
+        fork_server.ensure_running()
+    server_pid = fork_server._forkserver_pid
+
+
 def start_ranks(
     count: int, words: Sequence[str], folder: Path, plant: Callable[[int], None] | None = None
-) -> "list[multiprocessing.context.ForkServerProcess]":
-    """Start a command on so many ranks; `plant(rank)` is called before it, in each rank's process."""
+) -> list[ForkServerProcess]:
+    """Start the command `words` on `count` ranks. Each rank calls `plant(rank)` first."""
+    start_server()
     folder.mkdir(parents=True, exist_ok=True)
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    STORES.append(store)  # lives as long as we do, as torchrun's does
+    STORES.append(store)  # keeps it alive as long as this process, as torchrun's is
     port = store.port
     ranks = [
-        PROCESSES.Process(target=one_rank, args=(rank, count, port, list(words), str(folder), plant))
+        PROCESSES.Process(target=run_rank, args=(rank, count, port, list(words), str(folder), plant))
         for rank in range(count)
     ]
     for rank in ranks:
@@ -41,8 +64,8 @@ def start_ranks(
     return ranks
 
 
-def outcomes(ranks: "list[multiprocessing.context.ForkServerProcess]", folder: Path, seconds: float) -> list[Outcome]:
-    """Wait for all; fails when one takes far too long."""
+def outcomes(ranks: list[ForkServerProcess], folder: Path, seconds: float) -> list[Outcome]:
+    """Wait for all ranks and return their outcomes. Fail the test if one takes longer than `seconds`."""
     for process in ranks:
         process.join(seconds)
     late = [number for number, process in enumerate(ranks) if process.is_alive()]
@@ -61,12 +84,14 @@ def run_ranks(
     plant: Callable[[int], None] | None = None,
     seconds: float = 60,
 ) -> list[Outcome]:
+    """Run the command `words` on `count` ranks, and return their outcomes by rank."""
     return outcomes(start_ranks(count, words, folder, plant), folder, seconds)
 
 
-def one_rank(
+def run_rank(
     rank: int, count: int, port: int, words: list[str], folder: str, plant: Callable[[int], None] | None
 ) -> None:
+    """Run one rank in its own process, its output in the file `folder`/rankN, and exit with the command's code."""
     output = os.open(f"{folder}/rank{rank}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
