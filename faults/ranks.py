@@ -14,6 +14,7 @@ from faults.experiments import STEPS, Finding, Laboratory, newest_step
 from regpt.base.errors import NUMERICS, USAGE
 from regpt.base.files import sha256_of_file
 from regpt.checkpoint import store
+from regpt.tracking.events import Event
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import RunPaths
 
@@ -137,7 +138,10 @@ def killed_in_places(lab: Laboratory, times: int) -> Finding:
         expected = clean(lab, mode)
         agent = start(lab, "placed", mode, plant=plant, of_rank=of_rank)
         assert agent.ended() == 0, agent.output
-        assert "resumed" in [event.event for event in read_history(lab.path("placed")).events], (plant, agent.output)
+        assert Event.RESUMED in [event.event for event in read_history(lab.path("placed")).events], (
+            plant,
+            agent.output,
+        )
         assert result(lab, "placed") == expected, (plant, agent.output)
         lab.forget("placed")
     return Finding(
@@ -165,7 +169,7 @@ def signalled_ranks(lab: Laboratory, times: int) -> Finding:
             agent.ranks()[int(to[-1])].send_signal(signal.SIGTERM)
         code = agent.ended()
         assert time.monotonic() - sent_at < 30 or to != "torchrun", agent.output
-        stops = [event.step for event in read_history(lab.path("signalled")).events if event.event == "stopped"]
+        stops = [event.step for event in read_history(lab.path("signalled")).events if event.event is Event.STOPPED]
         assert len(stops) == 1, agent.output
         # torchrun starts signalled ranks anew; they see that the run has stopped for good
         assert code != 0 and newest_step(lab.path("signalled")) == stops[0], agent.output
@@ -258,7 +262,7 @@ def no_numbers_on_one_rank(lab: Laboratory, times: int) -> Finding:
     agent = start(lab, "poisoned", plant="no number in twenty losses", of_rank=1)
     agent.ended()
     history = read_history(lab.path("poisoned"))
-    assert [event.event for event in history.events].count("went back") >= 1
+    assert [event.event for event in history.events].count(Event.ROLLBACK) >= 1
     assert f"exitcode: {NUMERICS}" in agent.output.replace("(exitcode", "exitcode"), agent.output
     lab.forget("poisoned")
     return Finding(

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from regpt.cli.main import main
-from regpt.tracking.journal import read_history
+from regpt.tracking.events import Event, Resumed, Rollback
+from regpt.tracking.journal import RunState, read_history
 
 FIXTURE = Path(__file__).parent / "fixtures" / "version_0_1"
 MODERN, CLASSIC = Path("runs/old-modern"), Path("runs/old-classic")
@@ -57,11 +58,11 @@ def test_fixture_contains_every_kind_of_record_and_event() -> None:
 
 def test_old_journal_is_read_with_its_skipped_steps_and_rollback() -> None:
     history = read_history(MODERN)
-    assert history.status == "finished" and history.step == 24 and history.attempts == 3
+    assert history.status is RunState.FINISHED and history.step == 24 and history.attempts == 3
     assert [record.step for record in history.skipped] == [3, 17]
     assert [record.step for record in history.steps] == [n for n in range(1, 25) if n not in (3, 17)]
-    rollbacks = [(event.step, event.detail) for event in history.events if "left_out" in event.detail]
-    assert rollbacks == [(12, {"from": 14, "left_out": [13, 14]})]
+    rollbacks = [(event.step, event.detail) for event in history.events if event.event is Event.ROLLBACK]
+    assert rollbacks == [(12, Rollback(from_step=14, excluded_batches=[13, 14]))]
     assert [record.step for record in history.validations] == [0, 4, 8, 12, 16, 20, 24]
     assert [record.step for record in history.tasks] == [0, 8, 16, 24]
     assert [record.step for record in history.samples] == [8, 16, 24]
@@ -134,8 +135,8 @@ def test_old_run_resumes_with_the_same_batches_and_losses() -> None:
     assert records(MODERN, "validation")[-1]["step"] == 28
     assert last_validation_loss(MODERN) == pytest.approx(RESUMED_VALIDATION_LOSS, rel=1e-5)
     history = read_history(MODERN)
-    assert history.step == 28 and history.attempts == 4 and history.status == "finished"
-    assert history.events[-2].detail["changed"] == {"run.max_steps": [24, 28]}
+    assert history.step == 28 and history.attempts == 4 and history.status is RunState.FINISHED
+    assert history.details(Resumed)[-1].changed == {"run.max_steps": [24, 28]}
     assert (MODERN / "checkpoints" / "step_000028").is_dir()
 
 

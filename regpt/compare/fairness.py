@@ -71,7 +71,7 @@ def other_tokenizer(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
 
 def data_of(model: ComparedModel) -> str:
     if model.run is not None:
-        return str(model.run.environment["data"]["digest"])
+        return model.run.environment.data.digest
     return model.loss.data if model.loss else model.name
 
 

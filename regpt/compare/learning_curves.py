@@ -63,7 +63,7 @@ def learning_curve(model: ComparedModel) -> LearningCurve | None:
     windows = validations[-1].windows if validations else 0
     return LearningCurve(
         model.name,
-        (run.environment["data"]["digest"], run.recipe.model.block_size, windows),
+        (run.environment.data.digest, run.recipe.model.block_size, windows),
         run.recipe.model.flops_per_token,
         [(s.tokens, seconds[s.step], s.loss) for s in run.history.steps if s.step <= end],
         [

@@ -13,6 +13,8 @@ from regpt.base.sections import PublishedRecipe
 from regpt.base.settings import load_recipe
 from regpt.stats.paired import LEVEL, Paired
 from regpt.tasks.catalog import METRICS, TASKS
+from regpt.tracking.environment import TokenizerInfo, build
+from regpt.tracking.events import Started
 from regpt.tracking.journal import TaskRecord
 from regpt.tracking.layout import RESULTS_FILE, VALIDATION, RunPaths, step_directories
 from regpt.tracking.predictions import Predictions, read_predictions
@@ -134,13 +136,13 @@ def of_run(run: Run, where: str) -> ComparedModel:
     asked, problems = answers_in(latest.values())
     for record in run.history.tasks:
         asked = [*asked, of_record(record)] if not any(same_items(record, one) for one in asked) else asked
-    data, device = run.environment["data"], run.environment["device"]
+    data, device = run.environment.data, run.environment.device
     losses = [
         ComparedLoss(
             v.loss,
             v.standard_error,
             v.bits_per_byte,
-            data["digest"],
+            data.digest,
             run.recipe.model.block_size,
             v.windows,
             v.step,
@@ -155,8 +157,8 @@ def of_run(run: Run, where: str) -> ComparedModel:
         except UserError as error:
             problems.append(error.problem)
     return ComparedModel(
-        run.id, where, run.path, end, run.tokens, losses, latest_first(asked), problems, tokenizer_of(data),
-        ", then ".join(devices(run)), device["precision"], device["compiled"], run.recipe, run,
+        run.id, where, run.path, end, run.tokens, losses, latest_first(asked), problems, data.tokenizer.label,
+        ", then ".join(devices(run)), device.precision, device.compiled, run.recipe, run,
     )  # fmt: skip
 
 
@@ -189,7 +191,7 @@ def of_folder(folder: Path, root: Path) -> ComparedModel:
     device = ", then ".join(devices(run)) if run else device
     return ComparedModel(
         name, str(folder), folder, step, tokens, losses, latest_first([*asked, *elsewhere]), problems,
-        tokenizer_of(known), device, precision, None, run.recipe if run else None, run,
+        build(TokenizerInfo, known.get("tokenizer")).label, device, precision, None, run.recipe if run else None, run,
     )  # fmt: skip
 
 
@@ -209,17 +211,11 @@ def run_of(folder: Path, name: str, step: int | None, tokens: int | None, root: 
 
 def devices(run: Run) -> list[str]:
     """On what it was trained, attempt by attempt where that changed: 'AMD EPYC, 2 threads' or '4 x NVIDIA …'."""
-    attempts = [event.detail for event in run.history.events if "device" in event.detail]
-    found = [(int(one.get("ranks", 1)), str(one["device"])) for one in attempts]
-    first = run.environment["device"]["name"]
+    found = [(start.ranks, start.device) for start in run.history.details(Started)]
+    first = run.environment.device.name
     if first not in [name for _, name in found]:
-        found = [(int(run.environment["ranks"]), first), *found]
+        found = [(run.environment.ranks, first), *found]
     return [f"{ranks} × {name}" if ranks > 1 else name for (ranks, name), _ in groupby(found)]
-
-
-def tokenizer_of(about: Mapping[str, Any]) -> str:
-    known = about.get("tokenizer") or {}
-    return f"{known.get('name', '')} {str(known.get('vocabulary_sha256', ''))[:12]}".strip()
 
 
 def answers_in(files: Iterable[tuple[int | None, Path]]) -> tuple[list[TaskScore], list[str]]:

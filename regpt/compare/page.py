@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -163,14 +164,14 @@ def made_with(model: ComparedModel) -> dict[str, str]:
         return {}
     environment = model.run.environment
     return {
-        "Data": f"{inline(environment['data']['source']['description'])}, digest {environment['data']['digest'][:12]}",
+        "Data": f"{inline(environment.data.source.description)}, digest {environment.data.digest[:12]}",
         "Device": inline(model.device),
-        "Precision": environment["device"]["precision"],
-        "torch.compile": "on" if environment["device"]["compiled"] else "off",
-        "Ranks": ", then ".join(map(str, dict.fromkeys(model.run.ranks or [environment["ranks"]]))),
-        "System": inline(environment["system"]),
-        "Code": f"regpt {inline(environment['code_version'])}",
-        **{name: inline(version) for name, version in environment["packages"].items()},
+        "Precision": environment.device.precision,
+        "torch.compile": "on" if environment.device.compiled else "off",
+        "Ranks": ", then ".join(map(str, dict.fromkeys(model.run.ranks or [environment.ranks]))),
+        "System": inline(environment.system),
+        "Code": f"regpt {inline(environment.code_version)}",
+        **{name: inline(version) for name, version in asdict(environment.packages).items()},
     }
 
 

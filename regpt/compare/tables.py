@@ -97,7 +97,7 @@ def with_error(value: float, error: float) -> str:
 
 def best_of(model: ComparedModel) -> str:
     """On the data of the loss that is shown."""
-    own = model.is_run and model.run and model.loss and model.loss.data == model.run.environment["data"]["digest"]
+    own = model.is_run and model.run and model.loss and model.loss.data == model.run.environment.data.digest
     looks = model.run.history.validations if own and model.run else []
     best = min(looks, key=lambda look: look.loss, default=None)
     return f"{best.loss:.4f} (step {best.step:,})" if best else NONE
@@ -133,7 +133,8 @@ def flops_of(model: ComparedModel) -> str:
 
 
 def peak_of(model: ComparedModel) -> str:
-    return f"{100 * model.run.share_of_peak:.3g} %" if model.run and model.step else NONE
+    share = model.run.share_of_peak if model.run and model.step else None
+    return f"{100 * share:.3g} %" if share is not None else NONE
 
 
 def against(first: ComparedModel, other: ComparedModel) -> Iterator[str]:

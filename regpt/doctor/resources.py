@@ -18,6 +18,7 @@ from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.prepare.dataset import open_or_prepare
 from regpt.prepare.import_shards import verify
+from regpt.tracking.events import OutOfMemory
 from regpt.tracking.journal import read_history
 
 VERIFYING_SECONDS = 40.0  # of a large data set as much is read as this allows
@@ -87,10 +88,10 @@ def check_memory(of: Rehearsal) -> str:
     said = f"about {needed / 1e9:.2f} GB, by part in `regpt plan`; {room / 1e9:.1f} GB are free"
     if needed > room:
         raise CheckFailed(said, "a smaller data.micro_batch, run.activation_checkpointing=true, or a smaller model")
-    halved = [event.detail["micro_batch"] for event in read_history(of.run).events if event.event == "out of memory"]
-    if halved:
+    if halved := read_history(of.run).details(OutOfMemory):
         raise CheckFailed(
-            f"out of memory with data.micro_batch = {halved[0][0]}", f"set data.micro_batch={halved[-1][1]}"
+            f"out of memory with data.micro_batch = {halved[0].micro_batch_before}",
+            f"set data.micro_batch={halved[-1].micro_batch_after}",
         )
     return said
 

@@ -31,6 +31,7 @@ from regpt.report.wording import (
     architecture,
     cost,
     durations,
+    event_line,
     framework,
     gpu_type,
     gpus,
@@ -148,13 +149,7 @@ def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:
         "command": code(command(run)),
         "attempts": run.history.attempts,
         "skipped": [escaped(f"step {record.step:,}: {record.reason}") for record in run.history.skipped],
-        "attempt_lines": [
-            f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {event.event} at step {event.step:,}"
-            + (f" on {event.detail['ranks']} ranks" if event.detail.get("ranks", 1) > 1 else "")
-            + (f" ({event.detail['signal']})" if "signal" in event.detail else "")
-            + (" (micro-batch {} halved to {})".format(*halved) if (halved := event.detail.get("micro_batch")) else "")
-            for event in events
-        ],
+        "attempt_lines": [event_line(event) for event in events],
     }
 
 
@@ -181,8 +176,10 @@ def contents_of(run: Run, other: Baseline) -> dict[str, Any]:
 
 
 def command(run: Run) -> str:
-    """As one would type it again."""
-    program, *words = run.environment["command"]
+    """Return the command that started the run, ready to paste."""
+    if not run.environment.command:
+        return "not recorded"
+    program, *words = run.environment.command
     return shlex.join(["python", "-m", "regpt", *words] if program == "__main__.py" else [program, *words])
 
 

@@ -32,15 +32,15 @@ class Change:
 
 def differences_from_gpt2(run: Run) -> list[str]:
     """Where this run leaves what OpenAI describes for GPT-2 124M, read off its recipe and its device."""
-    model, recipe, device = run.recipe.model, run.recipe, run.environment["device"]
+    model, recipe, device = run.recipe.model, run.recipe, run.environment.device
     size = (model.n_layer, model.n_embd, model.n_head, model.block_size)
-    compiled = ", torch.compile" if device["compiled"] else ""
-    torch = run.environment["packages"]["torch"]
+    compiled = ", torch.compile" if device.compiled else ""
+    torch = run.environment.packages.torch
     found = {
         "**Flash Attention:** scaled_dot_product_attention, fused where the device has it, instead of separate products"
         " and softmax": True,
         "**AdamW:** decoupled weight decay, instead of Adam": True,
-        f"**bfloat16:** {device['precision']} autocast in matrix products": device["precision"] == "bfloat16",
+        f"**bfloat16:** {device.precision} autocast in matrix products": device.precision == "bfloat16",
         f"**Vocab Padding:** {model.vocab_size:,} rows instead of 50,257": model.vocab_size != 50_257,
         f"**Modern PyTorch:** torch {torch}, fused AdamW{compiled}": True,
         f"**RoPE Embeddings:** {CHOICES['rope'][2]} instead of a learned table": model.positions == "rope",
@@ -52,7 +52,7 @@ def differences_from_gpt2(run: Run) -> list[str]:
         "**Size:** {} layers of width {} with {} heads and {:,} positions instead of 12, 768, 12 and 1,024".format(
             *size
         ): size != (12, 768, 12, 1024),
-        f"**Data:** {run.environment['data']['source']['description']} instead of WebText": True,
+        f"**Data:** {run.environment.data.source.description} instead of WebText": True,
         f"**Batch:** {recipe.data.total_batch_tokens:,} tokens instead of 512 × 1,024": recipe.data.total_batch_tokens
         != 524_288,
     }

@@ -100,7 +100,7 @@ def relation(run: Run, other: Baseline) -> str:
         return "recorded" if same or (of and of == kind_of_data(run)) else "other data"
     if identical(run, other.run):
         return "same"
-    if run.environment["data"]["digest"] != other.run.environment["data"]["digest"]:
+    if run.environment.data.digest != other.run.environment.data.digest:
         return "other data"
     return "later" if began(other.run) > began(run) else "earlier"
 
@@ -179,7 +179,7 @@ def recorded_where(recipe: Recipe) -> str:
 
 def kind_of_data(run: Run) -> str:
     """By name: of the source, or of the folder that the data set lies in. Nothing where it is neither."""
-    return kind_named(f"{run.environment['data']['source']['description']} {run.recipe.data.path}")
+    return kind_named(f"{run.environment.data.source.description} {run.recipe.data.path}")
 
 
 def kind_named(name: str) -> str:

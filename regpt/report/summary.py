@@ -40,8 +40,8 @@ def model_sentence(run: Run) -> str:
     words = f"**{escaped(run.id)}** is a GPT-2 of {model.parameters:,} parameters with {listed(parts(model))}"
     if not made:
         return f"{words}. It has made none of its {asked:,} steps yet."
-    text = escaped(run.environment["data"]["source"]["description"])
-    device = escaped(run.environment["device"]["name"])
+    text = escaped(run.environment.data.source.description)
+    device = escaped(run.environment.device.name)
     steps = f"Its {asked:,} steps" if made == asked else f"The {made:,} of {asked:,} steps that it has made"
     return (
         f"{words}, trained from nothing on {run.tokens:,} tokens of {text}."

@@ -1,11 +1,13 @@
 """What stands in a record's cells and lists, in words."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from regpt.base.format import short_count
 from regpt.base.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
 from regpt.report.scores import NOT_MEASURED
+from regpt.tracking.events import Ended, Event, OutOfMemory, Started, Stopped
+from regpt.tracking.journal import EventRecord
 from regpt.tracking.run import Run
 
 
@@ -37,7 +39,7 @@ def architecture(recipe: Recipe) -> list[str]:
 
 
 def source_of(run: Run) -> str:
-    asked = str(run.environment["data"]["source"]["asked"])
+    asked = run.environment.data.source.asked
     if asked.startswith("hub:"):
         return f"HuggingFace, {code(asked.removeprefix('hub:'))}"
     if asked == "stdlib":
@@ -69,11 +71,11 @@ def hellaswag_interval(run: Run) -> str:
 
 
 def place_of(run: Run) -> str:
-    return str(run.environment["device"]["place"]).split(":")[0]
+    return run.environment.device.type
 
 
 def gpu_type(run: Run) -> str:
-    name = escaped(run.environment["device"]["name"])
+    name = escaped(run.environment.device.name)
     return name if place_of(run) != "cpu" else f"none; on the CPU, {name}"
 
 
@@ -105,7 +107,7 @@ def durations(run: Run) -> str:
 
 def memory(run: Run) -> str:
     """The most that was written down when the run ended or stopped."""
-    most = max((int(event.detail.get("memory_bytes", 0)) for event in run.history.events), default=0)
+    most = max((end.memory_bytes for end in run.history.details(Ended)), default=0)
     of = "of the card at most" if place_of(run) == "cuda" else "of the process at the end"
     return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
 
@@ -132,3 +134,29 @@ def in_words(seconds: float) -> str:
 
 def tokens_of_steps(steps: int, recipe: Recipe) -> str:
     return f"{steps:,} steps ({short_count(steps * recipe.data.total_batch_tokens)} tokens)"
+
+
+EVENT_TEXT = {
+    Event.STARTED: "started",
+    Event.RESUMED: "resumed",
+    Event.ROLLBACK: "rolled back",
+    Event.OUT_OF_MEMORY: "out of memory",
+    Event.CHECKPOINT_FAILED: "checkpoint not written",
+    Event.STOPPED: "stopped",
+    Event.FAILED: "failed",
+    Event.FINISHED: "finished",
+}
+
+
+def event_line(event: EventRecord) -> str:
+    """Word an event for the report's list of attempts."""
+    line = f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {EVENT_TEXT[event.event]}"
+    line += f" at step {event.step:,}"
+    match event.detail:
+        case Started(ranks=ranks) if ranks > 1:
+            return f"{line} on {ranks} ranks"
+        case Stopped(signal=signal) if signal:
+            return f"{line} ({signal})"
+        case OutOfMemory(micro_batch_before=before, micro_batch_after=after) if before:
+            return f"{line} (micro-batch {before} halved to {after})"
+    return line

@@ -15,7 +15,7 @@ def identical(run: Run, other: Run) -> str:
     ours, theirs = run.history, other.history
     same = (
         not result_differences(run.recipe, other.recipe)
-        and run.environment["data"]["digest"] == other.environment["data"]["digest"]
+        and run.environment.data.digest == other.environment.data.digest
         and bool(ours.steps or ours.validations)
         and losses(ours.steps) == losses(theirs.steps)
         and losses(ours.validations) == losses(theirs.validations)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from regpt.base.errors import DataError
 from regpt.stats.paired import paired, paired_losses, student
 from regpt.stats.throughput import FEWEST_TESTED, compare_throughput
+from regpt.tracking.events import Started
 from regpt.tracking.run import Run, headline
 
 ALIKE = "cannot be told apart"
@@ -38,8 +39,7 @@ def comparable(run: Run, other: Run) -> bool:
     if not (run.history.validations and other.history.validations):
         return False
     seen = [
-        (r.environment["data"]["digest"], r.recipe.model.block_size, r.history.validations[-1].windows)
-        for r in (run, other)
+        (r.environment.data.digest, r.recipe.model.block_size, r.history.validations[-1].windows) for r in (run, other)
     ]
     return seen[0] == seen[1]
 
@@ -164,7 +164,5 @@ def per_second(run: Run) -> str:
 
 def placed(run: Run) -> set[tuple[str, int]]:
     """What each attempt ran on: (device, ranks)."""
-    found = {
-        (str(e.detail["device"]), int(e.detail.get("ranks", 1))) for e in run.history.events if "device" in e.detail
-    }
-    return found or {(str(run.environment["device"]["name"]), int(run.environment["ranks"]))}
+    found = {(start.device, start.ranks) for start in run.history.details(Started)}
+    return found or {(run.environment.device.name, run.environment.ranks)}

@@ -4,11 +4,15 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from regpt.base.files import append_line, end_last_line
+from regpt.tracking.events import Detail, Event, OutOfMemory, Resumed, Rollback, Started, parse_detail
 from regpt.tracking.layout import RunPaths
+
+D = TypeVar("D")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,15 +93,18 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class EventRecord:
-    """started, resumed, went back, out of memory, not saved, stopped, failed, finished."""
+    """An event of the run; the type of `detail` says which."""
 
     kind: ClassVar[str] = "event"
     step: int
-    event: str
-    detail: dict[str, Any] = field(default_factory=dict)
+    detail: Detail
     at: float = field(
         default_factory=time.time
     )  # seconds since 1970, for people; durations come from a monotonic clock
+
+    @property
+    def event(self) -> Event:
+        return self.detail.event
 
 
 Record = StepRecord | SkippedRecord | ValidationRecord | TaskRecord | SampleRecord | CheckpointRecord | EventRecord
@@ -106,8 +113,24 @@ RECORD_TYPES: dict[str, type[Record]] = {
     for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
 KNOWN_AGAIN_BY = 256  # bytes at the end of what was read: a step's record, whose batch and seconds no other shares
-# events after which the run is at an earlier step than its journal
-GOES_BACK = ("resumed", "went back", "out of memory")
+REWINDS = (Resumed, Rollback, OutOfMemory)  # after these the run is at an earlier step than its journal
+
+
+class RunState(StrEnum):
+    """How a run's latest attempt is, judged by its journal alone."""
+
+    EMPTY = "empty"
+    RUNNING = "running or killed"  # only the run's lock tells which
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+END_STATES = {
+    Event.STOPPED: RunState.STOPPED,
+    Event.FAILED: RunState.FAILED,
+    Event.FINISHED: RunState.FINISHED,
+}
 
 
 class Journal:
@@ -120,7 +143,7 @@ class Journal:
         end_last_line(self.path)
 
     def write(self, record: Record) -> None:
-        self.waiting.append(json.dumps({"kind": record.kind, **asdict(record)}, ensure_ascii=False))
+        self.waiting.append(json.dumps(to_json(record), ensure_ascii=False))
         try:
             if self.troubled:
                 end_last_line(self.path)  # of which a part may have been written
@@ -153,14 +176,17 @@ class History:
         return max(records[-1].step if records else 0 for records in (self.steps, self.skipped))
 
     @property
-    def status(self) -> str:
-        last = self.events[-1].event if self.events else "empty"
-        return "running or killed" if last in ("started", "not saved", *GOES_BACK) else last
+    def status(self) -> RunState:
+        return END_STATES.get(self.events[-1].event, RunState.RUNNING) if self.events else RunState.EMPTY
 
     @property
     def attempts(self) -> int:
         """How often the run was started or resumed."""
-        return sum(event.event in ("started", "resumed") for event in self.events)
+        return len(self.details(Started))
+
+    def details(self, kind: type[D]) -> list[D]:
+        """Return the details of all events of a kind, in their order; `Started` finds resumes too."""
+        return [event.detail for event in self.events if isinstance(event.detail, kind)]
 
 
 class JournalReader:
@@ -209,7 +235,7 @@ class JournalReader:
         return self.history
 
     def add(self, record: Record) -> None:
-        if isinstance(record, EventRecord) and record.event in GOES_BACK:
+        if isinstance(record, EventRecord) and isinstance(record.detail, REWINDS):
             for kind, place in self.places.items():
                 if kind != "event":
                     place[:] = [r for r in place if r.step <= record.step]
@@ -231,14 +257,22 @@ def first_event(run: Path) -> EventRecord | None:
     return record if isinstance(record, EventRecord) else None
 
 
-def parse(line: str) -> Record | None:
-    """The record on a line; None for a cut line, or for a kind that a later version wrote.
+def to_json(record: Record) -> dict[str, Any]:
+    """Return the record as the journal stores it."""
+    event = {"event": record.event} if isinstance(record, EventRecord) else {}
+    return {"kind": record.kind, **event, **asdict(record)}
 
-    What an earlier version did not know yet has its default.
+
+def parse(line: str) -> Record | None:
+    """Return the record on a line; None for an incomplete line and for a kind or event of a later version.
+
+    Unknown fields are ignored. A field that an earlier version did not write has its default.
     """
     try:
         values = json.loads(line)
         kind = RECORD_TYPES[values.pop("kind")]
+        if kind is EventRecord:
+            values["detail"] = parse_detail(values["event"], values.get("detail", {}))
         return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

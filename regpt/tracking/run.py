@@ -1,9 +1,7 @@
 """A run directory as it lies there: recipe, environment and history, of a live run, a finished one, or a copy."""
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +9,8 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
+from regpt.tracking.environment import Environment
+from regpt.tracking.events import Started
 from regpt.tracking.journal import History, TaskRecord, read_history
 from regpt.tracking.layout import RECIPE_FILE, RunPaths
 from regpt.tracking.predictions import Predictions, read_predictions
@@ -23,7 +23,7 @@ class Run:
 
     path: Path
     recipe: Recipe
-    environment: dict[str, Any]
+    environment: Environment
     history: History
 
     @property
@@ -53,18 +53,18 @@ class Run:
     @property
     def ranks(self) -> list[int]:
         """How many each attempt ran on."""
-        return [int(event.detail["ranks"]) for event in self.history.events if "ranks" in event.detail]
+        return [start.ranks for start in self.history.details(Started)]
 
     @property
-    def share_of_peak(self) -> float:
-        """Of all devices of the first attempt together."""
-        peak = float(self.environment["device"]["peak_flops"]) * int(self.environment["ranks"])
-        return self.tokens_per_second * self.recipe.model.flops_per_token / peak
+    def share_of_peak(self) -> float | None:
+        """Of all devices of the first attempt together; None where their peak is not known."""
+        peak = self.environment.device.peak_flops * self.environment.ranks
+        return self.tokens_per_second * self.recipe.model.flops_per_token / peak if peak else None
 
     @property
-    def epochs(self) -> float:
-        """How often the training split was seen."""
-        return self.tokens / float(self.environment["data"]["train_tokens"])
+    def epochs(self) -> float | None:
+        """Passes over the training split so far; None where its size is not known."""
+        return self.tokens / self.environment.data.train_tokens if self.environment.data.train_tokens else None
 
     @property
     def validation_loss(self) -> float | None:
@@ -80,11 +80,11 @@ class Run:
     @property
     def hellaswag_unmeasured(self) -> str:
         """Why the latest attempt did not measure HellaSwag; nothing if it does."""
-        attempts = [event for event in self.history.events if event.event in ("started", "resumed")]
-        if not attempts:
-            return ""
-        known = "the version of regpt that made this run did not measure it" if not self.history.tasks else ""
-        return str(attempts[-1].detail.get("hellaswag", known)).removeprefix("not measured: ")
+        starts = self.history.details(Started)
+        if starts and starts[-1].hellaswag_unavailable is not None:
+            return starts[-1].hellaswag_unavailable
+        measured = not starts or self.history.tasks
+        return "" if measured else "the version of regpt that made this run did not measure it"
 
     def predictions(self, record: TaskRecord) -> Predictions:
         """What was answered to each item. Raises DataError where that file is gone, or holds something else."""
@@ -135,11 +135,8 @@ def run_paths(root: Path) -> list[Path]:
 
 
 def open_run(path: Path) -> Run:
-    """Read a run. Raises UserError where its own files are missing or no longer whole."""
-    paths = RunPaths(path)
-    try:
-        environment = json.loads(paths.environment.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"{paths.environment}: is missing or not whole", "copy the whole run directory") from None
-    recipe = replace(load_recipe(paths.recipe), name=environment["recipe_name"])
+    """Read a run. Raises UserError where its own files are missing or incomplete."""
+    environment, recipe = Environment.read(path), load_recipe(RunPaths(path).recipe)
+    if environment.recipe_name:
+        recipe = replace(recipe, name=environment.recipe_name)
     return Run(path, recipe, environment, read_history(path))

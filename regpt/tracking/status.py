@@ -1,22 +1,24 @@
 """What can be said of a run while another process writes it: whether it lives, how fast it is, when it will be done."""
 
-import json
 import math
 import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from regpt.base.errors import UserError
 from regpt.base.files import holder_file, holder_of
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
+from regpt.tracking.environment import Environment
+from regpt.tracking.events import Event, Failed, Started, Stopped
 from regpt.tracking.journal import (
     CheckpointRecord,
     EventRecord,
     History,
     JournalReader,
+    RunState,
     SampleRecord,
     SkippedRecord,
     StepRecord,
@@ -45,7 +47,7 @@ class RunStatus:
 
     name: str
     recipe: Recipe
-    environment: dict[str, Any]  # empty where it is not there yet
+    environment: Environment | None  # None before it is written
     history: History
     now: float
     written_at: float  # when the journal's last record was written
@@ -77,16 +79,16 @@ class RunStatus:
     @property
     def share_of_peak(self) -> float | None:
         """Of all devices of the latest attempt; None where it runs on others than the one whose peak is known."""
-        device = self.environment.get("device", {})
-        if not self.attempt or not device or self.attempt.detail.get("device") != device.get("name"):
+        device, starts = self.environment.device if self.environment else None, self.history.details(Started)
+        if not (starts and device and device.peak_flops and starts[-1].device == device.name):
             return None
-        peak = float(device["peak_flops"]) * int(self.attempt.detail.get("ranks", 1))
+        peak = device.peak_flops * starts[-1].ranks
         return self.tokens_per_second * self.recipe.model.flops_per_token / peak
 
     @property
     def attempt(self) -> EventRecord | None:
         """The event that the latest one began with."""
-        begun = [event for event in self.history.events if event.event in ("started", "resumed")]
+        begun = [event for event in self.history.events if isinstance(event.detail, Started)]
         return begun[-1] if begun else None
 
     @property
@@ -109,7 +111,7 @@ class RunStatus:
         number, machine = self.holder or (0, "")
         where = f"process {number}" + (f" on {machine}" if self.process_alive is None and machine else "")
         again = f"go on with: regpt resume {self.name}" if self.history.checkpoints else "nothing was saved yet"
-        if status in ("running or killed", "empty"):
+        if status in (RunState.RUNNING, RunState.EMPTY):
             if self.holder is None:
                 return State("ended", f"without a word in its journal; {again}") if last else State("beginning", "")
             if self.process_alive is False:
@@ -119,14 +121,14 @@ class RunStatus:
             return State("running" if last else "beginning", where)
         if self.process_alive:
             return State("beginning", f"{status} before; {where} makes ready to go on")
-        if status == "stopped":
-            return State(status, f"by {last.detail.get('signal', 'a signal') if last else ''}; {again}")
-        return State(status, str(last.detail.get("reason", "")) if last else "")
+        if last and isinstance(last.detail, Stopped):
+            return State(status, f"by {last.detail.signal or 'a signal'}; {again}")
+        return State(status, last.detail.reason if last and isinstance(last.detail, Failed) else "")
 
     @property
     def over(self) -> bool:
         """Finished, and nobody makes ready to go on beyond its end."""
-        return self.history.status == "finished" and not self.process_alive
+        return self.history.status is RunState.FINISHED and not self.process_alive
 
     @property
     def evaluations_left(self) -> dict[str, int]:
@@ -159,7 +161,7 @@ class RunStatus:
         left += self.evaluations_left["HellaSwag"] * (hellaswag[-1].seconds if hellaswag else 0.0)
         at = history.events.index(begun)
         first = min(event.step for event in history.events[at:])
-        first = -1 if begun.event == "started" else first
+        first = -1 if begun.event is Event.STARTED else first
 
         timed: list[StepRecord | SkippedRecord | ValidationRecord | TaskRecord] = [*history.steps, *history.skipped]
         timed += [*history.validations, *history.tasks]
@@ -181,7 +183,7 @@ class RunMonitor:
         self.follower = JournalReader(path)
         self.events = -1
         self.recipe: Recipe
-        self.environment: dict[str, Any] = {}
+        self.environment: Environment | None = None
 
     def update(self) -> RunStatus:
         """The run as it is now. Raises UserError where there is no readable recipe."""
@@ -193,7 +195,7 @@ class RunMonitor:
         return run_status(self.path, self.recipe, self.environment, history)
 
 
-def run_status(path: Path, recipe: Recipe, environment: dict[str, Any], history: History) -> RunStatus:
+def run_status(path: Path, recipe: Recipe, environment: Environment | None, history: History) -> RunStatus:
     """A run whose files were just read, with what its lock and its journal's date say."""
     paths = RunPaths(path)
     holder = holder_of(paths.lock)
@@ -218,11 +220,12 @@ def state_of(run: Run) -> str:
     return run_status(run.path, run.recipe, run.environment, run.history).state.word
 
 
-def read_environment(run: Path) -> dict[str, Any]:
+def read_environment(run: Path) -> Environment | None:
+    """Return the run's environment; None before it is written."""
     try:
-        return dict(json.loads(RunPaths(run).environment.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
+        return Environment.read(run)
+    except UserError:
+        return None
 
 
 def is_process_alive(holder: tuple[int, str], file: Path) -> bool | None:

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from regpt.base.errors import UserError
+from regpt.tracking.events import OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
 
 PROJECT = "regpt"
@@ -26,7 +27,7 @@ class Tracker(Protocol):
     """Where figures go."""
 
     def log(self, figures: Figures, step: int) -> None: ...
-    def went_back(self, step: int) -> None: ...
+    def rolled_back(self, step: int) -> None: ...
     def close(self) -> None: ...
 
 
@@ -47,7 +48,7 @@ class TensorBoard:
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
-    def went_back(self, step: int) -> None:
+    def rolled_back(self, step: int) -> None:
         self.writer.close()
         self.open(step)
 
@@ -78,7 +79,7 @@ class WeightsAndBiases:
     def log(self, figures: Figures, step: int) -> None:
         self.client.log({**figures, "step": step})
 
-    def went_back(self, step: int) -> None:
+    def rolled_back(self, step: int) -> None:
         pass
 
     def close(self) -> None:
@@ -99,7 +100,7 @@ class Trackio:
     def log(self, figures: Figures, step: int) -> None:
         self.client.log(figures, step=step)
 
-    def went_back(self, step: int) -> None:
+    def rolled_back(self, step: int) -> None:
         pass
 
     def close(self) -> None:
@@ -164,8 +165,8 @@ class Trackers:
         try:
             sink = open_sink()
             while (record := records.get()) is not None:
-                if isinstance(record, EventRecord) and record.event in ("went back", "out of memory"):
-                    sink.went_back(record.step)
+                if isinstance(record, EventRecord) and isinstance(record.detail, (Rollback, OutOfMemory)):
+                    sink.rolled_back(record.step)
                 if figures := figures_of(record, tokens_per_step):
                     sink.log(figures, record.step)
             sink.close()

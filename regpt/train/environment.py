@@ -1,10 +1,9 @@
-"""Where a run is made, and what it is made of: code, packages, machine, data, command."""
+"""Describe the environment of a new run: code, packages, machine, data, command."""
 
 import platform
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,37 +13,40 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import recipe_digest
 from regpt.data.shards import Manifest
 from regpt.distributed.device import Device
+from regpt.tracking.environment import DeviceInfo, Environment, Packages, data_info
 
 
-def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) -> dict[str, Any]:
-    """What environment.json says of a run."""
-    return {
-        "recipe_name": recipe.name,
-        "recipe_digest": recipe_digest(recipe),
-        "code_version": code_version(),
-        "packages": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "system": platform.platform(),
-        "device": {
-            "place": str(device.torch_device),
-            "name": device.name,
-            "precision": device.precision_name,
-            "compiled": device.compiled,
-            "peak_flops": device.peak_flops,
-            "peak_source": device.peak_source,
-        },
-        "ranks": ranks,
-        "data": {
-            "digest": manifest.digest,
-            "tokenizer": manifest.tokenizer,
-            "source": manifest.source,
-            "train_tokens": manifest.tokens("train"),
-            "validation_tokens": manifest.tokens("val"),
-            "shards": len(manifest.shards),
-            "text_bytes": manifest.statistics.get("text_bytes", 0),
-            "made_with": manifest.made_with,
-        },
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
+def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) -> Environment:
+    """Describe the environment of a new run."""
+    return Environment(
+        recipe_name=recipe.name,
+        recipe_digest=recipe_digest(recipe),
+        code_version=code_version(),
+        packages=Packages(python=platform.python_version(), torch=torch.__version__, numpy=np.__version__),
+        system=platform.platform(),
+        device=DeviceInfo(
+            place=str(device.torch_device),
+            name=device.name,
+            precision=device.precision_name,
+            compiled=device.compiled,
+            peak_flops=device.peak_flops,
+            peak_source=device.peak_source,
+        ),
+        ranks=ranks,
+        data=data_info(
+            {
+                "digest": manifest.digest,
+                "tokenizer": manifest.tokenizer,
+                "source": manifest.source,
+                "train_tokens": manifest.tokens("train"),
+                "validation_tokens": manifest.tokens("val"),
+                "shards": len(manifest.shards),
+                "text_bytes": manifest.statistics.get("text_bytes", 0),
+                "made_with": manifest.made_with,
+            }
+        ),
+        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+    )
 
 
 def code_version() -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from regpt.base.settings import apply_override, as_tables, build_recipe, load_re
 from regpt.data.batches import BatchLoader
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tokenizer import END_OF_TEXT, decode
+from regpt.tracking.events import OutOfMemory, Resumed, Rollback
 from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.train.console import Console
@@ -30,8 +32,8 @@ def records_by_step(history: History) -> dict[int, StepRecord | SkippedRecord]:
 
 def left_out_batches(history: History) -> list[int]:
     """The batches that the run left out after going back; those that it left out later lie behind all steps before."""
-    went_back = [event.detail["left_out"] for event in history.events if event.event == "went back"]
-    return went_back[-1] if went_back else []
+    rollbacks = history.details(Rollback)
+    return rollbacks[-1].excluded_batches if rollbacks else []
 
 
 def batch_number(history: History, recipe: Recipe, step: int) -> int:
@@ -130,7 +132,7 @@ def reproduce(
     if count == 0:
         raise UserError(f"{run}: its journal holds no step", "train it first")
     if left_out_batches(history):
-        count = min(count, min(event.step for event in history.events if event.event == "went back"))
+        count = min(count, min(event.step for event in history.events if isinstance(event.detail, Rollback)))
     with open_session(recipe, console) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         training = Trainer(recipe, Path(folder), device, ranks, manifest, console, handle_signals)
@@ -164,11 +166,13 @@ def first_recipe(recipe: Recipe, history: History) -> Recipe:
     """The recipe that the run began with: what resumes have changed is put back."""
     tables = as_tables(recipe)
     for event in reversed(history.events):
-        changed = dict(event.detail.get("changed", {}))
-        if event.event == "out of memory" and event.step:  # before it, the steps were taken with the larger one
-            changed["data.micro_batch"] = event.detail["micro_batch"]
-        for setting, (before, _) in changed.items():
-            assert not list(apply_override(tables, f"{setting}={toml_value(before)}"))
+        before: dict[str, Any] = {}
+        if isinstance(event.detail, Resumed):
+            before = {setting: values[0] for setting, values in event.detail.changed.items()}
+        if isinstance(event.detail, OutOfMemory) and event.step:  # before it, the steps were taken with the larger one
+            before["data.micro_batch"] = event.detail.micro_batch_before
+        for setting, value in before.items():
+            assert not list(apply_override(tables, f"{setting}={toml_value(value)}"))
     first, problems = build_recipe(recipe.name, tables)
     assert first is not None, problems
     return replace(first, name=recipe.name)

@@ -1,6 +1,5 @@
 """Starting a run and going on with one: what is refused before anything is made, and what a resume allows."""
 
-import json
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,9 @@ from regpt.distributed.env import current_launch
 from regpt.distributed.ranks import RankGroup, open_rank_group
 from regpt.distributed.signals import STOP_REASONS
 from regpt.prepare.dataset import open_or_prepare
-from regpt.tracking.journal import read_history
+from regpt.tracking.environment import Environment
+from regpt.tracking.events import Resumed, Started
+from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import Run, open_run
 from regpt.train.console import Console, quiet_console
@@ -96,7 +97,7 @@ def start_training(
         training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
         with new_run_directory(training):
             training.parallel.initialize(recipe.run.seed)
-            stopped_by = training.train(first_step=0, event="started")
+            stopped_by = training.train(first_step=0, start=Started())
         return TrainResult(run_dir, ranks.is_main, stopped_by)
 
 
@@ -127,8 +128,8 @@ def resume_from(
             training.parallel.initialize(recipe.run.seed)
         if ranks.is_main and (found["changed"] or not paths.environment.exists()):
             write_description(training)
-        detail = {"changed": found["changed"], "passed_over": found["passed_over"]}
-        stopped_by = training.train(first_step=found["step"], event="resumed", detail=detail)
+        start = Resumed(changed=found["changed"], skipped_checkpoints=found["passed_over"])
+        stopped_by = training.train(first_step=found["step"], start=start)
         return TrainResult(run_dir, ranks.is_main, stopped_by)
 
 
@@ -151,7 +152,7 @@ def find_resume_point(recipe: Recipe, run: Path, console: Console) -> dict[str, 
         console.say(f"note: {problem}; going on from an earlier checkpoint, {path.name}")
     state = store.load_state(path)
     changed = allowed_changes(path, state, recipe, read_manifest(recipe.data.directory))
-    complete = read_history(run).status == "finished" and state["step"] == recipe.run.max_steps
+    complete = read_history(run).status is RunState.FINISHED and state["step"] == recipe.run.max_steps
     return {"step": state["step"], "changed": changed, "passed_over": passed_over, "complete": complete}
 
 
@@ -163,7 +164,7 @@ def changes_before_first_checkpoint(recipe: Recipe, run: Path) -> dict[str, list
     state = {
         "step": 0,
         "settings": as_tables(load_recipe(paths.recipe)),
-        "data": json.loads(paths.environment.read_text(encoding="utf-8"))["data"]["digest"],
+        "data": Environment.read(run).data.digest,
     }
     return allowed_changes(run, state, recipe, read_manifest(recipe.data.directory))
 
@@ -248,4 +249,4 @@ def write_description(training: Trainer) -> None:
     write_text(paths.recipe, to_toml(recipe))
     if not paths.environment.exists():
         about = environment(recipe, training.device, training.manifest, training.ranks.size)
-        write_json(paths.environment, about)
+        write_json(paths.environment, about.to_json())

@@ -23,6 +23,16 @@ from regpt.distributed.device import Device, memory_bytes
 from regpt.distributed.ranks import RankGroup
 from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
 from regpt.model.optimizer import learning_rate
+from regpt.tracking.events import (
+    CheckpointFailed,
+    Failed,
+    Finished,
+    OutOfMemory,
+    Resumed,
+    Rollback,
+    Started,
+    Stopped,
+)
 from regpt.tracking.journal import (
     CheckpointRecord,
     EventRecord,
@@ -105,26 +115,29 @@ class Trainer:
             "training_seconds": self.training_seconds,
         }
 
-    def train(self, first_step: int, event: str, detail: dict[str, Any] | None = None) -> str:
+    def train(self, first_step: int, start: Started) -> str:
         """Train from `first_step` completed steps to the recipe's last; returns what stopped it before, or ""."""
         self.first_step = first_step
         with self.stopping:  # a signal waits for the first look
             unmeasured = self.periodic_evaluation.open(self.write, self.check_stop)
         self.journal = Journal(self.run_dir, self.console.note) if self.ranks.is_main else None
-        about = {
-            "device": self.device.name,
-            "precision": self.device.precision_name,
-            "torch": torch.__version__,
-            "ranks": self.ranks.size,
-            **({"hellaswag": f"not measured: {unmeasured}"} if unmeasured else {}),
-        }
-        self.write(EventRecord(step=first_step, event=event, detail={**about, **(detail or {})}))
+        detail = replace(
+            start,
+            device=self.device.name,
+            precision=self.device.precision_name,
+            torch=torch.__version__,
+            ranks=self.ranks.size,
+            hellaswag_unavailable=unmeasured,
+        )
+        self.write(EventRecord(step=first_step, detail=detail))
         self.periodic_evaluation.restore()
         self.console.training(
             self.run_dir, self.recipe, first_step, self.device, self.ranks.size, self.parallel.name, unmeasured
         )
         batch = self.recipe.data.total_batch_tokens
-        self.trackers.begin(self.run_dir, as_tables(self.recipe), batch, None if event == "started" else first_step)
+        self.trackers.begin(
+            self.run_dir, as_tables(self.recipe), batch, first_step if isinstance(start, Resumed) else None
+        )
         step = first_step
         with (
             closing(self.train_windows),
@@ -143,13 +156,15 @@ class Trainer:
                 self.collect_checkpoint(wait=True)
             except StopRequested as stopped:
                 self.save_now(step)
-                self.finish(step, "stopped", {"signal": stopped.name})
+                self.write(
+                    EventRecord(step=step, detail=Stopped(signal=stopped.name, memory_bytes=self.memory_bytes()))
+                )
                 self.ranks.mark_ended(stopped.code)
                 self.console.say(
                     f"stopped by {stopped.name} after step {step:,}; go on with: regpt resume {self.run_dir}"
                 )
                 return stopped.name
-        self.finish(step, "finished", {})
+        self.write(EventRecord(step=step, detail=Finished(memory_bytes=self.memory_bytes())))
         self.console.say(f"finished: {step:,} steps; its record: regpt report {self.run_dir}")
         return ""
 
@@ -241,9 +256,8 @@ class Trainer:
         self.guard.leave_out(left_out, returns)
         if self.ranks.is_main:
             write_text(RunPaths(self.run_dir).recipe, to_toml(self.recipe))
-        self.write(
-            EventRecord(step=self.first_step, event="out of memory", detail={"at": step, "micro_batch": [before, now]})
-        )
+        detail = OutOfMemory(at_step=step, micro_batch_before=before, micro_batch_after=now)
+        self.write(EventRecord(step=self.first_step, detail=detail))
         self.console.note(
             f"step {step + 1:,}: out of memory with data.micro_batch = {before}; beginning again with {now} and"
             f" {self.recipe.accumulation_steps(self.ranks.size)} micro-batches a step"
@@ -295,8 +309,7 @@ class Trainer:
             self.guard = Guard(self.recipe.guard)
             self.parallel.initialize(self.recipe.run.seed)
         self.guard.leave_out([*left_out, *bad], returns + 1)
-        detail = {"from": step, "left_out": self.guard.left_out}
-        self.write(EventRecord(step=back, event="went back", detail=detail))
+        self.write(EventRecord(step=back, detail=Rollback(from_step=step, excluded_batches=list(self.guard.left_out))))
         self.periodic_evaluation.restore()
         return back
 
@@ -310,7 +323,7 @@ class Trainer:
 
     def give_up(self, step: int, record: SkippedRecord) -> NoReturn:
         self.save_now(step)
-        self.finish(step, "failed", {"reason": record.reason})
+        self.write(EventRecord(step=step, detail=Failed(reason=record.reason, memory_bytes=self.memory_bytes())))
         raise NumericsError(
             f"step {record.step}: {record.reason}, and {len(self.guard.bad_batches)} steps in a row were bad",
             f"the weights after step {step} are saved; start another run with a lower optimizer.max_lr",
@@ -338,7 +351,7 @@ class Trainer:
         except CheckpointError as error:
             if must:
                 raise
-            self.write(EventRecord(step=self.checkpointer.step, event="not saved", detail={"problem": error.problem}))
+            self.write(EventRecord(step=self.checkpointer.step, detail=CheckpointFailed(problem=error.problem)))
             self.console.note(f"{error}; the run goes on")
             return
         if saved is not None and saved.bytes:
@@ -355,12 +368,9 @@ class Trainer:
         self.journal.write(record)
         self.trackers.write(record)
 
-    def finish(self, step: int, event: str, detail: dict[str, Any]) -> None:
-        self.write(
-            EventRecord(
-                step=step, event=event, detail={**detail, "memory_bytes": memory_bytes(self.device.torch_device)}
-            )
-        )
+    def memory_bytes(self) -> int:
+        """Return the most memory that this rank has used."""
+        return memory_bytes(self.device.torch_device)
 
     def batches(self) -> BatchLoader:
         return BatchLoader(

@@ -18,6 +18,7 @@ from rich.text import Text
 from regpt.base.errors import DONE, INTERRUPTED, UserError
 from regpt.base.format import smoothed
 from regpt.distributed.signals import ImmediateStop
+from regpt.tracking.events import CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
 from regpt.tracking.journal import EventRecord
 from regpt.tracking.run import find_run, headline
 from regpt.tracking.status import RunMonitor, RunStatus, duration
@@ -205,26 +206,24 @@ def events(progress: RunStatus) -> list[Text]:
 
 
 def describe_event(event: EventRecord) -> str:
-    """An event in words."""
-    about = event.detail
-    match event.event:
-        case "started" | "resumed":
-            ranks = f" on {about['ranks']} ranks" if about.get("ranks", 1) != 1 else ""
-            return f"{event.event} at step {event.step:,}{ranks}, {about.get('device', 'device not known')}"
-        case "went back":
-            return (
-                f"went back from step {about.get('from')} to {event.step:,}, {len(about.get('left_out', []))} left out"
-            )
-        case "out of memory":
-            before, now = about.get("micro_batch", ["?", "?"])
-            return f"out of memory, micro-batch {before} halved to {now}; began again at step {event.step:,}"
-        case "not saved":
-            return f"step {event.step:,} not saved: {about.get('problem', '')}"
-        case "stopped":
-            return f"stopped at step {event.step:,} by {about.get('signal', 'a signal')}"
-        case _:
-            reason = f": {about['reason']}" if "reason" in about else ""
-            return f"{event.event} at step {event.step:,}{reason}"
+    """Word an event for one line."""
+    at = f"at step {event.step:,}"
+    match event.detail:
+        case Started(device=device, ranks=ranks):
+            on_ranks = f" on {ranks} ranks" if ranks != 1 else ""
+            return f"{event.event} {at}{on_ranks}, {device or 'device not known'}"
+        case Rollback(from_step=start, excluded_batches=excluded):
+            return f"rolled back from step {start:,} to {event.step:,}; {len(excluded)} batches excluded"
+        case OutOfMemory(micro_batch_before=before, micro_batch_after=after):
+            return f"out of memory, micro-batch {before} halved to {after}; restarted {at}"
+        case CheckpointFailed(problem=problem):
+            return f"checkpoint {at} not written: {problem}"
+        case Stopped(signal=signal):
+            return f"stopped {at} by {signal or 'a signal'}"
+        case Failed(reason=reason):
+            return f"failed {at}: {reason}"
+        case Finished():
+            return f"finished {at}"
 
 
 def latest_sample(progress: RunStatus, width: int) -> list[Text]:

@@ -25,7 +25,8 @@ from regpt.distributed.signals import GracefulStop
 from regpt.interop.open_model import load_model
 from regpt.model.gpt import GPT
 from regpt.prepare.dataset import prepare
-from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
+from regpt.tracking.events import Event, Started
+from regpt.tracking.journal import History, RunState, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.train import trainer
 from regpt.train.parallel import Parallel
@@ -202,7 +203,7 @@ def test_two_ranks_then_one_then_four_give_the_curve_of_an_uninterrupted_run(
     history = read_history(place.path(name))
     assert [step.step for step in history.steps] == list(range(1, STEPS + 1))
     assert batches(history) == batches(alone)
-    assert [event.detail["ranks"] for event in history.events if "ranks" in event.detail] == [2, 1, 4]
+    assert [start.ranks for start in history.details(Started)] == [2, 1, 4]
     if mode == "strict":
         assert losses(history) == losses(alone) and looks(history) == looks(alone)
         assert same_tensors(*(RunPaths(place.path(run)).checkpoint(STEPS) for run in (name, "alone")))
@@ -457,7 +458,7 @@ def test_numbers_that_are_none_for_long_end_all_ranks_with_5_and_nothing_bad_is_
 def test_rank_0_prepares_and_the_others_wait(place: Place, tmp_path: Path) -> None:
     settings = [f"data.path={tmp_path / 'made'}", "run.max_steps=1"]
     history = place.train(2, "prepares", settings)
-    assert history.status == "finished" and (tmp_path / "made" / "manifest.json").exists()
+    assert history.status is RunState.FINISHED and (tmp_path / "made" / "manifest.json").exists()
 
 
 def test_a_step_of_two_ranks_can_be_replayed_and_reproduced(place: Place) -> None:
@@ -559,7 +560,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(place: Place) -> None:
     agent.communicate(timeout=40)
     assert time.monotonic() - began_at < 30
     history = read_history(place.path("terminated"))
-    assert history.status == "stopped" and store.newest_valid(place.path("terminated")).name.endswith(
+    assert history.status is RunState.STOPPED and store.newest_valid(place.path("terminated")).name.endswith(
         f"{history.step:06d}"
     )
 
@@ -570,7 +571,7 @@ def test_a_run_that_is_stopped_stays_stopped_though_torchrun_starts_its_ranks_an
     os.kill(ranks_of(agent)[1], signal.SIGTERM)
     output, _ = agent.communicate(timeout=60)
     assert agent.returncode != 0 and "the run has ended with exit code 143" in output
-    assert [event.event for event in read_history(place.path("stopped")).events] == ["started", "stopped"]
+    assert [event.event for event in read_history(place.path("stopped")).events] == [Event.STARTED, Event.STOPPED]
 
 
 @pytest.mark.parametrize("of_rank", [0, 1])
@@ -582,7 +583,7 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_comes_out_the_same(p
     output, _ = agent.communicate(timeout=120)
     assert agent.returncode == 0, output
     history = read_history(place.path(f"killed-{of_rank}"))
-    assert [event.event for event in history.events] == ["started", "resumed", "finished"]
+    assert [event.event for event in history.events] == [Event.STARTED, Event.RESUMED, Event.FINISHED]
     assert losses(history) == losses(clean) and looks(history) == looks(clean)
     last = [RunPaths(place.path(f"{name}-{of_rank}")).checkpoint(STEPS) for name in ("clean", "killed")]
     assert same_tensors(*last)
@@ -593,7 +594,11 @@ def test_an_error_that_is_nobodys_is_tried_again_where_torchrun_starts_ranks_ane
     output, _ = agent.communicate(timeout=120)
     assert agent.returncode == 0, output
     assert "a fault of our own" in output
-    assert [event.event for event in read_history(place.path("failing")).events] == ["started", "resumed", "finished"]
+    assert [event.event for event in read_history(place.path("failing")).events] == [
+        Event.STARTED,
+        Event.RESUMED,
+        Event.FINISHED,
+    ]
 
 
 def test_a_rank_that_hangs_is_given_up_with_a_stack(place: Place) -> None:

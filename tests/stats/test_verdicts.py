@@ -14,12 +14,14 @@ from regpt.report.scores import Baseline
 from regpt.report.summary import baseline_paragraph, summary
 from regpt.stats.paired import student
 from regpt.stats.verdicts import ALIKE, UNTESTED, Verdict, speed_verdict, unpaired_test, verdicts
+from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, SourceInfo
+from regpt.tracking.events import Started
 from regpt.tracking.journal import EventRecord, History, StepRecord, TaskRecord, ValidationRecord
 from regpt.tracking.predictions import Predictions
 from regpt.tracking.run import Run
 from regpt.tracking.window_losses import write_window_losses
 
-DEVICE = {"name": "a card", "place": "cuda", "precision": "bfloat16", "peak_flops": 1e12}
+DEVICE = DeviceInfo(name="a card", place="cuda", precision="bfloat16", peak_flops=1e12)
 
 
 def planted(
@@ -59,12 +61,11 @@ def planted(
     validation = ValidationRecord(
         step=120, tokens=122_880, loss=loss, windows=windows, seconds=1.0, standard_error=error
     )
-    environment: dict[str, Any] = {
-        "device": DEVICE | {"name": device},
-        "ranks": 1,
-        "data": {"digest": data, "train_tokens": 1_000_000, "source": {"description": "some text"}},
-    }
-    started = EventRecord(step=0, event="started", detail={"device": device, "ranks": 1}, at=0.0)
+    environment = Environment(
+        device=replace(DEVICE, name=device),
+        data=DataInfo(digest=data, train_tokens=1_000_000, source=SourceInfo(description="some text")),
+    )
+    started = EventRecord(step=0, detail=Started(device=device), at=0.0)
     history = History(steps=steps, validations=[validation], tasks=[task], events=[started])
     return Run(folder, load_recipe("demo-modern"), environment, history)
 

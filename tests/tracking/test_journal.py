@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from regpt.tracking.events import Event, Resumed, Rollback, Started
 from regpt.tracking.journal import (
     EventRecord,
     History,
     Journal,
     JournalReader,
+    RunState,
     SampleRecord,
     SkippedRecord,
     StepRecord,
@@ -25,7 +27,7 @@ def step(number: int, loss: float) -> StepRecord:
 
 def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
     records = [
-        EventRecord(step=0, event="started", detail={"device": "é"}),
+        EventRecord(step=0, detail=Started(device="é")),
         ValidationRecord(step=0, tokens=0, loss=10.8, windows=4, seconds=0.1),
         step(1, 0.1 + 0.2),
     ]
@@ -34,22 +36,22 @@ def test_records_come_back_as_they_were_written(tmp_path: Path) -> None:
         journal.write(record)
     history = read_history(tmp_path)
     assert [*history.events, *history.validations, *history.steps] == records
-    assert history.step == 1 and history.status == "running or killed"
+    assert history.step == 1 and history.status is RunState.RUNNING
 
 
 def test_after_a_kill_and_a_resume_no_step_stands_twice(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.write(EventRecord(step=0, event="started"))
+    journal.write(EventRecord(step=0, detail=Started()))
     for number in (1, 2, 3):
         journal.write(step(number, 5.0))
     with journal.path.open("a") as file:
         file.write('{"kind": "step", "step": 4, "lo')  # killed while writing
     journal = Journal(tmp_path)
-    journal.write(EventRecord(step=2, event="resumed"))
+    journal.write(EventRecord(step=2, detail=Resumed()))
     journal.write(step(3, 4.0))
     history = read_history(tmp_path)
     assert [(s.step, s.loss) for s in history.steps] == [(1, 5.0), (2, 5.0), (3, 4.0)]
-    assert [e.event for e in history.events] == ["started", "resumed"]
+    assert [e.event for e in history.events] == [Event.STARTED, Event.RESUMED]
     assert len(journal.path.read_text().splitlines()) == 7  # nothing was rewritten
 
 
@@ -61,7 +63,7 @@ def test_text_with_any_line_separator_stays_on_its_line(tmp_path: Path) -> None:
 
 def test_a_later_versions_records_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"kind": "moon", "phase": 3}\n[1]\n\n')
-    assert read_history(tmp_path).status == "empty"
+    assert read_history(tmp_path).status is RunState.EMPTY
 
 
 # Following a journal that another process writes
@@ -70,18 +72,18 @@ def test_a_later_versions_records_are_passed_over(tmp_path: Path) -> None:
 def eventful(path: Path) -> bytes:
     """A journal with everything that can happen to one: a kill in the middle of a line, a resume, a going back."""
     journal = Journal(path)
-    journal.write(EventRecord(step=0, event="started", detail={"device": "é"}))
+    journal.write(EventRecord(step=0, detail=Started(device="é")))
     for number in range(1, 6):
         journal.write(step(number, 5.0))
     journal.write(SampleRecord(step=5, prompt="", texts=["…\u2028ü"], seed=1, top_k=1))
     with journal.path.open("a") as file:
         file.write('{"kind": "step", "step": 6, "lo')
     journal = Journal(path)
-    journal.write(EventRecord(step=4, event="resumed"))
+    journal.write(EventRecord(step=4, detail=Resumed()))
     for number in range(5, 9):
         journal.write(step(number, 4.0))
     journal.write(SkippedRecord(step=9, tokens=72, reason="loss nan", batch="x", seconds=0.5))
-    journal.write(EventRecord(step=6, event="went back", detail={"from": 9}))
+    journal.write(EventRecord(step=6, detail=Rollback(from_step=9)))
     journal.write(step(7, 3.0))
     return journal.path.read_bytes()
 

@@ -17,7 +17,8 @@ import pytest
 
 from regpt.base.settings import to_toml
 from regpt.tracking import trackers
-from regpt.tracking.journal import EventRecord, Record, StepRecord, read_history
+from regpt.tracking.events import Rollback
+from regpt.tracking.journal import EventRecord, Record, RunState, StepRecord, read_history
 from regpt.tracking.trackers import TRACKERS, Trackers
 from regpt.train.console import Console
 from regpt.train.start import resume, train
@@ -47,7 +48,7 @@ def test_tensorboard_shows_no_step_twice_after_a_resume_or_a_going_back(tmp_path
         opened.close()
 
     write([step(number, 5.0) for number in range(1, 6)], None)  # and then it is killed
-    write([step(4, 4.0), step(5, 4.0), EventRecord(step=4, event="went back"), step(5, 3.0)], 3)
+    write([step(4, 4.0), step(5, 4.0), EventRecord(step=4, detail=Rollback(from_step=5)), step(5, 3.0)], 3)
     assert shown_by_tensorboard(tmp_path) == [(1, 5.0), (2, 5.0), (3, 5.0), (4, 4.0), (5, 3.0)]
 
 
@@ -67,7 +68,7 @@ def test_a_run_does_not_wait_for_a_sink_that_does_not_answer(
     monkeypatch.setattr(trackers, "FINISH_SECONDS", 0.2)
     try:
         recipe = tiny_recipe(tmp_path, run={"sinks": "wandb,tensorboard"})
-        assert train(recipe, tmp_path / "a", console=Console()).history.status == "finished"
+        assert train(recipe, tmp_path / "a", console=Console()).history.status is RunState.FINISHED
     finally:
         Slow.answer.set()
     assert "the sink 'wandb' did not end within 0 s" in capsys.readouterr().out

@@ -15,7 +15,8 @@ from regpt.base.errors import NumericsError
 from regpt.base.recipe import Recipe
 from regpt.base.sections import GuardRecipe
 from regpt.checkpoint import store
-from regpt.tracking.journal import read_history
+from regpt.tracking.events import Event, Rollback
+from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.train.guard import Guard, spike_limit
 from regpt.train.start import resume, train
@@ -76,7 +77,7 @@ def test_one_bad_step_is_passed_over_and_the_next_is_not(
 ) -> None:
     train(longer, tmp_path / "clean")
     poison(monkeypatch, {5}, kind, value)
-    assert train(longer, tmp_path / "a").history.status == "finished"
+    assert train(longer, tmp_path / "a").history.status is RunState.FINISHED
     history = read_history(tmp_path / "a")
     assert [record.step for record in history.skipped] == [6]
     assert [record.step for record in history.steps] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]
@@ -101,10 +102,12 @@ def test_after_too_many_the_run_goes_back_and_leaves_those_batches_out(
 ) -> None:
     train(tiny_recipe(tmp_path, run={"max_steps": 16}, evaluation={"sample_every": 0}), tmp_path / "clean")
     poison(monkeypatch, {4, 5, 6, 7}, "gradient", NAN)
-    assert train(longer, tmp_path / "a").history.status == "finished"
+    assert train(longer, tmp_path / "a").history.status is RunState.FINISHED
     history = read_history(tmp_path / "a")
-    assert [event.event for event in history.events] == ["started", "went back", "finished"]
-    assert history.events[1].step == 3 and history.events[1].detail == {"from": 7, "left_out": [4, 5, 6, 7]}
+    assert [event.event for event in history.events] == [Event.STARTED, Event.ROLLBACK, Event.FINISHED]
+    assert history.events[1].step == 3 and history.events[1].detail == Rollback(
+        from_step=7, excluded_batches=[4, 5, 6, 7]
+    )
     assert [step.step for step in history.steps] == list(range(1, 13)) and history.skipped == []
     clean = digests(tmp_path / "clean")
     assert digests(tmp_path / "a") == [d for n, d in enumerate(clean) if n not in (4, 5, 6, 7)]
@@ -117,9 +120,9 @@ def test_without_a_checkpoint_it_goes_back_to_the_beginning(
     recipe = tiny_recipe(tmp_path, guard={"skips": 0}, checkpoint={"every": 0}, run={"max_steps": 5})
     train(recipe, tmp_path / "clean")
     poison(monkeypatch, {2}, "loss", NAN)
-    assert train(recipe, tmp_path / "a").history.status == "finished"
+    assert train(recipe, tmp_path / "a").history.status is RunState.FINISHED
     history = read_history(tmp_path / "a")
-    assert history.events[1].event == "went back" and history.events[1].step == 0
+    assert history.events[1].event is Event.ROLLBACK and history.events[1].step == 0
     assert digests(tmp_path / "a")[:2] == digests(tmp_path / "clean")[:2]
     assert [step.loss for step in history.steps][:2] == [step.loss for step in read_history(tmp_path / "clean").steps][
         :2
@@ -134,7 +137,7 @@ def test_what_never_ends_stops_with_its_own_code_and_a_checkpoint_that_is_good(
         train(longer, tmp_path / "a")
     assert caught.value.code == 5
     history = read_history(tmp_path / "a")
-    assert [event.event for event in history.events] == ["started", "went back", "failed"]
+    assert [event.event for event in history.events] == [Event.STARTED, Event.ROLLBACK, Event.FAILED]
     newest = store.newest_valid(tmp_path / "a")
     assert all(torch.isfinite(tensor).all() for tensor in load_file(newest / "model.safetensors").values())
 
@@ -157,13 +160,13 @@ def test_stopped_after_bad_steps_and_resumed_it_decides_as_the_uninterrupted_run
     longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, {3, 5, 6, 7, 8}, "gradient", INFINITY)
-    assert train(longer, tmp_path / "whole").history.status == "finished"
+    assert train(longer, tmp_path / "whole").history.status is RunState.FINISHED
     # at a constant rate, so that a run of 8 steps is the beginning of one of 12: it ends amid the bad steps
     monkeypatch.setattr("regpt.train.trainer.learning_rate", lambda step, recipe: 1e-3)
     first = tiny_recipe(tmp_path, run={"max_steps": 8}, evaluation={"sample_every": 0})
-    assert train(longer, tmp_path / "whole-2").history.status == "finished"
-    assert train(first, tmp_path / "a").history.status == "finished"
-    assert resume(tmp_path / "a", ["run.max_steps=12"]).history.status == "finished"
+    assert train(longer, tmp_path / "whole-2").history.status is RunState.FINISHED
+    assert train(first, tmp_path / "a").history.status is RunState.FINISHED
+    assert resume(tmp_path / "a", ["run.max_steps=12"]).history.status is RunState.FINISHED
     assert digests(tmp_path / "whole-2") == digests(tmp_path / "a") == digests(tmp_path / "whole")
     one, other = tensors(tmp_path / "whole-2", 12), tensors(tmp_path / "a", 12)
     assert all(torch.equal(one[name], other[name]) for name in one)

@@ -11,7 +11,8 @@ from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
 from regpt.model.gpt import GPT
-from regpt.tracking.journal import read_history
+from regpt.tracking.events import Event, OutOfMemory
+from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.train.oom import is_out_of_memory, smaller_micro_batch
 from regpt.train.reproduce import replay, reproduce
@@ -41,7 +42,7 @@ def four(tmp_path: Path, texts: Path) -> Recipe:
 
 def run_of(recipe: Recipe, path: Path) -> tuple[list[float], list[str]]:
     """(losses, batch digests)"""
-    assert train(recipe, path).history.status == "finished"
+    assert train(recipe, path).history.status is RunState.FINISHED
     steps = read_history(path).steps
     return [step.loss for step in steps], [step.batch for step in steps]
 
@@ -54,8 +55,10 @@ def test_the_micro_batch_is_halved_until_it_fits_and_the_run_is_that_of_the_smal
     room_for(monkeypatch, 1)
     halved, its_batches = run_of(four, tmp_path / "halved")
     assert halved == small and its_batches == batches
-    events = [e.detail["micro_batch"] for e in read_history(tmp_path / "halved").events if e.event == "out of memory"]
-    assert events == [[4, 2], [2, 1]]
+    halvings = [
+        (e.micro_batch_before, e.micro_batch_after) for e in read_history(tmp_path / "halved").details(OutOfMemory)
+    ]
+    assert halvings == [(4, 2), (2, 1)]
     assert load_recipe(tmp_path / "halved" / "recipe.toml").data.micro_batch == 1
 
 
@@ -73,9 +76,9 @@ def test_a_resumed_run_begins_again_at_its_checkpoint(
 ) -> None:
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "halved")
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "told")
-    assert resume(tmp_path / "told", ["run.max_steps=6", "data.micro_batch=2"]).history.status == "finished"
+    assert resume(tmp_path / "told", ["run.max_steps=6", "data.micro_batch=2"]).history.status is RunState.FINISHED
     room_for(monkeypatch, 2)
-    assert resume(tmp_path / "halved", ["run.max_steps=6"]).history.status == "finished"
+    assert resume(tmp_path / "halved", ["run.max_steps=6"]).history.status is RunState.FINISHED
     one, other = (read_history(tmp_path / name).steps for name in ("told", "halved"))
     assert [step.loss for step in one] == [step.loss for step in other]
     assert [step.step for step in other] == [1, 2, 3, 4, 5, 6]
@@ -108,9 +111,9 @@ def test_batches_that_the_guard_left_out_stay_left_out(
         return forward(self, tokens, targets) * (float("nan") if passes in (2, 3) else 1.0)
 
     monkeypatch.setattr(GPT, "forward", poisoned)
-    assert train(recipe, tmp_path / "run").history.status == "finished"
+    assert train(recipe, tmp_path / "run").history.status is RunState.FINISHED
     history = read_history(tmp_path / "run")
-    assert [event.event for event in history.events][:3] == ["started", "went back", "out of memory"]
+    assert [event.event for event in history.events][:3] == [Event.STARTED, Event.ROLLBACK, Event.OUT_OF_MEMORY]
     monkeypatch.undo()
     for step in range(1, history.step + 1):  # raises where a step trained on another batch than it should
         assert list(replay(tmp_path / "run", step, False))
@@ -121,7 +124,7 @@ def test_a_run_halved_in_a_resume_is_reproduced_with_what_it_began_with(
 ) -> None:
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "run")
     room_for(monkeypatch, 2)
-    assert resume(tmp_path / "run", ["run.max_steps=6"]).history.status == "finished"
+    assert resume(tmp_path / "run", ["run.max_steps=6"]).history.status is RunState.FINISHED
     monkeypatch.undo()
     assert reproduce(tmp_path / "run", 3, lambda text: None) is None
 
@@ -141,8 +144,8 @@ def test_memory_that_runs_out_later_is_said_and_the_checkpoints_stay(
     with pytest.raises(UserError, match=r"step 5: out of memory .*regpt resume .* data.micro_batch="):
         train(four, tmp_path / "run")
     monkeypatch.undo()
-    assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status == "finished"
-    assert read_history(tmp_path / "run").status == "finished"
+    assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status is RunState.FINISHED
+    assert read_history(tmp_path / "run").status is RunState.FINISHED
 
 
 @pytest.mark.parametrize(("step", "fix"), [(0, "delete that run"), (6, "regpt resume .* data.micro_batch=")])
@@ -163,7 +166,7 @@ def test_memory_that_runs_out_while_looking_is_a_line_with_a_remedy(
         train(four, tmp_path / "run")
     if step:
         monkeypatch.undo()
-        assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status == "finished"
+        assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status is RunState.FINISHED
 
 
 def test_another_error_is_not_taken_for_it(four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +197,7 @@ def test_ranks_halve_together_when_one_of_them_runs_out(tmp_path: Path, texts: P
     assert [end.code for end in ends] == [DONE, DONE], ends
     one, halved = (read_history(tmp_path / "runs" / name) for name in ("one", "halved"))
     assert [step.loss for step in halved.steps] == [step.loss for step in one.steps]
-    assert [e.detail["micro_batch"] for e in halved.events if e.event == "out of memory"] == [[2, 1]]
+    assert [(e.micro_batch_before, e.micro_batch_after) for e in halved.details(OutOfMemory)] == [(2, 1)]
 
 
 def both_have_less(rank: int) -> None:

@@ -18,7 +18,7 @@ from regpt.evaluation import scoring
 from regpt.report.page import write_report
 from regpt.tasks import items
 from regpt.tasks.catalog import BY_SUM, BY_TOKEN
-from regpt.tracking.journal import History, read_history
+from regpt.tracking.journal import History, RunState, read_history
 from regpt.tracking.predictions import read_predictions
 from regpt.tracking.run import open_run
 from regpt.tracking.window_losses import read_window_losses
@@ -42,7 +42,9 @@ def steps(history: History) -> list[int]:
 
 def test_hellaswag_is_taken_at_the_start_at_its_interval_and_at_the_end(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
-    assert train(tiny_recipe(tmp_path, evaluation=LOOKING, run={"max_steps": 8}), run).history.status == "finished"
+    assert (
+        train(tiny_recipe(tmp_path, evaluation=LOOKING, run={"max_steps": 8}), run).history.status is RunState.FINISHED
+    )
     history = read_history(run)
     assert steps(history) == [0, 3, 6, 8]
     for record in history.tasks:
@@ -112,7 +114,7 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
     assert start_training(recipe, run, handle_signals=True).exit_code == INTERRUPTED
     assert steps(read_history(run)) == [0]
     assert [path.parent.name for path in run.glob("evaluations/*/hellaswag*.parquet")] == ["step_000000"]
-    assert resume(run).history.status == "finished"
+    assert resume(run).history.status is RunState.FINISHED
     assert steps(read_history(run)) == [0, 3, 6]
     whole = read_history(tmp_path / "whole")
     assert [r.accuracy for r in read_history(run).tasks] == [r.accuracy for r in whole.tasks]
@@ -126,7 +128,7 @@ def test_answers_that_cannot_be_kept_do_not_end_a_run(
     train(looking_recipe(tmp_path), run)
     shutil.rmtree(run / "evaluations")
     (run / "evaluations").write_text("in the way")
-    assert resume(run, ["run.max_steps=9"], console=Console()).history.status == "finished"
+    assert resume(run, ["run.max_steps=9"], console=Console()).history.status is RunState.FINISHED
     assert "cannot be written" in capsys.readouterr().out
     assert steps(read_history(run)) == [0, 3, 6, 9]
     assert len(losses(run)) == 9
@@ -136,7 +138,7 @@ def test_answers_that_cannot_be_kept_do_not_end_a_run(
 def test_a_resume_may_ask_other_items_and_the_report_does_not_mix_them(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
     train(looking_recipe(tmp_path), run)
-    assert resume(run, ["run.max_steps=9", "evaluation.hellaswag_items=15"]).history.status == "finished"
+    assert resume(run, ["run.max_steps=9", "evaluation.hellaswag_items=15"]).history.status is RunState.FINISHED
     assert [record.items[:12] for record in read_history(run).tasks] == ["subset of 12"] * 3 + ["subset of 15"]
     assert [record.step for record in open_run(run).hellaswag] == [9]
     assert "subset of 15 of 10,042 items" in write_report(open_run(run), []).read_text(encoding="utf-8")
@@ -151,7 +153,7 @@ def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
     monkeypatch.setattr(items, "from_package", nowhere)
     monkeypatch.setattr(items, "from_hub", nowhere)
     run = tmp_path / "a"
-    assert train(looking_recipe(tmp_path), run, console=Console()).history.status == "finished"
+    assert train(looking_recipe(tmp_path), run, console=Console()).history.status is RunState.FINISHED
     assert "HellaSwag will not be measured: hellaswag: it is nowhere to be had" in capsys.readouterr().out
     assert steps(read_history(run)) == []
     text = write_report(open_run(run), []).read_text(encoding="utf-8")

@@ -21,7 +21,8 @@ from regpt.checkpoint import saver, store
 from regpt.cli.main import main
 from regpt.distributed.signals import GracefulStop
 from regpt.evaluation.validation import Validation
-from regpt.tracking.journal import Journal, read_history
+from regpt.tracking.events import Event, Resumed, Stopped
+from regpt.tracking.journal import Journal, RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.trackers import TRACKERS, TensorBoard
 from regpt.train import periodic_eval
@@ -50,11 +51,13 @@ def twelve(tmp_path: Path, texts: Path) -> Recipe:
 
 def test_more_steps_and_other_looks_are_allowed_and_written_down(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
-    assert resume(tmp_path / "a", ["run.max_steps=9", "evaluation.validation_every=1"]).history.status == "finished"
+    assert (
+        resume(tmp_path / "a", ["run.max_steps=9", "evaluation.validation_every=1"]).history.status is RunState.FINISHED
+    )
     history = read_history(tmp_path / "a")
     assert [step.step for step in history.steps] == list(range(1, 10))
     assert [v.step for v in history.validations] == [0, 3, 6, 7, 8, 9]
-    changed = history.events[2].detail["changed"]
+    changed = history.details(Resumed)[0].changed
     assert changed == {"run.max_steps": [6, 9], "evaluation.validation_every": [3, 1]}
     assert load_recipe(tmp_path / "a" / "recipe.toml").run.max_steps == 9
     assert history.attempts == 2
@@ -122,7 +125,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
         content[len(content) // 2] ^= 1
         path.write_bytes(bytes(content))
     capsys.readouterr()
-    assert resume(tmp_path / "a", console=Console()).history.status == "finished"
+    assert resume(tmp_path / "a", console=Console()).history.status is RunState.FINISHED
     out = capsys.readouterr().out
     assert (
         "step_000012" in out
@@ -130,7 +133,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
         in out.replace("\n", " ")
     )
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
-    assert len(read_history(tmp_path / "a").events[-2].detail["passed_over"]) == 2
+    assert len(read_history(tmp_path / "a").details(Resumed)[-1].skipped_checkpoints) == 2
 
 
 def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
@@ -172,11 +175,11 @@ def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
         return write_tensors(path, *what)
 
     monkeypatch.setattr(store, "write_tensors", full)
-    assert train(twelve, tmp_path / "a", console=Console()).history.status == "finished"
+    assert train(twelve, tmp_path / "a", console=Console()).history.status is RunState.FINISHED
     assert steps_saved(tmp_path / "a") == [2, 6, 8, 10, 12]
     out = " ".join(capsys.readouterr().out.split())
     assert "step_000004: cannot be written" in out and "bytes are free" in out and "the run goes on" in out
-    assert "not saved" in [event.event for event in read_history(tmp_path / "a").events]
+    assert Event.CHECKPOINT_FAILED in [event.event for event in read_history(tmp_path / "a").events]
 
 
 def test_a_last_save_that_fails_ends_with_exit_code_4_and_the_older_ones_are_whole(
@@ -263,7 +266,7 @@ def test_sigusr1_saves_and_asks_to_be_started_again(
 
     monkeypatch.setattr(GracefulStop, "stop_reason", counted)
     assert start_training(tiny, tmp_path / "a", handle_signals=True).exit_code == TERMINATED
-    assert read_history(tmp_path / "a").events[-1].detail["signal"] == "SIGUSR1"
+    assert read_history(tmp_path / "a").details(Stopped)[-1].signal == "SIGUSR1"
     assert steps_saved(tmp_path / "a") == [read_history(tmp_path / "a").step]
 
 
@@ -274,7 +277,7 @@ def test_a_run_ends_in_time_for_its_last_checkpoint(
     recipe = tiny_recipe(tmp_path, run={"max_steps": 100_000, "time_limit": "0:00:03"}, checkpoint={"every": 5})
     assert start_training(recipe, tmp_path / "a", handle_signals=True).exit_code == TERMINATED
     history = read_history(tmp_path / "a")
-    assert history.events[-1].detail["signal"] == "run.time_limit" and history.step > 5
+    assert history.details(Stopped)[-1].signal == "run.time_limit" and history.step > 5
     assert steps_saved(tmp_path / "a")[-1] == history.step
 
 
@@ -301,7 +304,7 @@ def test_a_journal_that_cannot_be_written_for_a_while_loses_nothing(
     calls = 0
     monkeypatch.setattr("regpt.tracking.journal.append_line", sometimes)
     capsys.readouterr()
-    assert train(twelve, tmp_path / "a", console=Console()).history.status == "finished"
+    assert train(twelve, tmp_path / "a", console=Console()).history.status is RunState.FINISHED
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
     assert [s.step for s in read_history(tmp_path / "a").steps] == list(range(1, 13))
     assert capsys.readouterr().out.count("cannot be written") == 1

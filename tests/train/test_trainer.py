@@ -19,7 +19,8 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.distributed.signals import TIME_LIMIT, GracefulStop
 from regpt.prepare.dataset import prepare
-from regpt.tracking.journal import read_history
+from regpt.tracking.events import Event
+from regpt.tracking.journal import RunState, read_history
 from regpt.train.start import TrainResult, resume, start_training, train
 from tests.conftest import tiny_recipe
 
@@ -54,13 +55,13 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
 
 def test_a_run_learns_and_writes_down_everything(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
-    assert train(tiny, run).history.status == "finished"
+    assert train(tiny, run).history.status is RunState.FINISHED
     history = read_history(run)
     assert [step.step for step in history.steps] == [1, 2, 3, 4, 5, 6]
     assert [v.step for v in history.validations] == [0, 3, 6]
     assert [s.step for s in history.samples] == [3, 6]
     assert [c.step for c in history.checkpoints] == [3, 6]
-    assert [e.event for e in history.events] == ["started", "finished"]
+    assert [e.event for e in history.events] == [Event.STARTED, Event.FINISHED]
     assert history.validations[-1].loss < history.validations[0].loss - 0.2
     assert history.steps[0].loss == pytest.approx(10.8, abs=0.3)
     assert all(len(sample.texts) == 2 and sample.texts[0].startswith(sample.prompt) for sample in history.samples)
@@ -85,8 +86,8 @@ def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
     with monkeypatch.context() as patched:
         stop_before(patched, check)
         assert start_training(recipe, tmp_path / "stopped", handle_signals=True).exit_code == INTERRUPTED
-    assert read_history(tmp_path / "stopped").events[-1].event == "stopped"
-    assert resume(tmp_path / "stopped").history.status == "finished"
+    assert read_history(tmp_path / "stopped").events[-1].event is Event.STOPPED
+    assert resume(tmp_path / "stopped").history.status is RunState.FINISHED
     whole, stopped = read_history(tmp_path / "whole"), read_history(tmp_path / "stopped")
     assert [(s.step, s.loss, s.gradient_norm, s.batch) for s in whole.steps] == [
         (s.step, s.loss, s.gradient_norm, s.batch) for s in stopped.steps
@@ -111,7 +112,7 @@ def test_a_run_stopped_at_the_edge_of_an_epoch_goes_on_in_the_next(
     with monkeypatch.context() as patched:
         stop_before(patched, check)
         assert start_training(recipe, tmp_path / "stopped", handle_signals=True).exit_code == INTERRUPTED
-    assert resume(tmp_path / "stopped").history.status == "finished"
+    assert resume(tmp_path / "stopped").history.status is RunState.FINISHED
     whole, stopped = (read_history(tmp_path / name).steps for name in ("whole", "stopped"))
     assert [(s.loss, s.batch) for s in whole] == [(s.loss, s.batch) for s in stopped]
     assert same(tensors(tmp_path / "whole", 6), tensors(tmp_path / "stopped", 6))
@@ -208,7 +209,7 @@ def test_a_run_that_exists_is_not_touched(tiny: Recipe, tmp_path: Path) -> None:
 def test_a_finished_run_is_not_trained_further(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     before = (tmp_path / "a" / "journal.jsonl").read_bytes()
-    assert resume(tmp_path / "a").history.status == "finished"
+    assert resume(tmp_path / "a").history.status is RunState.FINISHED
     assert (tmp_path / "a" / "journal.jsonl").read_bytes() == before
 
 
@@ -243,7 +244,7 @@ def test_a_resume_behind_the_journal_takes_its_looks_again(tiny: Recipe, tmp_pat
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "step_000006")
     journal = tmp_path / "killed" / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:-2]))  # no checkpoint, no end
-    assert resume(tmp_path / "killed").history.status == "finished"
+    assert resume(tmp_path / "killed").history.status is RunState.FINISHED
     whole, killed = read_history(tmp_path / "whole"), read_history(tmp_path / "killed")
     assert [(v.step, v.loss) for v in whole.validations] == [(v.step, v.loss) for v in killed.validations]
     assert [s.texts for s in whole.samples] == [s.texts for s in killed.samples]
@@ -255,7 +256,7 @@ def test_a_damaged_last_checkpoint_is_made_again(tiny: Recipe, tmp_path: Path) -
     path = tmp_path / "a" / "checkpoints" / "step_000006" / "model.safetensors"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1])
-    assert resume(tmp_path / "a").history.status == "finished"
+    assert resume(tmp_path / "a").history.status is RunState.FINISHED
     assert path.read_bytes() == whole
 
 
@@ -269,7 +270,7 @@ def test_data_may_move_between_stop_and_resume_but_not_change(
     prepare(tiny_recipe(tmp_path, data={"validation_tokens": 5_000}))
     with pytest.raises(CheckpointError, match="another data"):
         resume(tmp_path / "a")
-    assert resume(tmp_path / "a", [f"data.path={tmp_path / 'moved'}"]).history.status == "finished"
+    assert resume(tmp_path / "a", [f"data.path={tmp_path / 'moved'}"]).history.status is RunState.FINISHED
 
 
 def test_text_that_is_not_what_the_data_was_made_from_is_refused(tiny: Recipe, tmp_path: Path) -> None:
@@ -281,7 +282,9 @@ def test_text_that_is_not_what_the_data_was_made_from_is_refused(tiny: Recipe, t
 
 
 def test_a_recipe_without_samples_draws_none(tmp_path: Path, texts: Path) -> None:
-    assert train(tiny_recipe(tmp_path, evaluation={"sample_count": 0}), tmp_path / "a").history.status == "finished"
+    assert (
+        train(tiny_recipe(tmp_path, evaluation={"sample_count": 0}), tmp_path / "a").history.status is RunState.FINISHED
+    )
     assert read_history(tmp_path / "a").samples == []
 
 

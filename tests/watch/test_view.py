@@ -26,6 +26,7 @@ from regpt.base.files import locked, write_json, write_text
 from regpt.base.format import smoothed
 from regpt.base.settings import to_toml
 from regpt.cli.main import main
+from regpt.tracking.events import CheckpointFailed, Detail, Finished, Resumed, Rollback, Started, Stopped
 from regpt.tracking.journal import (
     CheckpointRecord,
     EventRecord,
@@ -70,8 +71,8 @@ def hellaswag(number: int) -> TaskRecord:
     )
 
 
-def event(name: str, number: int, at: float = 0.0, **detail: object) -> EventRecord:
-    return EventRecord(step=number, event=name, detail=detail, at=at or time.time())
+def event(detail: Detail, number: int, at: float = 0.0) -> EventRecord:
+    return EventRecord(step=number, detail=detail, at=at or time.time())
 
 
 def a_run(folder: Path, records: list[Record], steps: int = 100) -> Path:
@@ -89,7 +90,7 @@ def a_run(folder: Path, records: list[Record], steps: int = 100) -> Path:
 
 
 def rich_life(text: str = "Hello, there") -> list[Record]:
-    records: list[Record] = [event("started", 0, device="a card", ranks=1), validation(0, 9.0), hellaswag(0)]
+    records: list[Record] = [event(Started(device="a card", ranks=1), 0), validation(0, 9.0), hellaswag(0)]
     for number in range(1, 31):
         records.append(step(number, 9.0 - number / 10))
         if number % 10 == 0:
@@ -97,7 +98,7 @@ def rich_life(text: str = "Hello, there") -> list[Record]:
             records.append(SampleRecord(step=number, prompt="", texts=[text], seed=1, top_k=1))
             records.append(CheckpointRecord(step=number, path="x", bytes=1, seconds=0.1))
     records.append(SkippedRecord(step=31, tokens=0, reason="loss nan", batch="x", seconds=2.0))
-    return [*records, event("not saved", 31, problem="no room"), event("went back", 30, **{"from": 31})]
+    return [*records, event(CheckpointFailed(problem="no room"), 31), event(Rollback(from_step=31), 30)]
 
 
 def seen(path: Path, width: int = 80, height: int = 24) -> str:
@@ -123,8 +124,8 @@ def test_the_figures_are_the_journals(tmp_path: Path) -> None:
         "3,968 of 12,800 tokens",
         "saved at step 30",
         "1 passed over, the last at step 31: loss inf",
-        "step 31 not saved: no room",
-        "went back from step 31 to 30",
+        "checkpoint at step 31 not written: no room",
+        "rolled back from step 31 to 30",
         "sample at step 30: Hello, there",
     ):
         assert figure in shown, (figure, shown)
@@ -140,8 +141,8 @@ def test_it_fits_into_any_terminal(tmp_path: Path, size: tuple[int, int], record
 
 def test_a_low_terminal_still_has_a_curve_and_a_high_one_the_events(tmp_path: Path) -> None:
     path = a_run(tmp_path, rich_life())
-    assert "└─" in seen(path, 50, 15) and "went back" not in seen(path, 50, 15)
-    assert "└─" in seen(path) and "went back" in seen(path)
+    assert "└─" in seen(path, 50, 15) and "rolled back" not in seen(path, 50, 15)
+    assert "└─" in seen(path) and "rolled back" in seen(path)
 
 
 def test_nothing_in_a_models_text_is_a_command_to_the_terminal(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def hold(path: Path, held: Event) -> None:
 
 
 def test_a_run_is_known_to_live_by_who_holds_its_lock(tmp_path: Path) -> None:
-    path = a_run(tmp_path, [event("started", 0), step(1), CheckpointRecord(step=1, path="x", bytes=1, seconds=1)])
+    path = a_run(tmp_path, [event(Started(), 0), step(1), CheckpointRecord(step=1, path="x", bytes=1, seconds=1)])
     watched = RunMonitor(path)
 
     def state() -> str:
@@ -184,12 +185,12 @@ def test_a_run_is_known_to_live_by_who_holds_its_lock(tmp_path: Path) -> None:
     assert state() == "killed"
     with locked(path / "lock"):  # watching has left the lock alone
         assert state() == "silent"
-    Journal(path).write(event("stopped", 1, signal="SIGINT"))
+    Journal(path).write(event(Stopped(signal="SIGINT"), 1))
     assert watched.update().state.sentence == "by SIGINT; go on with: regpt resume tiny"
 
 
 def test_a_number_that_another_process_has_by_now_is_nobody(tmp_path: Path) -> None:
-    path = a_run(tmp_path, [event("started", 0), step(1)])
+    path = a_run(tmp_path, [event(Started(), 0), step(1)])
     holder = path / "lock.holder"
     holder.write_text(f"process {os.getpid()}\n")
     assert RunMonitor(path).update().state.word == "running"
@@ -200,7 +201,7 @@ def test_a_number_that_another_process_has_by_now_is_nobody(tmp_path: Path) -> N
 
 
 def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = a_run(tmp_path, [event("started", 0), step(1)])
+    path = a_run(tmp_path, [event(Started(), 0), step(1)])
     environment = path / "environment.json"
     write_json(environment, {"recipe_name": "tiny", "ranks": 1, "device": {"name": "a card", "peak_flops": 1e9}})
 
@@ -215,7 +216,7 @@ def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFix
     gone.wait()
     (path / "lock.holder").write_text(f"process {gone.pid} on {platform.node()}\n")
     assert listed() == "killed"
-    Journal(path).write(event("finished", 1))
+    Journal(path).write(event(Finished(), 1))
     assert listed() == "finished"
 
 
@@ -225,7 +226,7 @@ def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFix
 def test_the_time_left_counts_steps_looks_and_what_no_record_counts(tmp_path: Path) -> None:
     records = rich_life()[:-3]
     began_at = time.time() - 1000
-    records[0] = event("started", 0, began_at, device="a card")
+    records[0] = event(Started(device="a card"), 0, began_at)
     path = a_run(tmp_path, records)
     # 30 steps of 2 s, validation 4 x 7 s and HellaSwag 4 x 11 s are counted; of 3 samples and checkpoints, 30 s are not
     os.utime(path / "journal.jsonl", (began_at + 60 + 28 + 44 + 30,) * 2)
@@ -236,15 +237,15 @@ def test_the_time_left_counts_steps_looks_and_what_no_record_counts(tmp_path: Pa
 
 def test_the_time_between_two_attempts_is_nobodys(tmp_path: Path) -> None:
     now = time.time()
-    records: list[Record] = [event("started", 0, now - 90_000), *(step(n) for n in range(1, 11))]
-    records += [event("resumed", 5, now - 100), *(step(n) for n in range(6, 16))]
+    records: list[Record] = [event(Started(), 0, now - 90_000), *(step(n) for n in range(1, 11))]
+    records += [event(Resumed(), 5, now - 100), *(step(n) for n in range(6, 16))]
     path = a_run(tmp_path, records, steps=16)
     os.utime(path / "journal.jsonl", (now - 100 + 10 * 2 + 5,) * 2)  # half a second a step that no record counts
     assert RunMonitor(path).update().seconds_left == pytest.approx(2.5, abs=0.01)
 
 
 def test_all_that_is_due_is_counted_as_the_run_would_do_it(tmp_path: Path) -> None:
-    progress = RunMonitor(a_run(tmp_path, [event("started", 0), *(step(n) for n in range(1, 8))], steps=50)).update()
+    progress = RunMonitor(a_run(tmp_path, [event(Started(), 0), *(step(n) for n in range(1, 8))], steps=50)).update()
     for every in (0, 1, 3, 7, 10, 50, 60):
         assert progress.due(every) == sum(progress.recipe.is_due(step, every) for step in range(8, 51))
 
@@ -258,12 +259,12 @@ def test_a_duration_has_its_two_largest_units(seconds: float, said: str) -> None
 
 
 def test_a_run_that_has_other_steps_after_a_resume_is_shown_with_them(tmp_path: Path) -> None:
-    path = a_run(tmp_path, [event("started", 0), *(step(n) for n in range(1, 11)), event("finished", 10)], steps=10)
+    path = a_run(tmp_path, [event(Started(), 0), *(step(n) for n in range(1, 11)), event(Finished(), 10)], steps=10)
     watched = RunMonitor(path)
     assert watched.update().over and "step 10 of 10" in view(watched.update(), 80, 24).plain
     recipe = tiny_recipe(tmp_path, run={"max_steps": 20})
     write_text(path / "recipe.toml", to_toml(recipe))
-    Journal(path).write(event("resumed", 8))
+    Journal(path).write(event(Resumed(), 8))
     assert not watched.update().over and "step 8 of 20" in view(watched.update(), 80, 24).plain
 
 
@@ -367,7 +368,7 @@ class Seen:
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[tuple[Path, Seen]]:
     """A run that this process writes, and `regpt watch` beside it."""
-    path = a_run(tmp_path, [event("started", 0, device="a card"), step(1, 7.25)])
+    path = a_run(tmp_path, [event(Started(device="a card"), 0), step(1, 7.25)])
     with locked(path / "lock"):
         seen = Seen(tmp_path)
         try:
@@ -394,7 +395,7 @@ def test_it_shows_what_comes_in_the_terminals_size_and_q_leaves(live: tuple[Path
 
 def test_it_leaves_with_the_last_view_when_the_run_has_finished(live: tuple[Path, Seen]) -> None:
     path, seen = live
-    Journal(path).write(event("finished", 1))
+    Journal(path).write(event(Finished(), 1))
     (path / "lock.holder").unlink()
     assert seen.process.wait(20) == 0
     wait_until(lambda: "finished at step 1" in seen.text.rsplit("\x1b[?1049l", 1)[-1])
@@ -409,7 +410,7 @@ def test_q_leaves_also_among_other_keys(live: tuple[Path, Seen]) -> None:
 
 def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path: Path) -> None:
     path = a_run(
-        tmp_path, [event("started", 0, device="a card"), *(step(n, 7.0) for n in range(1, 4)), step(4, math.nan)]
+        tmp_path, [event(Started(device="a card"), 0), *(step(n, 7.0) for n in range(1, 4)), step(4, math.nan)]
     )
     text = view(RunMonitor(path).update(), 80, 24).plain
     assert "step 4 of 100" in text and "7.00" in text

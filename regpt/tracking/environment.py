@@ -1,0 +1,162 @@
+"""The environment of a run, as environment.json stores it: code, packages, machine, data, command."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from regpt.base.errors import UserError
+from regpt.tracking.layout import RunPaths
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceInfo:
+    """The device of the first attempt; one of them where several ranks have one each."""
+
+    place: str = ""  # as PyTorch names it: cpu, cuda:0, mps
+    name: str = ""
+    precision: str = ""
+    compiled: bool = False
+    peak_flops: float = 0.0  # per second; 0: not known
+    peak_source: str = ""
+
+    @property
+    def type(self) -> str:
+        """cpu, cuda or mps."""
+        return self.place.partition(":")[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packages:
+    """Versions."""
+
+    python: str = ""
+    torch: str = ""
+    numpy: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerInfo:
+    name: str = ""
+    vocabulary_sha256: str = ""
+
+    @property
+    def label(self) -> str:
+        """Name and short digest; empty where they are not known."""
+        return f"{self.name} {self.vocabulary_sha256[:12]}".strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerBackend:
+    """The program that encoded the text."""
+
+    tokenizer_backend: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceInfo:
+    """Where the text of a dataset came from."""
+
+    asked: str = ""  # data.source when it was prepared: hub:…, stdlib, or a path
+    description: str = ""
+    imported: bool = False  # shards that regpt did not prepare; their text is not known
+    other: dict[str, Any] = field(default_factory=dict)  # further entries, kept as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataInfo:
+    """The dataset."""
+
+    digest: str = ""
+    tokenizer: TokenizerInfo = field(default_factory=TokenizerInfo)
+    source: SourceInfo = field(default_factory=SourceInfo)
+    train_tokens: int = 0  # 0: not known
+    validation_tokens: int = 0
+    shards: int = 0
+    text_bytes: int = 0  # 0: not known
+    made_with: TokenizerBackend | None = None  # None: not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Environment:
+    """The code, packages, machine, data and command of a run."""
+
+    recipe_name: str = ""
+    recipe_digest: str = ""
+    code_version: str = ""
+    packages: Packages = field(default_factory=Packages)
+    system: str = ""
+    device: DeviceInfo = field(default_factory=DeviceInfo)
+    ranks: int = 1
+    data: DataInfo = field(default_factory=DataInfo)
+    command: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, run: Path) -> "Environment":
+        """Read environment.json of a run directory. Raises UserError where it is missing or incomplete."""
+        path = RunPaths(run).environment
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise UserError(f"{path}: is missing or incomplete", "copy the whole run directory") from None
+
+    @classmethod
+    def from_json(cls, values: Any) -> "Environment":
+        """Build from what the file stores. Missing or malformed entries have their defaults. ValueError: no object."""
+        if not isinstance(values, dict):
+            raise ValueError("not a JSON object")
+        return build(
+            cls,
+            values,
+            packages=build(Packages, values.get("packages")),
+            device=build(DeviceInfo, values.get("device")),
+            data=data_info(values.get("data")),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what the file stores."""
+        stored = asdict(self)
+        data = stored["data"]
+        data["source"] = source_json(self.data.source)
+        data["made_with"] = data["made_with"] or {}
+        return stored
+
+
+def build(kind: type[T], values: Any, **given: Any) -> T:
+    """Build a dataclass whose fields all have defaults from the entries of the right type; others are ignored."""
+    known = values if isinstance(values, Mapping) else {}
+    default = kind()
+    for entry in fields(kind):  # type: ignore[arg-type]
+        if entry.name in known and entry.name not in given:
+            usual = type(getattr(default, entry.name))
+            if isinstance(known[entry.name], (float, int) if usual is float else usual):
+                given[entry.name] = known[entry.name]
+    return kind(**given)
+
+
+def data_info(values: Any) -> DataInfo:
+    known = values if isinstance(values, Mapping) else {}
+    made_with = known.get("made_with")
+    return build(
+        DataInfo,
+        known,
+        tokenizer=build(TokenizerInfo, known.get("tokenizer")),
+        source=source_info(known.get("source")),
+        made_with=build(TokenizerBackend, made_with) if made_with else None,
+    )
+
+
+def source_info(values: Any) -> SourceInfo:
+    """Build from a manifest's or an environment's entry `source`."""
+    known = values if isinstance(values, Mapping) else {}
+    other = {name: value for name, value in known.items() if name not in ("asked", "description", "imported")}
+    return build(SourceInfo, known, other=other)
+
+
+def source_json(source: SourceInfo) -> dict[str, Any]:
+    imported = {"imported": True} if source.imported else {}
+    return {"asked": source.asked, "description": source.description, **source.other, **imported}

@@ -1,0 +1,131 @@
+"""The events of a run, each with its typed details, as the journal stores them."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar
+
+
+class Event(StrEnum):
+    """The kinds of event, by their names in the journal."""
+
+    STARTED = "started"
+    RESUMED = "resumed"
+    ROLLBACK = "rollback"
+    OUT_OF_MEMORY = "out_of_memory"
+    CHECKPOINT_FAILED = "checkpoint_failed"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """The first attempt began. `Resumed` is also one, so that `isinstance(detail, Started)` finds every attempt."""
+
+    event: ClassVar[Event] = Event.STARTED
+    device: str = ""
+    precision: str = ""
+    torch: str = ""  # version
+    ranks: int = 1
+    # Why HellaSwag is not measured; empty where it is; None in journals of early versions, which measured no tasks.
+    hellaswag_unavailable: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Started):
+    """A further attempt began at a checkpoint."""
+
+    event: ClassVar[Event] = Event.RESUMED
+    changed: dict[str, list[Any]] = field(default_factory=dict)  # setting -> [before, now]
+    skipped_checkpoints: list[str] = field(default_factory=list)  # newer ones that are damaged, and why
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollback:
+    """The guard returned to an earlier checkpoint after several bad steps in a row."""
+
+    event: ClassVar[Event] = Event.ROLLBACK
+    from_step: int = 0
+    excluded_batches: list[int] = field(default_factory=list)  # of the whole run so far
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfMemory:
+    """A micro-batch did not fit, and the attempt began again with a smaller one."""
+
+    event: ClassVar[Event] = Event.OUT_OF_MEMORY
+    at_step: int = 0  # completed steps when memory ran out
+    micro_batch_before: int = 0  # sequences; 0: not recorded
+    micro_batch_after: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFailed:
+    """A checkpoint could not be written; training continued without it."""
+
+    event: ClassVar[Event] = Event.CHECKPOINT_FAILED
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The end of an attempt that wrote its last record itself."""
+
+    memory_bytes: int = 0  # the most in use on rank 0; 0: not known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(Ended):
+    """A signal or the time limit ended the attempt."""
+
+    event: ClassVar[Event] = Event.STOPPED
+    signal: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Ended):
+    """The guard gave up."""
+
+    event: ClassVar[Event] = Event.FAILED
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Ended):
+    """All steps of the recipe are done."""
+
+    event: ClassVar[Event] = Event.FINISHED
+
+
+Detail = Started | Resumed | Rollback | OutOfMemory | CheckpointFailed | Stopped | Failed | Finished
+DETAILS: dict[Event, type[Detail]] = {
+    kind.event: kind for kind in (Started, Resumed, Rollback, OutOfMemory, CheckpointFailed, Stopped, Failed, Finished)
+}
+# Names that version 0.1 wrote.
+OLD_EVENTS = {
+    "went back": Event.ROLLBACK,
+    "out of memory": Event.OUT_OF_MEMORY,
+    "not saved": Event.CHECKPOINT_FAILED,
+}
+OLD_FIELDS = {
+    "from": "from_step",
+    "left_out": "excluded_batches",
+    "at": "at_step",
+    "passed_over": "skipped_checkpoints",
+}
+
+
+def parse_detail(event: str, values: Mapping[str, Any]) -> Detail:
+    """Return the typed details of a stored event, written by this version or an earlier one.
+
+    Unknown fields are ignored and missing ones have their defaults. Raises ValueError for an unknown event.
+    """
+    kind = DETAILS[OLD_EVENTS.get(event) or Event(event)]
+    known = {OLD_FIELDS.get(name, name): value for name, value in values.items()}
+    if "micro_batch" in known:
+        known["micro_batch_before"], known["micro_batch_after"] = known["micro_batch"]
+    if "hellaswag" in known:
+        known["hellaswag_unavailable"] = known["hellaswag"].removeprefix("not measured: ")
+    return kind(**{f.name: known[f.name] for f in dataclasses.fields(kind) if f.name in known})

@@ -1,0 +1,78 @@
+"""environment.json of this version, of version 0.1 and of early versions."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regpt.base.errors import UserError
+from regpt.cli.main import main
+from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, Packages, SourceInfo, TokenizerBackend
+from regpt.tracking.run import open_run
+
+OLD_RUN = Path(__file__).parent.parent / "fixtures" / "version_0_1" / "runs" / "old-modern"
+FILE = "environment.json"
+
+
+def stored() -> dict[str, Any]:
+    return dict(json.loads((OLD_RUN / FILE).read_text(encoding="utf-8")))
+
+
+def test_environment_of_version_0_1_is_read_and_written_unchanged() -> None:
+    environment = Environment.read(OLD_RUN)
+    assert environment.device == DeviceInfo(
+        place="cpu",
+        name="AMD EPYC, 1 threads",
+        precision="float32",
+        peak_flops=43037565136.2539,
+        peak_source="measured, large matrix product",
+    )
+    assert environment.packages == Packages(python="3.11.7", torch="2.13.0+cpu", numpy="2.4.6")
+    assert environment.data.made_with == TokenizerBackend(tokenizer_backend="tiktoken", version="0.14.0")
+    assert environment.data.source == SourceInfo(asked="texts", description="texts", other={"parts": 3})
+    assert environment.to_json() == stored()
+
+
+def test_environment_of_imported_shards_is_read_and_written_unchanged() -> None:
+    source = {"asked": "shards", "description": "shards of edu", "imported": True}
+    known = stored()
+    known["data"] |= {"source": source, "made_with": {}}
+    environment = Environment.from_json(known)
+    assert environment.data.source == SourceInfo(asked="shards", description="shards of edu", imported=True)
+    assert environment.data.made_with is None and environment.to_json() == known
+
+
+def test_missing_and_malformed_entries_have_their_defaults() -> None:
+    assert Environment.from_json({}) == Environment()
+    broken = {"data": {"digest": 5, "train_tokens": "many", "source": []}, "device": None, "ranks": 2}
+    assert Environment.from_json(broken) == Environment(ranks=2, data=DataInfo())
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"ranks": '])
+def test_missing_or_incomplete_file_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / FILE).write_text(content)
+    with pytest.raises(UserError) as caught:
+        Environment.read(tmp_path)
+    assert str(tmp_path / FILE) in caught.value.problem
+
+
+@pytest.mark.parametrize("content", ["{}", '{"recipe_name": "old", "data": {"digest": "abc"}}'])
+def test_run_with_an_early_environment_is_listed_watched_reported_and_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    shutil.copytree(OLD_RUN.parent, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    Path("runs/old-modern", FILE).write_text(content)
+    run = open_run(Path("runs/old-modern"))
+    assert run.share_of_peak is None and run.epochs is None
+    for command in (
+        ["runs"],
+        ["watch", "old-modern", "--once"],
+        ["report", "old-modern", "--against", "old-classic"],
+        ["report", "old-classic", "--against", "old-modern"],
+        ["compare", "old-modern", "old-classic", "--into", "compared"],
+    ):
+        assert main(command) == 0
