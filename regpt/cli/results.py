@@ -193,17 +193,18 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from regpt.cli.tables import results_table
     from regpt.distributed.device import open_device
     from regpt.distributed.ranks import open_rank_group
-    from regpt.evaluation.evaluate import default_tasks, evaluate, folder_of, known_tasks
+    from regpt.evaluation.evaluate import default_tasks, evaluate, parse_tasks
+    from regpt.evaluation.results import evaluation_dir
     from regpt.interop.open_model import open_model
     from regpt.train.console import Console, quiet_console
 
     by_harness, tasks = arguments.lm_eval, arguments.tasks
-    names = known_tasks(tasks) if tasks and not by_harness else []
+    names = parse_tasks(tasks) if tasks and not by_harness else []
     if arguments.include_path and not by_harness:
         raise UserError("--include-path is for lm-eval's tasks", "add --lm-eval")
     opened = open_model(arguments.model, arguments.runs, arguments.overrides)
     device = open_device(opened.recipe.run)
-    into = arguments.into or folder_of(opened)
+    into = arguments.into or evaluation_dir(opened)
     try:
         with (
             open_rank_group(device, opened.recipe.run.rank_timeout) as ranks,
@@ -212,9 +213,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         ):
             given = (into, device, ranks, arguments.items, console.looking)
             if by_harness:
-                from regpt.evaluation.lm_eval import ask_harness
+                from regpt.evaluation.lm_eval import evaluate_with_lm_eval
 
-                results = ask_harness(opened, tasks, *given, arguments.include_path)
+                results = evaluate_with_lm_eval(opened, tasks, *given, arguments.include_path)
             else:
                 results = evaluate(opened, names or default_tasks(opened), *given)
     except StopRequested as stopped:

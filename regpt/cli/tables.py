@@ -7,7 +7,7 @@ from rich.table import Table
 
 from regpt.base.errors import UserError
 from regpt.checkpoint import store
-from regpt.evaluation.evaluate import Result
+from regpt.evaluation.results import Result
 from regpt.tracking.journal import read_history
 from regpt.tracking.run import headline, open_run
 from regpt.tracking.status import state_of
@@ -36,12 +36,18 @@ def runs_table(paths: Sequence[Path]) -> Table:
 def results_table(results: Sequence[Result]) -> Table:
     """A line for each task and rule."""
     table = Table("task", "by", "elsewhere", "value", "± error", "of", box=None, pad_edge=False)
-    named = ""
+    previous = ""
     for result in results:
-        new = result.task != named
-        of = result.of if new else ""
-        table.add_row(result.task if new else "", result.what, result.elsewhere, result.value, result.error, of)
-        named = result.task
+        is_new = result.task != previous
+        table.add_row(
+            result.task if is_new else "",
+            result.metric,
+            result.name_elsewhere,
+            f"{result.value:.4f}",
+            "" if result.error is None else f"{result.error:.4f}",
+            result.dataset if is_new else "",
+        )
+        previous = result.task
     return table
 
 

@@ -22,7 +22,7 @@ def check_evaluation(of: Rehearsal) -> str:
     last = read_history(of.run).validations[-1]
     opened = open_model(str(of.run), of.folder, [])
     results = evaluate(opened, [VALIDATION], of.folder / EVALUATIONS_DIR, of.device, RankGroup())
-    again = float(results[0].value)
+    again = results[0].value
     if not abs(again - last.loss) <= 1e-3:
         raise CheckFailed(
             f"validation loss {last.loss:.4f} in the run, {again:.4f} of its checkpoint", "weights are lost in saving"

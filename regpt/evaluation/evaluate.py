@@ -1,234 +1,205 @@
-"""`regpt evaluate`: a finished model asked everything, its answers kept item by item beside a summary.
+"""Evaluate a trained model: validation loss and multiple-choice tasks, with the predictions for every item.
 
-Into RUN/evaluations/step_N go TASK.parquet for each task and results.json; a model that is no run's has its folder in
-evaluations/. What is finished is there at once, so a stop loses the task at hand only.
+`regpt evaluate` writes TASK.parquet for each task and results.json, into RUN/evaluations/step_N for a run and into
+evaluations/NAME for any other model. A task is written as soon as it is finished, so a stop loses only the current one.
 """
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from regpt.base.errors import UserError
-from regpt.base.files import write_json
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.distributed.device import Device
 from regpt.distributed.ranks import RankGroup
+from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
-from regpt.evaluation.validation import validation
+from regpt.evaluation.sharding import ReportProgress
+from regpt.evaluation.validation import Validation, validation
 from regpt.interop.open_model import LoadedModel
 from regpt.model.gpt import GPT
 from regpt.tasks.catalog import HELLASWAG_FILE, TASKS
 from regpt.tasks.items import Items, open_items
-from regpt.tracking.layout import EVALUATIONS_DIR, RESULTS_FILE, VALIDATION, RunPaths
+from regpt.tracking.layout import VALIDATION
 from regpt.tracking.predictions import Predictions
 from regpt.tracking.window_losses import window_losses_file, write_window_losses
 
-Busy = Callable[[str, int, int], None]
+ReportTaskProgress = Callable[[str, int, int], None]  # (task, done, total); may raise to stop the evaluation
 
 
-@dataclass(frozen=True)
-class Result:
-    """A line of the table: a task under one rule, or the validation loss."""
-
-    task: str
-    what: str
-    elsewhere: str  # what others call it
-    value: str
-    error: str
-    of: str
+def ignore_task_progress(task: str, done: int, total: int) -> None:
+    """Report nothing and never stop."""
 
 
-def known_tasks(words: str) -> list[str]:
-    """The tasks of a list with commas. Raises UserError for one that is none."""
-    names = [word.strip() for word in words.split(",") if word.strip()]
+def parse_tasks(text: str) -> list[str]:
+    """Return the tasks in a list separated by commas. Raises UserError for an unknown one, or for none."""
+    names = [word.strip() for word in text.split(",") if word.strip()]
     unknown = [name for name in names if name not in TASKS and name != VALIDATION]
     if unknown or not names:
-        choices = ", ".join([VALIDATION, *TASKS])
-        raise UserError(f"--tasks {words}: {', '.join(unknown) or 'nothing'} is no task", f"choose of {choices}")
+        problem = f"unknown task {', '.join(unknown)}" if unknown else "names no task"
+        raise UserError(f"--tasks {text}: {problem}", f"choose from {', '.join([VALIDATION, *TASKS])}")
     return list(dict.fromkeys(names))
 
 
-def default_tasks(opened: LoadedModel) -> list[str]:
-    """Validation where there is a data set for it, and HellaSwag."""
-    has_data = opened.has_gpt2_tokens and (opened.recipe.data.directory / "manifest.json").is_file()
+def default_tasks(loaded: LoadedModel) -> list[str]:
+    """Return validation, where the model's recipe has a prepared data set, and HellaSwag."""
+    has_data = loaded.has_gpt2_tokens and (loaded.recipe.data.directory / "manifest.json").is_file()
     return [*([VALIDATION] if has_data else []), "hellaswag"]
 
 
-def folder_of(opened: LoadedModel) -> Path:
-    if opened.run is not None and opened.step is not None:
-        return RunPaths(opened.run).evaluation(opened.step)
-    return Path(EVALUATIONS_DIR) / opened.name
-
-
 def evaluate(
-    opened: LoadedModel,
+    loaded: LoadedModel,
     names: Sequence[str],
     into: Path,
     device: Device,
     ranks: RankGroup,
     items: int = 0,
-    busy: Busy = lambda what, done, of: None,
+    progress: ReportTaskProgress = ignore_task_progress,
 ) -> list[Result]:
-    """Ask every task; returns the lines of a table (on rank 0; nothing on others).
+    """Evaluate a model on tasks and write the results into the directory `into`.
 
-    `busy(task, done, of)` is called between two groups of items; it may raise to stop.
+    Returns the rows of a table on rank 0, and nothing on other ranks. `items` limits each task to a stratified subset;
+    0: all items. `progress(task, done, total)` is called between two groups of items. Raises UserError, before
+    anything is computed, where a data set is missing or `into` belongs to another model.
     """
-    # what is missing is said before anything is computed
-    sets = {name: items_of(name, opened, items) for name in names if name != VALIDATION}
-    windows = validation_split(opened) if VALIDATION in names else None
-    model = opened.model.to(device.torch_device)
-    if device.compiled:
-        for block in model.blocks:
-            block.compile(dynamic=True)
+    evaluation = Evaluation(loaded, into, device, ranks)
+    inputs = {
+        name: evaluation.open_windows() if name == VALIDATION else open_task(name, loaded, items) for name in names
+    }
+    model = evaluation.move_model()
     weights = digest_of_weights(model)
-    ranks.on_main(lambda: begin(into, opened, weights))
-    results = []
-    for name in names:
-        started_at = time.perf_counter()
-
-        def between(done: int, of: int, name: str = name) -> None:
-            busy(name, done, of)
-
-        if windows is not None and name == VALIDATION:
-            found = validation(model, windows, opened.recipe, device, between, ranks)
-            data = read_manifest(opened.recipe.data.directory).digest
-            about = {
-                "loss": found.loss,
-                "standard_error": found.standard_error,
-                "bits_per_byte": found.bits_per_byte,
-                "windows": found.windows,
-                "block_size": model.recipe.block_size,
-                "data": data,
-            }
-            lines = lines_of_validation(about)
-            if ranks.is_main:
-                write_window_losses(into / window_losses_file(data, found.windows), found.by_window)
+    ranks.on_main(lambda: create_results(into, loaded, weights))
+    for name, opened in inputs.items():
+        if isinstance(opened, TokenWindows):
+            evaluation.validate(opened, partial(progress, name))
         else:
-            exam = PackedTask(
-                sets[name], model.recipe.block_size, max_batch_tokens(opened.recipe, device), opened.vocabulary
-            )
-            answers = make_predictions(exam, choice_losses(model, exam, device, between, ranks))
-            about, lines = summary(answers), lines_of(answers)
-            name = Path(answers.file_name).stem
-            if ranks.is_main:
-                answers.write(into / answers.file_name)
-        if ranks.is_main:
-            about["seconds"] = time.perf_counter() - started_at
-            add_result(into, device, name, about)
-            results += lines
-    return results if ranks.is_main else []
+            evaluation.score(opened, partial(progress, name))
+    return evaluation.results
 
 
-def items_of(name: str, opened: LoadedModel, count: int) -> Items:
-    task = TASKS[name]
-    asked = opened.recipe.evaluation
-    return open_items(task, asked.hellaswag_file if task.file == HELLASWAG_FILE else "", count)
+@dataclass
+class Evaluation:
+    """One model under evaluation. `results` grow on rank 0, which also writes the files."""
 
+    loaded: LoadedModel
+    into: Path
+    device: Device
+    ranks: RankGroup
+    results: list[Result] = field(default_factory=list)
 
-def validation_split(opened: LoadedModel) -> TokenWindows:
-    if not opened.has_gpt2_tokens:
-        raise UserError(
-            f"{opened.name}: has a tokenizer of its own, and data sets here hold GPT-2's tokens",
-            "leave 'validation' out of --tasks",
-        )
-    directory = opened.recipe.data.directory
-    windows = TokenWindows(directory, read_manifest(directory), "val", opened.recipe.model.block_size)
-    if not len(windows):
-        raise UserError(
-            f"{directory}: its validation split holds no window of {opened.recipe.model.block_size} tokens",
-            "name another with data.path=…",
-        )
-    return windows
+    def move_model(self) -> GPT:
+        """Move the model to the device and compile its blocks if the device asks for it."""
+        model = self.loaded.model.to(self.device.torch_device)
+        if self.device.compiled:
+            for block in model.blocks:
+                block.compile(dynamic=True)
+        return model
 
-
-def summary(answers: Predictions) -> dict[str, Any]:
-    """What results.json says of a task."""
-    by_rule = {rule.name: answers.accuracy(rule) for rule in answers.metrics}
-    return {
-        "items": answers.items,
-        "digest": answers.digest,
-        "accuracy": {name: accuracy.value for name, accuracy in by_rule.items()},
-        "standard_error": {name: accuracy.error for name, accuracy in by_rule.items()},
-        "cut": answers.cut,
-    }
-
-
-def digest_of_weights(model: GPT) -> str:
-    """SHA-256 of all parameters: which model it is, wherever it lies."""
-    digest = hashlib.sha256()
-    for parameter in model.parameters():
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def begin(into: Path, opened: LoadedModel, weights: str) -> None:
-    """Make the folder and its results.json. Raises UserError where it holds the answers of another model.
-
-    In a run's own folder these are what a resume went back behind, and give way.
-    """
-    path = into / RESULTS_FILE
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known["weights"] == weights and isinstance(known["tasks"], dict):
-            return
-        if opened.run is None or into != folder_of(opened):
+    def open_windows(self) -> TokenWindows:
+        """Open the validation split of the recipe's data set."""
+        loaded = self.loaded
+        if not loaded.has_gpt2_tokens:
             raise UserError(
-                f"{into}: holds the answers of another model, {known['model']}", "choose another with --into"
+                f"{loaded.name}: has its own tokenizer, but data sets contain GPT-2 tokens",
+                f"leave '{VALIDATION}' out of --tasks",
             )
-    except FileNotFoundError:
-        pass
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}: is not what `regpt evaluate` writes", "choose another folder with --into") from None
-    into.mkdir(parents=True, exist_ok=True)
-    about = {"model": opened.name, "weights": weights, "step": opened.step, "tokens": opened.tokens}
-    write_json(path, {**about, "tokenizer": opened.tokenizer, "tasks": {}})
+        directory, block_size = loaded.recipe.data.directory, loaded.recipe.model.block_size
+        windows = TokenWindows(directory, read_manifest(directory), "val", block_size)
+        if not len(windows):
+            raise UserError(
+                f"{directory}: the validation split is shorter than one window of {block_size} tokens",
+                "name another data set with data.path=…",
+            )
+        return windows
+
+    def validate(self, windows: TokenWindows, progress: ReportProgress) -> None:
+        """Compute the validation loss."""
+        started_at = time.perf_counter()
+        model, recipe = self.loaded.model, self.loaded.recipe
+        found = validation(model, windows, recipe, self.device, progress, self.ranks)
+        if not self.ranks.is_main:
+            return
+        data = read_manifest(recipe.data.directory).digest
+        write_window_losses(self.into / window_losses_file(data, found.windows), found.by_window)
+        summary = {
+            "loss": found.loss,
+            "standard_error": found.standard_error,
+            "bits_per_byte": found.bits_per_byte,
+            "windows": found.windows,
+            "block_size": windows.block_size,
+            "data": data,
+            "seconds": time.perf_counter() - started_at,
+        }
+        add_result(self.into, self.device, VALIDATION, summary)
+        self.results += validation_results(found, windows.block_size)
+
+    def score(self, items: Items, progress: ReportProgress) -> None:
+        """Score a multiple-choice task."""
+        started_at = time.perf_counter()
+        model = self.loaded.model
+        max_tokens = max_batch_tokens(self.loaded.recipe, self.device)
+        task = PackedTask(items, model.recipe.block_size, max_tokens, self.loaded.vocabulary)
+        predictions = make_predictions(task, choice_losses(model, task, self.device, progress, self.ranks))
+        if not self.ranks.is_main:
+            return
+        predictions.write(self.into / predictions.file_name)
+        summary = {**summarize(predictions), "seconds": time.perf_counter() - started_at}
+        add_result(self.into, self.device, Path(predictions.file_name).stem, summary)
+        self.results += task_results(predictions)
 
 
-def add_result(into: Path, device: Device, name: str, about: dict[str, Any]) -> None:
-    """Into the folder's results.json."""
-    known = json.loads((into / RESULTS_FILE).read_text(encoding="utf-8"))
-    known["tasks"][name] = {
-        **about,
-        "device": device.name,
-        "precision": device.precision_name,
-        "torch": torch.__version__,
+def open_task(name: str, loaded: LoadedModel, count: int) -> Items:
+    """Open the items of a task: all, or a stratified subset of `count`."""
+    task = TASKS[name]
+    file = loaded.recipe.evaluation.hellaswag_file if task.file == HELLASWAG_FILE else ""
+    return open_items(task, file, count)
+
+
+def summarize(predictions: Predictions) -> dict[str, Any]:
+    """Return what results.json says about a task."""
+    by_metric = {metric.name: predictions.accuracy(metric) for metric in predictions.metrics}
+    return {
+        "items": predictions.items,
+        "digest": predictions.digest,
+        "accuracy": {name: accuracy.value for name, accuracy in by_metric.items()},
+        "standard_error": {name: accuracy.error for name, accuracy in by_metric.items()},
+        "cut": predictions.cut,
     }
-    write_json(into / RESULTS_FILE, known)
 
 
-def lines_of(answers: Predictions) -> list[Result]:
+def task_results(predictions: Predictions) -> list[Result]:
+    """Return the rows of a task, one for each of its metrics."""
     return [
         Result(
-            answers.task,
-            rule.description,
-            rule.name_elsewhere,
-            f"{accuracy.value:.4f}",
-            f"{accuracy.error:.4f}",
-            of_what(answers),
+            task=predictions.task,
+            metric=metric.description,
+            name_elsewhere=metric.name_elsewhere,
+            value=accuracy.value,
+            error=accuracy.error,
+            dataset=describe_items(predictions),
         )
-        for rule in answers.metrics
-        for accuracy in [answers.accuracy(rule)]
+        for metric in predictions.metrics
+        for accuracy in [predictions.accuracy(metric)]
     ]
 
 
-def of_what(answers: Predictions) -> str:
-    cut = f"; {answers.cut:,} cut to the block" if answers.cut else ""
-    return (
-        answers.items
-        + cut
-        + (f"; {answers.non_finite:,} without a number, counted as wrong" if answers.non_finite else "")
-    )
+def describe_items(predictions: Predictions) -> str:
+    """Describe the items of a task, such as '10,042 items; 3 truncated to the block'."""
+    notes = [predictions.items]
+    if predictions.cut:
+        notes.append(f"{predictions.cut:,} truncated to the block")
+    if predictions.non_finite:
+        notes.append(f"{predictions.non_finite:,} with a NaN loss, counted as wrong")
+    return "; ".join(notes)
 
 
-def lines_of_validation(about: dict[str, Any]) -> list[Result]:
-    of = f"{about['windows']:,} windows of {about['block_size']:,} tokens"
-    lines = [Result(VALIDATION, "nats per token", "loss", f"{about['loss']:.4f}", f"{about['standard_error']:.4f}", of)]
-    if about["bits_per_byte"]:
-        lines.append(Result(VALIDATION, "bits per byte", "bpb", f"{about['bits_per_byte']:.4f}", "", of))
-    return lines
+def validation_results(found: Validation, block_size: int) -> list[Result]:
+    """Return the rows of a validation: nats per token, and bits per byte where they are known."""
+    dataset = f"{found.windows:,} windows of {block_size:,} tokens"
+    rows = [Result(VALIDATION, "nats per token", "loss", found.loss, found.standard_error, dataset)]
+    if found.bits_per_byte:
+        rows.append(Result(VALIDATION, "bits per byte", "bpb", found.bits_per_byte, None, dataset))
+    return rows

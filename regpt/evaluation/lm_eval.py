@@ -1,6 +1,6 @@
-"""EleutherAI's lm-evaluation-harness (lm-eval) on a model of ours: its tasks and its judging, our reading of contexts.
+"""Evaluate a model with EleutherAI's lm-evaluation-harness (lm-eval): its tasks and metrics, our forward passes.
 
-Imported only by who asks for it; the package is an extra.
+Import this module only where it is needed: lm-eval is an optional package.
 """
 
 import importlib.util
@@ -18,48 +18,49 @@ from regpt.data.tokenizer import Tokens
 from regpt.distributed.device import Device
 from regpt.distributed.env import disable_lm_eval_multiprocessing
 from regpt.distributed.ranks import RankGroup
-from regpt.evaluation.evaluate import Busy, Result, add_result, begin, digest_of_weights
+from regpt.evaluation.evaluate import ReportTaskProgress, ignore_task_progress
+from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
 from regpt.evaluation.scoring import PackedQuestions, choice_losses_and_greedy, max_batch_tokens
 from regpt.interop.open_model import LoadedModel
 from regpt.tasks.packing import Question
 
-# What is asked for by the harness: ((context, continuation), their tokens, their tokens)
+# A request of lm-eval: ((context, continuation), context tokens, continuation tokens)
 Request = tuple[tuple[str, str], list[int], list[int]]
 
 
-def tokens(lists: Iterable[list[int]]) -> tuple[Tokens, ...]:
+def as_tokens(lists: Iterable[list[int]]) -> tuple[Tokens, ...]:
     return tuple(np.array(ids, dtype=np.int64) for ids in lists)
 
 
-def harness_model(opened: LoadedModel, device: Device, ranks: RankGroup, busy: Busy) -> Any:
-    """An `lm_eval.api.model.LM` around a model of ours. Raises UserError where lm-eval is not installed."""
+def make_harness_model(loaded: LoadedModel, device: Device, ranks: RankGroup, progress: ReportTaskProgress) -> Any:
+    """Wrap a model as an `lm_eval.api.model.LM`. Raises UserError where lm-eval is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("lm-eval is not installed", "pip install 'regpt[lm-eval]'")
     from lm_eval.api.model import TemplateLM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
     class HarnessModel(TemplateLM):  # type: ignore[misc]
-        """Every rank asks the same; groups of requests are shared out among them below."""
+        """Every rank receives the same requests; the groups of them are dealt to the ranks when they are scored."""
 
         @property
         def eot_token_id(self) -> int:
-            return opened.vocabulary.end_of_text
+            return loaded.vocabulary.end_of_text
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            return [int(token) for token in opened.vocabulary.encode(string)]
+            return [int(token) for token in loaded.vocabulary.encode(string)]
 
         def _loglikelihood_tokens(self, requests: Sequence[Request], **kwargs: Any) -> list[tuple[float, bool]]:
-            # requests with one context stand side by side, as the choices of an item
-            contexts = [list(same) for _, same in groupby(requests, key=lambda request: request[1])]
-            questions = [Question(tokens(r[1] for r in same), tokens(r[2] for r in same)) for same in contexts]
-            paper = PackedQuestions(questions, opened.model.recipe.block_size, max_batch_tokens(opened.recipe, device))
-            losses, others = choice_losses_and_greedy(
-                opened.model, paper, device, lambda d, of: busy("lm-eval", d, of), ranks
+            # Requests with one context follow each other, as the choices of an item do: they share one forward pass.
+            groups = [list(group) for _, group in groupby(requests, key=lambda request: request[1])]
+            questions = [Question(as_tokens(r[1] for r in group), as_tokens(r[2] for r in group)) for group in groups]
+            packed = PackedQuestions(questions, loaded.model.recipe.block_size, max_batch_tokens(loaded.recipe, device))
+            losses, misses = choice_losses_and_greedy(
+                loaded.model, packed, device, lambda done, total: progress("lm-eval", done, total), ranks
             )
             return [
-                (-float(losses[row, number]), not others[row, number])
-                for row, same in enumerate(contexts)
-                for number in range(len(same))
+                (-float(losses[row, number]), not misses[row, number])
+                for row, group in enumerate(groups)
+                for number in range(len(group))
             ]
 
         def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -68,7 +69,7 @@ def harness_model(opened: LoadedModel, device: Device, ranks: RankGroup, busy: B
                 windows = get_rolling_token_windows(
                     token_list=self.tok_encode(request.args[0]),
                     prefix_token=self.prefix_token_id,
-                    max_seq_len=opened.model.recipe.block_size,
+                    max_seq_len=loaded.model.recipe.block_size,
                     context_len=1,
                 )
                 parts = [(("", ""), *make_disjoint_window(window)) for window in windows]
@@ -77,60 +78,65 @@ def harness_model(opened: LoadedModel, device: Device, ranks: RankGroup, busy: B
 
         def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
             raise UserError(
-                "this task asks for generated text, which regpt gives to lm-eval not at all",
-                "regpt export, and lm-eval's own Hugging Face model",
+                "a task needs generated text, which regpt does not offer to lm-eval",
+                "export the model (`regpt export`) and run lm-eval on it with its own Hugging Face model",
             )
 
     return HarnessModel()
 
 
-def ask_harness(
-    opened: LoadedModel,
+def evaluate_with_lm_eval(
+    loaded: LoadedModel,
     names: str | None,
     into: Path,
     device: Device,
     ranks: RankGroup,
     items: int = 0,
-    busy: Busy = lambda what, done, of: None,
+    progress: ReportTaskProgress = ignore_task_progress,
     include_path: Path | None = None,
 ) -> list[Result]:
-    """Ask tasks of lm-eval; returns the lines of a table. What it says of each item goes into lm_eval_TASK.jsonl."""
+    """Evaluate a model on tasks of lm-eval; returns the rows of a table on rank 0, nothing on other ranks.
+
+    `names` is a list separated by commas; `include_path` a directory with further tasks. The samples that lm-eval
+    logs for each item are written to lm_eval_TASK.jsonl. Raises UserError for an unknown task, or where it fails.
+    """
     if not names:
-        raise UserError("--lm-eval without --tasks", "name its tasks, as in --tasks lambada_openai")
-    model = harness_model(opened, device, ranks, busy)
+        raise UserError("--lm-eval needs --tasks", "name tasks of lm-eval, such as --tasks lambada_openai")
+    model = make_harness_model(loaded, device, ranks, progress)
     disable_lm_eval_multiprocessing()
-    opened.model.to(device.torch_device)
+    loaded.model.to(device.torch_device)
     from lm_eval.evaluator import simple_evaluate
     from lm_eval.tasks import TaskManager
 
     manager = TaskManager(include_path=str(include_path) if include_path else None)
     wanted = [name.strip() for name in names.split(",") if name.strip()]
     if unknown := [name for name in wanted if name not in manager.all_tasks]:
-        raise UserError(f"lm-eval has no task {', '.join(unknown)}", "`lm-eval ls tasks` lists them")
+        raise UserError(f"lm-eval has no task {', '.join(unknown)}", "`lm-eval ls tasks` lists its tasks")
     try:
         found = simple_evaluate(model, tasks=wanted, limit=items or None, task_manager=manager, bootstrap_iters=1000)
     except UserError:
         raise
-    except Exception as error:  # its loading of data sets raises what it likes
+    except Exception as error:  # loading a data set may raise anything
         raise UserError(
-            f"lm-eval could not carry out {names} ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
-            "its data sets come from the hub; or give tasks of your own with --include-path",
+            f"lm-eval failed on {names} ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
+            "it loads its data sets from the Hugging Face hub; give local tasks with --include-path",
         ) from error
     if not ranks.is_main or found is None:
         return []
-    begin(into, opened, digest_of_weights(opened.model))
-    lines = []
+    create_results(into, loaded, digest_of_weights(loaded.model))
+    results = []
     for name, figures in found["results"].items():
-        shares = {key.removesuffix(",none"): value for key, value in figures.items() if isinstance(value, float)}
-        errors = {key.replace("_stderr", ""): value for key, value in shares.items() if "_stderr" in key}
-        values = {key: value for key, value in shares.items() if "_stderr" not in key}
-        count = len(found.get("samples", {}).get(name, []))
-        of = f"{count:,} items"
-        about = {"items": of, "accuracy": values, "standard_error": errors}
-        add_result(into, device, f"lm_eval_{name}", about)
-        samples = [json.dumps(sample, default=str) for sample in found.get("samples", {}).get(name, [])]
-        write_text(into / f"lm_eval_{name}.jsonl", "\n".join([*samples, ""]))
-        for key, value in values.items():
-            margin = f"{errors[key]:.4f}" if key in errors else ""
-            lines.append(Result(name, "lm-eval", key, f"{value:.4f}", margin, of))
-    return lines
+        results += write_task(name, figures, found.get("samples", {}).get(name, []), into, device)
+    return results
+
+
+def write_task(name: str, figures: dict[str, Any], samples: list[Any], into: Path, device: Device) -> list[Result]:
+    """Write the results of one task and return their rows of the table."""
+    shares = {key.removesuffix(",none"): value for key, value in figures.items() if isinstance(value, float)}
+    errors = {key.replace("_stderr", ""): value for key, value in shares.items() if "_stderr" in key}
+    values = {key: value for key, value in shares.items() if "_stderr" not in key}
+    dataset = f"{len(samples):,} items"
+    add_result(into, device, f"lm_eval_{name}", {"items": dataset, "accuracy": values, "standard_error": errors})
+    lines = [json.dumps(sample, default=str) for sample in samples]
+    write_text(into / f"lm_eval_{name}.jsonl", "\n".join([*lines, ""]))
+    return [Result(name, "lm-eval", key, value, errors.get(key), dataset) for key, value in values.items()]

@@ -1,4 +1,4 @@
-"""Questions to answers: each ending's loss under a model, and which ending it finds likeliest."""
+"""Score multiple-choice questions: the loss of each choice under a model, and predictions from these losses."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,55 +11,57 @@ from regpt.base.recipe import Recipe
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.device import Device
 from regpt.distributed.ranks import RankGroup
+from regpt.evaluation.sharding import ReportProgress, evaluation_mode, ignore_progress, shares_of_rank
 from regpt.model.gpt import GPT, SharedPrefix
 from regpt.tasks.items import Items
 from regpt.tasks.packing import Question, Rows, group_rows, pack, tokenize_separately, tokenize_together, truncate_left
 from regpt.tracking.predictions import Predictions
 
-Between = Callable[[int, int], None]
-
-
 # On a CPU larger groups are no faster, and take more memory (docs/log.md, 2026-11-24).
-TOKENS_ON_CPU = 1024
-MOST_TOKENS = 65_536  # elsewhere, for models with long blocks
+MAX_TOKENS_ON_CPU = 1024
+MAX_TOKENS = 65_536  # on other devices, for models with a long block
 
 
 def max_batch_tokens(recipe: Recipe, device: Device) -> int:
-    """What fits a training step's micro-batch fits here too, where nothing is kept for a backward pass."""
-    fits = recipe.data.micro_batch * recipe.model.block_size
-    return min(fits, TOKENS_ON_CPU if device.torch_device.type == "cpu" else MOST_TOKENS)
+    """Return the largest number of tokens in a group of questions.
+
+    A training step's micro-batch fits into memory, so as many tokens fit here, where no backward pass follows.
+    """
+    micro_batch = recipe.data.micro_batch * recipe.model.block_size
+    return min(micro_batch, MAX_TOKENS_ON_CPU if device.torch_device.type == "cpu" else MAX_TOKENS)
 
 
-def tokenize_items(items: Items, vocabulary: Tokenizer = GPT2_TOKENIZER) -> list[Question]:
-    """A task's items in tokens."""
-    question = tokenize_separately if items.task.separate_tokenization else tokenize_together
-    return [question(item.contexts, item.choices, vocabulary) for item in items.items]
+def tokenize_items(items: Items, tokenizer: Tokenizer = GPT2_TOKENIZER) -> list[Question]:
+    """Tokenize the items of a task."""
+    tokenize = tokenize_separately if items.task.separate_tokenization else tokenize_together
+    return [tokenize(item.contexts, item.choices, tokenizer) for item in items.items]
 
 
 class PackedQuestions:
-    """Questions made ready for one model: none longer than its block, packed, grouped. Made once, asked often."""
+    """Questions prepared for models of one block size: truncated to it, packed into rows, grouped into batches."""
 
-    def __init__(self, questions: Sequence[Question], block_size: int, most_tokens: int) -> None:
+    def __init__(self, questions: Sequence[Question], block_size: int, max_tokens: int) -> None:
+        """`max_tokens` limits a group; a question that is longer is a group by itself."""
         self.questions = [truncate_left(question, block_size) for question in questions]
-        self.groups = group_rows([pack(question) for question in self.questions], most_tokens)
+        self.groups = group_rows([pack(question) for question in self.questions], max_tokens)
 
 
 class PackedTask(PackedQuestions):
-    """A task's items, made ready."""
+    """The items of a task, prepared for models of one block size."""
 
-    def __init__(self, items: Items, block_size: int, most_tokens: int, vocabulary: Tokenizer = GPT2_TOKENIZER) -> None:
+    def __init__(self, items: Items, block_size: int, max_tokens: int, tokenizer: Tokenizer = GPT2_TOKENIZER) -> None:
         self.items = items
-        super().__init__(tokenize_items(items, vocabulary), block_size, most_tokens)
+        super().__init__(tokenize_items(items, tokenizer), block_size, max_tokens)
 
 
-def make_predictions(exam: PackedTask, losses: NDArray[np.float64]) -> Predictions:
-    """What came out, with all that is needed to judge it by any rule."""
-    items, questions, shape = exam.items, exam.questions, losses.shape
+def make_predictions(task: PackedTask, losses: NDArray[np.float64]) -> Predictions:
+    """Return the predictions of a task with everything that any metric needs.  losses: (questions, choices)"""
+    items, questions, shape = task.items, task.questions, losses.shape
     tokens, size, characters = (np.zeros(shape, dtype=np.int64) for _ in range(3))
     for row, (item, question) in enumerate(zip(items.items, questions, strict=True)):
         count = len(item.choices)
-        tokens[row, :count] = [len(ending) for ending in question.choices]
-        texts = [ending.removeprefix(" ") for ending in item.choices]  # the space is the question's, not the ending's
+        tokens[row, :count] = [len(choice) for choice in question.choices]
+        texts = [choice.removeprefix(" ") for choice in item.choices]  # the space separates context and choice
         size[row, :count] = [len(text.encode()) for text in texts]
         characters[row, :count] = [len(text) for text in texts]
     return Predictions(
@@ -81,80 +83,81 @@ def make_predictions(exam: PackedTask, losses: NDArray[np.float64]) -> Predictio
 
 def choice_losses(
     model: GPT,
-    paper: PackedQuestions,
+    questions: PackedQuestions,
     device: Device,
-    between: Between = lambda done, of: None,
+    progress: ReportProgress = ignore_progress,
     ranks: RankGroup | None = None,
 ) -> NDArray[np.float64]:
-    """Summed loss of every ending, nats; infinite where a question has fewer endings than others.  (questions, endings)
+    """Return the summed loss of every choice, nats; inf where a question has fewer choices.  (questions, choices)
 
-    Groups of questions are dealt to the ranks in turn; the groups are the same however many ranks there are.
-    `between(done, of)` is called on every rank before each of its groups; it may raise to stop. No random number is
-    drawn, and nothing of the model is changed.
+    Groups of questions are dealt to the ranks in turn; the groups are the same for any number of ranks. Every rank
+    calls `progress(done, total)` before each of its groups; it may raise to stop. No random number is drawn, and the
+    model is not changed.
     """
 
-    def losses_of(rows: Rows, fork: SharedPrefix) -> Tensor:
+    def losses(rows: Rows, prefix: SharedPrefix) -> Tensor:
         return model.losses_at(
             to_device(device, rows.tokens),
-            fork,
+            prefix,
             to_device(device, rows.target_positions),
             to_device(device, rows.targets),
         )[None]
 
-    return sum_by_choice(model, losses_of, 1, paper, device, between, ranks or RankGroup())[0]
+    return sum_by_choice(model, losses, 1, questions, device, progress, ranks or RankGroup())[0]
 
 
 def choice_losses_and_greedy(
     model: GPT,
-    paper: PackedQuestions,
+    questions: PackedQuestions,
     device: Device,
-    between: Between = lambda done, of: None,
+    progress: ReportProgress = ignore_progress,
     ranks: RankGroup | None = None,
 ) -> NDArray[np.float64]:
-    """The same, and how many of an ending's tokens are not the likeliest at their place.  (2, questions, endings)"""
+    """Return the summed losses and the number of tokens that greedy decoding would not choose.
 
-    def losses_and_others(rows: Rows, fork: SharedPrefix) -> Tensor:
-        given = (
+    (2, questions, choices)
+    """
+
+    def losses_and_misses(rows: Rows, prefix: SharedPrefix) -> Tensor:
+        losses, is_best = model.losses_and_best_at(
             to_device(device, rows.tokens),
-            fork,
+            prefix,
             to_device(device, rows.target_positions),
             to_device(device, rows.targets),
         )
-        losses, best = model.losses_and_best_at(*given)
-        return torch.stack([losses, (~best).to(losses.dtype)])
+        return torch.stack([losses, (~is_best).to(losses.dtype)])
 
-    return sum_by_choice(model, losses_and_others, 2, paper, device, between, ranks or RankGroup())
+    return sum_by_choice(model, losses_and_misses, 2, questions, device, progress, ranks or RankGroup())
 
 
 def sum_by_choice(
     model: GPT,
-    figures: Callable[[Rows, SharedPrefix], Tensor],
+    score: Callable[[Rows, SharedPrefix], Tensor],
     count: int,
-    paper: PackedQuestions,
+    packed: PackedQuestions,
     device: Device,
-    between: Between,
+    progress: ReportProgress,
     ranks: RankGroup,
 ) -> NDArray[np.float64]:
-    """Figures of target tokens, added up by ending.  (rows) -> (count, targets); -> (count, questions, endings)"""
-    questions, groups = paper.questions, paper.groups
-    rounds = -(-len(groups) // ranks.size)
+    """Sum `count` figures of every target token by choice.  score: rows -> (count, targets)
+
+    -> (count, questions, choices)
+    """
+    questions, groups = packed.questions, packed.groups
+    shares = shares_of_rank(len(groups), ranks)
     sums = np.zeros((count, len(questions), max(len(question.choices) for question in questions)))
-    training = model.training
-    model.eval()
-    try:
-        for turn in range(rounds):
-            between(turn, rounds)
-            number = turn * ranks.size + ranks.rank
-            # where nothing is left, the last one again: a sharded model gathers its weights from everybody
-            rows = groups[min(number, len(groups) - 1)]
+    with evaluation_mode(model):
+        for turn, (piece, is_repeat) in enumerate(shares):
+            progress(turn, len(shares))
+            rows = groups[piece]
+            prefix = SharedPrefix(to_device(device, rows.positions), to_device(device, rows.segments))
             with device.autocast():
-                found = figures(rows, SharedPrefix(to_device(device, rows.positions), to_device(device, rows.segments)))
-            if number < len(groups):
-                for kind, values in enumerate(found.cpu().double().numpy()):
-                    np.add.at(sums[kind], (rows.questions, rows.choice_index), values)
-    finally:
-        model.train(training)
-    sums = ranks.all_gather(sums).sum(axis=0)  # every question was somebody's, and is zero with the others
+                figures = score(rows, prefix)
+            if not is_repeat:
+                for total, values in zip(sums, figures.cpu().double().numpy(), strict=True):
+                    np.add.at(total, (rows.questions, rows.choice_index), values)
+    # Every question belongs to one rank and is zero on the others, so the order of this sum does not matter.
+    sums = ranks.all_gather(sums).sum(axis=0)
     for row, question in enumerate(questions):
         sums[:, row, len(question.choices) :] = np.inf
     return sums

@@ -1,4 +1,4 @@
-"""`regpt evaluate` and `regpt compare`: finished models, as a user would ask them."""
+"""The commands `regpt evaluate` and `regpt compare` on trained models."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.tasks.test_catalog import ROW
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
-    """Two runs in runs/."""
+    """A directory with two runs in runs/."""
     folder = tmp_path_factory.mktemp("evaluated")
     (folder / "texts").mkdir()
     (folder / "texts" / "a.py").write_text(real_text, encoding="utf-8")
@@ -37,7 +37,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
 
 @pytest.fixture
 def runs(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of them, the current folder above it."""
+    """A copy of the runs; their parent is the current directory."""
     shutil.copytree(trained, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     return tmp_path / "place" / "runs"
@@ -51,7 +51,9 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str, code: int = DONE) -
     return out + err
 
 
-def test_a_run_is_asked_what_one_likes_and_its_answers_are_kept(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_is_evaluated_on_the_named_tasks_and_its_predictions_are_kept(
+    runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = printed(capsys, "evaluate", "a", "--tasks", "validation,hellaswag,piqa,winogrande", "--items", "20")
     history = read_history(runs / "a")
     folder = runs / "a" / "evaluations" / "step_000006"
@@ -70,9 +72,7 @@ def test_a_run_is_asked_what_one_likes_and_its_answers_are_kept(runs: Path, caps
     assert "lm-eval's acc_norm" in out
 
 
-def test_a_checkpoint_and_an_exported_model_answer_as_the_run_does(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_checkpoint_and_exported_model_predict_as_the_run_does(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed(capsys, "evaluate", "runs/a/checkpoints/step_000003", "--tasks", "hellaswag", "--items", "20")
     at_three = read_predictions(runs / "a" / "evaluations" / "step_000003" / "hellaswag-20.parquet")
     assert at_three.accuracy(BY_TOKEN).value == read_history(runs / "a").tasks[1].accuracy["by_token"]
@@ -88,9 +88,7 @@ def test_a_checkpoint_and_an_exported_model_answer_as_the_run_does(
     assert "only one was right on 0 and 0 items, McNemar's p = 1). No difference" in out
 
 
-def test_two_runs_are_compared_by_a_paired_test_where_they_answered_the_same(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_with_the_same_items_are_compared_by_paired_tests(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(capsys, "compare", "a", "b")
     assert "| | a | b |" in out
     assert re.search(r"- validation loss: [+-][\d.]+ ± [\d.]+ over the same 8 windows, lower on \d of them", out)
@@ -102,19 +100,19 @@ def test_two_runs_are_compared_by_a_paired_test_where_they_answered_the_same(
     assert "- not both were asked the same items, so no test: piqa" in out
 
 
-def test_the_answers_of_two_models_are_never_mixed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_of_two_models_never_share_a_directory(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a", "b"):
         printed(capsys, "export", name, f"{name}s/model")
     printed(capsys, "evaluate", "as/model", "--tasks", "piqa,winogrande", "--items", "10")
     out = printed(capsys, "evaluate", "bs/model", "--tasks", "piqa", "--items", "10", code=USAGE)
-    assert "evaluations/model: holds the answers of another model, model — choose another with --into" in out
+    assert "evaluations/model:" in out and "--into" in out
     printed(capsys, "evaluate", "bs/model", "--tasks", "piqa", "--items", "10", "--into", "other")
     assert list(json.loads(Path("evaluations/model/results.json").read_text())["tasks"]) == ["piqa-10", "winogrande-10"]
     shutil.copy("evaluations/model/winogrande-10.parquet", "other")  # not listed there
     assert "no test: winogrande" in printed(capsys, "compare", "evaluations/model", "other")
 
 
-def test_items_of_ones_own_are_kept_beside_the_published(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_own_items_are_kept_next_to_the_published_ones(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = read_predictions(runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet")
     lines = [json.dumps({**ROW, "ctx": f"{number} cooks"}) for number in range(3)]
     Path("mine.jsonl").write_text("\n".join(lines))
@@ -129,7 +127,7 @@ def test_items_of_ones_own_are_kept_beside_the_published(runs: Path, capsys: pyt
     assert "not tested: " in (runs / "a" / "report.md").read_text()
 
 
-def test_one_damaged_file_hides_no_other(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_predictions_do_not_hide_other_results(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet").write_bytes(b"PAR1")
     (runs / "a" / "evaluations" / "step_000006_backup").mkdir()
     out = printed(capsys, "compare", "a", "b")
@@ -137,7 +135,7 @@ def test_one_damaged_file_hides_no_other(runs: Path, capsys: pytest.CaptureFixtu
     assert "- validation loss: " in out
 
 
-def test_answers_behind_which_a_resume_went_back_do_not_count(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_predictions_of_steps_that_a_resume_undid_do_not_count(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     later = runs / "b" / "evaluations" / "step_000099"
     later.mkdir()
     (later / "hellaswag-20.parquet").write_bytes(b"of another past")
@@ -151,17 +149,17 @@ def test_answers_behind_which_a_resume_went_back_do_not_count(runs: Path, capsys
             ["evaluate", "none"],
             "'none' is no run in runs, no checkpoint and no Hugging Face directory — there are a, b",
         ),
-        (["evaluate", "a", "--tasks", "hellaswagg"], "hellaswagg is no task — choose of validation, hellaswag"),
-        (["evaluate", "a", "--tasks", ","], "nothing is no task"),
+        (["evaluate", "a", "--tasks", "hellaswagg"], "hellaswagg"),
+        (["evaluate", "a", "--tasks", ","], "--tasks ,"),
         (["evaluate", "a", "model.n_layer=3"], "the model is what it is"),
         (["evaluate", "a", "run.devise=cpu"], "did you mean 'run.device'"),
         (["evaluate", "a", "--include-path", "x"], "add --lm-eval"),
-        (["evaluate", "a", "--lm-eval"], "name its tasks"),
+        (["evaluate", "a", "--lm-eval"], "--tasks"),
         (["compare", "a"], "compares with nothing"),
         (["compare", "a", "none"], "'none' is no run in runs, and holds no results.json"),
     ],
 )
-def test_what_cannot_be_asked_is_said_in_one_line(
+def test_unusable_arguments_give_one_line_that_names_them(
     runs: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
 ) -> None:
     out = printed(capsys, *words, code=USAGE)
@@ -169,7 +167,7 @@ def test_what_cannot_be_asked_is_said_in_one_line(
     assert out.count("error:") == 1
 
 
-def test_ctrl_c_ends_it_soon_and_keeps_what_was_finished(
+def test_ctrl_c_stops_an_evaluation_and_keeps_finished_tasks(
     runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real, sent = scoring.pack, []
@@ -181,13 +179,15 @@ def test_ctrl_c_ends_it_soon_and_keeps_what_was_finished(
 
     monkeypatch.setattr(scoring, "pack", send)
     out = printed(capsys, "evaluate", "a", "--tasks", "hellaswag,piqa", "--items", "8", code=INTERRUPTED)
-    assert f"stopped by SIGINT; what was finished is kept in {runs}/a/evaluations/step_000006" in out
+    assert "SIGINT" in out and f"{runs}/a/evaluations/step_000006" in out
     folder = runs / "a" / "evaluations" / "step_000006"
     assert (folder / "hellaswag-8.parquet").is_file()
     assert not (folder / "piqa-8.parquet").exists()
 
 
-def test_two_ranks_evaluate_as_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+@pytest.mark.ranks
+def test_two_ranks_evaluate_to_the_bit_as_one(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "a", "--runs", str(runs), "--tasks", "validation,hellaswag,arc_easy", "--items", "20"]
     printed(capsys, *words, "--into", "one", "data.micro_batch=1")
     ended = run_ranks(2, [*words, "--into", str(runs / "two"), "data.micro_batch=1"], runs / "output")
@@ -200,7 +200,7 @@ def test_two_ranks_evaluate_as_one(runs: Path, capsys: pytest.CaptureFixture[str
             assert one[name].get(key) == two[name].get(key), (name, key)
 
 
-def test_a_recipe_of_the_full_size_asks_for_all_items() -> None:
+def test_full_size_recipes_evaluate_all_hellaswag_items() -> None:
     from regpt.base.settings import load_recipe
 
     for name in ("gpt2-050226", "gpt2-230126"):

@@ -13,7 +13,7 @@ from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.distributed.device import open_device
 from regpt.distributed.ranks import RankGroup
-from regpt.evaluation.lm_eval import harness_model
+from regpt.evaluation.lm_eval import make_harness_model
 from regpt.interop.open_model import open_model
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import from_package
@@ -98,7 +98,7 @@ def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys
 
 def test_a_continuation_is_greedy_where_the_model_would_go_on_so(place: Path) -> None:
     opened = open_model("a", place / "runs", [])
-    model = harness_model(opened, open_device(opened.recipe.run), RankGroup(), lambda what, done, of: None)
+    model = make_harness_model(opened, open_device(opened.recipe.run), RankGroup(), lambda what, done, of: None)
     context = opened.vocabulary.encode("def run(self")
     with torch.no_grad():
         hidden = opened.model.hidden(torch.tensor([[int(t) for t in context]]))
@@ -115,7 +115,7 @@ def test_what_the_harness_is_not_given_is_said(place: Path, monkeypatch: pytest.
     opened = open_model("a", place / "runs", [])
     device = open_device(opened.recipe.run)
     with pytest.raises(UserError, match="asks for generated text"):
-        harness_model(opened, device, RankGroup(), lambda what, done, of: None).generate_until([])
+        make_harness_model(opened, device, RankGroup(), lambda what, done, of: None).generate_until([])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="lm-eval is not installed"):
-        harness_model(opened, device, RankGroup(), lambda what, done, of: None)
+        make_harness_model(opened, device, RankGroup(), lambda what, done, of: None)
