@@ -15,8 +15,8 @@ import numpy as np
 import psutil
 
 from regpt.data.batches import BatchLoader
+from regpt.data.import_shards import find_shards, import_shards
 from regpt.data.shards import TokenWindows
-from regpt.prepare.import_shards import find_shards, import_shards
 
 SHARDS = 10
 SHARD_TOKENS = 100_000_000

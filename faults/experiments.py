@@ -263,7 +263,7 @@ def sigterm_twice(lab: Laboratory, times: int) -> Finding:
 
 def sigterm_in_preparing(lab: Laboratory, times: int) -> Finding:
     settings = [f"data.path={lab.folder}/later"]
-    plant = partial(at_call, encoders, "encode_section", 1, partial(send, signal.SIGTERM))
+    plant = partial(at_call, encoders, "encode_chunk", 1, partial(send, signal.SIGTERM))
     outcome = lab.start("unprepared", plant, settings=settings)
     assert outcome.code == 143 and "the same command goes on from there" in outcome.output, outcome.output
     assert not lab.path("unprepared").exists() and lab.start("unprepared", settings=settings).code == 0

@@ -75,7 +75,7 @@ def add(command: Commands) -> None:
     )
     prepare.add_argument(
         "--executor",
-        choices=["local", "slurm", "ray"],
+        choices=["local", "slurm"],
         help="prepare by datatrove, a file a task, on a cluster (pip install 'regpt[cluster]')",
     )
     prepare.add_argument("--tasks", type=at_least(int, 1), metavar="N", help="of the executor (default: 14)")
@@ -231,14 +231,14 @@ def run_prepare(arguments: argparse.Namespace) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.executor is None and (arguments.option or arguments.tasks is not None):
-        raise UserError("--tasks and --option are for an executor", "add --executor local, slurm or ray")
+        raise UserError("--tasks and --option are for an executor", "add --executor local or slurm")
     if arguments.executor is not None:
-        from regpt.prepare.cluster import folder_of_logs, prepare_on
+        from regpt.prepare.cluster import logs_folder, prepare_on
 
         options = dict(option_of_executor(word) for word in arguments.option)
         made = prepare_on(arguments.executor, recipe, arguments.tasks or 14, options)
         if made is None:
-            print(f"queued; {recipe.data.path} is there when the last job has ended. Logs: {folder_of_logs(recipe)}")
+            print(f"queued; {recipe.data.path} is there when the last job has ended. Logs: {logs_folder(recipe)}")
             return DONE
         manifest = made
     else:
@@ -256,7 +256,7 @@ def option_of_executor(word: str) -> tuple[str, str | int]:
 
 
 def run_data_import(arguments: argparse.Namespace) -> int:
-    from regpt.prepare.import_shards import find_shards, import_shards
+    from regpt.data.import_shards import find_shards, import_shards
     from regpt.train.console import Console
 
     found = find_shards(arguments.directory)
@@ -272,8 +272,8 @@ def run_data_import(arguments: argparse.Namespace) -> int:
 
 
 def run_data_verify(arguments: argparse.Namespace) -> int:
+    from regpt.data.import_shards import verify
     from regpt.data.shards import read_manifest
-    from regpt.prepare.import_shards import verify
     from regpt.train.console import Console
 
     shards = read_manifest(arguments.directory).shards
@@ -290,7 +290,7 @@ def run_data_verify(arguments: argparse.Namespace) -> int:
 
 
 def run_data_show(arguments: argparse.Namespace) -> int:
-    from regpt.prepare.inspect import describe, describe_window
+    from regpt.data.inspect import describe, describe_window
 
     if arguments.window is None:
         lines = describe(arguments.directory, arguments.block_size)

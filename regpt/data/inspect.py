@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from regpt.data import tokenizer
-from regpt.data.shards import Manifest, Split, TokenWindows, read_manifest
-from regpt.prepare.job import PREPARATION, read_json
+from regpt.data.shards import PREPARATION_FILE, Manifest, Split, TokenWindows, read_json_or_empty, read_manifest
 
 SHARDS_SHOWN = 6  # of each split; a large set has hundreds
 
@@ -42,7 +41,7 @@ def statistics(manifest: Manifest) -> Iterator[str]:
 
 
 def preparation(directory: Path) -> Iterator[str]:
-    known = read_json(directory / PREPARATION)
+    known = read_json_or_empty(directory / PREPARATION_FILE)
     if {"attempts", "seconds", "tokens_per_second"} <= known.keys():
         attempts = f" in {known['attempts']} attempts" if known["attempts"] != 1 else ""
         yield f"prepared    in {known['seconds']} s{attempts}, {known['tokens_per_second']} tokens/s"

@@ -22,6 +22,7 @@ FORMAT_VERSION = 2
 Split = Literal["train", "val"]
 SPLITS, SHARD_FORMATS = get_args(Split), get_args(ShardFormat)
 PREPARE_AGAIN = "get the data set again, or delete the folder and run `regpt prepare`"
+PREPARATION_FILE = "preparation.json"  # next to the manifest: how the preparation went; not part of the digest
 OPEN_FILES = 64  # at once, of a split; a terabyte of shards has more files than a process may open
 
 
@@ -123,6 +124,15 @@ def check_types(manifest: Manifest) -> None:
         raise TypeError
 
 
+def read_json_or_empty(path: Path) -> dict[str, Any]:
+    """Read a JSON object that regpt wrote; return an empty one if the file is missing or damaged."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
 class TokenWindows:
     """A split as windows of block_size + 1 tokens, numbered through all its shards, read from the files as asked.
 
@@ -218,6 +228,15 @@ def check_shard(path: Path, shard: Shard) -> int:
     if tokens != shard.tokens:
         raise DataError(f"{path}: holds {tokens:,} tokens, the manifest promises {shard.tokens:,}", PREPARE_AGAIN)
     return header_bytes
+
+
+def check_manifest_fits(manifest: Manifest, batch_windows: int, block_size: int) -> None:
+    """Raise DataError if a split is too small for one batch; see `check_fits`."""
+    tokens = {split: manifest.tokens(split) for split in SPLITS}
+    windows = {
+        split: sum(max(0, shard.tokens - 1) // block_size for shard in manifest.of_split(split)) for split in SPLITS
+    }
+    check_fits(tokens, windows, batch_windows, block_size)
 
 
 def check_fits(tokens: dict[str, int], windows: dict[str, int], batch_windows: int, block_size: int) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from regpt.base.progress import NoProgress
 from regpt.base.recipe import Recipe
+from regpt.data.import_shards import verify
 from regpt.data.shards import TokenWindows, check_fits
 from regpt.distributed.device import free_memory
 from regpt.doctor.findings import CheckFailed
@@ -17,7 +18,6 @@ from regpt.doctor.rehearsal import ITEMS, Rehearsal
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.prepare.dataset import open_or_prepare
-from regpt.prepare.import_shards import verify
 from regpt.tracking.events import OutOfMemory
 from regpt.tracking.journal import read_history
 

@@ -1,8 +1,8 @@
-"""Preparation on a cluster: datatrove's executors over one function a file, and one task at the end that cuts shards.
+"""Preparation on a cluster, by datatrove's local and Slurm executors.
 
-A task encodes every so-manieth file of the corpus into a piece, a file of tokens in the folder in the making, which all
-machines must see. When all pieces are there, the last task copies them into shards, in order: a preparation whose text
-is encoded already, so the data set has the same bytes and the same digest as one prepared on one machine.
+Each task encodes every n-th file of the corpus into a file of tokens in the staging folder, which all machines see.
+When all are there, one last task copies them into shards in order, as a preparation whose text is already encoded. The
+dataset has the same bytes and the same digest as one prepared on one machine.
 """
 
 from __future__ import annotations
@@ -22,66 +22,61 @@ import numpy as np
 from regpt.base.errors import DataError, UserError
 from regpt.base.files import sha256_of_json, write_json
 from regpt.base.recipe import Recipe
-from regpt.data.shards import Manifest, read_manifest
+from regpt.data.shard_writer import ShardFile
+from regpt.data.shards import Manifest, read_json_or_empty, read_manifest
+from regpt.prepare.chunks import EncodedChunk
 from regpt.prepare.corpora import Corpus, Part
-from regpt.prepare.dataset import being_made, open_source, refuse_existing
-from regpt.prepare.encoders import Encoded, Encoders, Ready, Work
-from regpt.prepare.job import Preparation, folder_in_the_making, made_with
+from regpt.prepare.dataset import exclusive, open_source, pieces_folder, refuse_existing
+from regpt.prepare.encoders import Encoders, Work, backend_record
+from regpt.prepare.job import Preparation
 from regpt.prepare.progress import NoPreparationProgress
-from regpt.prepare.sections import Chunk
-from regpt.prepare.shard_writer import ShardFile
 from regpt.prepare.state import Counts
 
-Executor = Literal["local", "slurm", "ray"]
+Executor = Literal["local", "slurm"]
 
-TOKENS_AT_A_TIME = 2_000_000  # of a piece, on its way into shards
+TOKENS_PER_CHUNK = 2_000_000  # of an encoded file that is copied into shards
 
 
 def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str, Any]) -> Manifest | None:
-    """Prepare by datatrove's executor of that name, in so many tasks; `options` are its own.
+    """Prepare with a datatrove executor in `tasks` tasks; `options` are the executor's own.
 
-    Returns the manifest; None with Slurm, where the jobs are queued and the data set is there when the last has ended.
-    Pieces that are whole are not made again: call it again after a kill. Raises DataError where datatrove is missing or
-    does not take the options.
+    Return the manifest; None with Slurm, where the jobs are only queued. Encoded files are not encoded again: after a
+    kill, call it again. Raise DataError if datatrove is missing or does not accept the options.
     """
     refuse_existing(recipe)
     try:
         from datatrove import executor as executors
     except ImportError:
         raise DataError("datatrove is not installed", "pip install 'regpt[cluster]'") from None
-    kinds = {
-        "local": executors.LocalPipelineExecutor,
-        "slurm": executors.SlurmPipelineExecutor,
-        "ray": executors.RayPipelineExecutor,
-    }
+    executor_types = {"local": executors.LocalPipelineExecutor, "slurm": executors.SlurmPipelineExecutor}
     corpus = open_source(recipe)
     tasks = min(tasks, len(corpus.parts))
-    logs = folder_of_logs(recipe)
-    both: dict[str, Any] = {**numbers_of(options), "skip_completed": False}  # tasks know themselves what is done
-    if executor == "slurm":  # the jobs find this Python's programs first
-        both = {"env_command": f'export PATH="{Path(sys.executable).parent}:$PATH"', **both}
+    logs = logs_folder(recipe)
+    check_counts(options)
+    common: dict[str, Any] = {**options, "skip_completed": False}  # the tasks know which files are encoded
+    if executor == "slurm":  # the jobs must find the programs of this Python first
+        common = {"env_command": f'export PATH="{Path(sys.executable).parent}:$PATH"', **common}
     try:
-        encoding = kinds[executor](
+        encoding = executor_types[executor](
             pipeline=[partial(encode_parts, recipe)],
             tasks=tasks,
             logging_dir=str(logs / "encode"),
             **job_name(executor, "regpt-encode"),
-            **both,
+            **common,
         )
-        sealing = kinds[executor](
+        sealing = executor_types[executor](
             pipeline=[partial(seal_pieces, recipe)],
             tasks=1,
             logging_dir=str(logs / "seal"),
             depends=encoding if executor == "slurm" else None,
             **job_name(executor, "regpt-seal"),
-            **{**both, "workers": 1},
+            **{**common, "workers": 1},
         )
     except TypeError as error:
         raise DataError(
-            f"--executor {executor}: {str(error).split('__init__() ')[-1]}",
-            "docs/data.md shows the options that it takes",
+            f"--executor {executor}: {str(error).split('__init__() ')[-1]}", "see docs/data.md for the options"
         ) from None
-    problems = folder_of_pieces(recipe) / "problems"
+    problems = pieces_folder(recipe) / "problems"
     problems.mkdir(parents=True, exist_ok=True)
     for old in problems.iterdir():
         old.unlink()
@@ -97,28 +92,27 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
     return read_manifest(recipe.data.directory)
 
 
-def numbers_of(options: dict[str, Any]) -> dict[str, Any]:
-    """The options, those that count something checked."""
+def check_counts(options: dict[str, Any]) -> None:
+    """Raise DataError if an option that counts something is not a positive integer."""
     for name in ("workers", "cpus_per_task", "mem_per_cpu_gb"):
         if name in options and (type(options[name]) is not int or options[name] < 1):
-            raise DataError(f"--option {name}={options[name]}: is no whole number above 0", "mend it")
-    return options
+            raise DataError(f"--option {name}={options[name]}: not a positive integer", f"for example {name}=2")
 
 
 def silence_datatrove() -> None:
-    """On this machine its lines on the console are in the way; jobs elsewhere keep their logs."""
+    """Turn off datatrove's lines on this console; jobs on other machines keep their logs."""
     from loguru import logger
 
     logger.disable("datatrove")
 
 
 @contextmanager
-def problem_written_down(recipe: Recipe, task: str) -> Iterator[None]:
-    """A user's error in a task is kept in a file: whoever waits for the task says it in one line."""
+def recorded_problem(recipe: Recipe, task: str) -> Iterator[None]:
+    """Write a UserError of a task to a file, so that the process that waits for the task can raise it."""
     try:
         yield
     except UserError as error:
-        problems = folder_of_pieces(recipe) / "problems"
+        problems = pieces_folder(recipe) / "problems"
         problems.mkdir(parents=True, exist_ok=True)
         write_json(problems / f"{task}.json", [error.problem, error.fix])
         print(f"error: {error}", file=sys.stderr)
@@ -134,42 +128,38 @@ def job_name(executor: Executor, name: str) -> dict[str, str]:
     return {"job_name": name} if executor == "slurm" else {}
 
 
-def folder_of_logs(recipe: Recipe) -> Path:
-    """Where datatrove writes its logs: beside the data set, seen by all machines."""
+def logs_folder(recipe: Recipe) -> Path:
+    """Return the folder of datatrove's logs: next to the dataset, where all machines see it."""
     target = recipe.data.directory.resolve()
     return target.with_name(f"{target.name}-logs")
 
 
-def identity(part: Part, recipe: Recipe) -> str:
-    """Says whether a piece holds this part in these settings."""
-    return sha256_of_json([part.fingerprint(), made_with(recipe), recipe.data.text_column])
+def piece_identity(part: Part, recipe: Recipe) -> str:
+    """Return a hash of a part and the settings that change its tokens."""
+    return sha256_of_json([part.fingerprint(), backend_record(recipe.data.tokenizer_backend), recipe.data.text_column])
 
 
-# A task
+# Encoding tasks
 
 
 def encode_parts(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
-    """What one of `world_size` tasks does: encode parts number `rank`, `rank + world_size` and so on into pieces."""
-    with problem_written_down(recipe, f"encode-{rank:05d}"):
+    """Run task `rank` of `world_size`: encode the parts number rank, rank + world_size, and so on."""
+    with recorded_problem(recipe, f"encode-{rank:05d}"):
         corpus = open_source(recipe)
         numbers = range(rank, len(corpus.parts), world_size)
-        missing = [n for n in numbers if not Piece(folder_of_pieces(recipe), n).is_of(corpus.parts[n], recipe)]
+        missing = [n for n in numbers if not Piece(pieces_folder(recipe), n).matches(corpus.parts[n], recipe)]
         for number, part in zip(missing, corpus.fetched(missing, NoPreparationProgress()), strict=True):
-            encode_part(part, Piece(folder_of_pieces(recipe), number), recipe)
+            encode_part(part, Piece(pieces_folder(recipe), number), recipe)
             part.cleanup()
 
 
-def folder_of_pieces(recipe: Recipe) -> Path:
-    return folder_in_the_making(recipe.data.directory) / "pieces"
-
-
 def encode_part(part: Part, piece: Piece, recipe: Recipe) -> None:
-    """One file of text into one file of tokens, which is there whole or not at all."""
+    """Encode a file of text into a file of tokens. The file with the counts is written last and marks completion."""
     piece.tokens_path.parent.mkdir(parents=True, exist_ok=True)
-    piece.about_path.unlink(missing_ok=True)
+    piece.counts_path.unlink(missing_ok=True)
     counts = Counts()
     file = ShardFile(piece.tokens_path, "train", expected=0)
-    work = (Work(part, section, begins_part=number == 0) for number, section in enumerate(part.chunks()))
+    work = (Work(part, chunk, starts_part=number == 0) for number, chunk in enumerate(part.chunks()))
     with closing(file.file), Encoders(1, recipe.data.tokenizer_backend) as encoders:
         for _, encoded in encoders.encode(work, NoPreparationProgress()):
             assert encoded is not None
@@ -177,12 +167,14 @@ def encode_part(part: Part, piece: Piece, recipe: Recipe) -> None:
             counts = counts.plus(encoded)
         part.check_readable(counts.documents, Counter(counts.refused))
         shard = file.seal()
-    write_json(piece.about_path, {"identity": identity(part, recipe), "sha256": shard.sha256, "counts": asdict(counts)})
+    write_json(
+        piece.counts_path, {"identity": piece_identity(part, recipe), "sha256": shard.sha256, "counts": asdict(counts)}
+    )
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part's tokens, and what came out besides."""
+    """The two files of an encoded part: its tokens and its counts."""
 
     folder: Path
     number: int
@@ -192,51 +184,50 @@ class Piece:
         return self.folder / f"{self.number:06d}.npy"
 
     @property
-    def about_path(self) -> Path:
+    def counts_path(self) -> Path:
         return self.folder / f"{self.number:06d}.json"
 
-    def about(self) -> dict[str, Any]:
-        try:
-            values: dict[str, Any] = json.loads(self.about_path.read_text(encoding="utf-8"))
-            return values
-        except (OSError, ValueError):
-            return {}
+    def record(self) -> dict[str, Any]:
+        """Return identity, sha256 and counts; nothing if the part is not encoded."""
+        return read_json_or_empty(self.counts_path)
 
-    def is_of(self, part: Part, recipe: Recipe) -> bool:
-        return self.about().get("identity") == identity(part, recipe)
+    def matches(self, part: Part, recipe: Recipe) -> bool:
+        return self.record().get("identity") == piece_identity(part, recipe)
 
 
 # The last task
 
 
 def seal_pieces(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
-    """Copy all pieces into shards. May be killed and called again, like any preparation."""
-    alone = replace(recipe, data=replace(recipe.data, workers=1))
-    with problem_written_down(recipe, "seal"), being_made(recipe):
-        Preparation(alone, NoPreparationProgress(), partial(corpus_of_pieces, recipe)).run()
+    """Copy all encoded files into shards. Like any preparation it may be killed and called again."""
+    one_worker = replace(recipe, data=replace(recipe.data, workers=1))
+    with recorded_problem(recipe, "seal"), exclusive(recipe):
+        Preparation(one_worker, NoPreparationProgress(), partial(encoded_corpus, recipe)).run()
 
 
-def corpus_of_pieces(recipe: Recipe) -> Corpus:
-    """The corpus, with pieces for its parts. Raises DataError where one is missing."""
+def encoded_corpus(recipe: Recipe) -> Corpus:
+    """Return the corpus with encoded parts. Raise DataError if one is missing."""
     corpus = open_source(recipe)
-    pieces = [Piece(folder_of_pieces(recipe), number) for number in range(len(corpus.parts))]
+    pieces = [Piece(pieces_folder(recipe), number) for number in range(len(corpus.parts))]
     for piece, part in zip(pieces, corpus.parts, strict=True):
-        if not piece.is_of(part, recipe):
+        if not piece.matches(part, recipe):
             raise DataError(
-                f"{part.name}: its tokens are missing in {piece.folder}",
-                "run the same command again: it encodes what is missing",
+                f"{part.name}: not encoded in {piece.folder}",
+                "run the same command again: it encodes the missing files",
             )
-    parts = tuple(PiecePart(part.name, piece, piece.about()) for part, piece in zip(corpus.parts, pieces, strict=True))
+    parts = tuple(
+        EncodedPart(part.name, piece, piece.record()) for part, piece in zip(corpus.parts, pieces, strict=True)
+    )
     return Corpus(corpus.description, parts, corpus.origin)
 
 
 @dataclass(frozen=True)
-class PiecePart:
-    """A part whose text is encoded already."""
+class EncodedPart:
+    """A part whose text is already encoded."""
 
     name: str
     piece: Piece
-    about: dict[str, Any]
+    record: dict[str, Any]
 
     @property
     def size(self) -> int:
@@ -244,19 +235,22 @@ class PiecePart:
 
     @property
     def likely_text_bytes(self) -> float:
-        return float(self.about["counts"]["text_bytes"])
+        return float(self.record["counts"]["text_bytes"])
 
     def fingerprint(self) -> list[Any]:
-        return [self.name, self.about["sha256"]]
+        return [self.name, self.record["sha256"]]
 
-    def chunks(self) -> Iterator[Chunk]:
-        """The tokens some at a time; with the first go the counts of all."""
-        counts = Counts(**self.about["counts"])
+    def chunks(self) -> Iterator[EncodedChunk]:
+        """Yield the tokens in chunks; the first one carries the counts of the whole part."""
+        counts = Counts(**self.record["counts"])
         tokens = np.load(self.piece.tokens_path, mmap_mode="r")
-        for first in range(0, max(1, len(tokens)), TOKENS_AT_A_TIME):
-            some = np.array(tokens[first : first + TOKENS_AT_A_TIME])
-            of_all = (counts.documents, counts.text_bytes, counts.longest_document_tokens, Counter(counts.refused))
-            yield Ready(some.nbytes, Encoded(some, *(of_all if first == 0 else (0, 0, 0, Counter()))))
+        for first in range(0, max(1, len(tokens)), TOKENS_PER_CHUNK):
+            ids = np.array(tokens[first : first + TOKENS_PER_CHUNK])
+            if first == 0:
+                whole = (counts.documents, counts.text_bytes, counts.longest_document_tokens, Counter(counts.refused))
+                yield EncodedChunk(ids.nbytes, ids, *whole)
+            else:
+                yield EncodedChunk(ids.nbytes, ids, 0, 0, 0, Counter())
 
     def check_readable(self, documents: int, refused: Counter[str]) -> None:
         pass

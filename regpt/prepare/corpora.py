@@ -1,8 +1,7 @@
-"""Where documents come from: text and source files, JSON lines, parquet, the hub, and the embedded corpus.
+"""Corpora: an ordered list of parts, such as files, each cut into chunks that a worker process reads by itself.
 
-A corpus is an ordered list of parts, such as files; a part is cut into sections of a few megabytes, which a worker
-process reads by itself. All three orders depend on nothing but names and contents, so the same corpus always gives the
-same documents, however many workers read it.
+The order of parts, chunks and documents depends on names and contents alone, so a corpus always gives the same
+documents in the same order, for any number of workers.
 """
 
 import hashlib
@@ -18,77 +17,79 @@ from typing import Any, Protocol
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
+from regpt.prepare.chunks import NO_TEXT, Chunk, Documents, EncodedChunk
 from regpt.prepare.progress import PreparationProgress
-from regpt.prepare.sections import NO_TEXT, READABLE, Chunk, FilePart, Texts, file_kind
+from regpt.prepare.text_files import READABLE_FILES, FilePart, file_kind
 
-LOOKED_AT = 50  # parts of a corpus, to estimate how much text it holds
+PARTS_FOR_ESTIMATE = 50  # the first parts of a corpus, from which the amount of text is estimated
 
 
 class Part(Protocol):
-    """A stretch of a corpus that can be read by itself."""
+    """A piece of a corpus that can be read by itself, such as a file."""
 
     @property
     def name(self) -> str:
-        """Stands in messages."""
+        """Name for messages."""
 
     @property
     def size(self) -> int:
-        """Bytes, as they lie on the disk."""
+        """Bytes on the disk."""
 
     @property
     def likely_text_bytes(self) -> float:
-        """How much text it may hold, for an estimate of the space that is needed."""
+        """Estimate of the bytes of text, from which the disk space is estimated."""
 
     def fingerprint(self) -> list[Any]:
-        """What must not change between two attempts at preparing it."""
+        """Return values that change when the content changes; an unfinished preparation resumes only if they match."""
 
     def chunks(self) -> Iterator[Chunk]:
-        """The part cut into pieces of work, always in the same way. Raises DataError where it cannot be read."""
+        """Cut the part into chunks, always in the same way. Raise DataError if it cannot be read."""
 
     def check_readable(self, documents: int, refused: Counter[str]) -> None:
-        """Called when all sections were read. Raises DataError where what came out says that it was the wrong file."""
+        """Raise DataError if the counts of the finished part show that it was the wrong file or column."""
 
     def cleanup(self) -> None:
-        """Called when what came out is safe on the disk: the part is not needed any more."""
+        """Delete what is not needed any more, now that the tokens of the part are safe on the disk."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Parts in the order in which they are read, and a name for them that stands in the manifest and the report."""
+    """Parts in the order in which they are read, and a description for the manifest and the report."""
 
     description: str
     parts: tuple[Part, ...]
-    origin: dict[str, Any] = field(default_factory=dict)  # more that belongs in the manifest, such as a revision
+    origin: dict[str, Any] = field(default_factory=dict)  # more values for the manifest, such as a revision
 
     @property
     def size(self) -> int:
-        """Bytes, as they lie on the disk."""
+        """Bytes on the disk."""
         return sum(part.size for part in self.parts)
 
     @property
     def likely_text_bytes(self) -> float:
-        """As its first parts have it, and the others as those."""
-        looked_at = self.parts[:LOOKED_AT]
-        share = sum(part.likely_text_bytes for part in looked_at) / max(1, sum(part.size for part in looked_at))
-        return sum(part.likely_text_bytes for part in looked_at) + share * sum(p.size for p in self.parts[LOOKED_AT:])
+        """Estimate of the bytes of text, extrapolated from the first parts."""
+        first, rest = self.parts[:PARTS_FOR_ESTIMATE], self.parts[PARTS_FOR_ESTIMATE:]
+        text_bytes = sum(part.likely_text_bytes for part in first)
+        ratio = text_bytes / max(1, sum(part.size for part in first))
+        return text_bytes + ratio * sum(part.size for part in rest)
 
     def fingerprint(self) -> str:
-        """Says whether two attempts have the same text before them."""
+        """Return a hash of all parts: two attempts with the same one read the same text."""
         return sha256_of_json([part.fingerprint() for part in self.parts])
 
     def bytes_to_fetch(self, first: int) -> int:
-        """Of files that will lie on this disk at one time and are not there yet, for the parts from `first` on."""
+        """Return the largest number of bytes that downloads will add to this disk at one time, from part `first` on."""
         return 0
 
     def fetched(self, numbers: Iterable[int], progress: PreparationProgress) -> Iterator[Part]:
-        """The parts of these numbers in turn, each readable from then on until it is released."""
+        """Yield the parts of these numbers in turn, each readable until its `cleanup`."""
         return (self.parts[number] for number in numbers)
 
 
 def open_corpus(source: str, text_column: str) -> Corpus:
-    """The corpus that `data.source` names: 'stdlib', a file, or a folder (all readable files below it, by name).
+    """Open 'stdlib', a file, or a folder (all readable files below it, by name). For the hub see `hub.open_hub`.
 
-    What lies on the hub is opened by `hub.open_hub`. Raises DataError where there is nothing to read.
+    Raise DataError if there is nothing to read.
     """
     if source == "stdlib":
         return embedded_corpus()
@@ -97,47 +98,50 @@ def open_corpus(source: str, text_column: str) -> Corpus:
         files = sorted(readable_files(path), key=lambda p: p.relative_to(path).parts)
         if not files:
             raise DataError(
-                f"data.source = '{path}': this folder holds nothing that regpt reads",
-                f"put files there: {READABLE}",
+                f"data.source = '{path}': the folder has no files that regpt can read",
+                f"put files there: {READABLE_FILES}",
             )
     elif not path.exists():
         raise DataError(
             f"data.source = '{source}': no such file or folder",
-            f"name {READABLE}, a folder of them, 'stdlib', or 'hub:OWNER/NAME/FOLDER'",
+            f"name {READABLE_FILES}, a folder of them, 'stdlib', or 'hub:OWNER/NAME/FOLDER'",
         )
     elif not file_kind(path):
-        raise DataError(f"data.source = '{path}': regpt does not read '{path.suffix}' files", f"use {READABLE}")
+        raise DataError(f"data.source = '{path}': regpt cannot read '{path.suffix}' files", f"use {READABLE_FILES}")
     else:
         files = [path]
     return Corpus(str(source), tuple(FilePart(file, text_column) for file in files))
 
 
 def readable_files(folder: Path) -> Iterator[Path]:
-    """All files below a folder that can be read by their names, but hidden ones; links to folders are not followed.
+    """Yield all files below a folder that regpt can read, except hidden ones; links to folders are not followed.
 
-    Raises DataError where a folder cannot be looked into, or a link leads nowhere: text must not be missing in silence.
+    Raise DataError if a folder cannot be listed or a link is broken: no text may be left out silently.
     """
 
     def refuse(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be looked into ({error.strerror})", "allow it, or move it away")
+        raise DataError(
+            f"{error.filename}: cannot be listed ({error.strerror})", "change its permissions, or move it elsewhere"
+        )
 
     for where, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for path in (Path(where, name) for name in names if not name.startswith(".")):
             if file_kind(path) and not path.exists():
-                raise DataError(f"{path}: is a link that leads nowhere", "mend or remove it")
+                raise DataError(f"{path}: broken link", "repair or remove it")
             if file_kind(path) and path.is_file():
                 yield path
 
 
 def documents(part: Part, refused: Counter[str]) -> Iterator[str]:
-    """The documents of a part, in order; what is no text is left out and counted in `refused` by reason."""
-    for section in part.chunks():
-        yield from accepted(section.read(refused), refused)
+    """Yield the documents of a part of text, in order; count those left out in `refused` by reason."""
+    for chunk in part.chunks():
+        assert not isinstance(chunk, EncodedChunk)
+        yield from accepted(chunk.read(refused), refused)
 
 
 def accepted(texts: Iterable[object], refused: Counter[str]) -> Iterator[str]:
-    """What is text and holds more than white space; the rest is counted."""
+    """Yield the values that are text and not blank; count the others in `refused` by reason."""
     for text in texts:
         if isinstance(text, bytes):
             try:
@@ -155,23 +159,23 @@ def accepted(texts: Iterable[object], refused: Counter[str]) -> Iterator[str]:
 
 # The embedded corpus
 
-# Left out: tests (some systems do not ship them), what is not the library's own, the tables of `encodings`, which are
-# numbers rather than text, and _sysconfigdata, which says how and where this very Python was built.
-STDLIB_LEFT_OUT = frozenset(
+# Left out: tests, which some systems do not ship; packages that are not the library's own; the tables of `encodings`,
+# which are numbers rather than text; and _sysconfigdata, which describes how and where this very Python was built.
+STDLIB_EXCLUDED = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings"}
 )
 
 
 def embedded_corpus() -> Corpus:
-    """The sources of the standard library of the Python that runs this program: real text on every machine.
+    """Open the sources of the standard library of the running Python: real text on every machine.
 
-    A document is one top-level function or class, or what stands between two. They are ordered by the SHA-256 of their
-    text, so that any stretch of the corpus is a fair sample of the whole.
+    A document is a top-level function or class, or the text between two. They are ordered by the SHA-256 of their
+    text, so that every stretch of the corpus is a fair sample of the whole.
     """
     if not embedded_documents():
         raise DataError(
             "data.source = 'stdlib': this Python comes without the sources of its library",
-            "name text of your own",
+            "set data.source to text of your own",
         )
     return Corpus(
         f"Python {platform.python_version()} standard library",
@@ -181,7 +185,7 @@ def embedded_corpus() -> Corpus:
 
 @dataclass(frozen=True)
 class EmbeddedPart:
-    """The documents of the embedded corpus whose SHA-256 begins with a digit."""
+    """The documents of the embedded corpus whose SHA-256 starts with a hexadecimal digit."""
 
     digit: str
 
@@ -204,7 +208,7 @@ class EmbeddedPart:
         return [text for digest, text in embedded_documents() if digest.startswith(self.digit)]
 
     def chunks(self) -> Iterator[Chunk]:
-        yield Texts(self.size, list(self.texts()))
+        yield Documents(self.size, list(self.texts()))
 
     def check_readable(self, documents: int, refused: Counter[str]) -> None:
         pass
@@ -215,12 +219,12 @@ class EmbeddedPart:
 
 @cache
 def embedded_documents() -> list[tuple[str, str]]:
-    """(SHA-256, text) of every different document of the embedded corpus, in order."""
+    """Return (SHA-256, text) of every distinct document of the embedded corpus, in order."""
     root = Path(sysconfig.get_paths()["stdlib"])
     modules = (
         p
         for p in root.rglob("*.py")
-        if not STDLIB_LEFT_OUT.intersection(p.relative_to(root).parts) and not p.name.startswith("_sysconfigdata")
+        if not STDLIB_EXCLUDED.intersection(p.relative_to(root).parts) and not p.name.startswith("_sysconfigdata")
     )
     found = {}
     for module in modules:
@@ -231,7 +235,7 @@ def embedded_documents() -> list[tuple[str, str]]:
 
 
 def definitions(source: str) -> Iterator[str]:
-    """A module cut before each top-level definition, decorators included. Joined, the pieces are the module again."""
+    """Cut a module before each top-level definition, with its decorators. The pieces joined are the module again."""
     piece: list[str] = []
     decorated = False
     for line in source.splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""The data set that a recipe names: made from its text, or opened where it is there already."""
+"""The dataset of a recipe: prepared from its text, or opened if it exists."""
 
 import contextlib
 import os
@@ -13,38 +13,61 @@ from regpt.base.recipe import Recipe
 from regpt.data.shards import Manifest, read_manifest
 from regpt.prepare.corpora import Corpus, open_corpus
 from regpt.prepare.hub import PREFIX, open_hub
-from regpt.prepare.job import Preparation, folder_in_the_making
+from regpt.prepare.job import Preparation, staging_folder
 from regpt.prepare.progress import NoPreparationProgress, PreparationProgress
 
 
 def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
-    """Make the data set at `data.path` from `data.source`, or go on making it.
+    """Prepare the dataset at `data.path` from `data.source`, or resume its preparation. Return its manifest.
 
-    Raises DataError where it exists already, where the corpus cannot be read, or where it is too small for the recipe.
-    What was done until then is kept, unless it was nothing or cannot be used.
+    Raise DataError if the dataset exists, if the text cannot be read, or if it is too short for the recipe. Finished
+    work is kept for the next attempt, except where the text is too short.
     """
     progress = progress or NoPreparationProgress()
     refuse_existing(recipe)
-    pieces = folder_in_the_making(recipe.data.directory) / "pieces"
+    pieces = pieces_folder(recipe)
     if pieces.exists():
         raise DataError(
-            f"{pieces}: a cluster prepares data.path = '{recipe.data.path}', or has begun to",
-            "go on with the same --executor; or delete that folder",
+            f"{pieces}: a cluster has started to prepare data.path = '{recipe.data.path}'",
+            "continue with the same --executor, or delete that folder",
         )
-    with being_made(recipe):
+    with exclusive(recipe):
         manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).run()
     progress.finished(recipe.data.path, manifest, seconds)
     return manifest
 
 
-@contextmanager
-def being_made(recipe: Recipe) -> Iterator[None]:
-    """One process at a time makes a data set. The lock lies beside it, so that all machines see it, and goes after.
+def open_or_prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
+    """Return the manifest of the dataset at `data.path`; prepare it first if it is missing and its text is local.
 
-    Raises LockedError where another has it, DataError where the data set is there by now.
+    Raise DataError if it is missing and its text is on the hub, or if it was made from another local text.
+    """
+    path, source = recipe.data.directory, recipe.data.source
+    if not path.exists():
+        if source.startswith(PREFIX):
+            raise DataError(
+                f"data.path = '{recipe.data.path}' does not exist",
+                f"prepare it from {source}: regpt prepare {recipe.name}; or set data.path to a dataset you have",
+            )
+        return prepare(recipe, progress)
+    manifest = read_manifest(path)
+    made_from = manifest.source["asked"]
+    if made_from != source and not source.startswith(PREFIX) and not manifest.source.get("imported"):
+        raise DataError(
+            f"data.path = '{recipe.data.path}' was made from '{made_from}', not from data.source = '{source}'",
+            f"set another data.path, or data.source={made_from} to use the dataset as it is",
+        )
+    return manifest
+
+
+@contextmanager
+def exclusive(recipe: Recipe) -> Iterator[None]:
+    """Hold the lock of a dataset: one process at a time prepares it, on any machine that shares the disk.
+
+    Raise LockedError if another process holds it, DataError if the dataset exists by now.
     """
     target = recipe.data.directory
-    made = [parent for parent in target.parents if not parent.exists()]
+    new_folders = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.with_name(f".{target.name}.lock")
     try:
@@ -53,54 +76,36 @@ def being_made(recipe: Recipe) -> Iterator[None]:
                 refuse_existing(recipe)
                 yield
             finally:
-                with contextlib.suppress(OSError):  # Windows does not let go of an open file
+                with contextlib.suppress(OSError):  # Windows does not delete an open file
                     lock.unlink()
     finally:
-        for parent in made:  # innermost first; those that hold something stay
+        for folder in new_folders:  # innermost first; folders that are not empty stay
             with contextlib.suppress(OSError):
-                parent.rmdir()
+                folder.rmdir()
 
 
 def refuse_existing(recipe: Recipe) -> None:
-    """A data set is never written over."""
+    """Raise DataError if `data.path` exists: a dataset is never overwritten."""
     if os.path.lexists(recipe.data.directory):
         raise DataError(
-            f"data.path = '{recipe.data.path}' exists already", "use it as it is, delete it, or name another data.path"
+            f"data.path = '{recipe.data.path}' exists already", "use it, delete it, or set another data.path"
         )
 
 
-def folder_of_raw_files(recipe: Recipe) -> Path:
-    """Where files of the hub are put: beside the data set to stay, or inside what is in the making."""
+def pieces_folder(recipe: Recipe) -> Path:
+    """Return the folder of the encoded files of a preparation on a cluster."""
+    return staging_folder(recipe.data.directory) / "pieces"
+
+
+def downloads_folder(recipe: Recipe) -> Path:
+    """Return the folder of files from the hub: next to the dataset with `data.keep_raw`, else in the staging folder."""
     target = recipe.data.directory
-    return target.with_name(f"{target.name}-raw") if recipe.data.keep_raw else folder_in_the_making(target) / "raw"
+    return target.with_name(f"{target.name}-raw") if recipe.data.keep_raw else staging_folder(target) / "raw"
 
 
 def open_source(recipe: Recipe) -> Corpus:
-    """The corpus that the recipe names, on this machine or on the hub."""
+    """Open the corpus of a recipe, on this machine or on the hub."""
     data = recipe.data
     if data.source.startswith(PREFIX):
-        return open_hub(data.source, data.revision, data.text_column, folder_of_raw_files(recipe), data.keep_raw)
+        return open_hub(data.source, data.revision, data.text_column, downloads_folder(recipe), data.keep_raw)
     return open_corpus(data.source, data.text_column)
-
-
-def open_or_prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
-    """The data set at `data.path`; made first where it is missing and `data.source` is at hand.
-
-    Raises DataError where it was made from other text than a source that is at hand.
-    """
-    path, source = recipe.data.directory, recipe.data.source
-    if not path.exists():
-        if source.startswith(PREFIX):
-            raise DataError(
-                f"data.path = '{recipe.data.path}' is not there yet",
-                f"regpt prepare {recipe.name} makes it of {source}; or name one that you have: data.path=…",
-            )
-        return prepare(recipe, progress)
-    manifest = read_manifest(path)
-    made_from = manifest.source["asked"]
-    if made_from != source and not source.startswith(PREFIX) and not manifest.source.get("imported"):
-        raise DataError(
-            f"data.path = '{recipe.data.path}' was made from '{made_from}', not from data.source = '{source}'",
-            f"name another data.path, or write data.source={made_from} to use it as it is",
-        )
-    return manifest

@@ -1,4 +1,4 @@
-"""Worker processes that turn sections of text into tokens; what they give comes back in order."""
+"""Worker processes that encode chunks of text; their results arrive in the order of the chunks."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,68 +20,54 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.progress import StopCheck
 from regpt.data import gigatoken, tokenizer
+from regpt.prepare.chunks import Chunk, EncodedChunk
 from regpt.prepare.corpora import Part, accepted
-from regpt.prepare.sections import Chunk
 
 Backend = Literal["tiktoken", "gigatoken"]
 
-DOCUMENTS_AT_A_TIME = 256  # of a section
-COMPARED_DOCUMENTS = 32  # of each part, where gigatoken does the work
-WAITING_SECTIONS = 3  # for each worker, in work or done and not yet taken: this bounds the memory
-TEXT_FOR_A_WORKER = 16_000_000  # bytes of input; with less, starting a process costs more than it gives
-MOST_WORKERS = 61 if os.name == "nt" else 1024  # Windows cannot wait for more processes at once
+DOCUMENTS_PER_BATCH = 256
+COMPARED_DOCUMENTS = 32  # the first ones of each part, where gigatoken encodes
+CHUNKS_PER_WORKER = 3  # being encoded, or encoded and not yet taken: this bounds the memory
+BYTES_PER_WORKER = 16_000_000  # of input; for less, starting a process costs more time than it saves
+MAX_WORKERS = 61 if os.name == "nt" else 1024  # Windows cannot wait for more processes at once
 CANNOT_ENCODE = "tiktoken cannot encode it"
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What became of a section."""
-
-    tokens: NDArray[np.uint16]  # of all documents: each the end token and then its ids
-    documents: int
-    text_bytes: int  # UTF-8, of the documents in `tokens`
-    longest_document: int  # in tokens, with the end token
-    refused: Counter[str]  # documents left out, by reason
-
-
-@dataclass(frozen=True)
-class Ready:
-    """A section that was encoded before, elsewhere."""
-
-    size: int
-    encoded: Encoded
-
-    def read(self, refused: Counter[str]) -> Iterator[object]:
-        raise AssertionError("its text is not at hand")
-
-
-@dataclass(frozen=True)
 class Work:
-    """A section to encode; without one, only a mark that passes through in its turn: the end of a part."""
+    """A chunk to encode. Without a chunk it marks the end of a part."""
 
     part: Part
-    section: Chunk | None
-    begins_part: bool = False
+    chunk: Chunk | None
+    starts_part: bool = False
 
 
-def encode_section(section: Chunk, backend: Backend, begins: str) -> Encoded:
-    """Read a section and encode its documents.
+def backend_record(backend: Backend) -> dict[str, Any]:
+    """Return the program that encodes and its version, as the manifest stores them."""
+    import tiktoken
 
-    Where it `begins` a part, named so, gigatoken's ids of its first documents are held against tiktoken's. Raises
-    DataError where they differ, or where the section cannot be read.
+    version = gigatoken.version() if backend == "gigatoken" else tiktoken.__version__
+    return {"tokenizer_backend": backend, "version": version}
+
+
+def encode_chunk(chunk: Chunk, backend: Backend, part_name: str = "") -> EncodedChunk:
+    """Read a chunk and encode its documents; return an encoded chunk as it is.
+
+    With `part_name`, the chunk starts that part: compare gigatoken's ids of its first documents with tiktoken's. Raise
+    DataError if they differ, or if the chunk cannot be read.
     """
-    if isinstance(section, Ready):
-        return section.encoded
+    if isinstance(chunk, EncodedChunk):
+        return chunk
     refused: Counter[str] = Counter()
-    texts = accepted(section.read(refused), refused)
+    texts = accepted(chunk.read(refused), refused)
     end = np.array([tokenizer.END_OF_TEXT], dtype=np.uint16)
     pieces: list[NDArray[np.uint16]] = [np.empty(0, dtype=np.uint16)]
     text_bytes = longest = documents = 0
-    while group := list(islice(texts, DOCUMENTS_AT_A_TIME)):
-        ids_of_group = encode_group(group, backend, begins if not documents else "")
-        kept = [(text, ids) for text, ids in zip(group, ids_of_group, strict=True) if ids is not None]
-        if len(kept) < len(group):
-            refused[CANNOT_ENCODE] += len(group) - len(kept)
+    while batch := list(islice(texts, DOCUMENTS_PER_BATCH)):
+        ids_of_batch = encode_batch(batch, backend, part_name if not documents else "")
+        kept = [(text, ids) for text, ids in zip(batch, ids_of_batch, strict=True) if ids is not None]
+        if len(kept) < len(batch):
+            refused[CANNOT_ENCODE] += len(batch) - len(kept)
         documents += len(kept)
         for text, ids in kept:
             text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
@@ -89,38 +75,40 @@ def encode_section(section: Chunk, backend: Backend, begins: str) -> Encoded:
         rows = [row for _, ids in kept for row in (end, ids)]
         if rows:
             pieces.append(np.concatenate(rows, dtype=np.uint16, casting="unsafe"))  # GPT-2's ids fit
-    return Encoded(np.concatenate(pieces), documents, text_bytes, longest, refused)
+    return EncodedChunk(chunk.size, np.concatenate(pieces), documents, text_bytes, longest, refused)
 
 
-def encode_group(texts: list[str], backend: Backend, begins: str) -> list[NDArray[np.integer] | None]:
-    """Each text's ids; None for one that cannot be encoded."""
+def encode_batch(texts: list[str], backend: Backend, part_name: str) -> list[NDArray[np.integer] | None]:
+    """Return each text's ids; None for a text that cannot be encoded."""
     if backend == "tiktoken":
         return [tokenizer.encode_or_none(text) for text in texts]
-    ids_of_texts = list(one_gigatoken().encode(texts))
-    if begins:
-        compare_with_tiktoken(texts[:COMPARED_DOCUMENTS], ids_of_texts, begins)
+    ids_of_texts = list(process_gigatoken().encode(texts))
+    if part_name:
+        compare_with_tiktoken(texts[:COMPARED_DOCUMENTS], ids_of_texts, part_name)
     return ids_of_texts
 
 
 @cache
-def one_gigatoken() -> gigatoken.Gigatoken:
+def process_gigatoken() -> gigatoken.Gigatoken:
+    """Return the encoder of this process."""
     return gigatoken.Gigatoken()
 
 
-def compare_with_tiktoken(texts: list[str], ids_of_texts: list[NDArray[np.integer] | None], name: str) -> None:
+def compare_with_tiktoken(texts: list[str], ids_of_texts: list[NDArray[np.integer] | None], part_name: str) -> None:
+    """Raise DataError if gigatoken's ids differ from tiktoken's."""
     for number, (text, ids) in enumerate(zip(texts, ids_of_texts, strict=False), start=1):
         expected = tokenizer.encode_or_none(text)
         same = expected is ids if expected is None or ids is None else np.array_equal(expected, ids)
         if not same:
             raise DataError(
-                f"{name}: gigatoken {gigatoken.version()} gives document {number} other ids than tiktoken"
+                f"{part_name}: gigatoken {gigatoken.version()} and tiktoken encode document {number} differently"
                 f" ({text[:40]!r} …)",
-                "write data.tokenizer_backend=tiktoken",
+                "set data.tokenizer_backend=tiktoken",
             )
 
 
 class Encoders:
-    """So many processes, or none: with one worker the calling process does the work. Use as a context manager."""
+    """A pool of worker processes. With one worker, the calling process encodes. Use as a context manager."""
 
     def __init__(self, workers: int, backend: Backend) -> None:
         self.workers = workers
@@ -129,7 +117,7 @@ class Encoders:
 
     def __enter__(self) -> "Encoders":
         if self.workers > 1:
-            self.pool = ProcessPoolExecutor(self.workers, context(), initializer=begin_worker)
+            self.pool = ProcessPoolExecutor(self.workers, worker_context(), initializer=start_worker)
         return self
 
     def __exit__(
@@ -138,52 +126,56 @@ class Encoders:
         if self.pool is not None:
             self.pool.shutdown(wait=True, cancel_futures=True)
 
-    def encode(self, work: Iterable[Work], stop: StopCheck) -> Iterator[tuple[Work, Encoded | None]]:
-        """Each piece of work with what became of it, in order. Check `stop` while waiting."""
+    def encode(self, work: Iterable[Work], stop: StopCheck) -> Iterator[tuple[Work, EncodedChunk | None]]:
+        """Yield each piece of work with its result, in order; the end of a part has none.
+
+        Call `stop` while waiting. Raise DataError if a worker is killed or a chunk cannot be read.
+        """
         if self.pool is None:
-            for piece in work:
+            for item in work:
                 stop.raise_if_stopped()
-                yield piece, encode_section(*self.arguments(piece, piece.section)) if piece.section else None
+                yield item, encode_chunk(*self.arguments(item, item.chunk)) if item.chunk else None
             return
-        waiting: deque[tuple[Work, Future[Encoded] | None]] = deque()
+        pending: deque[tuple[Work, Future[EncodedChunk] | None]] = deque()
         try:
-            for piece in work:
-                task = self.arguments(piece, piece.section) if piece.section else None
-                waiting.append((piece, self.pool.submit(encode_section, *task) if task else None))
-                if len(waiting) >= WAITING_SECTIONS * self.workers:
-                    yield self.taken(*waiting.popleft(), stop)
-            while waiting:
-                yield self.taken(*waiting.popleft(), stop)
+            for item in work:
+                arguments = self.arguments(item, item.chunk) if item.chunk else None
+                pending.append((item, self.pool.submit(encode_chunk, *arguments) if arguments else None))
+                if len(pending) >= CHUNKS_PER_WORKER * self.workers:
+                    yield self.wait_for(*pending.popleft(), stop)
+            while pending:
+                yield self.wait_for(*pending.popleft(), stop)
         except BrokenProcessPool:
-            stop.raise_if_stopped()  # a signal to the whole group reaches the workers too, in their first moments
+            stop.raise_if_stopped()  # a signal to the process group also kills workers that are still starting
             raise DataError(
-                "a worker process was killed, perhaps for want of memory",
-                f"run the command again with fewer than {self.workers} of them (data.workers=…);"
-                " it goes on where it was",
+                f"one of the {self.workers} worker processes was killed, perhaps because memory ran out",
+                f"run the command again with data.workers below {self.workers}; it resumes where it stopped",
             ) from None
 
-    def arguments(self, piece: Work, section: Chunk) -> tuple[Chunk, Backend, str]:
-        return section, self.backend, piece.part.name if piece.begins_part else ""
+    def arguments(self, item: Work, chunk: Chunk) -> tuple[Chunk, Backend, str]:
+        return chunk, self.backend, item.part.name if item.starts_part else ""
 
-    def taken(self, piece: Work, future: "Future[Encoded] | None", stop: StopCheck) -> tuple[Work, Encoded | None]:
+    def wait_for(
+        self, item: Work, future: "Future[EncodedChunk] | None", stop: StopCheck
+    ) -> tuple[Work, EncodedChunk | None]:
         while True:
             stop.raise_if_stopped()
             try:
-                return piece, future.result(timeout=0.5) if future else None
+                return item, future.result(timeout=0.5) if future else None
             except TimeoutError:
                 continue
 
 
-def workers_for(asked: int, size: int) -> int:
-    """How many are worth starting for `size` bytes of input; 0 asks for as many as there are cores."""
+def worker_count(requested: int, size: int) -> int:
+    """Return the number of workers for `size` bytes of input. `requested` = 0 takes one per core, fewer for little."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, asked or max(1, min(cores, size // TEXT_FOR_A_WORKER)))
+    return min(MAX_WORKERS, requested or max(1, min(cores, size // BYTES_PER_WORKER)))
 
 
-def context() -> multiprocessing.context.BaseContext:
-    """Workers are forked from a clean process that has loaded what they need; where there is no fork, started anew.
+def worker_context() -> multiprocessing.context.BaseContext:
+    """Return how workers start: forked from a clean process with the libraries loaded; where there is no fork, spawned.
 
-    Forking this process itself would copy the locks of its threads, torch's among them.
+    Forking this process itself would copy the locks of its threads, such as torch's.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -192,16 +184,16 @@ def context() -> multiprocessing.context.BaseContext:
     return method
 
 
-def begin_worker() -> None:
-    """A worker ends with its parent, however that ends, and leaves signals to it."""
+def start_worker() -> None:
+    """Prepare a worker: it ignores signals, which its parent handles, and exits when its parent ends for any reason."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     tokenizer.encoding()
 
 
-def end_with_parent() -> None:
+def exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,11 +1,10 @@
-"""A data set in the making: encoded in order, cut into shards, hashed, and named only when whole.
+"""Preparation of one dataset: encode the text in order, cut it into shards, hash them, and rename the finished folder.
 
-The work lies in a hidden folder beside `data.path` until it is done. Every second or so it is written down how far it
-is, so a preparation that was stopped or killed goes on from there, and gives the same bytes as one that ran through.
+The work is done in a hidden folder next to `data.path`. The state is saved about every second, so a stopped or killed
+preparation resumes there, and its files have the same bytes as those of an uninterrupted one.
 """
 
 import contextlib
-import json
 import shutil
 import time
 from collections import Counter
@@ -17,149 +16,148 @@ from typing import Any
 from regpt.base.errors import DataError
 from regpt.base.files import flush_directory, sha256_of_json, write_json
 from regpt.base.recipe import Recipe
-from regpt.data import gigatoken, tokenizer
-from regpt.data.formats import DTYPE
-from regpt.data.shards import Manifest, Shard, check_fits, gpt2_tokenizer_record, read_manifest
+from regpt.data import tokenizer
+from regpt.data.shard_writer import ShardWriter, WrittenShards
+from regpt.data.shards import (
+    PREPARATION_FILE,
+    Manifest,
+    Shard,
+    check_manifest_fits,
+    gpt2_tokenizer_record,
+    read_json_or_empty,
+    read_manifest,
+)
 from regpt.prepare.corpora import Corpus
-from regpt.prepare.encoders import Encoders, Work, workers_for
+from regpt.prepare.encoders import Encoders, Work, backend_record, worker_count
 from regpt.prepare.hub import HubCorpus
 from regpt.prepare.progress import PreparationProgress
-from regpt.prepare.shard_writer import ShardWriter, Written
-from regpt.prepare.state import Position
+from regpt.prepare.state import PrepareState
 
-SAVE_EVERY_SECONDS = 1.0
-SAVING_SHARE = 0.05  # of the time, at most: on a slow disk it is written down less often how far the work is
-PROGRESS = "progress.json"
-PREPARATION = "preparation.json"  # how it went: what may differ between two makings of one data set
-BYTES_OF_TEXT_PER_TOKEN = 4.2  # at least, for English; FineWeb has 4.5
-SPARE = 1.05  # of the space that is reckoned
-WORTH_SAYING_BYTES = 1_000_000_000  # of input: from here on the console says how much space it will take
+SHARD_BYTES_PER_TEXT_BYTE = 2 / 4.2 * 1.05  # uint16 tokens of 4.2 bytes (English; FineWeb has 4.5) and a margin
+STATE_FILE = "progress.json"
+SAVE_SECONDS = 1.0  # between two saves of the state
+MAX_SAVE_SHARE = 0.05  # of the time: on a slow disk the state is saved less often
+SPACE_NOTE_BYTES = 1_000_000_000  # of input: from this size on, the space that is needed is reported
 
 
-def folder_in_the_making(target: Path) -> Path:
+def staging_folder(target: Path) -> Path:
+    """Return the hidden folder in which the dataset at `target` is prepared."""
     return target.with_name(f".{target.name}.preparing")
 
 
-def made_with(recipe: Recipe) -> dict[str, Any]:
-    """The program that encodes, and its version."""
-    import tiktoken
-
-    if recipe.data.tokenizer_backend == "gigatoken":
-        return {"tokenizer_backend": "gigatoken", "version": gigatoken.version()}
-    return {"tokenizer_backend": "tiktoken", "version": tiktoken.__version__}
+class EmptyOrTooSmall(DataError):
+    """The text is too short for the recipe. All of it was read, so nothing is kept."""
 
 
 class Preparation:
-    """One data set in the making."""
+    """The preparation of one dataset."""
 
     def __init__(self, recipe: Recipe, progress: PreparationProgress, open_corpus: Callable[[], Corpus]) -> None:
         self.recipe, self.progress, self.open_corpus = recipe, progress, open_corpus
         self.target = recipe.data.directory
-        self.folder = folder_in_the_making(self.target)
+        self.folder = staging_folder(self.target)
+        self.state = PrepareState()
 
     def run(self) -> tuple[Manifest, float]:
-        """Returns the manifest, and the seconds that all attempts took together."""
-        self.position = Position()
+        """Prepare the dataset, or resume it. Return the manifest and the seconds of all attempts together."""
         try:
             if not self.is_sealed():
-                self.make()
-        except TooSmall:
+                self.prepare()
+        except EmptyOrTooSmall:
             self.discard()
             raise
         except BaseException:
-            if not self.holds_anything():
+            if not self.has_results():
                 self.discard()
             raise
         manifest = read_manifest(self.folder)
         self.publish(manifest)
-        return manifest, self.position.seconds
+        return manifest, self.state.seconds
 
-    def make(self) -> None:
-        """Everything up to a sealed data set that has not got its name yet."""
+    def prepare(self) -> None:
+        """Do everything except giving the folder its name."""
         tokenizer.check_vocabulary()  # before any work is done
-        made = made_with(self.recipe)
+        backend = backend_record(self.recipe.data.tokenizer_backend)
         corpus = self.open_corpus()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.identity = sha256_of_json([corpus.fingerprint(), made, self.asked()])
-        self.position = self.position_before()
-        self.seal(self.manifest_of(corpus, made, self.encode_all(corpus)))
+        self.identity = sha256_of_json([corpus.fingerprint(), backend, self.settings()])
+        self.state = self.saved_state()
+        shards = self.encode_all(corpus)
+        self.seal(build_manifest(self.recipe, corpus, backend, self.state, shards))
 
-    def holds_anything(self) -> bool:
-        """Whether another attempt would find something done: fetched files, pieces, or tokens."""
+    def has_results(self) -> bool:
+        """Return whether another attempt could use something: downloaded files, encoded files, or tokens."""
         if self.folder.is_dir() and any(path.is_dir() for path in self.folder.iterdir()):
             return True
-        return bool(read_json(self.folder / PROGRESS).get("counts", {}).get("tokens"))
+        return bool(read_json_or_empty(self.folder / STATE_FILE).get("counts", {}).get("tokens"))
 
     def discard(self) -> None:
-        """Leave nothing behind but a cluster's pieces, which other settings can use, and what was fetched for now."""
+        """Remove everything except the encoded files of a cluster, which other settings can use."""
         if not self.folder.is_dir():
             return
-        self.remove_all_but(set())
+        self.remove_files(keep=set())
         shutil.rmtree(self.folder / "raw", ignore_errors=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def encode_all(self, corpus: Corpus) -> tuple[Shard, ...]:
-        """Encode what is not encoded yet; returns the shards."""
+        """Encode the rest of the corpus and return all shards."""
         writer = self.open_writer()
-        for part in corpus.parts[: self.position.part]:
+        for part in corpus.parts[: self.state.part]:
             part.cleanup()  # a kill may have come before it
-        started_at, before = time.monotonic(), self.position.seconds
+        started_at, seconds_before = time.monotonic(), self.state.seconds
         size = corpus.size
-        workers = workers_for(self.recipe.data.workers, size)
+        workers = worker_count(self.recipe.data.workers, size)
         self.progress.started(corpus.description, size, workers)
-        if self.position.done:
-            self.progress.resumed(self.position.done, self.position.counts.tokens)
-        save_at = started_at + SAVE_EVERY_SECONDS
-        between_sections = True  # what is written and how far it is said to be belong together
+        if self.state.done:
+            self.progress.resumed(self.state.done, self.state.counts.tokens)
+        save_at = started_at + SAVE_SECONDS
+        is_consistent = True  # the state and the written tokens agree
         try:
             with Encoders(workers, self.recipe.data.tokenizer_backend) as encoders:
-                work = self.work(corpus)
-                for piece, encoded in encoders.encode(work, self.progress):
-                    if encoded is not None and piece.section is not None:
-                        between_sections = False
+                for item, encoded in encoders.encode(self.work(corpus), self.progress):
+                    if encoded is not None:
+                        is_consistent = False
                         writer.add(encoded.tokens)
-                        self.position = self.position.after(piece.section.size, encoded)
-                        between_sections = True
-                        self.progress.advanced(piece.section.size, len(encoded.tokens), encoded.text_bytes)
+                        self.state = self.state.after_chunk(encoded)
+                        is_consistent = True
+                        self.progress.advanced(encoded.size, len(encoded.tokens), encoded.text_bytes)
                     else:
-                        piece.part.check_readable(
-                            self.position.of_part.documents, Counter(self.position.of_part.refused)
-                        )
-                        self.position = self.position.after_part(piece.part.size)
+                        item.part.check_readable(self.state.of_part.documents, Counter(self.state.of_part.refused))
+                        self.state = self.state.after_part(item.part.size)
                     now = time.monotonic()
-                    self.position = replace(self.position, seconds=before + now - started_at)
+                    self.state = replace(self.state, seconds=seconds_before + now - started_at)
                     if now > save_at or (encoded is None and isinstance(corpus, HubCorpus)):
                         self.save(writer)
-                        took = time.monotonic() - now
-                        save_at = time.monotonic() + max(SAVE_EVERY_SECONDS, took / SAVING_SHARE)
+                        save_seconds = time.monotonic() - now
+                        save_at = time.monotonic() + max(SAVE_SECONDS, save_seconds / MAX_SAVE_SHARE)
                     if encoded is None:
-                        piece.part.cleanup()
+                        item.part.cleanup()
                         self.check_space(corpus, size)
-            between_sections = False
+            is_consistent = False
             return tuple(writer.finish())
         except BaseException:
-            if between_sections:
-                self.save(writer)  # else what was saved last is right, and the shards are cut back to it
+            if is_consistent:
+                self.save(writer)  # otherwise the next attempt truncates the shards to the last saved state
             raise
         finally:
             writer.close()
 
     def work(self, corpus: Corpus) -> Iterator[Work]:
-        """The sections that are not written yet, and a mark after each part."""
-        first, skipped = self.position.part, self.position.section
+        """Yield the chunks that are not written yet, and a mark after each part."""
+        first, skipped = self.state.part, self.state.chunk
         self.check_space(corpus, corpus.size)
         for part in corpus.fetched(range(first, len(corpus.parts)), self.progress):
-            for number, section in enumerate(part.chunks()):
+            for number, chunk in enumerate(part.chunks()):
                 if number >= skipped:
-                    yield Work(part, section, begins_part=number == 0)
+                    yield Work(part, chunk, starts_part=number == 0)
             yield Work(part, None)
             skipped = 0
 
-    # Going on where it was
+    # Resuming
 
-    def asked(self) -> dict[str, Any]:
-        """The settings that change what is written."""
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that change the written bytes. Stored, so the keys must stay."""
         data = self.recipe.data
         return {
             "source": data.source,
@@ -170,129 +168,92 @@ class Preparation:
             "tokenizer": gpt2_tokenizer_record(),
         }
 
-    def position_before(self) -> Position:
-        """Where an earlier attempt at the same data set stands; the beginning where there was none."""
-        path = self.folder / PROGRESS
+    def saved_state(self) -> PrepareState:
+        """Return the state that an earlier attempt at the same dataset saved, or else a new one."""
+        path = self.folder / STATE_FILE
         if not path.exists():
-            return self.begin_anew()
-        values = read_json(path)
+            return self.new_state()
+        values = read_json_or_empty(path)
         try:
             if values.pop("identity") != self.identity:
-                self.progress.note("the text or the settings have changed since an earlier attempt; beginning anew")
-                return self.begin_anew()
-            position = Position.from_json(values)
+                self.progress.note("the text or the settings have changed since the last attempt; starting again")
+                return self.new_state()
+            state = PrepareState.from_json(values)
         except (KeyError, TypeError, AttributeError):
-            self.progress.note(f"{path} cannot be read; beginning anew")
-            return self.begin_anew()
-        return replace(position, attempts=position.attempts + 1)
+            self.progress.note(f"{path} cannot be read; starting again")
+            return self.new_state()
+        return replace(state, attempts=state.attempts + 1)
 
     def open_writer(self) -> ShardWriter:
         data = self.recipe.data
         try:
-            writer = ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, self.position.written)
+            writer = ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, self.state.written)
         except DataError as error:
-            self.progress.note(f"{error.problem}; beginning anew")
-            self.position = self.begin_anew()
-            writer = ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, Written())
+            self.progress.note(f"{error.problem}; starting again")
+            self.state = self.new_state()
+            writer = ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, WrittenShards())
         self.save(writer)
         return writer
 
-    def begin_anew(self) -> Position:
-        self.remove_all_but(set())
-        return Position()
+    def new_state(self) -> PrepareState:
+        self.remove_files(keep=set())
+        return PrepareState()
 
-    def remove_all_but(self, names: set[str]) -> None:
-        """Remove what else lies in the folder, but for fetched files and pieces, which have folders of their own."""
+    def remove_files(self, keep: set[str]) -> None:
+        """Remove the files in the folder; downloads and encoded files lie in folders of their own and stay."""
         for path in self.folder.iterdir():
-            if path.is_file() and path.name not in names:
+            if path.is_file() and path.name not in keep:
                 path.unlink()
 
     def save(self, writer: ShardWriter) -> None:
-        """Put what is written on the disk, and then how far it is."""
-        self.position = replace(self.position, written=writer.flush())
-        values = {"identity": self.identity, **asdict(self.position)}
-        write_json(self.folder / PROGRESS, values)
+        """Wait until the tokens are on the disk, then save the state."""
+        self.state = replace(self.state, written=writer.flush())
+        write_json(self.folder / STATE_FILE, {"identity": self.identity, **asdict(self.state)})
 
     def check_space(self, corpus: Corpus, size: int) -> None:
-        """Whether what is still to be written will find room. Raises DataError with the numbers."""
-        position = self.position
-        if position.done:  # from now on only for the next part: what comes later may be packed otherwise
-            following = corpus.parts[position.part : position.part + 1]
-            tokens_left = sum(part.likely_text_bytes for part in following) / BYTES_OF_TEXT_PER_TOKEN
-        else:
-            tokens_left = corpus.likely_text_bytes / BYTES_OF_TEXT_PER_TOKEN
-        shards = round(DTYPE.itemsize * tokens_left * SPARE)
-        raw = corpus.bytes_to_fetch(position.part)
+        """Raise DataError if the disk has no room for the rest of the work."""
+        state = self.state
+        # Once started, only the next part: how well the later ones are compressed is unknown.
+        following = corpus.parts[state.part : state.part + 1]
+        text_bytes = sum(part.likely_text_bytes for part in following) if state.done else corpus.likely_text_bytes
+        shards = round(text_bytes * SHARD_BYTES_PER_TEXT_BYTE)
+        downloads = corpus.bytes_to_fetch(state.part)
         free = shutil.disk_usage(self.folder).free
-        if position.done == 0 and size > WORTH_SAYING_BYTES:
-            fetched = f" and {gigabytes(raw)} of fetched files at a time" if raw else ""
-            self.progress.note(f"about {gigabytes(shards)} of shards{fetched} to come; {gigabytes(free)} are free")
-        if shards + raw > free:
+        if state.done == 0 and size > SPACE_NOTE_BYTES:
+            at_a_time = f" and up to {gigabytes(downloads)} of downloads at a time" if downloads else ""
+            self.progress.note(f"about {gigabytes(shards)} of shards{at_a_time} needed; {gigabytes(free)} free")
+        if shards + downloads > free:
             raise DataError(
-                f"{self.folder.parent}: {gigabytes(free)} are free, about {gigabytes(shards + raw)} are needed"
-                f" ({gigabytes(shards)} of shards, {gigabytes(raw)} of fetched files)",
-                "make room, or name another data.path" + ("; what was done is kept" if position.done else ""),
+                f"{self.folder.parent}: {gigabytes(free)} free, about {gigabytes(shards + downloads)} needed"
+                f" ({gigabytes(shards)} of shards, {gigabytes(downloads)} of downloads)",
+                "free some space, or set another data.path"
+                + ("; finished work is kept for the next attempt" if state.done else ""),
             )
 
-    # The end
-
-    def manifest_of(self, corpus: Corpus, made: dict[str, Any], shards: tuple[Shard, ...]) -> Manifest:
-        counts, recipe = self.position.counts, self.recipe
-        refused = dict(sorted(counts.refused.items()))
-        if not shards:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items())
-            raise TooSmall(
-                f"data.source = '{recipe.data.source}' holds no text ({reasons or 'nothing at all'})", "name other text"
-            )
-        manifest = Manifest(
-            tokenizer=gpt2_tokenizer_record(),
-            source={
-                "asked": recipe.data.source,
-                "description": corpus.description,
-                "parts": len(corpus.parts),
-                **corpus.origin,
-            },
-            split_rule=f"the first {recipe.data.validation_tokens} tokens are validation, the rest training",
-            shards=shards,
-            statistics={
-                "documents": counts.documents,
-                "text_bytes": counts.text_bytes,
-                "tokens": counts.tokens,
-                "bytes_per_token": round(counts.text_bytes / counts.tokens, 4),
-                "longest_document_tokens": counts.longest_document_tokens,
-                "refused": refused,
-            },
-            made_with=made,
-        )
-        try:
-            check_windows(recipe, manifest)
-        except DataError as error:
-            raise TooSmall(error.problem, error.fix) from None
-        return manifest
+    # Finishing
 
     def seal(self, manifest: Manifest) -> None:
-        """Write the manifest, and beside it how the preparation went."""
+        """Write the manifest, and next to it how the preparation went."""
         manifest.write(self.folder)
-        position = self.position
-        seconds = max(position.seconds, 1e-3)
+        counts, seconds = self.state.counts, max(self.state.seconds, 1e-3)
         write_json(
-            self.folder / PREPARATION,
+            self.folder / PREPARATION_FILE,
             {
                 "seconds": round(seconds, 1),
-                "attempts": position.attempts,
-                "text_bytes_per_second": round(position.counts.text_bytes / seconds),
-                "tokens_per_second": round(position.counts.tokens / seconds),
-                "asked": self.asked(),
+                "attempts": self.state.attempts,
+                "text_bytes_per_second": round(counts.text_bytes / seconds),
+                "tokens_per_second": round(counts.tokens / seconds),
+                "asked": self.settings(),
             },
         )
 
     def is_sealed(self) -> bool:
-        """Whether an earlier attempt at this was killed after it was sealed and before it had its name."""
-        return bool(read_json(self.folder / PREPARATION).get("asked") == self.asked())
+        """Return whether an earlier attempt sealed this dataset and was killed before it renamed the folder."""
+        return bool(read_json_or_empty(self.folder / PREPARATION_FILE).get("asked") == self.settings())
 
     def publish(self, manifest: Manifest) -> None:
-        """Remove what was needed on the way only, and give the folder its name."""
-        self.remove_all_but({PREPARATION, "manifest.json"} | {shard.name for shard in manifest.shards})
+        """Remove temporary files and give the folder its name."""
+        self.remove_files(keep={PREPARATION_FILE, "manifest.json"} | {shard.name for shard in manifest.shards})
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -301,28 +262,36 @@ class Preparation:
         flush_directory(self.target.parent)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A file of our own; empty where it is missing or damaged."""
+def build_manifest(
+    recipe: Recipe, corpus: Corpus, backend: dict[str, Any], state: PrepareState, shards: tuple[Shard, ...]
+) -> Manifest:
+    """Return the manifest of a finished preparation. Raise EmptyOrTooSmall if the recipe cannot use the dataset."""
+    counts, data = state.counts, recipe.data
+    refused = dict(sorted(counts.refused.items()))
+    if not shards:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items()) or "no documents"
+        raise EmptyOrTooSmall(f"data.source = '{data.source}' has no text ({reasons})", "set data.source to other text")
+    manifest = Manifest(
+        tokenizer=gpt2_tokenizer_record(),
+        source={"asked": data.source, "description": corpus.description, "parts": len(corpus.parts), **corpus.origin},
+        split_rule=f"the first {data.validation_tokens} tokens are validation, the rest training",
+        shards=shards,
+        statistics={
+            "documents": counts.documents,
+            "text_bytes": counts.text_bytes,
+            "tokens": counts.tokens,
+            "bytes_per_token": round(counts.text_bytes / counts.tokens, 4),
+            "longest_document_tokens": counts.longest_document_tokens,
+            "refused": refused,
+        },
+        made_with=backend,
+    )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
-class TooSmall(DataError):
-    """All was read, and it is of no use: nothing of it is kept."""
+        check_manifest_fits(manifest, recipe.batch_windows, recipe.model.block_size)
+    except DataError as error:
+        raise EmptyOrTooSmall(error.problem, error.fix) from None
+    return manifest
 
 
 def gigabytes(count: float) -> str:
     return f"{count / 1e9:,.1f} GB"
-
-
-def check_windows(recipe: Recipe, manifest: Manifest) -> None:
-    """Whether a data set holds something to work with. Raises DataError with a remedy in numbers."""
-    block_size = recipe.model.block_size
-    tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
-    windows = dict.fromkeys(tokens, 0)
-    for shard in manifest.shards:
-        windows[shard.split] += (shard.tokens - 1) // block_size
-    check_fits(tokens, windows, recipe.batch_windows, block_size)

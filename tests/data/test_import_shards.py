@@ -13,9 +13,9 @@ from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.data import tokenizer
 from regpt.data.formats import LLMC_HEADER_BYTES, npy_header_bytes
+from regpt.data.import_shards import find_shards, import_shards, verify
 from regpt.data.shards import Manifest, TokenWindows, read_manifest
 from regpt.prepare.dataset import prepare
-from regpt.prepare.import_shards import find_shards, import_shards, verify
 from tests.conftest import TINY
 
 

@@ -13,10 +13,13 @@ from typing import Any
 
 from regpt.base import files
 from regpt.cli.main import main
-from regpt.data import shards
-from regpt.prepare import dataset, hub, job, sections, shard_writer, state
+from regpt.data import shard_writer, shards
+from regpt.prepare import chunks, dataset, downloads, hub, job, parquet, state, text_files
 
-OURS = {module.__file__ for module in (files, hub, state, job, dataset, sections, shards, shard_writer)}
+OURS = {
+    module.__file__
+    for module in (files, hub, downloads, state, job, dataset, chunks, text_files, parquet, shards, shard_writer)
+}
 
 
 class Killer:
@@ -31,8 +34,8 @@ class Killer:
 
 
 if __name__ == "__main__":
-    sections.SECTION_BYTES = 10_000  # many sections of little text
-    job.SAVE_EVERY_SECONDS = 0.0
+    chunks.CHUNK_BYTES = 10_000  # many chunks of little text
+    job.SAVE_SECONDS = 0.0
     killer = Killer(int(sys.argv[1]))
     sys.setprofile(killer)
     code = main(sys.argv[2:])

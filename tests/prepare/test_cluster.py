@@ -10,8 +10,8 @@ import pytest
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.prepare import cluster
-from regpt.prepare.cluster import corpus_of_pieces, encode_parts, folder_of_pieces, prepare_on, seal_pieces
-from regpt.prepare.dataset import prepare
+from regpt.prepare.cluster import encode_parts, encoded_corpus, prepare_on, seal_pieces
+from regpt.prepare.dataset import pieces_folder, prepare
 from tests.conftest import tiny_recipe
 
 # A Slurm of one machine that runs a job the moment it is queued, and an srun that only runs its command.
@@ -70,11 +70,11 @@ def test_a_task_that_was_killed_is_done_again_and_the_others_are_not(
     recipe = elsewhere(tiny, tmp_path)
     for rank in (0, 1, 2):
         encode_parts(recipe, None, rank, 3)
-    pieces = folder_of_pieces(recipe)
+    pieces = pieces_folder(recipe)
     (pieces / "000001.json").unlink()  # it is written last
     (pieces / "000001.npy").write_bytes(b"half of it")
-    with pytest.raises(DataError, match=r"b\.md: its tokens are missing"):
-        corpus_of_pieces(recipe)
+    with pytest.raises(DataError, match=r"b\.md: not encoded"):
+        encoded_corpus(recipe)
     seal_pieces(recipe, None, 0, 1)  # says it in the job's log
     assert not (tmp_path / "by-cluster").exists()
     encoded = []
@@ -92,8 +92,8 @@ def test_a_task_that_was_killed_is_done_again_and_the_others_are_not(
 def test_pieces_of_other_settings_are_not_used(tiny: Recipe, tmp_path: Path) -> None:
     recipe = elsewhere(tiny, tmp_path)
     encode_parts(recipe, None, 0, 1)
-    with pytest.raises(DataError, match="its tokens are missing"):
-        corpus_of_pieces(tiny_recipe(tmp_path, data={"path": recipe.data.path, "text_column": "body"}))
+    with pytest.raises(DataError, match="not encoded"):
+        encoded_corpus(tiny_recipe(tmp_path, data={"path": recipe.data.path, "text_column": "body"}))
 
 
 def test_what_is_too_small_keeps_its_pieces_and_its_advice_works(
@@ -105,7 +105,7 @@ def test_what_is_too_small_keeps_its_pieces_and_its_advice_works(
         prepare_on("local", greedy, 2, {"workers": 1})
     err = capfd.readouterr().err.strip().splitlines()
     assert len(err) == 1 and err[0].startswith("error: the training split holds 0 of")
-    made = sorted(folder_of_pieces(greedy).glob("*.npy"))
+    made = sorted(pieces_folder(greedy).glob("*.npy"))
     before = [piece.stat().st_mtime_ns for piece in made]
     prepare(tiny)
     prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": 1})
@@ -122,7 +122,7 @@ def test_a_task_s_error_is_one_line_for_whoever_waits(
     tiny: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "texts" / "zzz.parquet").write_bytes(b"<html>")
-    with pytest.raises(DataError, match=r"zzz\.parquet: is no whole parquet file"):
+    with pytest.raises(DataError, match=r"zzz\.parquet: damaged or not a parquet file"):
         prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": 1})
     assert "Traceback" not in capfd.readouterr().err
 
@@ -130,7 +130,7 @@ def test_a_task_s_error_is_one_line_for_whoever_waits(
 def test_one_machine_leaves_a_cluster_s_work_alone(tiny: Recipe, tmp_path: Path) -> None:
     recipe = elsewhere(tiny, tmp_path)
     encode_parts(recipe, None, 0, 3)
-    with pytest.raises(DataError, match="a cluster prepares"):
+    with pytest.raises(DataError, match="a cluster has started"):
         prepare(recipe)
 
 

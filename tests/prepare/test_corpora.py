@@ -48,7 +48,7 @@ def test_parquet_gives_a_column_whatever_else_is_in_the_file(tmp_path: Path, kin
         pa.table({"id": list(range(5)), "body": column, "text": ["no"] * 5}), tmp_path / "a.parquet", row_group_size=2
     )
     assert read(tmp_path / "a.parquet", "body")[0] == ["one", "two\nlines", "drei – ß"]
-    with pytest.raises(DataError, match="has no column 'txt', only id, body, text"):
+    with pytest.raises(DataError, match="no column 'txt'; its columns are id, body, text"):
         read(tmp_path / "a.parquet", "txt")
 
 
@@ -66,11 +66,11 @@ def test_a_folder_is_read_by_name_and_what_is_no_text_is_passed_over(tmp_path: P
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("a.parquet", b"<html>Not found</html>", "no whole parquet file"),
+        ("a.parquet", b"<html>Not found</html>", "damaged or not a parquet file"),
         ("a.jsonl", b"<html>\n</html>\n", "none of its 2 lines is JSON with a field 'text'"),
         ("a.jsonl.gz", b"no gzip", "cannot be read"),
         ("a.jsonl.zst", b"no zstandard", "cannot be read"),
-        ("a.png", b"", "does not read '.png' files"),
+        ("a.png", b"", "cannot read '.png' files"),
     ],
 )
 def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(
@@ -98,7 +98,7 @@ def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["word"] * 1000}), tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"a\.parquet: is no whole parquet file"):
+    with pytest.raises(DataError, match=r"a\.parquet: damaged or not a parquet file"):
         read(tmp_path / "a.parquet")
 
 
@@ -110,7 +110,7 @@ def test_a_source_that_is_not_there_is_refused_with_a_remedy(source: str) -> Non
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds nothing that regpt reads"):
+    with pytest.raises(DataError, match="no files that regpt can read"):
         open_corpus(str(tmp_path), "text")
 
 

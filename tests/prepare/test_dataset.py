@@ -89,7 +89,7 @@ def test_text_too_small_for_the_recipe_is_refused_and_leaves_nothing(
 def test_a_folder_of_empty_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").touch()
-    with pytest.raises(DataError, match=r"holds no text \(1 empty\)"):
+    with pytest.raises(DataError, match=r"has no text \(1 empty\)"):
         prepare(tiny_recipe(tmp_path))
 
 

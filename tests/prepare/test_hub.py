@@ -17,7 +17,7 @@ from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.data.shards import read_manifest
-from regpt.prepare import hub
+from regpt.prepare import downloads, hub
 from regpt.prepare.dataset import prepare
 from regpt.prepare.progress import NoPreparationProgress
 from tests.conftest import tiny_recipe, wait_until
@@ -68,8 +68,12 @@ def server(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch):  # type: i
         monkeypatch.setattr(constants, "ENDPOINT", server.address)  # what HF_ENDPOINT sets when the client is imported
         template = f"{server.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(hub, "FIRST_WAIT_SECONDS", 0.001)
+        monkeypatch.setattr(downloads, "FIRST_WAIT_SECONDS", 0.001)
         yield server
+
+
+def partial_path(path: Path) -> Path:
+    return downloads.Download(downloads.HubFile("", 0, "", ""), path).partial_path
 
 
 def recipe_for(folder: Path, **changes: object) -> Recipe:
@@ -133,10 +137,10 @@ def test_a_server_that_goes_on_misbehaving_is_given_up_and_its_bytes_never_becom
     server: HubServer, files: dict[str, bytes], tmp_path: Path, fault: hub_server.Misbehaviour
 ) -> None:
     server.misbehaviours[PATHS[1]] = [fault] * 100
-    with pytest.raises(DataError, match=rf"{PATHS[1]}: could not be fetched in {hub.ATTEMPTS} attempts") as caught:
+    with pytest.raises(DataError, match=rf"{PATHS[1]}: download failed {downloads.ATTEMPTS} times") as caught:
         prepare(recipe_for(tmp_path))
     assert "run the same command again" in caught.value.fix
-    assert len([path for path, _ in server.asked if path == PATHS[1]]) == hub.ATTEMPTS
+    assert len([path for path, _ in server.asked if path == PATHS[1]]) == downloads.ATTEMPTS
     assert not (tmp_path / "data").exists()
     server.misbehaviours.clear()  # another day
     asked_before = len(server.asked)
@@ -149,7 +153,7 @@ def test_a_download_that_was_cut_goes_on_where_it_was(
 ) -> None:
     raw = tmp_path / "data-raw" / PATHS[0]
     raw.parent.mkdir(parents=True)
-    hub.partial_of(raw).write_bytes(files[PATHS[0]][:1000])
+    partial_path(raw).write_bytes(files[PATHS[0]][:1000])
     prepare(recipe_for(tmp_path, keep_raw=True))
     assert raw.read_bytes() == files[PATHS[0]]
     assert (PATHS[0], "bytes=1000-") in server.asked
@@ -178,7 +182,7 @@ def test_a_partial_file_of_other_bytes_is_thrown_away(
 ) -> None:
     raw = tmp_path / "data-raw" / PATHS[0]
     raw.parent.mkdir(parents=True)
-    hub.partial_of(raw).write_bytes(b"x" * 1000)
+    partial_path(raw).write_bytes(b"x" * 1000)
     prepare(recipe_for(tmp_path, keep_raw=True))
     assert raw.read_bytes() == files[PATHS[0]]
 
@@ -190,7 +194,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
     server: HubServer, files: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:
     server.files = {**files, name: files[PATHS[0]]}
-    with pytest.raises(DataError, match="would lie outside the folder"):
+    with pytest.raises(DataError, match="a path outside the download folder"):
         prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu"}))
     assert list(tmp_path.rglob("*evil*")) == []
 
@@ -202,8 +206,8 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
         ({"revision": "f" * 40}, "no such revision"),
         ({"revision": "v9"}, "no such revision"),
         ({"source": "hub:someone/edu/sample/9BT"}, "no such file or folder"),
-        ({"source": "hub:edu"}, "is no name on the hub"),
-        ({"source": "hub:someone/edu/../.."}, "is no name on the hub"),
+        ({"source": "hub:edu"}, "not a dataset on the hub"),
+        ({"source": "hub:someone/edu/../.."}, "not a dataset on the hub"),
     ],
 )
 def test_what_the_hub_does_not_have_is_refused_with_a_remedy(
@@ -247,14 +251,14 @@ def test_no_more_than_two_files_lie_there_at_a_time(
 ) -> None:
     server.files = {f"many/{number:02d}.parquet": files[PATHS[number % 3]] for number in range(12)}
     most = 0
-    fetch = hub.Downloads.fetch
+    fetch = downloads.Downloads.fetch
 
-    def counted(self: hub.Downloads, file: hub.HubFile, path: Path) -> None:
+    def counted(self: downloads.Downloads, download: downloads.Download) -> None:
         nonlocal most
-        fetch(self, file, path)
-        most = max(most, len(list(path.parent.iterdir())))
+        fetch(self, download)
+        most = max(most, len(list(download.path.parent.iterdir())))
 
-    monkeypatch.setattr(hub.Downloads, "fetch", counted)
+    monkeypatch.setattr(downloads.Downloads, "fetch", counted)
     manifest = prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu/many"}))
     assert manifest.source["parts"] == 12 and most == 2
 
@@ -304,7 +308,7 @@ def test_the_command_takes_its_endpoint_from_the_environment_and_survives_a_kill
     (tmp_path / "tiny.toml").write_text(to_toml(recipe_for(tmp_path)))
     command = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml"), "data.shard_tokens=5000000"]
     environment = {**os.environ, "HF_ENDPOINT": server.address}
-    partial = hub.partial_of(tmp_path / ".data.preparing" / "raw" / PATHS[0])
+    partial = partial_path(tmp_path / ".data.preparing" / "raw" / PATHS[0])
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:
         wait_until(lambda: partial.exists() and partial.stat().st_size > 0)
         process.kill()

@@ -23,11 +23,12 @@ from regpt.base import files
 from regpt.base.errors import DataError, LockedError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
-from regpt.data import gigatoken, tokenizer
+from regpt.data import gigatoken, shard_writer, tokenizer
 from regpt.data.shards import Manifest
-from regpt.prepare import encoders, job, sections, shard_writer
-from regpt.prepare.dataset import being_made, prepare
+from regpt.prepare import chunks, encoders, job, parquet
+from regpt.prepare.dataset import exclusive, prepare
 from regpt.prepare.progress import NoPreparationProgress
+from regpt.prepare.text_files import FilePart
 from tests.conftest import tiny_recipe, wait_until
 
 
@@ -63,10 +64,10 @@ def test_how_the_text_is_cut_into_sections_changes_no_byte(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(recipe_at(tmp_path, "whole"))
-    monkeypatch.setattr(sections, "SECTION_BYTES", 5_000)
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 5_000)
     prepare(recipe_at(tmp_path, "cut"))
-    monkeypatch.setattr(sections, "WHOLE_ROW_GROUP_BYTES", 100)  # every row group is too large to be read whole
-    monkeypatch.setattr(sections, "ROWS_AT_A_TIME", 2)
+    monkeypatch.setattr(parquet, "MAX_ROW_GROUP_BYTES", 100)  # every row group is too large to be read whole
+    monkeypatch.setattr(parquet, "ROWS_PER_READ", 2)
     prepare(recipe_at(tmp_path, "by-rows"))
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut") == contents(tmp_path / "by-rows")
 
@@ -139,7 +140,7 @@ def test_an_exception_at_twenty_random_moments_changes_no_byte(many: Path, tmp_p
     random.seed(21)
     errors = 0
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(sections, "SECTION_BYTES", 10_000)
+        patched.setattr(chunks, "CHUNK_BYTES", 10_000)
         while errors < 20:
             try:
                 with raised_at_call(
@@ -226,6 +227,21 @@ def test_stopped_it_goes_on_where_it_was(many: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "data" / "preparation.json").read_text())["attempts"] == stops + 1
 
 
+def test_preparation_stopped_by_version_0_1_is_resumed(many: Path, tmp_path: Path) -> None:
+    """Version 0.1 saved the number of the chunk as "section"."""
+    with pytest.raises(KeyboardInterrupt):
+        prepare(recipe_at(tmp_path, "data"), StopAfter(9))
+    path = tmp_path / ".data.preparing" / "progress.json"
+    state = json.loads(path.read_text())
+    state["section"] = state.pop("chunk")
+    path.write_text(json.dumps(state))
+    progress = StopAfter(-1)
+    prepare(recipe_at(tmp_path, "data"), progress)
+    assert progress.notes == [] and progress.told == [(state["done"], state["counts"]["tokens"])]
+    prepare(recipe_at(tmp_path, "whole"))
+    assert contents(tmp_path / "data") == contents(tmp_path / "whole")
+
+
 @pytest.mark.parametrize("change", ["text", "setting", "progress", "shard"])
 def test_what_an_earlier_attempt_left_is_not_used_for_something_else(many: Path, tmp_path: Path, change: str) -> None:
     with pytest.raises(KeyboardInterrupt):
@@ -242,7 +258,7 @@ def test_what_an_earlier_attempt_left_is_not_used_for_something_else(many: Path,
         (partial / "val_000000.npy").write_bytes(b"")
     progress = StopAfter(-1)
     prepare(recipe_at(tmp_path, "data", **settings), progress)
-    assert "beginning anew" in progress.notes[0]
+    assert "starting again" in progress.notes[0]
     prepare(recipe_at(tmp_path, "whole", **settings))
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
@@ -286,7 +302,7 @@ def test_a_signal_to_the_whole_group_stops_it_where_nothing_is_lost(
 
 
 def test_a_data_set_is_made_by_one_process_at_a_time(tiny: Recipe) -> None:
-    with being_made(tiny), pytest.raises(LockedError, match=str(tiny.data.directory)):
+    with exclusive(tiny), pytest.raises(LockedError, match=str(tiny.data.directory)):
         prepare(tiny)
     assert [path.name for path in tiny.data.directory.parent.iterdir()] == ["texts"]
 
@@ -345,7 +361,7 @@ def test_a_column_whose_name_has_a_dot_is_cut_like_any_other(tmp_path: Path, rea
     (tmp_path / "texts").mkdir()
     path = tmp_path / "texts" / "a.parquet"
     pq.write_table(pa.table({"my.text": [real_text] * 100}), path, row_group_size=1, use_dictionary=False)
-    parts = list(sections.FilePart(path, "my.text").chunks())
+    parts = list(FilePart(path, "my.text").chunks())
     assert len(parts) > 1 and sum(len(part.groups) for part in parts) == 100  # type: ignore[attr-defined]
 
 
@@ -362,7 +378,7 @@ def test_a_damaged_note_of_an_earlier_attempt_costs_only_that_attempt(many: Path
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 def test_text_is_never_missing_in_silence(many: Path, tmp_path: Path) -> None:
     (many / "z.txt").symlink_to(tmp_path / "nowhere.txt")
-    with pytest.raises(DataError, match=r"z\.txt: is a link that leads nowhere"):
+    with pytest.raises(DataError, match=r"z\.txt: broken link"):
         prepare(recipe_at(tmp_path, "data"))
 
 
@@ -375,14 +391,14 @@ def test_a_parquet_column_with_nulls_gives_the_rest(tmp_path: Path, real_text: s
 def test_a_column_that_holds_no_text_at_all_is_refused_by_name(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     pq.write_table(pa.table({"text": [1, 2], "body": [real_text] * 2}), tmp_path / "texts" / "a.parquet")
-    with pytest.raises(DataError, match=r"a\.parquet: none of its 2 rows holds text in the column 'text'"):
+    with pytest.raises(DataError, match=r"a\.parquet: none of its 2 rows has text in the column 'text'"):
         prepare(recipe_at(tmp_path, "data"))
     assert prepare(recipe_at(tmp_path, "data", text_column="body")).statistics["documents"] == 2
 
 
 def test_a_broken_file_among_good_ones_is_named_before_anything_is_done(many: Path, tmp_path: Path) -> None:
     (many / "zzz.parquet").write_bytes(b"<html>Not found</html>")
-    with pytest.raises(DataError, match=r"zzz\.parquet: is no whole parquet file"):
+    with pytest.raises(DataError, match=r"zzz\.parquet: damaged or not a parquet file"):
         prepare(recipe_at(tmp_path, "data", workers=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts"]
 
@@ -417,8 +433,8 @@ def test_a_file_that_gigatoken_encodes_otherwise_is_refused(
     documents = pq.read_table(many / "rows.parquet").column("text").to_pylist()
     documents = ["?"] * 40 + [documents[1]]  # in the middle of the first 32 of that file
     monkeypatch.setattr(gigatoken.Gigatoken, "encode", wrong)
-    monkeypatch.setattr(sections, "SECTION_BYTES", 10**6)
-    with pytest.raises(DataError, match=r"rows\.parquet: gigatoken .* gives document 2 other ids than tiktoken"):
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 10**6)
+    with pytest.raises(DataError, match=r"rows\.parquet: gigatoken .* and tiktoken encode document 2 differently"):
         prepare(recipe_at(tmp_path, "data", tokenizer_backend="gigatoken"))
 
 
@@ -439,7 +455,7 @@ def test_a_disk_that_is_too_small_is_said_in_numbers_before_anything_is_written(
     many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(job.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000))
-    with pytest.raises(DataError, match=r"0\.0 GB are free, about 0\.0 GB are needed"):
+    with pytest.raises(DataError, match=r"0\.0 GB free, about 0\.0 GB needed"):
         prepare(recipe_at(tmp_path, "data"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts"]
 
@@ -458,6 +474,6 @@ def all_tokens(folder: Path, manifest: Manifest) -> np.ndarray:
 
 
 def test_little_text_is_not_worth_a_second_process() -> None:
-    assert encoders.workers_for(0, 1_000_000) == 1
-    assert encoders.workers_for(0, 10**12) == len(os.sched_getaffinity(0))
-    assert encoders.workers_for(3, 1_000) == 3
+    assert encoders.worker_count(0, 1_000_000) == 1
+    assert encoders.worker_count(0, 10**12) == len(os.sched_getaffinity(0))
+    assert encoders.worker_count(3, 1_000) == 3
