@@ -20,7 +20,7 @@ from benchmarks.step import THREADS
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.distributed.device import Device, open_device
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.plan.measure_cpu import measured_rates
 from regpt.train.parallel import Parallel
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.distributed.device import open_device
-from regpt.distributed.ranks import open_rank_group
+from regpt.distributed.rendezvous import open_rank_group
 from regpt.train.parallel import Parallel, make_parallel
 
 ROUNDS = 5

@@ -189,7 +189,7 @@ def silent_rank(lab: Laboratory, times: int) -> Finding:
         while "did not answer within 4 s" not in agent.output:
             assert time.monotonic() - stopped_at < 30, agent.output
             time.sleep(0.1)
-        assert "waited here:" in agent.output and "regpt/run/train.py" in agent.output
+        assert "waited here:" in agent.output and "regpt/train/trainer.py" in agent.output
         assert newest_step(lab.path("silent")) >= 5
         agent.process.send_signal(signal.SIGTERM)
         stopped.kill()

@@ -81,7 +81,7 @@ class RanksError(UserError):
 class OtherRankError(UserError):
     """Another rank has met an error and told it; this one ends with the same code."""
 
-    tells = False
+    reported_by_this_rank = False
 
     def __init__(self, code: int, problem: str) -> None:
         super().__init__(problem, "see what that rank says")

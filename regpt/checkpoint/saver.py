@@ -15,7 +15,7 @@ from regpt.base.errors import RanksError, UserError
 from regpt.base.sections import CheckpointRecipe
 from regpt.checkpoint import store
 from regpt.checkpoint.store import Files, SavedCheckpoint, Snapshot
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.model.gpt import GPT
 from regpt.tracking.layout import RunPaths
 
@@ -35,7 +35,7 @@ class AsyncCheckpointer:
         self.memory: Snapshot | None = None
         self.step = 0  # of what was begun last
         self.count = 0
-        self.patience = SAVE_TIMEOUT_FACTOR * self.ranks.timeout
+        self.timeout = SAVE_TIMEOUT_FACTOR * self.ranks.timeout
         self.abandoned = threading.Event()  # by an error: nobody waits for notes any more
 
     def __enter__(self) -> "AsyncCheckpointer":
@@ -102,18 +102,21 @@ class AsyncCheckpointer:
     def other_parts(self, note: str) -> Files:
         files: Files = {}
         for rank in range(1, self.ranks.size):
-            files |= self.ranks.receive(f"{note}/part {rank}", between=self.check_abandoned, patience=self.patience)
+            files |= self.ranks.receive(f"{note}/part {rank}", while_waiting=self.check_abandoned, timeout=self.timeout)
         return files
 
     def write_part_and_wait(self, step: int, taken: Snapshot | None, note: str) -> SavedCheckpoint:
         """Another rank's: write its part, if it has one, and hear how all of it went."""
         ranks = self.ranks
         notes = begun, done = f"{note}/begun", f"{note}/done"
-        if taken is not None and ranks.wait_for(*notes, between=self.check_abandoned, patience=self.patience) == begun:
+        if (
+            taken is not None
+            and ranks.wait_for(*notes, while_waiting=self.check_abandoned, timeout=self.timeout) == begun
+        ):
             part = partial(store.write_part, self.run, taken, ranks.rank, ranks.size)
             with contextlib.suppress(UserError):  # rank 0 hears of it, and then all
                 ranks.publish(f"{note}/part {ranks.rank}", part)
-        told = ranks.receive(done, between=self.check_abandoned, patience=self.patience)
+        told = ranks.receive(done, while_waiting=self.check_abandoned, timeout=self.timeout)
         return SavedCheckpoint(RunPaths(self.run).checkpoint(step), step, int(told["bytes"]), told["seconds"])
 
     def check_abandoned(self) -> None:

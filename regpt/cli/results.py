@@ -192,7 +192,7 @@ def print_table(table: "Table") -> None:
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from regpt.cli.tables import results_table
     from regpt.distributed.device import open_device
-    from regpt.distributed.ranks import open_rank_group
+    from regpt.distributed.rendezvous import open_rank_group
     from regpt.evaluation.evaluate import default_tasks, evaluate, parse_tasks
     from regpt.evaluation.results import evaluation_dir
     from regpt.interop.open_model import open_model

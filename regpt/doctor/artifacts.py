@@ -5,7 +5,7 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.data.tokenizer import encode
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.doctor.findings import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import ITEMS, Rehearsal
 from regpt.evaluation.evaluate import evaluate

@@ -14,7 +14,7 @@ from typing import Any
 from regpt.base.errors import UserError
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.distributed.device import Device
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress

@@ -17,7 +17,7 @@ from regpt.base.files import write_text
 from regpt.data.tokenizer import Tokens
 from regpt.distributed.device import Device
 from regpt.distributed.env import disable_lm_eval_multiprocessing
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.evaluate import ReportTaskProgress, ignore_task_progress
 from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
 from regpt.evaluation.scoring import PackedQuestions, choice_losses_and_greedy, max_batch_tokens

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from regpt.data import tokenizer
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import evaluation_mode, gather_pieces, shares_of_rank
 from regpt.model.gpt import GPT, KeyValueCache
 

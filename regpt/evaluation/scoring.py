@@ -10,7 +10,7 @@ from torch import Tensor
 from regpt.base.recipe import Recipe
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.device import Device
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import ReportProgress, evaluation_mode, ignore_progress, shares_of_rank
 from regpt.model.gpt import GPT, SharedPrefix
 from regpt.tasks.items import Items

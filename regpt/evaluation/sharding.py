@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from torch import nn
 
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 
 ReportProgress = Callable[[int, int], None]  # (done, total); may raise to stop the work
 

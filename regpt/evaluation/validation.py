@@ -13,7 +13,7 @@ from regpt.base.recipe import Recipe
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import bytes_of_tokens
 from regpt.distributed.device import Device
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import (
     ReportProgress,
     evaluation_mode,

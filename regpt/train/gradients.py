@@ -10,7 +10,7 @@ from torch import Tensor
 
 from regpt.data.batches import Batch, combine_digests
 from regpt.distributed.device import Device, seed_micro_batch
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.train.console import Console
 from regpt.train.oom import is_out_of_memory
 from regpt.train.parallel import Parallel

@@ -23,7 +23,7 @@ from regpt.base.recipe import Recipe
 from regpt.checkpoint.store import load_moments, load_weights
 from regpt.distributed.device import Device
 from regpt.distributed.dtensor import copy_local_, to_local
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.optimizer import make_optimizer
 

@@ -16,7 +16,7 @@ from regpt.base.recipe import Recipe
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import encode
 from regpt.distributed.device import Device
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sampling import Sampling, continuations
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.validation import validation

@@ -19,7 +19,8 @@ from regpt.checkpoint import store
 from regpt.data.shards import Manifest, read_manifest
 from regpt.distributed.device import Device, open_device
 from regpt.distributed.env import current_launch
-from regpt.distributed.ranks import RankGroup, open_rank_group
+from regpt.distributed.rank_group import RankGroup
+from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS
 from regpt.prepare.dataset import open_or_prepare
 from regpt.tracking.environment import Environment
@@ -91,7 +92,9 @@ def start_training(
             )
         with console.stoppable(several_ranks=ranks.size > 1) if handle_signals else nullcontext():
             ranks.on_main(
-                lambda: open_or_prepare(recipe, console).digest, between=console.raise_if_stopped, patience=math.inf
+                lambda: open_or_prepare(recipe, console).digest,
+                while_waiting=console.raise_if_stopped,
+                timeout=math.inf,
             )
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)

@@ -20,7 +20,7 @@ from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import Manifest, TokenWindows, check_fits
 from regpt.distributed.device import Device, memory_bytes
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
 from regpt.model.optimizer import learning_rate
 from regpt.tracking.events import (

@@ -12,7 +12,7 @@ from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.distributed.device import open_device
-from regpt.distributed.ranks import RankGroup
+from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.lm_eval import make_harness_model
 from regpt.interop.open_model import open_model
 from regpt.tasks.catalog import TASKS
