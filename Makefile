@@ -31,7 +31,7 @@ golden: $(VENV)/installed-dev       ## write tests/golden again from the program
 durations: $(VENV)/installed-dev    ## measure tests/durations.json again, which orders the tests
 	@$(PYTEST) --update-durations
 
-check: $(VENV)/installed-dev        ## look at style and types
+check: $(VENV)/installed-dev        ## check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
