@@ -1,4 +1,4 @@
-"""A real browser without a window, told what to do through a pipe: Chromium's DevTools protocol, no port, no driver."""
+"""Control a headless Chromium through a pipe with the DevTools protocol. It needs no port and no driver."""
 
 import base64
 import contextlib
@@ -29,25 +29,27 @@ FLAGS = [
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 ]
-KEPT = ("PATH", "LANG", "TMPDIR", "FONTCONFIG_PATH", "LD_LIBRARY_PATH")  # of the environment
+KEPT = ("PATH", "LANG", "TMPDIR", "FONTCONFIG_PATH", "LD_LIBRARY_PATH")  # environment variables passed to the browser
 
-# The browser reads its orders from descriptor 3 and answers on 4.
+# The browser reads commands from file descriptor 3 and answers on 4.
 PLACED = (
     "import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); os.execvp(sys.argv[3], sys.argv[3:])"
 )
 
 
 def browser_or_skip() -> str:
-    """The browser's path. Without one the test is skipped; where CI is set it fails, since there pages must be seen."""
+    """Return the browser's path. Without a browser, skip the test, or fail it if the variable CI is set."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
         why = f"no browser on this machine ({', '.join(NAMES)}); apt-get install chromium"
-        pytest.fail(why) if os.environ.get("CI") else pytest.skip(why)
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
     return found
 
 
 class Page:
-    """One page of the browser."""
+    """One page of the browser, controlled by DevTools commands."""
 
     def __init__(self, orders: int, answers: int) -> None:
         self.orders, self.answers = orders, answers
@@ -59,6 +61,7 @@ class Page:
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command and return its result. Events that arrive before it are added to `events`."""
         self.number += 1
         order = {"id": self.number, "method": method, "params": parameters}
         os.write(
@@ -74,13 +77,13 @@ class Page:
     def read(self) -> dict[str, Any]:
         while b"\0" not in self.rest:
             more = os.read(self.answers, 1 << 20)
-            assert more, "the browser is gone"
+            assert more, "the browser has exited"
             self.rest += more
         message, self.rest = self.rest.split(b"\0", 1)
         return dict(json.loads(message))
 
     def open(self, file: Path, width: int, scheme: str) -> None:
-        """Load a file in a window of that width, for a reader who prefers that scheme."""
+        """Load a file in a window `width` pixels wide. `scheme` is the preferred color scheme, light or dark."""
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=media)
         self.call(
@@ -92,24 +95,27 @@ class Page:
             self.events.append(self.read())
 
     def value(self, script: str) -> Any:
+        """Return the value of a JavaScript expression."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
     def picture(self, file: Path, whole: bool = False) -> None:
+        """Write a PNG of the window, or of the whole page, to `file`."""
         answer = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         file.write_bytes(base64.b64decode(answer["data"]))
 
     def told(self, method: str) -> list[dict[str, Any]]:
-        """What the browser reported since the page was opened."""
+        """Return the parameters of each event `method` since the page was opened."""
         return [event["params"] for event in self.events if event.get("method") == method]
 
 
 @contextlib.contextmanager
 def opened_browser() -> Iterator[Page]:
+    """Start a browser and yield an empty page of it."""
     program = browser_or_skip()
     (read_orders, orders), (answers, write_answers) = os.pipe(), os.pipe()
-    # Numbers above 3 and 4, so that putting one in its place does not close the other.
+    # Above 3 and 4, so that moving one to its place does not close the other.
     theirs = [fcntl.fcntl(number, fcntl.F_DUPFD, 20) for number in (read_orders, write_answers)]
     with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""A small server that speaks the part of the hub's protocol that regpt uses, on loopback, and misbehaves when asked."""
+"""A server on loopback with the part of the Hugging Face Hub's API that regpt uses. It can inject errors."""
 
 import hashlib
 import json
@@ -9,13 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-PAGE = 2  # entries of a listing in one answer; the rest follow by links, as on the hub
+PAGE = 2  # entries per page of a listing; further pages are linked, as on the hub
 
 Misbehaviour = Callable[["Handler", bytes], None]
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves `files` (path -> bytes) as the data set `repository` at one commit."""
+    """Serves `files` (path -> bytes) as the dataset `repository` at one commit."""
 
     daemon_threads = True
 
@@ -23,7 +23,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repository, self.files = repository, files
         self.asked: list[tuple[str, str]] = []  # (path, Range header) of each download
-        self.misbehaviours: dict[str, list[Misbehaviour]] = {}  # for the next downloads of a path, in turn
+        self.misbehaviours: dict[str, list[Misbehaviour]] = {}  # for the next downloads of a path, in order
 
     @property
     def address(self) -> str:
@@ -115,7 +115,7 @@ def html_page(handler: Handler, content: bytes) -> None:
 
 
 def short_body(handler: Handler, content: bytes) -> None:
-    """Promises all, sends a third, hangs up."""
+    """Announce the whole length, send a third, close the connection."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
@@ -125,7 +125,7 @@ def short_body(handler: Handler, content: bytes) -> None:
 
 
 def half_and_then_silence(handler: Handler, content: bytes) -> None:
-    """Sends a half and keeps the line open, until the other side goes away."""
+    """Send half of the body and keep the connection open until the client closes it."""
     handler.send_response(200)
     handler.send_header("Content-Length", str(len(content)))
     handler.end_headers()
@@ -149,6 +149,7 @@ def endless_body(handler: Handler, content: bytes) -> None:
 
 @contextmanager
 def served(repository: str, files: dict[str, bytes]) -> Iterator[HubServer]:
+    """Run a server of `files` in a thread."""
     server = HubServer(repository, files)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -1,8 +1,8 @@
-"""Run `regpt prepare`, and die without warning at the so-manieth call of a function of its own.
+"""Run `regpt prepare`, and kill the process at the nth call or return of a function of regpt/prepare.
 
     python -m tests.helpers.killed_preparation CALLS WORD …
 
-WORD … are the command's. A kill falls anywhere between two calls: before and after a write, a flush, a rename.
+WORD … are the arguments of regpt. Kills occur before and after each write, flush and rename.
 """
 
 import os
@@ -23,6 +23,8 @@ OURS = {
 
 
 class Killer:
+    """A profile function that kills this process after `calls` calls and returns."""
+
     def __init__(self, calls: int) -> None:
         self.left = calls
 

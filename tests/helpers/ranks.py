@@ -12,12 +12,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
-from multiprocessing.forkserver import _forkserver as fork_server  # type: ignore[attr-defined]
+from multiprocessing.forkserver import _forkserver
 from pathlib import Path
+from typing import Any
 
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 ROOT = Path(__file__).parent.parent.parent
+fork_server: Any = _forkserver  # of this process; Python has no public interface that stops it
 PROCESSES = multiprocessing.get_context("forkserver")
 STORES: list[TCPStore] = []
 server_pid: int | None = None
