@@ -4,6 +4,7 @@ Run it with `make docs-generate`. tests/test_docs.py compares the files with wha
 """
 
 import argparse
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -11,6 +12,19 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 DOCS = Path(__file__).parent
+LIBRARY = DOCS.parent / "regpt" / "library.py"
+LIBRARY_FUNCTIONS = (
+    "load_recipe",
+    "prepare",
+    "train",
+    "resume",
+    "open_run",
+    "load_model",
+    "generate",
+    "evaluate",
+    "compare",
+    "report",
+)
 NOTICE = "<!-- Written by `make docs-generate`. Do not edit. -->"
 BLOCK = re.compile(r"(<!-- table: ([\w.]+) -->\n\n).*?(\n\n<!-- end of table -->)", re.DOTALL)
 ON_RESUME = {"free": "free", "noted": "recorded", "refused": "fixed"}
@@ -127,6 +141,54 @@ def default(value: Any, hint: Any) -> str:
     return f"`{toml_value(value)}`{choices}"
 
 
+def library_page() -> str:
+    """Return the page of `import regpt`, from the source of its functions: signatures and docstrings."""
+    functions = {
+        node.name: node
+        for node in ast.parse(LIBRARY.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    }
+    parts = [
+        "# Library\n",
+        f"{NOTICE}\n",
+        "Functions load on first use, so `import regpt` is fast. A run is given as a `Run`, as the name of a folder\n"
+        "in `runs/`, or as a path.\n",
+    ]
+    for name in LIBRARY_FUNCTIONS:
+        node = functions[name]
+        parts += [f"## {name}\n", f"```python\n{signature(node)}\n```\n", f"{ast.get_docstring(node)}\n"]
+    return "\n".join(parts)
+
+
+def signature(node: ast.FunctionDef) -> str:
+    """Return a function's signature, with one parameter on a line where it is long."""
+    names = node.args
+    defaults = [None] * (len(names.args) - len(names.defaults)) + names.defaults
+    parameters = [parameter(one, value) for one, value in zip(names.args, defaults, strict=True)]
+    if names.vararg:
+        parameters.append(f"*{parameter(names.vararg, None)}")
+    elif names.kwonlyargs:
+        parameters.append("*")
+    parameters += [parameter(one, value) for one, value in zip(names.kwonlyargs, names.kw_defaults, strict=True)]
+    returns = f" -> {annotation(node.returns)}: ..."
+    one_line = f"def {node.name}({', '.join(parameters)}){returns}"
+    if len(one_line) <= 100:
+        return one_line
+    return "\n    ".join([f"def {node.name}(", *(f"{one}," for one in parameters)]) + f"\n){returns}"
+
+
+def parameter(argument: ast.arg, default: ast.expr | None) -> str:
+    value = f" = {ast.unparse(default)}" if default is not None else ""
+    return f"{argument.arg}: {annotation(argument.annotation)}{value}"
+
+
+def annotation(hint: ast.expr | None) -> str:
+    """Return a type as text. Quotes around types that are imported late are dropped."""
+    if isinstance(hint, ast.Constant) and isinstance(hint.value, str):
+        return hint.value
+    return ast.unparse(hint) if hint else "Any"
+
+
 def cell(value: str) -> str:
     return text(value).replace("|", "\\|")
 
@@ -166,6 +228,8 @@ def table(name: str) -> list[str]:
 def generated() -> dict[Path, str]:
     """Return every page with generated parts, by its path."""
     pages = {DOCS / "cli.md": cli_page(), DOCS / "settings.md": settings_page()}
+    if LIBRARY.is_file():
+        pages[DOCS / "library.md"] = library_page()
     for name in ("plan.md", "scale.md"):
         pages[DOCS / name] = with_tables((DOCS / name).read_text(encoding="utf-8"))
     return pages
