@@ -14,7 +14,7 @@ import pytest
 from regpt.base.recipe import Recipe
 from regpt.base.settings import build_recipe
 from tests.helpers import golden
-from tests.helpers.schedule import DurationRecorder, schedule
+from tests.helpers.schedule import DurationRecorder, mark_slow, schedule
 
 # One thread for each worker and each process that a test starts: with more, two workers on two cores get in each
 # other's way. Set before torch is imported.
@@ -37,7 +37,9 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(DurationRecorder())
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest applies -m
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    mark_slow(items)
     if hasattr(config, "workerinput"):  # a worker of pytest-xdist
         schedule(items)
 

@@ -14,6 +14,7 @@ data.validation_tokens=4000 data.shard_tokens=5000 data.source=texts data.path=d
 evaluation.validation_every=2 evaluation.sample_tokens=8 checkpoint.every=0"""
 
 
+@pytest.mark.slow
 def test_the_demo_names_its_report_and_its_comparison_and_a_second_one_writes_beside_them(
     texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

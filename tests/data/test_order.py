@@ -17,6 +17,7 @@ def whole_epoch(count: int, seed: int = 1337, epoch: int = 0) -> np.ndarray:
     return shuffled_windows(np.arange(count), count, seed, epoch)
 
 
+@pytest.mark.slow
 def test_every_window_comes_once_in_an_epoch_for_every_count() -> None:
     for count in range(1, 5001):
         seen = np.zeros(count, dtype=bool)

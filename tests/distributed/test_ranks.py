@@ -33,7 +33,7 @@ from regpt.train.parallel import Parallel
 from tests.conftest import tiny_recipe, wait_until
 from tests.helpers.ranks import Outcome, run_ranks, start_ranks
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="gloo under torchrun")
+pytestmark = [pytest.mark.ranks, pytest.mark.skipif(sys.platform == "win32", reason="gloo under torchrun")]
 STEPS = 20
 MODES = {"ddp": [], "strict": ["run.strict_sum=true"], "fsdp": ["run.parallel=fsdp"]}
 

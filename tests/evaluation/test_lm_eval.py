@@ -21,6 +21,8 @@ from regpt.tracking.predictions import read_predictions
 from regpt.train.start import train
 from tests.conftest import tiny_recipe
 
+pytestmark = pytest.mark.xdist_group("hf")
+
 # Our own words for lm-eval: HellaSwag's rows from a file, the texts made beforehand as its own task makes them.
 TASK = """
 task: our_hellaswag
@@ -76,6 +78,7 @@ def place(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     return tmp_path
 
 
+@pytest.mark.slow
 def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "a", "--lm-eval", "--tasks", "our_hellaswag,our_last_words", "--include-path", "tasks"]
     assert main(words) == DONE

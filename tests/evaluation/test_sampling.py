@@ -16,6 +16,7 @@ def scores(rows: int = 600) -> torch.Tensor:
     return row.repeat(rows, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

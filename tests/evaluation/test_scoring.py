@@ -99,6 +99,8 @@ def test_a_planted_leak_between_endings_is_seen(device: Device, monkeypatch: pyt
     assert off_by_how_much() > 0.1
 
 
+@pytest.mark.compile
+@pytest.mark.slow
 def test_compiled_blocks_give_the_same_scores_and_are_compiled_once_not_for_each_group(device: Device) -> None:
     model, exam = model_of(), PackedTask(open_items(HELLASWAG, count=14), 512, 512)
     plain = choice_losses(model, exam, device)

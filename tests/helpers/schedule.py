@@ -1,8 +1,8 @@
 """The order of the tests under pytest-xdist.
 
 Tests that share a module fixture run in one worker, so that the fixture is built once. The longest groups and tests
-run first, so that no worker is left with a long test at the end. The expected durations are in tests/durations.json;
-`make durations` measures them again.
+run first, so that no worker is left with a long test at the end. Tests that take 3 seconds or more are marked as slow.
+The expected durations are in tests/durations.json; `make durations` measures them again.
 """
 
 import json
@@ -13,6 +13,7 @@ import pytest
 
 TABLE = Path(__file__).parent.parent / "durations.json"
 SHORT_SECONDS = 1.0  # shorter tests are not in the table and keep their order
+SLOW_SECONDS = 3.0
 SHARED_SCOPES = {"class", "module", "package"}
 
 
@@ -27,9 +28,22 @@ def group_of(item: pytest.Item) -> str | None:
     return None
 
 
+def expected_seconds() -> dict[str, float]:
+    """Read the expected durations of the longer tests, by node id."""
+    return dict(json.loads(TABLE.read_text(encoding="utf-8"))) if TABLE.exists() else {}
+
+
+def mark_slow(items: list[pytest.Item]) -> None:
+    """Mark tests as slow that have no such mark yet and are expected to take SLOW_SECONDS or more."""
+    durations = expected_seconds()
+    for item in items:
+        if durations.get(item.nodeid, 0.0) >= SLOW_SECONDS and item.get_closest_marker("slow") is None:
+            item.add_marker(pytest.mark.slow)
+
+
 def schedule(items: list[pytest.Item]) -> None:
     """Mark the groups of `items` for `--dist loadgroup`, and move the longest to the front."""
-    durations = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
+    durations = expected_seconds()
     members: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         group = group_of(item)

@@ -14,6 +14,8 @@ from tests.model.test_gpt import CLASSIC, SMALL, model_of
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.xdist_group("hf")
+
 
 @pytest.mark.parametrize("recipe", [CLASSIC, SMALL, replace(SMALL, tied_head=False)], ids=["gpt2", "llama", "untied"])
 def test_an_exported_model_opens_and_gives_the_same_logits(recipe: ModelRecipe, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from regpt.model.gpt import GPT
 from tests.model.test_gpt import CLASSIC, SMALL, model_of
 
 transformers = pytest.importorskip("transformers")
+
+pytestmark = pytest.mark.xdist_group("hf")
 LLAMA = {
     "vocab_size": 300,
     "hidden_size": 32,

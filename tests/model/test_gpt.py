@@ -106,6 +106,8 @@ def test_losses_are_the_mean_loss_taken_apart() -> None:
     torch.testing.assert_close(losses.mean(), model(x[:, :-1], x[:, 1:]).detach())
 
 
+@pytest.mark.compile
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
 def test_compiled_value_and_gradients_equal_the_eager_ones() -> None:
     model, x = model_of(SMALL).train(), tokens(SMALL, 25)

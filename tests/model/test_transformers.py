@@ -12,6 +12,8 @@ from tests.model.test_gpt import CLASSIC, SMALL, model_of, tokens
 
 transformers = pytest.importorskip("transformers")
 
+pytestmark = pytest.mark.xdist_group("hf")
+
 BOTH = pytest.mark.parametrize("recipe", [CLASSIC, SMALL], ids=["GPT2LMHeadModel", "LlamaForCausalLM"])
 
 

@@ -24,6 +24,8 @@ from tests.conftest import tiny_recipe, wait_until
 from tests.helpers import hub_server
 from tests.helpers.hub_server import COMMIT, HubServer, served
 
+pytestmark = pytest.mark.network_like
+
 FOLDER = "sample/10BT"
 PATHS = [f"{FOLDER}/{number:03d}_00000.parquet" for number in range(3)]
 
@@ -296,6 +298,7 @@ def test_a_small_file_that_git_keeps_is_verified_too(server: HubServer, tmp_path
 # By the command
 
 
+@pytest.mark.slow
 def test_the_command_takes_its_endpoint_from_the_environment_and_survives_a_kill_in_a_download(
     server: HubServer, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ def test_the_public_preparation_s_tokens_come_out(tmp_path: Path) -> None:
 # Stopped and killed
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_random_moments_it_gives_the_same_bytes(many: Path, tmp_path: Path) -> None:
     prepare(recipe_at(tmp_path, "whole"))
     random.seed(20)
@@ -263,6 +264,7 @@ def test_what_an_earlier_attempt_left_is_not_used_for_something_else(many: Path,
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     for number in range(40):
@@ -277,6 +279,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str)
     wait_until(lambda: not any(child.is_running() and child.status() != "zombie" for child in below))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_whole_group_stops_it_where_nothing_is_lost(
     tmp_path: Path, real_text: str, received: signal.Signals, code: int

@@ -122,6 +122,7 @@ def browser() -> Iterator[Page]:
         yield page
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_person_sees_the_page_in_a_browser(browser: Page, report: Path, width: int, scheme: str) -> None:
@@ -150,6 +151,7 @@ def test_a_person_sees_the_page_in_a_browser(browser: Page, report: Path, width:
     assert (browser.value(FIRST_PIXEL)[0] > 250) == (scheme == "light"), "a picture is drawn for the other light"
 
 
+@pytest.mark.browser
 def test_links_of_the_contents_lead_to_their_headings(browser: Page, report: Path) -> None:
     browser.open(report, 1200, "light")
     last = "[...document.querySelectorAll('nav a')].at(-1)"
@@ -158,6 +160,7 @@ def test_links_of_the_contents_lead_to_their_headings(browser: Page, report: Pat
     assert browser.value("scrollY") > 1000
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [400, 1200])
 def test_a_comparison_is_such_a_page_too(browser: Page, tmp_path: Path, width: int) -> None:
     words = ["compare", "trial-050226", "trial-230126", "--html", "--into", str(tmp_path), "--runs", str(TRIALS)]

@@ -60,7 +60,7 @@ def test_hellaswag_is_taken_at_the_start_at_its_interval_and_at_the_end(tiny: Re
     assert next(iter(history.tasks[0].accuracy)) == "by_token"
 
 
-@pytest.mark.parametrize("compiled", ["off", "on"])
+@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=[pytest.mark.compile, pytest.mark.slow])])
 def test_training_does_not_know_that_hellaswag_was_taken(tiny: Recipe, tmp_path: Path, compiled: str) -> None:
     """With dropout, whose random numbers it could disturb, and compiled, whose graphs it could: the same bits."""
     found = {}
@@ -83,6 +83,8 @@ def test_training_does_not_know_that_hellaswag_was_taken(tiny: Recipe, tmp_path:
     assert (found[0][3], found[1][3]) == (0, 4)
 
 
+@pytest.mark.compile
+@pytest.mark.slow
 def test_the_scores_of_a_compiled_run_are_those_of_one_that_is_not(tiny: Recipe, tmp_path: Path) -> None:
     for compiled in ("off", "on"):
         train(tiny_recipe(tmp_path, run={"compile": compiled, "max_steps": 1}, evaluation=LOOKING), tmp_path / compiled)
@@ -90,6 +92,7 @@ def test_the_scores_of_a_compiled_run_are_those_of_one_that_is_not(tiny: Recipe,
     assert [record.accuracy for record in plain] == [record.accuracy for record in other]
 
 
+@pytest.mark.slow
 def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +176,8 @@ def test_a_file_of_items_that_cannot_be_used_is_refused_before_a_run_is_made(
     assert not (tmp_path / "runs" / "a").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.ranks
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_two_ranks_share_the_items_out_and_come_to_the_same_scores(tiny: Recipe, tmp_path: Path, mode: str) -> None:
     recipe = tiny_recipe(

@@ -288,6 +288,7 @@ def test_a_recipe_without_samples_draws_none(tmp_path: Path, texts: Path) -> Non
     assert read_history(tmp_path / "a").samples == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to send")
 def test_sigterm_saves_and_exits_with_143(tmp_path: Path, texts: Path) -> None:
     """The real program in a process of its own."""
