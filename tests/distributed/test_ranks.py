@@ -124,11 +124,11 @@ def same_tensors(one: Path, other: Path) -> bool:
     ("ranks", "settings"),
     [
         (2, []),
-        (4, []),
-        (1, ["data.micro_batch=2"]),
+        pytest.param(4, [], marks=pytest.mark.slow),
+        pytest.param(1, ["data.micro_batch=2"], marks=pytest.mark.slow),
         (2, ["data.micro_batch=2"]),
         (2, ["run.parallel=fsdp"]),
-        (4, ["run.parallel=fsdp"]),
+        pytest.param(4, ["run.parallel=fsdp"], marks=pytest.mark.slow),
         (2, ["run.parallel=fsdp", "run.gradients_reduced=micro-batch", "run.activation_checkpointing=true"]),
     ],
 )
@@ -143,6 +143,7 @@ def test_the_same_batches_and_the_same_curve(place: Place, alone: History, ranks
     assert json.loads((place.path(name) / "environment.json").read_text())["ranks"] == ranks
 
 
+@pytest.mark.slow
 def test_a_sharded_model_in_bfloat16_computes_what_a_whole_one_does(place: Place) -> None:
     settings = ["run.precision=bfloat16", "run.max_steps=8"]
     whole, sharded = (place.train(2, f"bfloat16-{mode}", [*settings, *MODES[mode]]) for mode in ("ddp", "fsdp"))
@@ -150,6 +151,7 @@ def test_a_sharded_model_in_bfloat16_computes_what_a_whole_one_does(place: Place
     assert looks(sharded)[0] == pytest.approx(looks(whole)[0], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_strict_sums_are_equal_to_the_bit_on_any_number_of_ranks(place: Place) -> None:
     settings = ["run.strict_sum=true", "model.dropout=0.1"]
     histories = {ranks: place.train(ranks, f"strict-{ranks}", settings) for ranks in (1, 2, 4)}
@@ -159,6 +161,7 @@ def test_strict_sums_are_equal_to_the_bit_on_any_number_of_ranks(place: Place) -
     assert same_tensors(last[0], last[1]) and same_tensors(last[0], last[2])
 
 
+@pytest.mark.slow
 def test_what_is_validated_does_not_depend_on_the_ranks(place: Place, alone: History) -> None:
     """Nine windows on four ranks: the weights are drawn, so the first validation is the same to the bit."""
     history = place.train(4, "validated", ["run.max_steps=1"])
@@ -183,6 +186,7 @@ def stopped_before(look: int, of_rank: int, rank: int) -> None:
     GracefulStop.stop_reason = wanted  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "parallel"), [("strict", ["ddp", "ddp", "ddp"]), ("ddp", ["fsdp", "ddp", "fsdp"]), ("ddp", ["ddp"] * 3)]
 )
@@ -211,6 +215,7 @@ def test_two_ranks_then_one_then_four_give_the_curve_of_an_uninterrupted_run(
         assert losses(history) == pytest.approx(losses(alone), rel=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
 def test_a_signal_to_one_rank_saves_the_same_step_on_all(place: Place, mode: str) -> None:
     for of_rank, look in ((0, 3), (1, 31)):  # in the first validation, in a step
@@ -224,6 +229,7 @@ def test_a_signal_to_one_rank_saves_the_same_step_on_all(place: Place, mode: str
 # Sharded checkpoints
 
 
+@pytest.mark.slow
 def test_a_sharded_checkpoint_is_a_part_a_rank_and_opens_as_a_whole_one(place: Place, alone: History) -> None:
     place.train(4, "parts", MODES["fsdp"])
     path = store.newest_valid(place.path("parts"))
@@ -246,6 +252,7 @@ def test_a_sharded_checkpoint_is_a_part_a_rank_and_opens_as_a_whole_one(place: P
     assert outcome.code == 0 and (place.folder / "hf" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped", "missing", "another part's"])
 def test_damage_to_one_part_is_found(place: Place, damage: str) -> None:
     if not place.path("whole-parts").exists():
@@ -293,6 +300,7 @@ def no_room(of_rank: int, steps: tuple[int, ...], rank: int) -> None:
     store.write_tensors = write_tensors  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_written_is_no_checkpoint_and_all_ranks_know(place: Place) -> None:
     ended = place.carry_out("train", 2, "full", MODES["fsdp"], partial(no_room, 1, (5, 20)))
     assert [outcome.code for outcome in ended] == [4, 4], ended
@@ -329,6 +337,7 @@ def other_data(of_rank: int, folder: str, rank: int) -> None:
         start.read_manifest = lambda path: real(Path(folder))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_ranks_that_see_other_data_are_refused(place: Place, tmp_path: Path) -> None:
     recipe = load_recipe(place.folder / "tiny.toml", [f"data.path={tmp_path / 'other'}", "data.validation_tokens=3000"])
     prepare(recipe)
@@ -346,6 +355,7 @@ def other_recipe(of_rank: int, rank: int) -> None:
         start.recipe_digest = lambda recipe: real(recipe)[::-1]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_ranks_that_have_another_recipe_are_refused(place: Place) -> None:
     ended = place.carry_out("train", 2, "apart", (), partial(other_recipe, 1))
     assert [outcome.code for outcome in ended] == [2, 2], ended
@@ -356,6 +366,7 @@ def lost_before_a_checkpoint(rank: int) -> None:
     os.environ["TORCHELASTIC_MAX_RESTARTS"] = "1"
 
 
+@pytest.mark.slow
 def test_a_run_of_another_recipe_is_not_gone_on_with_where_torchrun_starts_anew(place: Place) -> None:
     place.train(1, "foreign", ["run.max_steps=2"])
     shutil.rmtree(place.path("foreign") / "checkpoints")
@@ -387,6 +398,7 @@ def cut_shard(of_rank: int, rank: int) -> None:
     TokenWindows.rows = rows  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_rank", [0, 1])
 def test_an_error_of_one_rank_is_told_once_and_ends_all_with_its_code(place: Place, of_rank: int) -> None:
     ended = place.carry_out("train", 2, f"cut-{of_rank}", (), partial(cut_shard, of_rank))
@@ -425,6 +437,7 @@ def poisoned(of_rank: int, what: str, steps: tuple[int, ...], rank: int) -> None
     trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "mode"), [("loss", "ddp"), ("gradient", "ddp"), ("loss", "fsdp"), ("gradient", "fsdp")]
 )
@@ -442,6 +455,7 @@ def test_numbers_that_are_none_on_one_rank_are_passed_over_by_all(place: Place, 
     assert all(f"=== window {window}\n" in text for window in evidence["windows"]) and len(evidence["windows"]) == 4
 
 
+@pytest.mark.slow
 def test_numbers_that_are_none_for_long_end_all_ranks_with_5_and_nothing_bad_is_saved(place: Place) -> None:
     ended = place.carry_out("train", 2, "hopeless", (), partial(poisoned, 1, "loss", tuple(range(8, 100))))
     assert [outcome.code for outcome in ended] == [5, 5], ended
@@ -455,12 +469,14 @@ def test_numbers_that_are_none_for_long_end_all_ranks_with_5_and_nothing_bad_is_
 # Around the training
 
 
+@pytest.mark.slow
 def test_rank_0_prepares_and_the_others_wait(place: Place, tmp_path: Path) -> None:
     settings = [f"data.path={tmp_path / 'made'}", "run.max_steps=1"]
     history = place.train(2, "prepares", settings)
     assert history.status is RunState.FINISHED and (tmp_path / "made" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_a_step_of_two_ranks_can_be_replayed_and_reproduced(place: Place) -> None:
     place.train(2, "again", ["run.max_steps=3"])
     (outcome,) = place.carry_out("replay", 1, "again", ["--step", "2"])
@@ -495,6 +511,7 @@ def frozen_in_a_step(of_rank: int, rank: int) -> None:
     trainer.Trainer.train_step = train_step  # type: ignore[method-assign]
 
 
+@pytest.mark.slow
 def test_a_rank_that_freezes_while_all_wait_for_a_save_is_given_up(place: Place) -> None:
     """Nobody is in a collective then: the watching threads notice."""
     settings = [*MODES["fsdp"], "run.rank_timeout=3", "checkpoint.background=false"]
@@ -507,6 +524,7 @@ def test_a_rank_that_freezes_while_all_wait_for_a_save_is_given_up(place: Place)
     assert "rank 1 did not answer within 3 s" in told and "in collect_checkpoint" in told
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_rank_that_waits_for_another(place: Place) -> None:
     folder = place.folder / "waiting"
     ranks = start_ranks(2, place.words("train", "waiting"), folder, partial(frozen_in_a_step, 1))
@@ -552,6 +570,7 @@ def at_step(place: Place, name: str, step: int) -> Callable[[], bool]:
     return lambda: read_history(place.path(name)).step >= step
 
 
+@pytest.mark.slow
 def test_sigterm_to_torchrun_saves_on_all_ranks(place: Place) -> None:
     agent = torchrun(place, "terminated", ["run.max_steps=100000"])
     wait_until(at_step(place, "terminated", 5), 60)
@@ -565,6 +584,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(place: Place) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_stays_stopped_though_torchrun_starts_its_ranks_anew(place: Place) -> None:
     agent = torchrun(place, "stopped", ["run.max_steps=100000"], restarts=1)
     wait_until(at_step(place, "stopped", 5), 60)
@@ -574,6 +594,7 @@ def test_a_run_that_is_stopped_stays_stopped_though_torchrun_starts_its_ranks_an
     assert [event.event for event in read_history(place.path("stopped")).events] == [Event.STARTED, Event.STOPPED]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of_rank", [0, 1])
 def test_a_rank_that_is_killed_is_started_again_and_the_run_comes_out_the_same(place: Place, of_rank: int) -> None:
     clean = place.train(2, f"clean-{of_rank}")
@@ -589,6 +610,7 @@ def test_a_rank_that_is_killed_is_started_again_and_the_run_comes_out_the_same(p
     assert same_tensors(*last)
 
 
+@pytest.mark.slow
 def test_an_error_that_is_nobodys_is_tried_again_where_torchrun_starts_ranks_anew(place: Place) -> None:
     agent = torchrun(place, "failing", restarts=1, module=("faults.rank", "fails in a step", "0"))
     output, _ = agent.communicate(timeout=120)
@@ -601,6 +623,7 @@ def test_an_error_that_is_nobodys_is_tried_again_where_torchrun_starts_ranks_ane
     ]
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_is_given_up_with_a_stack(place: Place) -> None:
     agent = torchrun(place, "hangs", ["run.max_steps=100000", "run.rank_timeout=3"])
     wait_until(at_step(place, "hangs", 7), 60)

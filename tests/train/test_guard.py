@@ -156,6 +156,7 @@ def test_a_bad_step_leaves_its_windows_their_text_and_its_gradients(
     assert all(f"=== window {window}\n" in text for window in about["windows"]) and len(text) > 200
 
 
+@pytest.mark.slow
 def test_stopped_after_bad_steps_and_resumed_it_decides_as_the_uninterrupted_run(
     longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -183,6 +183,7 @@ def second_has_less(rank: int) -> None:
         room_for(pytest.MonkeyPatch(), 1)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_ranks_halve_together_when_one_of_them_runs_out(tmp_path: Path, texts: Path, parallel: str) -> None:
