@@ -232,8 +232,9 @@ def answers_in(files: Iterable[tuple[int | None, Path]]) -> tuple[list[TaskScore
 def of_answers(answers: Predictions, step: int | None) -> TaskScore:
     shares = {rule.name: answers.accuracy(rule) for rule in answers.metrics}
     by_rule = {name: (accuracy.value, accuracy.error) for name, accuracy in shares.items()}
+    count, truncated = answers.n_items, answers.truncated
     return TaskScore(
-        answers.task, answers.items, answers.digest, len(answers.labels), by_rule, answers.cut, step, answers
+        answers.task, answers.description, answers.digest, count, by_rule, truncated, step, answers
     )  # fmt: skip
 
 

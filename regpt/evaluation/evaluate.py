@@ -162,11 +162,11 @@ def summarize(predictions: Predictions) -> dict[str, Any]:
     """Return what results.json says about a task."""
     by_metric = {metric.name: predictions.accuracy(metric) for metric in predictions.metrics}
     return {
-        "items": predictions.items,
+        "items": predictions.description,
         "digest": predictions.digest,
         "accuracy": {name: accuracy.value for name, accuracy in by_metric.items()},
         "standard_error": {name: accuracy.error for name, accuracy in by_metric.items()},
-        "cut": predictions.cut,
+        "cut": predictions.truncated,
     }
 
 
@@ -188,9 +188,9 @@ def task_results(predictions: Predictions) -> list[Result]:
 
 def describe_items(predictions: Predictions) -> str:
     """Describe the items of a task, such as '10,042 items; 3 truncated to the block'."""
-    notes = [predictions.items]
-    if predictions.cut:
-        notes.append(f"{predictions.cut:,} truncated to the block")
+    notes = [predictions.description]
+    if predictions.truncated:
+        notes.append(f"{predictions.truncated:,} truncated to the block")
     if predictions.non_finite:
         notes.append(f"{predictions.non_finite:,} with a NaN loss, counted as wrong")
     return "; ".join(notes)

@@ -66,11 +66,11 @@ def make_predictions(task: PackedTask, losses: NDArray[np.float64]) -> Predictio
         characters[row, :count] = [len(text) for text in texts]
     return Predictions(
         task=items.task.name,
-        items=items.description,
+        description=items.description,
         digest=items.digest,
-        of=items.dataset_size,
+        dataset_size=items.dataset_size,
         published=items.published,
-        cut=sum(question.truncated for question in questions),
+        truncated=sum(question.truncated for question in questions),
         numbers=np.array([item.number for item in items.items]),
         kinds=tuple(item.kind for item in items.items),
         labels=np.array([item.label for item in items.items]),

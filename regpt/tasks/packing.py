@@ -1,6 +1,6 @@
-"""Questions as rows of tokens that fork: a context once, and behind it each ending as a branch of its own.
+"""Multiple-choice questions packed into rows of tokens: the shared prefix once, then each choice as a segment.
 
-B rows, T positions. `tests/data/test_packing.py` draws one.
+B rows, T positions. `tests/tasks/test_packing.py` has an example by hand.
 """
 
 from collections.abc import Sequence
@@ -10,28 +10,28 @@ import numpy as np
 
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer, Tokens
 
-FULL = 0.9  # the shortest question of a group has this share of the longest one's length at least
+MIN_FILL = 0.9  # length of the shortest question in a group, relative to the longest
 
 
 @dataclass(frozen=True)
 class Question:
-    """An item in tokens: the context of each ending, and each ending."""
+    """An item in tokens: for each choice, its context and its own tokens."""
 
     contexts: tuple[Tokens, ...]
     choices: tuple[Tokens, ...]
-    truncated: bool = False  # whether the beginning was left out, because a model's block is too short
+    truncated: bool = False  # whether the contexts lost their start, because a model's block is too short
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A question as one row: the stem that its sequences share, then each one's rest, without its last token.
+    """A question as one row: the prefix that its sequences share, then the rest of each, without its last token.
 
-    The loss of target n, a token of ending `owners[n]`, is read off at position `places[n]`.
+    The loss of target n, a token of choice `choice_index[n]`, is computed at position `target_positions[n]`.
     """
 
     tokens: Tokens  # (T)
     positions: Tokens  # (T), of each token in its own sequence
-    segments: Tokens  # (T), 0 in the stem, then 1, 2 …
+    segments: Tokens  # (T), 0 in the prefix, then 1, 2 … for the choices
     target_positions: Tokens  # (targets)
     targets: Tokens  # (targets)
     choice_index: Tokens  # (targets)
@@ -42,92 +42,94 @@ class Packed:
 
 @dataclass(frozen=True)
 class Rows:
-    """Several packed questions, filled up to one length."""
+    """Several packed questions, padded to one length."""
 
     numbers: tuple[int, ...]  # of the questions
     tokens: Tokens  # (B, T)
     positions: Tokens  # (B, T)
-    segments: Tokens  # (B, T), -1 where nothing is
+    segments: Tokens  # (B, T), -1 in the padding
     target_positions: Tokens  # (targets), in the flattened rows
     targets: Tokens  # (targets)
-    questions: Tokens  # (targets): whose each is
-    choice_index: Tokens  # (targets): of which ending
+    questions: Tokens  # (targets), number of its question
+    choice_index: Tokens  # (targets)
 
 
 def tokenize_separately(
-    contexts: Sequence[str], endings: Sequence[str], vocabulary: Tokenizer = GPT2_TOKENIZER
+    contexts: Sequence[str], choices: Sequence[str], tokenizer: Tokenizer = GPT2_TOKENIZER
 ) -> Question:
-    """Context and ending become tokens each by itself, as build-nanogpt does it."""
-    known = {text: vocabulary.context(text) for text in contexts}
-    return Question(tuple(known[text] for text in contexts), tuple(vocabulary.tokens(text) for text in endings))
+    """Tokenize context and choice each by itself, as build-nanogpt does."""
+    context_tokens = {text: tokenizer.context(text) for text in contexts}
+    return Question(tuple(context_tokens[text] for text in contexts), tuple(tokenizer.tokens(text) for text in choices))
 
 
 def tokenize_together(
-    contexts: Sequence[str], endings: Sequence[str], vocabulary: Tokenizer = GPT2_TOKENIZER
+    contexts: Sequence[str], choices: Sequence[str], tokenizer: Tokenizer = GPT2_TOKENIZER
 ) -> Question:
-    """Both become tokens together and are cut where the context's own would end, as lm-eval does it.
+    """Tokenize context and choice as one text and split it where the context's own tokens would end, as lm-eval does.
 
-    Spaces at the end of a context belong to the ending, because GPT-2's tokens begin with their space.
+    Spaces at the end of a context belong to the choice, because GPT-2's tokens start with their space.
     """
-    befores, afters = [], []
-    for context, ending in zip(contexts, endings, strict=True):
-        head = vocabulary.tokens(context.rstrip())
-        befores.append(vocabulary.context(context.rstrip()))
-        afters.append(vocabulary.tokens(context + ending)[len(head) :])
-    return Question(tuple(befores), tuple(afters))
+    context_tokens, choice_tokens = [], []
+    for context, choice in zip(contexts, choices, strict=True):
+        n_context = len(tokenizer.tokens(context.rstrip()))
+        context_tokens.append(tokenizer.context(context.rstrip()))
+        choice_tokens.append(tokenizer.tokens(context + choice)[n_context:])
+    return Question(tuple(context_tokens), tuple(choice_tokens))
 
 
 def truncate_left(question: Question, block_size: int) -> Question:
-    """The question with no sequence longer than a model's block: all contexts lose as much of their beginning.
+    """Return the question with no sequence longer than a model's block: all contexts lose the same number of tokens.
 
-    One token of context is left, and of an ending that still does not fit the beginning.
+    At least one token of context is kept. A choice that still does not fit loses its end.
     """
-    endings = tuple(ending[:block_size] for ending in question.choices)
+    choices = tuple(choice[:block_size] for choice in question.choices)
     # the last token of a sequence is only predicted, never read
-    lengths = [len(c) + len(e) - 1 for c, e in zip(question.contexts, endings, strict=True)]
+    lengths = [len(context) + len(choice) - 1 for context, choice in zip(question.contexts, choices, strict=True)]
     excess = max(lengths) - block_size
     if excess <= 0:
         return question
     contexts = tuple(context[min(excess, len(context) - 1) :] for context in question.contexts)
-    return Question(contexts, endings, truncated=True)
+    return Question(contexts, choices, truncated=True)
 
 
 def pack(question: Question) -> Packed:
-    stem = shared_prefix_length(question.contexts)
-    tokens, positions, branches = [question.contexts[0][:stem]], [np.arange(stem)], [np.zeros(stem, dtype=np.int64)]
-    places, targets, owners = [], [], []
-    length = stem
-    for number, (context, ending) in enumerate(zip(question.contexts, question.choices, strict=True)):
-        branch = np.concatenate([context[stem:], ending[:-1]])
-        tokens.append(branch)
-        positions.append(np.arange(stem, stem + len(branch)))
-        branches.append(np.full(len(branch), number + 1))
-        # each ending token is predicted by the one before it, which for the first may be the last of the stem
-        before = np.arange(len(context) - 1, len(context) - 1 + len(ending))
-        places.append(np.where(before < stem, before, before + length - stem))
-        targets.append(ending)
-        owners.append(np.full(len(ending), number))
-        length += len(branch)
-    parts = (tokens, positions, branches, places, targets, owners)
+    """Pack a question into one row."""
+    prefix = shared_prefix_length(question.contexts)
+    tokens, positions = [question.contexts[0][:prefix]], [np.arange(prefix)]
+    segments = [np.zeros(prefix, dtype=np.int64)]
+    target_positions, targets, choice_index = [], [], []
+    length = prefix
+    for number, (context, choice) in enumerate(zip(question.contexts, question.choices, strict=True)):
+        segment = np.concatenate([context[prefix:], choice[:-1]])
+        tokens.append(segment)
+        positions.append(np.arange(prefix, prefix + len(segment)))
+        segments.append(np.full(len(segment), number + 1))
+        # Each token of a choice is predicted by the one before it; for the first that may be the last of the prefix.
+        before = np.arange(len(context) - 1, len(context) - 1 + len(choice))
+        target_positions.append(np.where(before < prefix, before, before + length - prefix))
+        targets.append(choice)
+        choice_index.append(np.full(len(choice), number))
+        length += len(segment)
+    parts = (tokens, positions, segments, target_positions, targets, choice_index)
     return Packed(*(np.concatenate(part).astype(np.int64) for part in parts))
 
 
 def shared_prefix_length(contexts: Sequence[Tokens]) -> int:
-    """How many tokens all contexts begin with."""
+    """Return the number of tokens that all contexts start with."""
     shortest = min(len(context) for context in contexts)
     rows = np.stack([context[:shortest] for context in contexts])
     differs = (rows != rows[0]).any(axis=0)
     return int(differs.argmax()) if differs.any() else shortest
 
 
-def group_rows(questions: Sequence[Packed], most_tokens: int) -> list[Rows]:
-    """All questions, grouped by their length, the longest first; no group larger than so many tokens if it can be."""
+def group_rows(questions: Sequence[Packed], max_tokens: int) -> list[Rows]:
+    """Group all questions by length, the longest first. A group has at most `max_tokens` tokens, or one question."""
     by_length = sorted(range(len(questions)), key=lambda number: (-len(questions[number]), number))
     groups: list[list[int]] = []
     longest = 0
     for number in by_length:
         length = len(questions[number])
-        if not groups or (len(groups[-1]) + 1) * longest > most_tokens or length < FULL * longest:
+        if not groups or (len(groups[-1]) + 1) * longest > max_tokens or length < MIN_FILL * longest:
             groups.append([])
             longest = length
         groups[-1].append(number)
@@ -135,18 +137,19 @@ def group_rows(questions: Sequence[Packed], most_tokens: int) -> list[Rows]:
 
 
 def stack_rows(questions: Sequence[Packed], numbers: Sequence[int]) -> Rows:
+    """Pad questions to one length; `numbers` are theirs in the whole list."""
     B, T = len(questions), max(len(question) for question in questions)
     tokens, positions = np.zeros((B, T), dtype=np.int64), np.zeros((B, T), dtype=np.int64)
-    branches = np.full((B, T), -1, dtype=np.int64)
+    segments = np.full((B, T), -1, dtype=np.int64)
     for row, question in enumerate(questions):
         tokens[row, : len(question)] = question.tokens
         positions[row, : len(question)] = question.positions
-        branches[row, : len(question)] = question.segments
+        segments[row, : len(question)] = question.segments
     return Rows(
         numbers=tuple(numbers),
         tokens=tokens,
         positions=positions,
-        segments=branches,
+        segments=segments,
         target_positions=np.concatenate(
             [row * T + question.target_positions for row, question in enumerate(questions)]
         ),

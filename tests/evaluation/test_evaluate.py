@@ -119,7 +119,7 @@ def test_own_items_are_kept_next_to_the_published_ones(runs: Path, capsys: pytes
     printed(capsys, "evaluate", "a", "--tasks", "hellaswag", "evaluation.hellaswag_file=mine.jsonl")
     folder = runs / "a" / "evaluations" / "step_000006"
     (own,) = folder.glob("hellaswag-own-*.parquet")
-    assert read_predictions(own).items == "3 items of mine.jsonl"
+    assert read_predictions(own).description == "3 items of mine.jsonl"
     assert read_predictions(folder / "hellaswag-20.parquet").digest == before.digest
     assert "report:" in printed(capsys, "report", "a", "--against", "b")
     shutil.copy(own, folder / "hellaswag-20.parquet")
@@ -131,7 +131,7 @@ def test_damaged_predictions_do_not_hide_other_results(runs: Path, capsys: pytes
     (runs / "a" / "evaluations" / "step_000006" / "hellaswag-20.parquet").write_bytes(b"PAR1")
     (runs / "a" / "evaluations" / "step_000006_backup").mkdir()
     out = printed(capsys, "compare", "a", "b")
-    assert "- left out: " in out and "holds no answers, or is not whole" in out
+    assert "- left out: " in out and "not a file of predictions" in out
     assert "- validation loss: " in out
 
 

