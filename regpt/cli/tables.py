@@ -9,7 +9,7 @@ from regpt.base.errors import UserError
 from regpt.checkpoint import store
 from regpt.evaluation.results import Result
 from regpt.tracking.journal import read_history
-from regpt.tracking.run import headline, open_run
+from regpt.tracking.run import open_run, primary_accuracy
 from regpt.tracking.status import state_of
 
 
@@ -27,7 +27,7 @@ def runs_table(paths: Sequence[Path]) -> Table:
         state = state_of(run)
         loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
         step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
-        share = "{:.3f} ± {:.3f}".format(*headline(run.hellaswag[-1])) if run.hellaswag else "—"
+        share = "{:.3f} ± {:.3f}".format(*primary_accuracy(run.hellaswag[-1])) if run.hellaswag else "—"
         speed = f"{run.tokens_per_second:,.0f}"
         table.add_row(run.id, state, step, f"{run.tokens:,}", loss, share, speed)
     return table

@@ -33,7 +33,7 @@ def other_validation(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
         ("block size", 1, "{:,} tokens at once"),
         ("windows", 2, "the first {:,} windows"),
     ):
-        values = [(model.name, unit.format(loss.on[place])) for model, loss in having]
+        values = [(model.name, unit.format(loss.measured_on[place])) for model, loss in having]
         if differ(values):
             asked = (
                 "--tasks",
@@ -42,7 +42,7 @@ def other_validation(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
                 f"evaluation.validation_batches={first.windows}",
                 "evaluation.validation_batch_size=1",
             )
-            others = [model for model, loss in having if loss.on[place] != first.on[place]]
+            others = [model for model, loss in having if loss.measured_on[place] != first.measured_on[place]]
             mend = " and ".join(to_evaluate(model, *asked) for model in others) + ", then compare again"
             if len({loss.block_size for _, loss in having}) > 1:
                 mend = f"none for these models; train with `model.block_size={first.block_size}`"

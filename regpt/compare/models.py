@@ -11,7 +11,7 @@ from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.sections import PublishedRecipe
 from regpt.base.settings import load_recipe
-from regpt.stats.paired import LEVEL, Paired
+from regpt.stats.losses import MeasuredLoss, loss_at
 from regpt.tasks.catalog import METRICS, TASKS
 from regpt.tracking.environment import TokenizerInfo, build
 from regpt.tracking.events import Started
@@ -20,25 +20,6 @@ from regpt.tracking.layout import RESULTS_FILE, VALIDATION, RunPaths, step_direc
 from regpt.tracking.predictions import Predictions, read_predictions
 from regpt.tracking.run import Run, find_run, open_run
 from regpt.tracking.window_losses import window_losses_file
-
-
-@dataclass(frozen=True)
-class ComparedLoss:
-    """A validation loss, and what it was measured on."""
-
-    loss: float  # nats per token
-    standard_error: float  # 0: not known
-    bits_per_byte: float  # 0: not known
-    data: str  # digest of the data set
-    block_size: int
-    windows: int
-    step: int | None = None  # after which
-    kept: Path | None = None  # the file of each window's own loss
-
-    @property
-    def on(self) -> tuple[str, int, int]:
-        """Two losses compare where this is the same."""
-        return self.data, self.block_size, self.windows
 
 
 @dataclass(frozen=True)
@@ -68,7 +49,7 @@ class ComparedModel:
     path: Path
     step: int | None = None
     tokens: int | None = None  # seen in training
-    losses: list[ComparedLoss] = field(default_factory=list)  # the first is the one that is shown
+    losses: list[MeasuredLoss] = field(default_factory=list)  # the first is the one that is shown
     asked: list[TaskScore] = field(default_factory=list)  # of each task the one that is shown first
     problems: list[str] = field(default_factory=list)  # of files that cannot be read
     tokenizer: str = ""  # name and digest; nothing where they are not known
@@ -80,7 +61,7 @@ class ComparedModel:
     recorded: PublishedRecipe | None = None  # figures of a written record, instead of measured ones
 
     @property
-    def loss(self) -> ComparedLoss | None:
+    def loss(self) -> MeasuredLoss | None:
         return self.losses[0] if self.losses else None
 
     @property
@@ -137,19 +118,7 @@ def of_run(run: Run, where: str) -> ComparedModel:
     for record in run.history.tasks:
         asked = [*asked, of_record(record)] if not any(same_items(record, one) for one in asked) else asked
     data, device = run.environment.data, run.environment.device
-    losses = [
-        ComparedLoss(
-            v.loss,
-            v.standard_error,
-            v.bits_per_byte,
-            data.digest,
-            run.recipe.model.block_size,
-            v.windows,
-            v.step,
-            run.path / v.path if v.path else None,
-        )
-        for v in run.history.validations[-1:]
-    ]
+    losses = [loss_at(run, record) for record in run.history.validations[-1:]]
     evaluated = run.paths.evaluation(end)
     if (evaluated / RESULTS_FILE).is_file():  # perhaps on other data than the run's own
         try:
@@ -168,7 +137,7 @@ def of_folder(folder: Path, root: Path) -> ComparedModel:
         known = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         name, tokens, step, tasks = str(known["model"]), known["tokens"], known["step"], known["tasks"]
         losses = [
-            ComparedLoss(
+            MeasuredLoss(
                 found["loss"],
                 found["standard_error"],
                 found["bits_per_byte"],
@@ -260,9 +229,9 @@ def latest_first(asked: Sequence[TaskScore]) -> list[TaskScore]:
 
 def settled(models: Sequence[ComparedModel]) -> list[ComparedModel]:
     """Show of each what all have alike, where there is such: the loss on the same windows, a task on the same items."""
-    with_loss = [{loss.on for loss in model.losses} for model in models if model.losses]
+    with_loss = [{loss.measured_on for loss in model.losses} for model in models if model.losses]
     alike = set.intersection(*with_loss) if with_loss else set()
-    chosen = [replace(m, losses=sorted(m.losses, key=lambda loss: loss.on not in alike)) for m in models]
+    chosen = [replace(m, losses=sorted(m.losses, key=lambda loss: loss.measured_on not in alike)) for m in models]
     for task in tasks_of(models):
         sets = [{(one.count, one.digest) for one in model.to(task)} for model in models if model.to(task)]
         if shared := set.intersection(*sets):
@@ -282,17 +251,3 @@ def tasks_of(models: Sequence[ComparedModel]) -> list[str]:
 
 def rule_in_words(rule: str) -> str:
     return METRICS[rule].description if rule in METRICS else f"lm-eval's {rule}"
-
-
-def verdict(result: Paired, first: str, other: str) -> str:
-    """In words, and the figures that carry them."""
-    low, high = result.interval()
-    share = [right / result.items for right in result.right]
-    figures = (
-        f"{first} {share[0]:.4f}, {other} {share[1]:.4f}, {result.difference:+.4f}"
-        f" (95 % of resamples {low:+.4f} to {high:+.4f}; only one was right on {result.only[0]:,} and"
-        f" {result.only[1]:,} items, McNemar's p = {result.p_value:.2g})"
-    )
-    if not result.is_difference:
-        return f"{figures}. No difference at the {100 * LEVEL:.0f} % level."
-    return f"{figures}. {first if result.difference > 0 else other} is better."

@@ -3,21 +3,20 @@
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from regpt.base.errors import DataError
 from regpt.compare.caveats import lines_of
 from regpt.compare.fairness import find_caveats
 from regpt.compare.learning_curves import LearningCurve, training_seconds
-from regpt.compare.models import ComparedLoss, ComparedModel, TaskScore, rule_in_words, tasks_of, verdict
+from regpt.compare.models import ComparedModel, TaskScore, rule_in_words, tasks_of
 from regpt.rendering.markdown import inline
-from regpt.stats.identical import identical
-from regpt.stats.paired import PairedLosses, paired, paired_losses
-from regpt.stats.verdicts import UNTESTED, speed_verdict
+from regpt.stats.describe import accuracy_test_text, identity_text, values_text, verdict_text
+from regpt.stats.identical import Identity, identical
+from regpt.stats.outcome import Outcome
+from regpt.stats.paired import mcnemar_test
+from regpt.stats.verdicts import Verdict, compare_losses, speed_verdict
 from regpt.tracking.status import state_of
-from regpt.tracking.window_losses import read_window_losses
 
 NOT_MEASURED = "not measured"
 NONE = "—"
-SURE = 1.96  # standard errors on each side that hold 95 % of a normal distribution
 
 
 def in_short(models: Sequence[ComparedModel]) -> Iterator[str]:
@@ -142,13 +141,14 @@ def against(first: ComparedModel, other: ComparedModel) -> Iterator[str]:
     yield f"**{inline(first.name)} against {inline(other.name)}**"
     yield ""
     if alike := identical_runs(first, other):
-        yield f"- **the two are identical**: {alike}"
+        yield f"- **the two are identical**: {identity_text(alike)}"
     elif first.loss and other.loss:
-        yield f"- validation loss: {apart(first.loss, other.loss)}"
+        loss = compare_losses(first.loss, other.loss)
+        yield f"- validation loss: {inline(verdict_text(loss, other.name))}"
     if first.tokens is not None and other.tokens and first.tokens != other.tokens:
         yield f"- {inline(first.name)} saw {first.tokens / other.tokens:.3g} times as many tokens"
-    if (speed := speeds_apart(first, other)) and not alike:
-        yield f"- speed: {inline(speed)}"
+    if (speed := speed_of_runs(first, other)) and not alike:
+        yield f"- speed: {values_text(speed)}, {inline(verdict_text(speed, other.name))}"
     alone = []
     for task in tasks_of([first, other]):
         same = [
@@ -163,67 +163,27 @@ def against(first: ComparedModel, other: ComparedModel) -> Iterator[str]:
         one, two, ours, theirs = max(same, key=lambda pair: pair[0].count)
         names = (after(inline(first.name), one), after(inline(other.name), two))
         for rule in ours.metrics:
-            result = paired(ours.right(rule), theirs.right(rule))
-            yield f"- {task} ({inline(one.items)}), by {rule.description}: {verdict(result, *names)}"
+            result = mcnemar_test(ours.right(rule), theirs.right(rule))
+            yield f"- {task} ({inline(one.items)}), by {rule.description}: {accuracy_test_text(result, *names)}"
     if alone:
         yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
     yield ""
 
 
-def identical_runs(first: ComparedModel, other: ComparedModel) -> str:
-    """In words, of two whole runs; nothing where they are not the same."""
+def identical_runs(first: ComparedModel, other: ComparedModel) -> Identity | None:
+    """Compare two whole runs; None where they differ, or where one is not a whole run."""
     if not (first.run and other.run and first.is_run and other.is_run):
-        return ""
+        return None
     return identical(first.run, other.run)
 
 
-def speeds_apart(first: ComparedModel, other: ComparedModel) -> str:
-    """The figures and the word of two whole runs, as in a report; nothing where there is no test."""
+def speed_of_runs(first: ComparedModel, other: ComparedModel) -> Verdict | None:
+    """Compare the speeds of two whole runs, as a report does; None where they were not tested."""
     if not (first.run and other.run and first.is_run and other.is_run):
-        return ""
-    claim = speed_verdict(first.run, other.run)
-    theirs, ours = claim.figures
-    return "" if claim.word == UNTESTED else f"{ours} against {theirs}, {claim.words}"
+        return None
+    verdict = speed_verdict(first.run, other.run)
+    return None if verdict.outcome is Outcome.NOT_TESTED else verdict
 
 
 def after(name: str, one: TaskScore) -> str:
     return f"{name} after step {one.step:,}" if one.step is not None and "step" not in name else name
-
-
-def apart(ours: ComparedLoss, theirs: ComparedLoss) -> str:
-    """The difference of two losses: window by window where both kept them, else by what two errors let us say.
-
-    The windows are the same, and what is hard for one model is hard for the other. Whatever their correlation, the
-    difference's own standard error lies between the difference of the two errors and their sum.
-    """
-    if ours.on != theirs.on:
-        return "taken on other data or other windows; the two do not compare"
-    if result := window_by_window(ours, theirs):
-        verdict = "a difference" if result.is_difference else "no difference at the 5 % level"
-        return f"{result.words}: {verdict}"
-    difference, errors = ours.loss - theirs.loss, (ours.standard_error, theirs.standard_error)
-    words = f"{difference:+.4f}, on the same windows of the same data"
-    if not all(errors):
-        return words
-    least, most = abs(errors[0] - errors[1]), sum(errors)
-    words += (
-        f". The two errors are not independent: that of the difference lies between {least:.4f} and {most:.4f},"
-        " the nearer to the lower the more alike the two find the windows; not both kept the loss of each window"
-    )
-    if abs(difference) > SURE * most:
-        return f"{words}. It is a difference even by the larger one"
-    if abs(difference) < SURE * least:
-        return f"{words}. It is none even by the smaller one"
-    return f"{words}, so there is no test"
-
-
-def window_by_window(ours: ComparedLoss, theirs: ComparedLoss) -> PairedLosses | None:
-    if ours.kept is None or theirs.kept is None:
-        return None
-    try:
-        return paired_losses(
-            read_window_losses(ours.kept, ours.windows, ours.loss),
-            read_window_losses(theirs.kept, theirs.windows, theirs.loss),
-        )
-    except DataError:
-        return None

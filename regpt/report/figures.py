@@ -21,7 +21,7 @@ from regpt.rendering.figure_style import (
     short_name,
     style_axes,
 )
-from regpt.tracking.run import Run, headline
+from regpt.tracking.run import Run, primary_accuracy
 
 
 def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> None:
@@ -77,7 +77,7 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
         looks = run.hellaswag
         others = f"; {looks[-1].items}" if looks and looks[-1].items != of else ""
-        scores = [headline(record) for record in looks]
+        scores = [primary_accuracy(record) for record in looks]
         last = f", {scores[-1][0]:.3f} ± {scores[-1][1]:.3f}{others}" if scores else ", not measured"
         x, shares, errors = [r.tokens for r in looks], [share for share, _ in scores], [error for _, error in scores]
         plot_band(axes, x, shares, errors, color, short_name(run.id) + last)

@@ -43,8 +43,10 @@ from regpt.report.wording import (
     tokens_of_steps,
     validation_steps,
 )
+from regpt.stats.describe import difference_text, identity_text, value_text, verdict_text
 from regpt.stats.identical import identical
-from regpt.stats.verdicts import verdicts
+from regpt.stats.outcome import Quantity
+from regpt.stats.verdicts import Verdict, verdicts
 from regpt.tracking.run import Run
 from regpt.tracking.status import state_of
 
@@ -53,6 +55,12 @@ LINES_OF_HELLASWAG = [
     *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2])),
     Line(f"{GPT3.name}, all items, judged {GPT3.judged}", GPT3.hellaswag),
 ]
+
+ROW_NAMES = {
+    Quantity.VALIDATION_LOSS: "Validation Loss",
+    Quantity.HELLASWAG: "HellaSwag Accuracy",
+    Quantity.SPEED: "Training Efficiency",
+}
 
 STANDING_IN_WORDS = {
     "previous": "Meant as improvements.",
@@ -169,10 +177,22 @@ def contents_of(run: Run, other: Baseline) -> dict[str, Any]:
         "example": code(f"regpt train {recipe} --name one-change {one_change(examples[0], run.recipe, other.recipe)}")
         if examples
         else "",
-        "identical": identical(run, other.run) if other.run else "",
-        "claims": verdicts(run, other.run) if other.run else [],
+        "identical": identity_text(same) if other.run and (same := identical(run, other.run)) else "",
+        "claims": [verdict_row(one, other.run) for one in verdicts(run, other.run)] if other.run else [],
         "where": escaped(recorded_where(other.recipe)),
     }
+
+
+def verdict_row(verdict: Verdict, other: Run) -> tuple[str, str, str, str, str]:
+    """(name, the other's value, this run's, difference, outcome and test)"""
+    theirs, ours = (value_text(verdict.quantity, value) for value in (verdict.theirs, verdict.ours))
+    return (
+        ROW_NAMES[verdict.quantity],
+        theirs,
+        ours,
+        difference_text(verdict),
+        verdict_text(verdict, other.id),
+    )
 
 
 def command(run: Run) -> str:

@@ -10,9 +10,9 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, shipped_recipes
 from regpt.report.published import ALL_ITEMS, CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
 from regpt.stats.identical import identical
-from regpt.stats.verdicts import comparable
+from regpt.stats.verdicts import same_windows
 from regpt.tracking.journal import TaskRecord
-from regpt.tracking.run import Run, find_run, headline, open_run
+from regpt.tracking.run import Run, find_run, open_run, primary_accuracy
 
 NOT_MEASURED = "not measured"
 
@@ -149,7 +149,9 @@ def hellaswag_of(run: Run, rule: str) -> str:
 
 
 def in_percent(run: Run) -> str:
-    return f" ({100 * headline(run.hellaswag[-1])[0]:.1f} %; {run.hellaswag[-1].items})" if run.hellaswag else ""
+    return (
+        f" ({100 * primary_accuracy(run.hellaswag[-1])[0]:.1f} %; {run.hellaswag[-1].items})" if run.hellaswag else ""
+    )
 
 
 def recorded_column(recipe: Recipe, name: str) -> Column:
@@ -208,7 +210,7 @@ def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
 
 def guessing(record: TaskRecord) -> bool:
     """Whether an accuracy lies within two standard errors, those that guessing itself would have, of guessing's."""
-    share, error = headline(record)
+    share, error = primary_accuracy(record)
     of_guessing = math.sqrt(CHANCE * (1 - CHANCE) / record.count) if record.count else error
     return abs(share - CHANCE) < 2 * of_guessing
 
@@ -239,7 +241,7 @@ def notes(run: Run, others: Sequence[Baseline]) -> list[str]:
     for other in others:
         if other.run is None:
             lines.append(f"{other.name}: figures from {recorded_where(other.recipe)}, not measured here.")
-        elif comparable(run, other.run):
+        elif same_windows(run, other.run):
             lines.append(f"{other.name} was validated on the same windows of the same data; the two losses compare.")
         else:
             lines.append(f"{other.name} was validated on other windows or other data; the two losses do not compare.")

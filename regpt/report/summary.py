@@ -1,6 +1,5 @@
 """How a record opens: what was trained, how long, what came out; then a paragraph for each that it is held against."""
 
-import re
 from collections.abc import Iterator, Sequence
 
 from regpt.base.architecture import ModelRecipe
@@ -8,9 +7,19 @@ from regpt.rendering.markdown import escaped
 from regpt.report.published import ALL_ITEMS, CHANCE, GPT2
 from regpt.report.scores import Baseline, guessing, kind_of_data, recorded_where
 from regpt.report.wording import in_words
+from regpt.stats.describe import (
+    OUTCOME_TEXT,
+    REASON_TEXT,
+    bounds_text,
+    describe_test_briefly,
+    identity_text,
+    values_text,
+)
 from regpt.stats.identical import identical
-from regpt.stats.verdicts import ALIKE, UNTESTED, Verdict, comparable, paired_loss_verdict, unpaired_test, verdicts
-from regpt.tracking.run import Run, headline
+from regpt.stats.losses import error_bounds_test, loss_at
+from regpt.stats.outcome import Outcome, Quantity
+from regpt.stats.verdicts import Verdict, compare_losses, same_windows, verdicts
+from regpt.tracking.run import Run, primary_accuracy
 
 SHORT_NAMES = {
     "rope": "RoPE",
@@ -20,12 +29,11 @@ SHORT_NAMES = {
     "rmsnorm": "RMSNorm",
     "layernorm": "LayerNorm",
 }
-SPEED = "Training Efficiency"
-# How a sentence names what a claim is about: (alone, with what it did)
-NAMES = {
-    "Validation Loss": ("validation loss", "validation loss is"),
-    "HellaSwag Accuracy": ("HellaSwag accuracy", "HellaSwag accuracy is"),
-    SPEED: ("speed", "steps were"),
+# The subject and verb of a sentence about a difference.
+SUBJECTS = {
+    Quantity.VALIDATION_LOSS: "this run's validation loss is",
+    Quantity.HELLASWAG: "this run's HellaSwag accuracy is",
+    Quantity.SPEED: "this run's steps were",
 }
 
 
@@ -62,16 +70,12 @@ def outcome_sentence(run: Run) -> str:
     looks, words = run.history.validations, ""
     if len(looks) > 1:
         first, last = looks[0], looks[-1]
-        pairs = [(v.loss, v.standard_error) for v in (last, first)]
-        verb = "went"
-        if first.windows == last.windows and all(error for _, error in pairs):
-            verb = {"below": "fell", "above": "rose"}.get(
-                unpaired_test(pairs[0], pairs[1], last.windows, "below", "above")[0], "went"
-            )
+        change = compare_losses(loss_at(run, last), loss_at(run, first))
+        verb = {Outcome.LOWER: "fell", Outcome.HIGHER: "rose"}.get(change.outcome, "went")
         words = f"Its validation loss {verb} from {first.loss:.4f} to {last.loss:.4f} nats per token."
     if run.hellaswag:
         last_answers = run.hellaswag[-1]
-        share, error = headline(last_answers)
+        share, error = primary_accuracy(last_answers)
         words += f" Its HellaSwag accuracy ({last_answers.items}) is {share:.3f} ± {error:.3f}"
         words += ", which cannot be told from guessing." if guessing(last_answers) else f"; guessing gives {CHANCE}."
     return words.strip()
@@ -81,14 +85,14 @@ def baseline_paragraph(run: Run, other: Baseline) -> str:
     """A sentence for each claim; a recorded figure has no error, so nothing is claimed of it."""
     name = f"**{escaped(other.name)}**"
     if other.run is None:
-        return f"Against {name}: {UNTESTED}, its figures are from {escaped(recorded_where(other.recipe))}."
+        return f"Against {name}: not tested, its figures are from {escaped(recorded_where(other.recipe))}."
     if same := identical(run, other.run):
-        return f"Against {name}: the two are identical, with {same}."
+        return f"Against {name}: the two are identical, with {identity_text(same)}."
     unlike = [part for part in parts(other.recipe.model) if part not in parts(run.recipe.model)]
     tokens = "as many" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
     hellaswag, loss, speed = verdicts(run, other.run)
     sentences = [*sentences_of([loss, hellaswag, speed])]
-    if run.tokens > other.run.tokens and comparable(run, other.run):
+    if run.tokens > other.run.tokens and same_windows(run, other.run):
         sentences[1:1] = at_equal_tokens(run, other.run)
     which = f"which has {listed(unlike)} and" if unlike else "which"
     first, *rest = sentences
@@ -96,37 +100,35 @@ def baseline_paragraph(run: Run, other: Baseline) -> str:
 
 
 def at_equal_tokens(run: Run, other: Run) -> Iterator[str]:
-    """The losses after all that the other has seen, where both were looked at then; with the paired test if any."""
-    looks = [[look for look in one.history.validations if look.tokens == other.tokens] for one in (run, other)]
-    if not all(looks):
+    """Compare the losses after as many tokens as the other run saw, where both were validated then."""
+    ours, theirs = ([one for one in r.history.validations if one.tokens == other.tokens] for r in (run, other))
+    if not (ours and theirs):
         return
-    here, theirs = (f"{of_run[-1].loss:.4f}" for of_run in looks)
-    stood = f"after as many tokens its validation loss stood at {here} against {theirs}"
-    claim = paired_loss_verdict(run, other, (theirs, here), other.tokens)
-    yield f"{stood}, {claim.word} ({escaped(claim.in_short)})" if claim else stood
+    verdict = compare_losses(loss_at(run, ours[-1]), loss_at(other, theirs[-1]))
+    tested = verdict.outcome is not Outcome.NOT_TESTED
+    result = f", {OUTCOME_TEXT[verdict.outcome]} ({escaped(describe_test_briefly(verdict))})" if tested else ""
+    yield f"at equal tokens its validation loss was {values_text(verdict)}{result}"
 
 
 def sentences_of(found: Sequence[Verdict]) -> Iterator[str]:
-    """What came out otherwise, what cannot be told apart, how fast it was: each with its test; last what has none."""
-    told = [claim for claim in found if claim.word not in (UNTESTED, ALIKE)]
-    alike = [f"{NAMES[c.what][0]}, {beside(c)} ({escaped(c.in_short)})" for c in found if c.word == ALIKE]
-    yield from (told_of(claim) for claim in told if claim.what != SPEED)
-    if alike:
-        yield f"this run's {', and '.join(alike)}, {ALIKE}"
-    yield from (told_of(claim) for claim in told if claim.what == SPEED)
-    untested = [f"{NAMES[claim.what][0]} ({escaped(claim.because)})" for claim in found if claim.word == UNTESTED]
+    """Word the differences in quality, what is not significantly different, the speed, and last what has no test."""
+    differ = [verdict for verdict in found if verdict.outcome.is_difference]
+    equal = [verdict for verdict in found if verdict.outcome is Outcome.INDISTINGUISHABLE]
+    untested = [verdict for verdict in found if verdict.outcome is Outcome.NOT_TESTED]
+    yield from (difference_sentence(verdict) for verdict in differ if verdict.quantity is not Quantity.SPEED)
+    if equal:
+        parts = [f"{one.quantity}, {values_text(one)} ({escaped(describe_test_briefly(one))})" for one in equal]
+        yield f"not significantly different: {'; '.join(parts)}"
+    yield from (difference_sentence(verdict) for verdict in differ if verdict.quantity is Quantity.SPEED)
     if untested:
-        yield f"{UNTESTED}: {', '.join(untested)}"
+        yield f"not tested: {', '.join(f'{one.quantity} ({escaped(describe_test_briefly(one))})' for one in untested)}"
 
 
-def told_of(claim: Verdict) -> str:
-    return f"this run's {NAMES[claim.what][1]} {claim.word}, {beside(claim)} ({escaped(claim.in_short)})"
-
-
-def beside(claim: Verdict) -> str:
-    """'4.5344 against 4.7962', '31.0 % against 27.5 %', '1,027 against 2,730 tokens/s'"""
-    theirs, ours = (re.sub(r"^[\d.]+ \((.*)\)$", r"\1", figure) for figure in claim.figures)
-    return f"{ours.removesuffix(' tokens/s')} against {theirs}"
+def difference_sentence(verdict: Verdict) -> str:
+    return (
+        f"{SUBJECTS[verdict.quantity]} {OUTCOME_TEXT[verdict.outcome]}, {values_text(verdict)}"
+        f" ({escaped(describe_test_briefly(verdict))})"
+    )
 
 
 def upper(sentence: str) -> str:
@@ -134,18 +136,18 @@ def upper(sentence: str) -> str:
 
 
 def against_gpt2(run: Run) -> Iterator[str]:
-    """HellaSwag's published figure compares where all items were asked; the loss has no error to test it by."""
+    """Compare HellaSwag with GPT-2's published accuracy, where all items were scored; a published loss has no error."""
     if not (run.hellaswag and run.hellaswag[-1].items == ALL_ITEMS):
         return
-    share, error = headline(run.hellaswag[-1])
+    accuracy, error = primary_accuracy(run.hellaswag[-1])
     published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / 10_042) ** 0.5)
-    word, test = unpaired_test((share, error), published, 10_042, "lower", "higher")
+    test, reason = error_bounds_test((accuracy, error), published, 10_042)
+    outcome = test.outcome if test else Outcome.NOT_TESTED
+    why = f" ({bounds_text(test)})" if test else f" ({REASON_TEXT[reason]})" if reason else ""
     loss = (
         "" if kind_of_data(run) == GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} says nothing of this run's data."
     )
-    says = {ALIKE: ALIKE, UNTESTED: f"is {UNTESTED}"}.get(word, f"is {word}")
-    figures = f"{100 * share:.1f} % against {100 * GPT2.hellaswag:.1f} %"
     yield (
-        f"Against **{GPT2.name}**, as published: this run's HellaSwag accuracy {says}, {figures}"
-        f" ({test.replace('windows', 'items')}).{loss}"
+        f"Against **{GPT2.name}**, as published: this run's HellaSwag accuracy is {OUTCOME_TEXT[outcome]},"
+        f" {100 * accuracy:.1f} % against {100 * GPT2.hellaswag:.1f} %{why}.{loss}"
     )

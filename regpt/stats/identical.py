@@ -1,14 +1,24 @@
-"""Whether two runs are one: the same recipe, the same data, and every recorded figure the same to the last digit."""
+"""Decide whether two runs are the same: recipe, data and every recorded loss and score, to the last digit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from regpt.base.settings import result_differences
 from regpt.tracking.journal import StepRecord, ValidationRecord
 from regpt.tracking.run import Run
 
 
-def identical(run: Run, other: Run) -> str:
-    """In words what of two runs is the same, where all of it is; else nothing.
+@dataclass(frozen=True)
+class Identity:
+    """Two runs that agree in everything that was recorded of their results."""
+
+    training_losses: int
+    validation_losses: int
+    is_copy: bool  # the times of the steps agree too, which no two runs do
+
+
+def identical(run: Run, other: Run) -> Identity | None:
+    """Compare two runs; None where they differ.
 
     Settings that change no result may differ. Two runs without any recorded loss are not called identical.
     """
@@ -19,31 +29,22 @@ def identical(run: Run, other: Run) -> str:
         and bool(ours.steps or ours.validations)
         and losses(ours.steps) == losses(theirs.steps)
         and losses(ours.validations) == losses(theirs.validations)
-        and answers(run) == answers(other)
+        and scores(run) == scores(other)
     )
     if not same:
-        return ""
-    counts = ((len(ours.steps), "training"), (len(ours.validations), "validation"))
-    recorded = " and ".join(f"{n:,} {kind} loss{'es' if n != 1 else ''}" for n, kind in counts if n)
-    return (
-        f"the same recipe, the same data, and every recorded loss ({recorded}) the same to the last digit;"
-        f" {'the times of the steps too, so one is a copy of the other' if as_long(run, other) else 'run twice'}"
-    )
+        return None
+    is_copy = bool(times(run)) and times(run) == times(other)
+    return Identity(len(ours.steps), len(ours.validations), is_copy)
 
 
 def losses(records: Sequence[StepRecord] | Sequence[ValidationRecord]) -> list[tuple[int, str]]:
-    """(step, loss) of each; as text, in which a loss that is no number equals itself."""
+    """Return (step, loss) of each record; the loss as text, so that NaN equals NaN."""
     return [(record.step, repr(record.loss)) for record in records]
 
 
-def answers(run: Run) -> list[tuple[int, str, str, dict[str, float]]]:
-    """(step, task, digest of the items, accuracy by rule)"""
+def scores(run: Run) -> list[tuple[int, str, str, dict[str, float]]]:
+    """Return (step, task, digest of the items, accuracy by metric) of each scored task."""
     return [(record.step, record.task, record.digest, record.accuracy) for record in run.history.tasks]
-
-
-def as_long(run: Run, other: Run) -> bool:
-    """Whether each step and look took the same time to the last digit, which no two runs do."""
-    return bool(times(run)) and times(run) == times(other)
 
 
 def times(run: Run) -> list[float]:

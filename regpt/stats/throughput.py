@@ -1,4 +1,4 @@
-"""Whether one run's steps were faster than another's: by groups of neighbouring steps, since a machine's load lasts."""
+"""Test whether one run's steps were faster than another's, by groups of neighbouring steps: a machine's load lasts."""
 
 import math
 from dataclasses import dataclass
@@ -7,124 +7,114 @@ from statistics import median
 
 import numpy as np
 
-from regpt.stats.paired import GROUPS, student
+from regpt.stats.outcome import Outcome
+from regpt.stats.paired import GROUPS, students_t_threshold
 from regpt.tracking.run import Run
 
-FEWEST_STEPS = 8  # of which a median is said
-FEWEST_TESTED = 96  # below, a load that comes and goes may cover most of a run
-UNEVEN = 1.5  # times as fast in one group of steps as in another of the same run
-OTHER_WORK = "as under other work on the machine"
-SMALLEST_GROUP = 4  # steps, so that one that is slow moves no median
-FAR = math.log(2)  # medians so far apart are said of two runs, whatever moved them
+MIN_STEPS = 8  # for a median
+MIN_TESTED_STEPS = 96  # below, a passing load may cover most of a run
+UNEVEN_RATIO = 1.5  # between the fastest and the slowest group of one run
+MIN_GROUP_STEPS = 4  # so that one slow step changes no group's median
+TWOFOLD = math.log(2)  # medians this far apart are reported for the two runs, whatever the cause
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """A run's speed, group of neighbouring steps by group. Speeds are tokens a second."""
+    """The speed of a run in tokens per second, by groups of neighbouring steps."""
 
     steps: int
-    middle: float  # of the median step
-    groups: tuple[float, ...]  # of the median step of each
+    median: float  # of all steps
+    groups: tuple[float, ...]  # median of each group
 
     @property
     def mean_log(self) -> float:
-        """Mean of the groups' logarithms: being held up to half the speed counts as much as doubling it."""
+        """Mean of the groups' logarithms, so that half the speed counts as much as double."""
         return float(np.log(self.groups).mean())
 
     @property
     def variance(self) -> float:
-        """Variance of what this run's level would be on another day.
+        """Variance of `mean_log` on another day.
 
-        Within a run the mean of G groups has the variance of one over G. But loads last, and the day of a run is one
-        more draw of them: that machines change between runs as much as within one is the least to be assumed. So the
-        variance of a whole group is added.
+        Within a run, the mean of G groups has the variance of one group divided by G. But loads last, and the day of a
+        run is one more draw of them. The least assumption is that machines vary between runs as much as within one, so
+        the variance of a whole group is added.
         """
         return float(np.log(self.groups).var(ddof=1)) * (1 + 1 / len(self.groups))
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether the groups differ so much that other work on the machine is likely."""
+        return max(self.groups) > UNEVEN_RATIO * min(self.groups)
 
 
 @dataclass(frozen=True)
 class ThroughputTest:
-    """One pace against another."""
+    """Welch's t-test of the speeds of two runs, on logarithms."""
 
     ours: Throughput
     theirs: Throughput
 
     @property
-    def apart(self) -> float:
-        """Logarithm of how many times as fast the first is, by its groups."""
+    def log_ratio(self) -> float:
+        """Logarithm of the ratio of the speeds, from the groups."""
         return self.ours.mean_log - self.theirs.mean_log
 
     @property
-    def needed(self) -> float:
-        """How far apart chance, and loads that come and go, would seldom put them (Welch's t, 5 %, two-sided)."""
-        doubts = [pace.variance for pace in (self.ours, self.theirs)]
-        if not any(doubts):
+    def threshold(self) -> float:
+        """The smallest significant log ratio (Welch 1947, two-sided at 5 %)."""
+        variances = [self.ours.variance, self.theirs.variance]
+        if not any(variances):
             return 0.0
         parts = [
-            doubt**2 / (len(pace.groups) - 1) for doubt, pace in zip(doubts, (self.ours, self.theirs), strict=True)
+            variance**2 / (len(one.groups) - 1)
+            for variance, one in zip(variances, (self.ours, self.theirs), strict=True)
         ]
-        return student(max(1, int(sum(doubts) ** 2 / sum(parts)))) * math.sqrt(sum(doubts))
+        degrees = max(1, int(sum(variances) ** 2 / sum(parts)))
+        return students_t_threshold(degrees) * math.sqrt(sum(variances))
 
     @property
-    def tested(self) -> bool:
-        """Whether the groups carry a difference, and the median steps show the same."""
-        enough = min(self.ours.steps, self.theirs.steps) >= FEWEST_TESTED
-        return enough and abs(self.apart) > self.needed and self.apart * self.middles > 0
+    def is_significant(self) -> bool:
+        """Whether the runs are long enough, the groups differ significantly, and the medians agree in direction."""
+        enough = min(self.ours.steps, self.theirs.steps) >= MIN_TESTED_STEPS
+        return enough and abs(self.log_ratio) > self.threshold and self.log_ratio * self.median_log_ratio > 0
 
     @property
     def is_twofold(self) -> bool:
-        """Whether the median steps are so far apart that it is said of the two runs as they were."""
-        return abs(self.middles) >= FAR
+        """Whether one median step took at least twice as long; reported even where the groups do not carry it."""
+        return abs(self.median_log_ratio) >= TWOFOLD
 
     @property
-    def middles(self) -> float:
-        """Logarithm of how many times as fast the first's median step is."""
-        return math.log(self.ours.middle / self.theirs.middle)
+    def median_log_ratio(self) -> float:
+        """Logarithm of the ratio of the median steps' speeds."""
+        return math.log(self.ours.median / self.theirs.median)
 
     @property
-    def faster(self) -> bool | None:
-        """None where they are not told apart."""
-        if self.tested:
-            return self.apart > 0
-        return self.middles > 0 if self.is_twofold else None
+    def is_uneven(self) -> bool:
+        return self.ours.is_uneven or self.theirs.is_uneven
 
     @property
-    def test(self) -> str:
-        """In a few words, for whoever sees both medians beside it."""
-        if self.is_twofold and not self.tested:
-            return f"at least twofold at the median step; but {self.ranges}, {OTHER_WORK}"
-        groups = " and ".join(
-            str(count) for count in dict.fromkeys(len(one.groups) for one in (self.ours, self.theirs))
-        )
-        uneven = any(max(pace.groups) > UNEVEN * min(pace.groups) for pace in (self.ours, self.theirs))
-        return (
-            f"group by group × {math.exp(self.apart):.3g} over {groups} groups of neighbouring steps,"
-            f" where Welch's t-test needs × {math.exp(math.copysign(self.needed, self.apart)):.3g}"
-            + (f"; but {self.ranges}, {OTHER_WORK}" if uneven else "")
-        )
-
-    @property
-    def ranges(self) -> str:
-        """Between which speeds the groups of each lie."""
-        ours, theirs = (f"{min(pace.groups):,.0f} to {max(pace.groups):,.0f}" for pace in (self.ours, self.theirs))
-        return f"groups of steps ran at {ours} here and {theirs} there"
+    def outcome(self) -> Outcome:
+        if not (self.is_significant or self.is_twofold):
+            return Outcome.INDISTINGUISHABLE
+        ratio = self.log_ratio if self.is_significant else self.median_log_ratio
+        return Outcome.FASTER if ratio > 0 else Outcome.SLOWER
 
 
 def compare_throughput(run: Run, other: Run) -> ThroughputTest | None:
-    """None where the two have too few steps to say anything of how far they are apart."""
+    """Compare the speeds of two runs; None where they have too few steps for any statement."""
     ours, theirs = throughput_of(run), throughput_of(other)
     if ours is None or theirs is None:
         return None
     found = ThroughputTest(ours, theirs)
-    return found if found.is_twofold or min(ours.steps, theirs.steps) >= FEWEST_TESTED else None
+    return found if found.is_twofold or min(ours.steps, theirs.steps) >= MIN_TESTED_STEPS else None
 
 
 def throughput_of(run: Run) -> Throughput | None:
-    """In up to 16 groups. The first step of an attempt, which compiles, moves no median."""
+    """Measure a run in up to 16 groups of steps. An attempt's first step, which compiles, changes no median."""
     batch = run.recipe.data.total_batch_tokens
     speeds = [batch / step.seconds for step in run.history.steps if step.seconds > 0]
-    if len(speeds) < FEWEST_STEPS:
+    if len(speeds) < MIN_STEPS:
         return None
-    ends = np.linspace(0, len(speeds), min(GROUPS, len(speeds) // SMALLEST_GROUP) + 1).astype(int)
+    ends = np.linspace(0, len(speeds), min(GROUPS, len(speeds) // MIN_GROUP_STEPS) + 1).astype(int)
     groups = tuple(median(speeds[start:end]) for start, end in pairwise(ends))
     return Throughput(len(speeds), median(speeds), groups)

@@ -108,7 +108,7 @@ class Run:
         return min((v.loss for v in self.history.validations), default=None)
 
 
-def headline(record: TaskRecord) -> tuple[float, float]:
+def primary_accuracy(record: TaskRecord) -> tuple[float, float]:
     """Accuracy and standard error by the rule that is meant where there is one number."""
     rule = next(iter(record.accuracy))
     return record.accuracy[rule], record.standard_error[rule]

@@ -20,7 +20,7 @@ from regpt.base.format import smoothed
 from regpt.distributed.signals import ImmediateStop
 from regpt.tracking.events import CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
 from regpt.tracking.journal import EventRecord
-from regpt.tracking.run import find_run, headline
+from regpt.tracking.run import find_run, primary_accuracy
 from regpt.tracking.status import RunMonitor, RunStatus, duration
 from regpt.watch.terminal_plot import Curve, draw_curves
 
@@ -145,7 +145,7 @@ def figures(progress: RunStatus) -> list[str]:
         error = f" ± {look.standard_error:.4f}" if look.standard_error else ""
         found.append(f"validation {look.loss:.4f}{error} at step {look.step:,}")
     if progress.hellaswag:
-        (share, share_error), at = headline(progress.hellaswag[-1]), progress.hellaswag[-1].step
+        (share, share_error), at = primary_accuracy(progress.hellaswag[-1]), progress.hellaswag[-1].step
         found.append(f"HellaSwag {share:.3f} ± {share_error:.3f} at step {at:,}")
     if history.steps:
         peak = progress.share_of_peak

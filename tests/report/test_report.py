@@ -271,9 +271,10 @@ def test_then_comes_a_paragraph_for_each_that_it_is_held_against(trials: Path) -
     assert "230126" not in first and rest.startswith("- **Training Date:**")
     assert second == (
         "Against **trial-230126**, which has learned positions, GELU and LayerNorm and saw 8,192 tokens: this run's"
-        " validation loss is lower, 10.3363 against 10.8782 (0.5419 apart, 0.0944 needed). After as many tokens"
-        " its validation loss stood at 10.7835 against 10.8782. This run's HellaSwag accuracy, 25.0 % against 20.0 %"
-        " (McNemar's p = 1), cannot be told apart. Not tested: speed (fewer than 96 steps, and not twofold)."
+        " validation loss is lower, 10.3363 against 10.8782 (-0.5419, above 0.1157, the largest possible threshold for"
+        " errors of 0.0385 and 0.0104). At equal tokens its validation loss was 10.7835 against 10.8782. Not"
+        " significantly different: HellaSwag accuracy, 25.0 % against 20.0 % (McNemar's p = 1). Not tested: speed"
+        " (fewer than 96 steps, and not twofold)."
     )
     assert third.startswith("Against **gpt2-230126 (recorded)**: not tested, its figures are from the owner's record")
 
@@ -336,7 +337,7 @@ def test_a_comparison_on_other_data_is_not_called_one(two_runs: Path, tmp_path: 
     path.write_text(json.dumps(environment))
     text = report_of(two_runs, "modern", "classic")
     assert "the two losses do not compare" in text
-    assert "not tested: validation loss (taken on other windows or other data)" in text
+    assert "not tested: validation loss (measured on other windows or other data)" in text
 
 
 def test_a_recipe_with_recorded_figures_can_be_held_against(two_runs: Path) -> None:

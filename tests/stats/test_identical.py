@@ -3,17 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from regpt.cli.main import main
-from regpt.stats.identical import identical
+from regpt.stats.describe import identity_text
+from regpt.stats.identical import Identity, identical
 from regpt.tracking.run import open_run
 
 TRIALS = Path(__file__).parent.parent / "fixtures" / "runs"
-WORDS = "the same recipe, the same data, and every recorded loss (4 training losses and 3 validation losses) the same"
+COPY = Identity(training_losses=4, validation_losses=3, is_copy=True)
 
 
 @pytest.fixture
@@ -38,11 +40,11 @@ def later(record: dict[str, Any]) -> None:
             record[moment] += 1
 
 
-def test_report_and_comparison_say_that_a_copy_is_one(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copy_of_a_run_is_identical_in_report_and_comparison(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--runs", str(root)]
     assert main(["report", "run", "--against", "copy", *where]) == 0
     report = (root / "run" / "report.md").read_text(encoding="utf-8")
-    says = f"{WORDS} to the last digit; the times of the steps too, so one is a copy of the other"
+    says = identity_text(COPY)
     assert f"\n\nAgainst **copy**: the two are identical, with {says}.\n\n" in report.split("## Model")[0]
     assert f"The two are identical: {says}." in report.split("## Performance Analysis")[1]
     capsys.readouterr()
@@ -51,42 +53,42 @@ def test_report_and_comparison_say_that_a_copy_is_one(root: Path, capsys: pytest
         assert f"- **the two are identical**: {says}" in text
 
 
-def test_a_run_made_twice_is_identical_but_no_copy_and_where_it_ran_does_not_matter(root: Path) -> None:
+def test_run_made_twice_is_identical_but_no_copy(root: Path) -> None:
     edit(root / "copy", later)
     recipe = root / "copy" / "recipe.toml"
     recipe.write_text(recipe.read_text(encoding="utf-8").replace("threads = 0", "threads = 1"), encoding="utf-8")
-    assert identical(open_run(root / "run"), open_run(root / "copy")) == f"{WORDS} to the last digit; run twice"
+    assert identical(open_run(root / "run"), open_run(root / "copy")) == replace(COPY, is_copy=False)
 
 
 @pytest.mark.parametrize("kind", ["step", "validation"])
-def test_the_last_digit_of_one_loss_is_enough(root: Path, kind: str) -> None:
+def test_last_digit_of_one_loss_makes_runs_differ(root: Path, kind: str) -> None:
     def nudge(record: dict[str, Any]) -> None:
         if (record["kind"], record["step"]) == (kind, 4):
             record["loss"] += 2e-15
 
     edit(root / "copy", nudge)
-    assert identical(open_run(root / "run"), open_run(root / "copy")) == ""
+    assert identical(open_run(root / "run"), open_run(root / "copy")) is None
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [("recipe.toml", "seed = 1337", "seed = 1338"), ("environment.json", '"digest": "', '"digest": "0')],
 )
-def test_another_recipe_and_other_data_are_not_the_same(root: Path, file: str, old: str, new: str) -> None:
+def test_other_recipe_or_data_makes_runs_differ(root: Path, file: str, old: str, new: str) -> None:
     path = root / "copy" / file
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
-    assert identical(open_run(root / "run"), open_run(root / "copy")) == ""
+    assert identical(open_run(root / "run"), open_run(root / "copy")) is None
 
 
-def test_two_runs_without_a_loss_are_not_called_the_same(root: Path) -> None:
+def test_runs_without_a_loss_are_not_identical(root: Path) -> None:
     for name in ("run", "copy"):
         (root / name / "journal.jsonl").write_text("", encoding="utf-8")
-    assert identical(open_run(root / "run"), open_run(root / "copy")) == ""
+    assert identical(open_run(root / "run"), open_run(root / "copy")) is None
 
 
-def test_other_answers_of_the_same_losses_are_not_the_same(root: Path) -> None:
+def test_other_scores_make_runs_differ(root: Path) -> None:
     def other_answers(record: dict[str, Any]) -> None:
         if record["kind"] == "task":
             record["accuracy"] = dict.fromkeys(record["accuracy"], 0.9)

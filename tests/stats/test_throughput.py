@@ -13,8 +13,10 @@ from regpt.compare.models import open_all
 from regpt.compare.tables import against
 from regpt.report.page import write_report
 from regpt.report.scores import Baseline
-from regpt.stats.throughput import throughput_of
-from regpt.stats.verdicts import ALIKE, Verdict, speed_verdict
+from regpt.stats.describe import describe_test, describe_test_briefly, values_text
+from regpt.stats.outcome import Outcome
+from regpt.stats.throughput import ThroughputTest, throughput_of
+from regpt.stats.verdicts import Verdict, speed_verdict
 from regpt.tracking.journal import History, StepRecord
 from regpt.tracking.run import Run, open_run
 
@@ -55,46 +57,51 @@ def loaded(random: np.random.Generator, seconds: float, steps: int = STEPS) -> l
     return list(seconds * np.array(loads[:steps]) * np.exp(0.01 * random.standard_normal(steps)))
 
 
-def said(one: Run, other: Run) -> str:
-    claim = speed_verdict(one, other)
-    assert speed_verdict(other, one).word == {"faster": "slower", "slower": "faster"}.get(claim.word, claim.word)
-    return claim.word
+OPPOSITE = {Outcome.FASTER: Outcome.SLOWER, Outcome.SLOWER: Outcome.FASTER}
 
 
-def test_threefold_is_said_of_a_machine_that_was_busy_for_half_of_the_run_and_so_is_its_being_busy(
-    planted: Planted,
-) -> None:
-    """As a demo was measured beside other work: as fast as the other at first, then a fifth as fast."""
+def outcome_of(one: Run, other: Run) -> Outcome:
+    """Return the outcome, after a check that the swapped pair has the opposite one."""
+    outcome = speed_verdict(one, other).outcome
+    assert speed_verdict(other, one).outcome is OPPOSITE.get(outcome, outcome)
+    return outcome
+
+
+def test_threefold_is_reported_with_the_uneven_load_it_was_measured_under(planted: Planted) -> None:
+    """The speed equals the other run's at first, then other work divides it by five, as a demo run once measured."""
     half = STEPS // 2
     one, other = planted("one", [*steady(0.34, steps=half), *steady(1.9, steps=half + 1)]), planted("two", steady(0.37))
-    assert said(one, other) == "slower"
+    assert outcome_of(one, other) is Outcome.SLOWER
+    verdict = speed_verdict(one, other)
+    assert isinstance(verdict.test, ThroughputTest) and verdict.test.is_twofold and verdict.test.is_uneven
+    low, high = (f"{edge(pace.groups):,.0f}" for pace in filter(None, [throughput_of(one)]) for edge in (min, max))
+    words = describe_test(verdict, "two")
+    assert f"{low} to {high}" in words and "other work" in words
     text = write_report(one, [Baseline("two", other.recipe, other)]).read_text(encoding="utf-8")
     opening, table = text.split("## Model Architecture")[0], text.split("## Performance Analysis")[1]
-    claim = speed_verdict(one, other)
-    low, high = (f"{edge(pace.groups):,.0f}" for pace in filter(None, [throughput_of(one)]) for edge in (min, max))
-    assert f"groups of steps ran at {low} to {high} here" in claim.because
     for part in (opening, table):
-        assert "slower" in part and claim.because in part and "other work on the machine" in part
-    theirs, ours = claim.figures
-    lines = against(*open_all(["one", "two"], one.path.parent))
-    assert f"- speed: {ours} against {theirs}, slower: {claim.because}" in lines
+        assert "slower" in part and words in part
+    (line,) = [line for line in against(*open_all(["one", "two"], one.path.parent)) if line.startswith("- speed: ")]
+    assert values_text(verdict) in line and words in line
 
 
-def test_threefold_under_two_unlike_loads_is_said(planted: Planted) -> None:
+def test_threefold_is_reported_under_two_different_loads(planted: Planted) -> None:
     random = np.random.default_rng(0)
     one, two = planted("one", loaded(random, 3.0)), planted("two", loaded(random, 1.0))
-    assert said(one, two) == "slower"
-    assert "as under other work on the machine" in speed_verdict(one, two).in_short
-    assert "other work" not in speed_verdict(planted("c", steady(3.0)), planted("d", steady(1.0))).in_short
+    assert outcome_of(one, two) is Outcome.SLOWER
+    assert "other work" in describe_test_briefly(speed_verdict(one, two))
+    assert "other work" not in describe_test_briefly(
+        speed_verdict(planted("c", steady(3.0)), planted("d", steady(1.0)))
+    )
 
 
 @pytest.mark.parametrize("times", [1.0, 1.03, 1.05])
-def test_a_few_percent_under_loads_that_come_and_go_are_not_said(planted: Planted, times: float) -> None:
-    """Of 300 pairs of journals."""
+def test_few_percent_under_passing_loads_are_not_reported(planted: Planted, times: float) -> None:
+    """Check 300 pairs of journals."""
     random, run = np.random.default_rng(1), planted("run", steady(1.0, steps=1))
     pairs = [[with_seconds(run, loaded(random, seconds)) for seconds in (times, 1.0)] for _ in range(300)]
-    words = [speed_verdict(one, other).word for one, other in pairs]
-    assert sum(word != ALIKE for word in words) <= 0.05 * len(words)
+    outcomes = [speed_verdict(one, other).outcome for one, other in pairs]
+    assert sum(outcome.is_difference for outcome in outcomes) <= 0.05 * len(outcomes)
 
 
 def with_seconds(run: Run, seconds: Sequence[float]) -> Run:
@@ -103,29 +110,31 @@ def with_seconds(run: Run, seconds: Sequence[float]) -> Run:
     return replace(run, history=History(steps=steps, events=run.history.events))
 
 
-def test_a_tenth_on_a_quiet_machine_is_said_and_a_thousandth_is_not(planted: Planted) -> None:
+def test_tenth_on_a_quiet_machine_is_reported_and_a_thousandth_is_not(planted: Planted) -> None:
     quiet = planted("quiet", steady(1.0, seed=1))
-    assert said(planted("tenth", steady(0.9, seed=2)), quiet) == "faster"
-    assert said(planted("thousandth", steady(0.999, seed=3)), quiet) == ALIKE
+    assert outcome_of(planted("tenth", steady(0.9, seed=2)), quiet) is Outcome.FASTER
+    assert outcome_of(planted("thousandth", steady(0.999, seed=3)), quiet) is Outcome.INDISTINGUISHABLE
 
 
 @pytest.mark.parametrize("steps", [8, 20, 47, 95])
-def test_of_short_runs_only_twofold_is_said(planted: Planted, steps: int) -> None:
+def test_short_runs_are_compared_only_where_twofold(planted: Planted, steps: int) -> None:
     random, one = np.random.default_rng(2), planted("run", steady(1.0, steps=1))
-    for times, word in ((1.0, "not tested"), (1.9, "not tested"), (2.2, "slower"), (3.0, "slower")):
+    untested, slower = Outcome.NOT_TESTED, Outcome.SLOWER
+    for times, outcome in ((1.0, untested), (1.9, untested), (2.2, slower), (3.0, slower)):
         slow, quick = steady(times, steps=steps, seed=int(random.integers(99))), steady(1.0, steps=steps)
-        assert said(with_seconds(one, [20 * times, *slow[1:]]), with_seconds(one, [20.0, *quick[1:]])) == word
+        first, second = with_seconds(one, [20 * times, *slow[1:]]), with_seconds(one, [20.0, *quick[1:]])
+        assert outcome_of(first, second) is outcome
 
 
-def test_a_word_never_says_the_other_of_what_the_figures_show(planted: Planted) -> None:
+def test_outcome_never_contradicts_the_medians(planted: Planted) -> None:
     run = planted("run", steady(1.0, steps=1))
     changing = with_seconds(run, [0.1, 1.0, 1.0] * 40)  # quick groups, and a slow median
     for other in (with_seconds(run, steady(0.5)), with_seconds(run, steady(0.8))):
-        assert said(changing, other) in ("slower", ALIKE)
+        assert outcome_of(changing, other) in (Outcome.SLOWER, Outcome.INDISTINGUISHABLE)
 
 
-def test_one_slow_step_as_of_compilation_moves_nothing(planted: Planted) -> None:
+def test_one_slow_step_of_compilation_changes_nothing(planted: Planted) -> None:
     quiet = planted("quiet", steady(1.0, seed=1))
     slow: Verdict = speed_verdict(planted("compiled", [60.0, *steady(1.0, seed=2)]), quiet)
-    assert slow.word == ALIKE
-    assert speed_verdict(planted("faster", [60.0, *steady(0.8, seed=3)]), quiet).word == "faster"
+    assert slow.outcome is Outcome.INDISTINGUISHABLE
+    assert speed_verdict(planted("faster", [60.0, *steady(0.8, seed=3)]), quiet).outcome is Outcome.FASTER

@@ -1,4 +1,4 @@
-"""A word of two runs is said only where their figures carry it: planted journals, equal, unequal and not comparable."""
+"""Verdicts on planted runs that are equal, different or not comparable."""
 
 import re
 from dataclasses import replace
@@ -11,9 +11,13 @@ from scipy import stats
 
 from regpt.base.settings import load_recipe
 from regpt.report.scores import Baseline
-from regpt.report.summary import baseline_paragraph, summary
-from regpt.stats.paired import student
-from regpt.stats.verdicts import ALIKE, UNTESTED, Verdict, speed_verdict, unpaired_test, verdicts
+from regpt.report.summary import at_equal_tokens, baseline_paragraph, summary, upper
+from regpt.stats.describe import describe_test_briefly
+from regpt.stats.losses import ErrorBoundsTest
+from regpt.stats.outcome import NotTested, Outcome, Quantity
+from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, students_t_threshold
+from regpt.stats.throughput import ThroughputTest
+from regpt.stats.verdicts import Verdict, speed_verdict, verdicts
 from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, SourceInfo
 from regpt.tracking.events import Started
 from regpt.tracking.journal import EventRecord, History, StepRecord, TaskRecord, ValidationRecord
@@ -80,103 +84,114 @@ def with_windows(run: Run, apart: float, noise: float) -> Run:
     return replace(run, history=history)
 
 
-@pytest.mark.parametrize(("apart", "word"), [(-0.02, "lower"), (0.02, "higher"), (0.001, ALIKE)])
-def test_losses_are_told_apart_window_by_window_where_their_own_errors_would_not(
-    tmp_path: Path, apart: float, word: str
+@pytest.mark.parametrize(
+    ("apart", "outcome"), [(-0.02, Outcome.LOWER), (0.02, Outcome.HIGHER), (0.001, Outcome.INDISTINGUISHABLE)]
+)
+def test_window_losses_show_differences_that_standard_errors_do_not(
+    tmp_path: Path, apart: float, outcome: Outcome
 ) -> None:
     one = with_windows(planted(tmp_path / "a"), apart, 0.1)
     two = with_windows(planted(tmp_path / "b"), 0.0, 0.1)
-    claim = claimed(one, two)["Validation Loss"]
-    assert claim.word == word and "over the same 640 windows" in claim.because
+    verdict = by_quantity(one, two)[Quantity.VALIDATION_LOSS]
+    assert verdict.outcome is outcome
+    assert isinstance(verdict.test, PairedLossTest) and verdict.test.windows == 640
     (two.path / "windows.npy").unlink()  # as of a run that did not keep them
-    assert claimed(one, two)["Validation Loss"].word == ALIKE
+    verdict = by_quantity(one, two)[Quantity.VALIDATION_LOSS]
+    assert isinstance(verdict.test, ErrorBoundsTest) and not verdict.outcome.is_difference
 
 
-def claimed(run: Run, other: Run) -> dict[str, Verdict]:
-    return {claim.what: claim for claim in verdicts(run, other)}
+def by_quantity(run: Run, other: Run) -> dict[Quantity, Verdict]:
+    return {verdict.quantity: verdict for verdict in verdicts(run, other)}
 
 
-def test_runs_that_are_equal_cannot_be_told_apart(tmp_path: Path) -> None:
-    found = claimed(planted(tmp_path / "a"), planted(tmp_path / "b"))
-    assert {claim.word for claim in found.values()} == {ALIKE}
+def test_equal_runs_are_indistinguishable(tmp_path: Path) -> None:
+    found = by_quantity(planted(tmp_path / "a"), planted(tmp_path / "b"))
+    assert {verdict.outcome for verdict in found.values()} == {Outcome.INDISTINGUISHABLE}
 
 
-def test_a_clear_difference_is_called_by_its_name_and_the_other_way_round_by_the_other(tmp_path: Path) -> None:
+def test_clear_difference_has_the_opposite_outcome_when_swapped(tmp_path: Path) -> None:
     better = planted(tmp_path / "a", loss=2.9, right=360, seconds=0.8)
     worse = planted(tmp_path / "b", loss=3.0, right=300, seconds=1.0)
-    assert [claim.word for claim in verdicts(better, worse)] == ["higher", "lower", "faster"]
-    assert [claim.word for claim in verdicts(worse, better)] == ["lower", "higher", "slower"]
+    found = verdicts(better, worse)
+    assert [verdict.outcome for verdict in found] == [Outcome.HIGHER, Outcome.LOWER, Outcome.FASTER]
+    assert [one.outcome for one in verdicts(worse, better)] == [Outcome.LOWER, Outcome.HIGHER, Outcome.SLOWER]
+    hellaswag, loss, speed = found
+    assert isinstance(loss.test, ErrorBoundsTest) and loss.test.thresholds == pytest.approx((0, 0.0393), abs=1e-4)
+    assert (loss.ours, loss.theirs, loss.difference) == pytest.approx((2.9, 3.0, -0.1))
+    assert isinstance(hellaswag.test, PairedAccuracyTest) and hellaswag.test.p_value == pytest.approx(1.7e-18, rel=0.05)
+    assert hellaswag.difference == pytest.approx(0.06)
+    assert isinstance(speed.test, ThroughputTest) and speed.ratio == pytest.approx(1.25)
     text = "\n\n".join(summary(better, [Baseline("b", worse.recipe, worse)]))
-    assert "validation loss is lower, 2.9000 against 3.0000 (0.1000 apart, 0.0278 needed)" in text
-    assert "HellaSwag accuracy is higher, 36.0 % against 30.0 % (McNemar's p = 1.7e-18)" in text
-    assert (
-        "steps were faster, 1,231 against 985 tokens/s (group by group × 1.25 over 16 groups of neighbouring steps"
-        in text
-    )
+    for values in ("2.9000 against 3.0000", "36.0 % against 30.0 %", "1,231 against 985 tokens/s"):
+        assert values in text
+    for verdict in found:
+        assert describe_test_briefly(verdict) in text
 
 
-def test_a_difference_within_the_errors_is_not_called_one(tmp_path: Path) -> None:
-    """The loss is 0.02 apart, but its two errors of 0.01 allow 0.028; of the items only 4 are answered otherwise."""
-    found = claimed(planted(tmp_path / "a", loss=2.98, right=304, seconds=0.99), planted(tmp_path / "b"))
-    assert {claim.word for claim in found.values()} == {ALIKE}
+def test_difference_within_the_errors_is_not_claimed(tmp_path: Path) -> None:
+    """The loss differs by 0.02 with two errors of 0.01; 4 of 1,000 items are answered differently."""
+    found = by_quantity(planted(tmp_path / "a", loss=2.98, right=304, seconds=0.99), planted(tmp_path / "b"))
+    assert not any(verdict.outcome.is_difference for verdict in found.values())
+    assert found[Quantity.VALIDATION_LOSS].reason is NotTested.UNKNOWN_CORRELATION
     text = "\n\n".join(summary(planted(tmp_path / "c", loss=2.98, right=304), []))
     assert not {"better", "faster", "lower", "higher"} & set(text.replace("(", " ").split())
 
 
-@pytest.mark.parametrize("changed", [{"windows": 320}, {"data": "b" * 64}, {"error": 0.0}])
-def test_losses_that_do_not_compare_are_not_compared(tmp_path: Path, changed: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"windows": 320}, NotTested.OTHER_DATA),
+        ({"data": "b" * 64}, NotTested.OTHER_DATA),
+        ({"error": 0.0}, NotTested.NO_STANDARD_ERRORS),
+    ],
+)
+def test_losses_on_other_windows_are_not_compared(tmp_path: Path, changed: dict[str, Any], reason: NotTested) -> None:
     one, two = planted(tmp_path / "a", loss=1.0), planted(tmp_path / "b", **changed)
-    claim = claimed(one, two)["Validation Loss"]
-    assert claim.word == UNTESTED and claim.because
+    verdict = by_quantity(one, two)[Quantity.VALIDATION_LOSS]
+    assert (verdict.outcome, verdict.reason) == (Outcome.NOT_TESTED, reason)
     text = "\n\n".join(summary(one, [Baseline("b", two.recipe, two)]))
     assert "lower" not in text
 
 
-def test_answers_to_other_items_are_not_compared(tmp_path: Path) -> None:
-    claim = claimed(planted(tmp_path / "a", right=900), planted(tmp_path / "b", asked="others"))["HellaSwag Accuracy"]
-    assert claim.word == UNTESTED and "other items" in claim.because
+def test_predictions_of_other_items_are_not_compared(tmp_path: Path) -> None:
+    one, other = planted(tmp_path / "a", right=900), planted(tmp_path / "b", asked="others")
+    verdict = by_quantity(one, other)[Quantity.HELLASWAG]
+    assert (verdict.outcome, verdict.reason) == (Outcome.NOT_TESTED, NotTested.OTHER_ITEMS)
+
+
+def test_missing_predictions_are_named(tmp_path: Path) -> None:
+    one, other = planted(tmp_path / "a"), planted(tmp_path / "b")
+    (other.path / "answers.parquet").unlink()
+    verdict = by_quantity(one, other)[Quantity.HELLASWAG]
+    assert (verdict.outcome, verdict.reason) == (Outcome.NOT_TESTED, NotTested.UNREADABLE_PREDICTIONS)
+    assert str(other.path / "answers.parquet") in verdict.problem
 
 
 def test_speeds_on_other_devices_or_of_few_steps_are_not_compared(tmp_path: Path) -> None:
     one, other = planted(tmp_path / "a", seconds=0.1), planted(tmp_path / "b", device="another card")
-    assert speed_verdict(one, other).word == UNTESTED
+    assert speed_verdict(one, other).reason is NotTested.OTHER_DEVICES
     short = replace(one, history=replace(one.history, steps=one.history.steps[:3]))
-    assert speed_verdict(short, planted(tmp_path / "c")).word == UNTESTED
-    assert speed_verdict(replace(one, history=History()), planted(tmp_path / "d")).word == UNTESTED
+    assert speed_verdict(short, planted(tmp_path / "c")).reason is NotTested.TOO_FEW_STEPS
+    assert speed_verdict(replace(one, history=History()), planted(tmp_path / "d")).outcome is Outcome.NOT_TESTED
 
 
 @pytest.mark.parametrize("degrees", [3, 7, 63, 639])
-def test_few_windows_ask_for_more(degrees: int) -> None:
-    assert student(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
+def test_students_t_threshold_agrees_with_scipy(degrees: int) -> None:
+    assert students_t_threshold(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
 
 
-@pytest.mark.parametrize("shared", [0.0, 3.0])
-def test_equal_models_are_told_apart_no_more_often_than_the_level_says(shared: float) -> None:
-    """2,000 pairs of equal models; where windows share their difficulty, as they do, almost never."""
-    random = np.random.default_rng(1)
-    said = 0
-    for _ in range(2000):
-        windows = shared * random.standard_normal(16)
-        one, two = (windows + random.standard_normal(16) for _ in range(2))
-        pairs = [(float(losses.mean()), float(losses.std(ddof=1) / 4)) for losses in (one, two)]
-        said += unpaired_test(pairs[0], pairs[1], 16, "lower", "higher")[0] != ALIKE
-    assert said / 2000 <= 0.06
-    assert said / 2000 < 0.001 or not shared
-
-
-def test_equal_tokens_are_those_after_which_both_were_looked_at(tmp_path: Path) -> None:
+def test_equal_tokens_need_a_validation_of_both_runs(tmp_path: Path) -> None:
     ours, other = planted(tmp_path / "a", loss=2.9), planted(tmp_path / "b")
     further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
     ours = replace(ours, history=replace(ours.history, steps=further))
-    assert "After as many tokens its validation loss stood at 2.9000 against 3.0000" in baseline_paragraph(
-        ours, as_other(other)
-    )
+    (sentence,) = at_equal_tokens(ours, other)
+    assert "2.9000 against 3.0000, lower (" in sentence and upper(sentence) in baseline_paragraph(ours, as_other(other))
     ours, kept = with_windows(ours, -0.05, 0.1), with_windows(other, 0.0, 0.1)
-    said = baseline_paragraph(ours, as_other(kept))
-    assert re.search(r"After as many tokens its validation loss stood at [\d.]+ against [\d.]+, lower \(-0\.0", said)
+    (sentence,) = at_equal_tokens(ours, kept)
+    assert re.search(r"[\d.]+ against [\d.]+, lower \(-0\.0", sentence)
     earlier = [replace(look, step=40, tokens=40_960) for look in other.history.validations]  # stopped later
     other = replace(other, history=replace(other.history, validations=earlier))
-    assert "as many tokens" not in baseline_paragraph(ours, as_other(other))
+    assert not list(at_equal_tokens(ours, other))
 
 
 def as_other(run: Run) -> Baseline:

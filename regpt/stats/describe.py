@@ -1,0 +1,180 @@
+"""Word verdicts, tests and identical runs, for reports, comparisons and terminals."""
+
+import math
+
+from regpt.stats.identical import Identity
+from regpt.stats.losses import ErrorBoundsTest
+from regpt.stats.outcome import LEVEL, NotTested, Outcome, Quantity
+from regpt.stats.paired import PairedAccuracyTest, PairedLossTest
+from regpt.stats.throughput import MIN_TESTED_STEPS, Throughput, ThroughputTest
+from regpt.stats.verdicts import Test, Verdict
+
+OUTCOME_TEXT = {
+    Outcome.LOWER: "lower",
+    Outcome.HIGHER: "higher",
+    Outcome.FASTER: "faster",
+    Outcome.SLOWER: "slower",
+    Outcome.INDISTINGUISHABLE: "not significantly different",
+    Outcome.NOT_TESTED: "not tested",
+}
+REASON_TEXT = {
+    NotTested.NOT_MEASURED: "not measured in both runs",
+    NotTested.OTHER_DATA: "measured on other windows or other data",
+    NotTested.OTHER_ITEMS: "scored on other items",
+    NotTested.OTHER_DEVICES: "not on the same kind and number of devices",
+    NotTested.NOT_FINITE: "a loss is NaN or infinite",
+    NotTested.NO_STANDARD_ERRORS: "no standard errors are recorded",
+    NotTested.TOO_FEW_WINDOWS: "too few windows",
+    NotTested.TOO_FEW_STEPS: f"fewer than {MIN_TESTED_STEPS} steps, and not twofold",
+    NotTested.UNKNOWN_CORRELATION: "the losses of single windows are not kept, and the two standard errors alone do"
+    " not decide",
+    NotTested.UNREADABLE_PREDICTIONS: "the predictions cannot be read",
+}
+DASH = "—"
+
+
+def verdict_text(verdict: Verdict, other: str) -> str:
+    """Return the outcome and its test: 'lower: paired t-test …'. `other` is the name of the other run."""
+    return f"{OUTCOME_TEXT[verdict.outcome]}: {describe_test(verdict, other)}"
+
+
+def describe_test(verdict: Verdict, other: str) -> str:
+    """Describe the test with its numbers, or why there is none."""
+    if verdict.test is None or verdict.reason:
+        numbers = f"; {long_text(verdict.test, other)}" if verdict.test else ""
+        return (verdict.problem or (REASON_TEXT[verdict.reason] if verdict.reason else "")) + numbers
+    return long_text(verdict.test, other)
+
+
+def describe_test_briefly(verdict: Verdict) -> str:
+    """Describe the test in a few words, for a sentence that has both values already."""
+    match verdict.test:
+        case PairedLossTest() as test:
+            numbers = f"{test.difference:+.4f} ± {test.standard_error:.4f}"
+            return f"{numbers}, paired t-test over {test.groups} groups of windows"
+        case ErrorBoundsTest() as test if verdict.reason is None:
+            return f"{test.difference:+.4f}, {bounds_text(test)}"
+        case PairedAccuracyTest() as test:
+            return f"McNemar's p = {test.p_value:.2g}"
+        case ThroughputTest() as test:
+            return throughput_text(test)
+    return verdict.problem or (REASON_TEXT[verdict.reason] if verdict.reason else "")
+
+
+def long_text(test: Test, other: str) -> str:
+    match test:
+        case PairedLossTest():
+            return (
+                f"{test.difference:+.4f} ± {test.standard_error:.4f} over the same {test.windows:,} windows, lower on"
+                f" {test.windows_lower:,} of them; paired t-test over {test.groups} groups of neighbouring windows,"
+                f" threshold {test.threshold:.4f}"
+            )
+        case ErrorBoundsTest():
+            return f"{test.difference:+.4f} over the same {test.n:,} windows; {bounds_text(test)}"
+        case PairedAccuracyTest():
+            return (
+                f"McNemar's p = {test.p_value:.2g} over {test.items:,} items; only this run is right on"
+                f" {test.only[0]:,}, only {other} on {test.only[1]:,}"
+            )
+        case ThroughputTest():
+            text = throughput_text(test)
+            return text if mentions_ranges(test) else f"{text}; {ranges_text(test)}"
+
+
+def bounds_text(test: ErrorBoundsTest) -> str:
+    """Word the two possible thresholds of a test that knows standard errors only."""
+    smaller, larger = test.thresholds
+    if test.outcome is Outcome.INDISTINGUISHABLE:
+        return f"below {smaller:.4f}, the smallest possible threshold for errors of {errors_text(test)}"
+    if test.outcome is Outcome.NOT_TESTED:
+        return f"the threshold is between {smaller:.4f} and {larger:.4f} for errors of {errors_text(test)}"
+    return f"above {larger:.4f}, the largest possible threshold for errors of {errors_text(test)}"
+
+
+def errors_text(test: ErrorBoundsTest) -> str:
+    return f"{test.errors[0]:.4f} and {test.errors[1]:.4f}"
+
+
+def throughput_text(test: ThroughputTest) -> str:
+    uneven = f"; but {ranges_text(test)}, as under other work on the machine" if mentions_ranges(test) else ""
+    if test.is_twofold and not test.is_significant:
+        return f"at least twofold at the median step{uneven}"
+    counts = dict.fromkeys(len(one.groups) for one in (test.ours, test.theirs))
+    needed = math.exp(math.copysign(test.threshold, test.log_ratio))
+    return (
+        f"ratio {math.exp(test.log_ratio):.3g} over {' and '.join(map(str, counts))} groups of neighbouring steps,"
+        f" Welch's t-test needs {needed:.3g}{uneven}"
+    )
+
+
+def mentions_ranges(test: ThroughputTest) -> bool:
+    return test.is_uneven or (test.is_twofold and not test.is_significant)
+
+
+def ranges_text(test: ThroughputTest) -> str:
+    """Word the range of the groups' speeds in both runs."""
+
+    def of(one: Throughput) -> str:
+        return f"{min(one.groups):,.0f} to {max(one.groups):,.0f}"
+
+    return f"groups of steps ran at {of(test.ours)} here and {of(test.theirs)} there"
+
+
+def accuracy_test_text(test: PairedAccuracyTest, first: str, other: str) -> str:
+    """Describe McNemar's test of two models, named `first` and `other`, and its conclusion."""
+    low, high = test.interval()
+    accuracy = [right / test.items for right in test.right]
+    numbers = (
+        f"{first} {accuracy[0]:.4f}, {other} {accuracy[1]:.4f}, {test.difference:+.4f}"
+        f" (95 % of resamples {low:+.4f} to {high:+.4f}; only one was right on {test.only[0]:,} and"
+        f" {test.only[1]:,} items, McNemar's p = {test.p_value:.2g})"
+    )
+    if not test.is_difference:
+        return f"{numbers}. No difference at the {100 * LEVEL:.0f} % level."
+    return f"{numbers}. {first if test.difference > 0 else other} is better."
+
+
+def value_text(quantity: Quantity, value: float | None) -> str:
+    """Write a value for a table's cell."""
+    if value is None:
+        return DASH
+    match quantity:
+        case Quantity.VALIDATION_LOSS:
+            return f"{value:.4f}"
+        case Quantity.HELLASWAG:
+            return f"{value:.4f} ({100 * value:.1f} %)"
+        case Quantity.SPEED:
+            return f"{value:,.0f} tokens/s"
+
+
+def difference_text(verdict: Verdict) -> str:
+    """Write the difference for a table's cell; a ratio for speeds."""
+    if verdict.reason is NotTested.OTHER_DATA or verdict.difference is None or verdict.ratio is None:
+        return DASH
+    match verdict.quantity:
+        case Quantity.VALIDATION_LOSS:
+            return f"{verdict.difference:+.4f}"
+        case Quantity.HELLASWAG:
+            return DASH if verdict.test is None else f"{100 * verdict.difference:+.1f} percentage points"
+        case Quantity.SPEED:
+            return DASH if verdict.reason is NotTested.OTHER_DEVICES else f"× {verdict.ratio:.3g}"
+
+
+def values_text(verdict: Verdict) -> str:
+    """Write both values for a sentence: '4.5344 against 4.7962', '1,027 against 2,730 tokens/s'."""
+    if verdict.ours is None or verdict.theirs is None:
+        return DASH
+    match verdict.quantity:
+        case Quantity.VALIDATION_LOSS:
+            return f"{verdict.ours:.4f} against {verdict.theirs:.4f}"
+        case Quantity.HELLASWAG:
+            return f"{100 * verdict.ours:.1f} % against {100 * verdict.theirs:.1f} %"
+        case Quantity.SPEED:
+            return f"{verdict.ours:,.0f} against {verdict.theirs:,.0f} tokens/s"
+
+
+def identity_text(identity: Identity) -> str:
+    counts = ((identity.training_losses, "training"), (identity.validation_losses, "validation"))
+    recorded = " and ".join(f"{n:,} {kind} loss{'es' if n != 1 else ''}" for n, kind in counts if n)
+    times = "the times of the steps too, so one is a copy of the other" if identity.is_copy else "run twice"
+    return f"the same recipe, the same data, and every recorded loss ({recorded}) the same to the last digit; {times}"
