@@ -142,6 +142,7 @@ def exam_of(task: Task, rows: Sequence[Row], most: int = 1024) -> PackedTask:
     return PackedTask(Items(task, items, len(items), "by hand", False), 512, most)
 
 
+@pytest.mark.slow
 def test_an_untrained_model_guesses(device: Device) -> None:
     """All numbers fixed: 25 % within three standard errors, judged by any rule."""
     model = GPT(ModelRecipe(n_layer=1, n_head=2, n_embd=16, mlp_hidden=32, block_size=256))
@@ -154,6 +155,7 @@ def test_an_untrained_model_guesses(device: Device) -> None:
         assert abs(accuracy.value - 0.25) < 3 * accuracy.error, rule
 
 
+@pytest.mark.slow
 def test_a_model_overfitted_on_right_endings_gets_them_right(device: Device) -> None:
     rows = from_package(HELLASWAG)[0][:10]  # ActivityNet's, which are short
     model, exam = model_of(block_size=128), exam_of(HELLASWAG, rows)

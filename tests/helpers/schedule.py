@@ -41,6 +41,11 @@ def mark_slow(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
 
 
+def guess(item: pytest.Item) -> float:
+    """Return the assumed duration of a test that is not in the table, in seconds."""
+    return 2 * SLOW_SECONDS if item.get_closest_marker("slow") else 0.0
+
+
 def schedule(items: list[pytest.Item]) -> None:
     """Mark the groups of `items` for `--dist loadgroup`, and move the longest to the front."""
     durations = expected_seconds()
@@ -50,7 +55,7 @@ def schedule(items: list[pytest.Item]) -> None:
         if group is not None and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(group))
         members[group or item.nodeid].append(item)
-    seconds = {name: sum(durations.get(item.nodeid, 0.0) for item in group) for name, group in members.items()}
+    seconds = {name: sum(durations.get(item.nodeid, guess(item)) for item in group) for name, group in members.items()}
     items[:] = [item for name in sorted(members, key=lambda name: -seconds[name]) for item in members[name]]
 
 

@@ -46,6 +46,7 @@ def test_the_local_executor_gives_the_bytes_of_one_machine(tiny: Recipe, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["by-cluster", "by-cluster-logs", "data", "texts"]
 
 
+@pytest.mark.slow
 def test_slurm_jobs_give_the_bytes_of_one_machine(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,7 @@ def manager() -> Any:
     return TaskManager()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "hellaswag"])
 def test_questions_are_worded_as_lm_eval_words_them(name: str, manager: Any) -> None:
     """Contexts, continuations and right answers of lm-eval's own task, given the same rows."""
