@@ -1,1 +1,1 @@
-"""`regpt doctor`: a rehearsal of a run before the run."""
+"""Rehearse a run before it starts: `regpt doctor`."""

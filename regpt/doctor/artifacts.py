@@ -1,4 +1,4 @@
-"""Checks of what is done with a model: it is asked, it writes, it is exported and reported on."""
+"""Check what uses a trained model: evaluation, sampling, export and report."""
 
 import numpy as np
 import torch
@@ -6,8 +6,8 @@ import torch
 from regpt.base.errors import UserError
 from regpt.data.tokenizer import encode
 from regpt.distributed.rank_group import RankGroup
-from regpt.doctor.findings import CheckFailed, CheckSkipped
-from regpt.doctor.rehearsal import ITEMS, Rehearsal
+from regpt.doctor.checks import CheckFailed, CheckSkipped
+from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.evaluation.evaluate import evaluate
 from regpt.evaluation.sampling import Sampling, continuations
 from regpt.interop.huggingface import export
@@ -17,70 +17,83 @@ from regpt.tracking.journal import read_history
 from regpt.tracking.layout import EVALUATIONS_DIR, VALIDATION, RunPaths
 from regpt.tracking.run import open_run
 
+LOSS_TOLERANCE = 1e-3  # nats; the run and the evaluation may use different batch sizes
+LOGIT_TOLERANCE = 1e-4
 
-def check_evaluation(of: Rehearsal) -> str:
-    last = read_history(of.run).validations[-1]
-    opened = open_model(str(of.run), of.folder, [])
-    results = evaluate(opened, [VALIDATION], of.folder / EVALUATIONS_DIR, of.device, RankGroup())
-    again = results[0].value
-    if not abs(again - last.loss) <= 1e-3:
+
+def check_evaluation(rehearsal: Rehearsal) -> str:
+    """Evaluate the checkpoint and compare its validation loss with the run's."""
+    last = read_history(rehearsal.run).validations[-1]
+    model = open_model(str(rehearsal.run), rehearsal.folder, [])
+    results = evaluate(model, [VALIDATION], rehearsal.folder / EVALUATIONS_DIR, rehearsal.device, RankGroup())
+    loss = results[0].value
+    if not abs(loss - last.loss) <= LOSS_TOLERANCE:
         raise CheckFailed(
-            f"validation loss {last.loss:.4f} in the run, {again:.4f} of its checkpoint", "weights are lost in saving"
+            f"the validation loss is {last.loss:.4f} in the run but {loss:.4f} for its checkpoint",
+            "saving or loading changes the weights; do not train until this is fixed",
         )
-    measured = read_history(of.run).tasks
-    asked = of.recipe.evaluation.hellaswag_every
-    if asked and not measured:
-        why = open_run(of.run).hellaswag_unmeasured
-        raise CheckFailed(f"HellaSwag was not measured: {why}", "get its items, or set evaluation.hellaswag_every=0")
-    of_items = f"; {ITEMS} HellaSwag items in {measured[-1].seconds:.1f} s" if measured else ""
-    return f"the checkpoint's validation loss is the run's, {again:.4f}{of_items}"
+    tasks = read_history(rehearsal.run).tasks
+    if rehearsal.recipe.evaluation.hellaswag_every and not tasks:
+        reason = open_run(rehearsal.run).hellaswag_unmeasured
+        raise CheckFailed(
+            f"HellaSwag was not measured: {reason}", "download its items, or set evaluation.hellaswag_every=0"
+        )
+    hellaswag = f"; {HELLASWAG_ITEMS} HellaSwag items in {tasks[-1].seconds:.1f} s" if tasks else ""
+    return f"the checkpoint has the run's validation loss, {loss:.4f}{hellaswag}"
 
 
-def check_samples(of: Rehearsal) -> str:
-    drawn = read_history(of.run).samples
-    if not drawn:
-        raise CheckSkipped("the recipe asks for no samples")
-    record, asked = drawn[-1], of.small.evaluation
-    new_tokens = max(0, asked.sample_tokens - len(encode(record.prompt)))
-    again = continuations(
-        load_model(of.run).to(of.device.torch_device),
+def check_samples(rehearsal: Rehearsal) -> str:
+    """Sample from the checkpoint and compare the text with the run's."""
+    samples = read_history(rehearsal.run).samples
+    if not samples:
+        raise CheckSkipped("the recipe samples no text")
+    record = samples[-1]
+    new_tokens = max(0, rehearsal.small.evaluation.sample_tokens - len(encode(record.prompt)))
+    texts = continuations(
+        load_model(rehearsal.run).to(rehearsal.device.torch_device),
         record.prompt,
         len(record.texts),
         new_tokens,
         Sampling(top_k=record.top_k, seed=record.seed),
     )
-    if again != record.texts:
+    if texts != record.texts:
         raise CheckFailed(
-            f"the run wrote {record.texts[0]!r}, its checkpoint {again[0]!r}", "weights are lost in saving"
+            f"the run sampled {record.texts[0]!r}, its checkpoint {texts[0]!r}",
+            "saving or loading changes the weights; do not train until this is fixed",
         )
-    return f"the checkpoint writes what the run wrote: {again[0]!r}"
+    return f"the checkpoint samples the run's text: {texts[0]!r}"
 
 
-def check_export(of: Rehearsal) -> str:
-    target = of.folder / "exported"
-    model = load_model(of.run)
+def check_export(rehearsal: Rehearsal) -> str:
+    """Export to a Hugging Face directory, load it again and compare the logits."""
+    target = rehearsal.folder / "exported"
+    model = load_model(rehearsal.run)
     try:
         export(model, target)
     except UserError as error:
         raise CheckSkipped(f"{error.problem} ({error.fix})") from None
-    theirs = open_model(str(target), of.folder, []).model.eval()
-    tokens = torch.from_numpy(encode(of.recipe.evaluation.sample_prompt).astype(np.int64))[None]
+    exported = open_model(str(target), rehearsal.folder, []).model.eval()
+    tokens = torch.from_numpy(encode(rehearsal.recipe.evaluation.sample_prompt).astype(np.int64))[None]
     with torch.no_grad():
-        apart = float((model.logits(model.hidden(tokens)) - theirs.logits(theirs.hidden(tokens))).abs().max())
-    if not apart < 1e-4:
-        raise CheckFailed(f"read again, the exported model's logits differ by {apart:.2g}", "do not use the export")
-    return "written as a Hugging Face directory and read again: the same logits"
+        logits = exported.logits(exported.hidden(tokens))
+        difference = float((model.logits(model.hidden(tokens)) - logits).abs().max())
+    if not difference < LOGIT_TOLERANCE:
+        raise CheckFailed(
+            f"the logits of the exported model differ by up to {difference:.2g}", "do not use `regpt export`"
+        )
+    return "the exported Hugging Face model has the same logits"
 
 
-def check_report(of: Rehearsal) -> str:
-    run = open_run(of.run)
+def check_report(rehearsal: Rehearsal) -> str:
+    """Write the report with its figures."""
+    run = open_run(rehearsal.run)
     text = write_report(run, []).read_text(encoding="utf-8")
     assert run.validation_loss is not None
-    missing = [
-        image for image in ("train-val_loss.png", "course.png") if not (RunPaths(of.run).images / image).exists()
-    ]
+    images = RunPaths(rehearsal.run).images
+    missing = [image for image in ("train-val_loss.png", "course.png") if not (images / image).exists()]
     if missing or f"{run.validation_loss:.4f}" not in text:
         raise CheckFailed(
-            f"the report lacks {', '.join(missing) or 'its last loss'}", "try it on a run: regpt report RUN"
+            f"the report lacks {', '.join(missing) or 'the last validation loss'}",
+            "run `regpt report` on a finished run to see the error",
         )
-    return "written, with its pictures"
+    return "written with its figures"

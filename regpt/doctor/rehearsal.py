@@ -1,6 +1,6 @@
-"""A recipe's rehearsal: the same model, data and machine, a few small steps, in a folder that goes afterwards.
+"""Run a few small steps of a recipe with its own model, data and machine, in a temporary folder.
 
-python -m regpt.doctor.rehearsal RECIPE.toml RUN STEP     trains, and is killed after that step
+python -m regpt.doctor.rehearsal RECIPE.toml RUN STEP     trains until it kills itself after STEP
 """
 
 import os
@@ -34,21 +34,21 @@ from regpt.train.start import TrainResult, resume_training, start_training
 STEPS = 4
 SAVED_AT = 2
 KILLED_AT = 3
-STEP_SECONDS = 3.0  # that a step may take where the machine is no GPU; the micro-batch is cut until it does
-ITEMS = 8  # of HellaSwag
-KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM ends a process as suddenly
-KILLED = int(KILL) if os.name == "nt" else -int(KILL)  # exit code of a process that it ended
-PATIENCE = 300  # seconds that a child may take
-SAVING_PATIENCE = 30  # ... and its checkpoint
+STEP_SECONDS = 3.0  # limit for a step without a GPU; the micro-batch is reduced to meet it
+HELLASWAG_ITEMS = 8
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows: SIGTERM also ends a process at once
+KILLED = int(KILL) if os.name == "nt" else -int(KILL)  # exit code of a killed process
+CHILD_TIMEOUT = 300  # seconds
+SAVE_TIMEOUT = 30  # seconds
 
 
 class Rehearsal:
-    """What the checks look at; each part is made when the first of them asks for it."""
+    """The runs that the checks examine. Each is made when a check first needs it."""
 
     def __init__(self, recipe: Recipe, folder: Path, ranks: int = 1) -> None:
         self.recipe, self.folder, self.ranks = recipe, folder, ranks
-        self.made: set[str] = set()
-        self.failed: dict[str, Exception] = {}  # what making a run raised
+        self.completed: set[str] = set()  # names of runs
+        self.failed: dict[str, Exception] = {}  # by name of the run
 
     @cached_property
     def device(self) -> Device:
@@ -56,11 +56,11 @@ class Rehearsal:
 
     @cached_property
     def small(self) -> Recipe:
-        """The recipe with few and small steps, and little to look at. Model, optimizer and data are its own."""
+        """The recipe with few and small steps and short evaluations; model, optimizer and data are unchanged."""
         recipe = self.recipe
         micro_batch = self.quick_micro_batch()
         accumulation = max(self.ranks, min(2, recipe.batch_windows // micro_batch))
-        asked = recipe.evaluation
+        evaluation = recipe.evaluation
         return replace(
             recipe,
             name="rehearsal",
@@ -71,38 +71,38 @@ class Rehearsal:
                 total_batch_tokens=micro_batch * recipe.model.block_size * accumulation,
             ),
             evaluation=replace(
-                asked,
+                evaluation,
                 validation_every=0,
                 validation_batches=1,
-                validation_batch_size=min(4, asked.validation_batch_size),
-                hellaswag_every=STEPS if asked.hellaswag_every else 0,
-                hellaswag_items=ITEMS,
+                validation_batch_size=min(4, evaluation.validation_batch_size),
+                hellaswag_every=STEPS if evaluation.hellaswag_every else 0,
+                hellaswag_items=HELLASWAG_ITEMS,
                 sample_every=0,
                 sample_count=1,
-                sample_tokens=min(24, asked.sample_tokens),
+                sample_tokens=min(24, evaluation.sample_tokens),
             ),
             checkpoint=replace(recipe.checkpoint, every=SAVED_AT, keep_last=0),
         )
 
     def quick_micro_batch(self) -> int:
-        """The recipe's own on a GPU, whose memory is on trial; elsewhere so large that steps are short."""
-        asked = self.recipe.data.micro_batch
+        """Return the recipe's micro-batch on a GPU, to test its memory; elsewhere the largest with short steps."""
+        configured = self.recipe.data.micro_batch
         if self.device.torch_device.type == "cuda":
-            return asked
+            return configured
 
         def seconds(size: int) -> float:
             tokens = 2 * size * self.recipe.model.block_size
-            cut = replace(self.recipe.data, micro_batch=size, total_batch_tokens=tokens)
-            return self.rates.step_seconds(replace(self.recipe, data=cut))
+            data = replace(self.recipe.data, micro_batch=size, total_batch_tokens=tokens)
+            return self.rates.step_seconds(replace(self.recipe, data=data))
 
-        return max((size for size in range(1, asked + 1) if seconds(size) <= STEP_SECONDS), default=1)
+        return max((size for size in range(1, configured + 1) if seconds(size) <= STEP_SECONDS), default=1)
 
     @cached_property
     def rates(self) -> Rates:
         return measured_rates(self.recipe, self.device, seconds=1.0)
 
-    def tokens_take(self) -> float:
-        """How many times as long a token takes in the recipe's own steps as in the rehearsal's."""
+    def token_time_ratio(self) -> float:
+        """Return the time per token of the recipe's own steps, relative to the rehearsal's steps."""
         if self.small.data.micro_batch == self.recipe.data.micro_batch:
             return 1.0
         real, small = (self.rates.step_seconds(r) / r.data.total_batch_tokens for r in (self.recipe, self.small))
@@ -112,50 +112,52 @@ class Rehearsal:
 
     @property
     def run(self) -> Path:
-        """Trained from the first step to the last, in this process."""
-        return self.once("straight", lambda path: self.ended(start_training(self.small, path, handle_signals=True)))
+        """The run directory of an uninterrupted run, trained in this process."""
+        return self.make_once(
+            "straight", lambda path: self.finish(start_training(self.small, path, handle_signals=True))
+        )
 
     @property
     def killed(self) -> Path:
-        """Begun by another process, which was killed after a step, with a checkpoint before it."""
-        words = ["-m", "regpt.doctor.rehearsal", str(self.recipe_file)]
-        return self.once("killed", lambda path: self.child(*words, str(path), str(KILLED_AT), code=KILLED))
+        """The directory of a run whose process was killed after step KILLED_AT, with an earlier checkpoint."""
+        arguments = ["-m", "regpt.doctor.rehearsal", str(self.recipe_file)]
+        return self.make_once("killed", lambda path: self.run_child(*arguments, str(path), str(KILLED_AT), code=KILLED))
 
     @property
     def resumed(self) -> Path:
-        """A copy of the killed one, gone on with in this process."""
+        """The directory of a copy of the killed run, resumed in this process."""
 
         def make(path: Path) -> None:
             shutil.copytree(self.killed, path)
-            self.ended(resume_training(path, handle_signals=True))
+            self.finish(resume_training(path, handle_signals=True))
 
-        return self.once("resumed", make)
+        return self.make_once("resumed", make)
 
     @property
     def on_ranks(self) -> Path:
-        """Trained by torchrun on several ranks."""
+        """The directory of a run trained by torchrun on several ranks."""
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}", "-m", "regpt"]
-        words = ["train", str(self.recipe_file), "--runs", str(self.folder), "--name", "ranks"]
-        return self.once("ranks", lambda path: self.child(*torchrun, *words, code=DONE))
+        arguments = ["train", str(self.recipe_file), "--runs", str(self.folder), "--name", "ranks"]
+        return self.make_once("ranks", lambda path: self.run_child(*torchrun, *arguments, code=DONE))
 
-    def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The run of that name, made where it is not there yet. What its making raised is raised again."""
+    def make_once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """Return the run directory of that name; make the run if needed. Raise again the error of a failed attempt."""
         if name in self.failed:
             raise self.failed[name]
         path = self.folder / name
-        if name not in self.made:
+        if name not in self.completed:
             try:
                 make(path)
             except StopRequested:
                 raise
-            except Exception as error:  # raised again for whoever needs that run
+            except Exception as error:  # raised again for every check that needs this run
                 self.failed[name] = error
                 raise
-            self.made.add(name)
+            self.completed.add(name)
         return path
 
-    def ended(self, result: TrainResult) -> None:
-        """Free the memory of a training that has ended. Raises StopRequested where a signal stopped it."""
+    def finish(self, result: TrainResult) -> None:
+        """Free the memory of a finished training. Raises StopRequested if a signal stopped it."""
         release_memory(self.device)
         if result.stopped_by:
             raise StopRequested(result.stopped_by, result.exit_code)
@@ -166,24 +168,28 @@ class Rehearsal:
         write_text(path, to_toml(self.small))
         return path
 
-    def child(self, *words: str, code: int) -> None:
-        """Run Python with these words. Raises UserError with its last words where it ends otherwise than by `code`."""
-        with subprocess.Popen([sys.executable, *words], stdout=PIPE, stderr=PIPE, text=True) as process:
+    def run_child(self, *arguments: str, code: int) -> None:
+        """Run Python with these arguments. Raises UserError with its last line if its exit code is not `code`."""
+        with subprocess.Popen([sys.executable, *arguments], stdout=PIPE, stderr=PIPE, text=True) as process:
             try:
-                printed, errors = process.communicate(timeout=PATIENCE)
+                printed, errors = process.communicate(timeout=CHILD_TIMEOUT)
             except subprocess.TimeoutExpired:
                 raise UserError(
-                    f"a process of the rehearsal hung for {PATIENCE} s", f"try it: python {' '.join(words)}"
+                    f"a process of the rehearsal did not finish within {CHILD_TIMEOUT} s",
+                    f"try it: python {' '.join(arguments)}",
                 ) from None
             finally:
-                end(process)
+                kill_tree(process)
         if process.returncode != code:
-            last = (errors.strip() or printed.strip() or "it said nothing").splitlines()[-1]
-            raise UserError(f"a process of the rehearsal ended with {process.returncode}: {last}", "mend that first")
+            last = (errors.strip() or printed.strip() or "no output").splitlines()[-1]
+            command = f"python {' '.join(arguments)}"
+            raise UserError(
+                f"a process of the rehearsal exited with {process.returncode}: {last}", f"try it: {command}"
+            )
 
 
-def end(process: "subprocess.Popen[str]") -> None:
-    """With all that it has started: torchrun's ranks would outlive it."""
+def kill_tree(process: "subprocess.Popen[str]") -> None:
+    """Kill a process and its descendants; torchrun's ranks would survive it otherwise."""
     if process.poll() is None:
         for one in [*psutil.Process(process.pid).children(recursive=True), process]:
             with suppress(psutil.NoSuchProcess):
@@ -191,7 +197,7 @@ def end(process: "subprocess.Popen[str]") -> None:
 
 
 class KillAtStep(Console):
-    """A console that kills its process after a step, once a checkpoint of an earlier one is there."""
+    """A console that kills its process after a step, once an earlier checkpoint is complete."""
 
     def __init__(self, run: Path, at: int) -> None:
         super().__init__(quiet_console().terminal)
@@ -199,7 +205,7 @@ class KillAtStep(Console):
 
     def step(self, record: StepRecord) -> None:
         if record.step == self.at:
-            until = time.monotonic() + SAVING_PATIENCE
+            until = time.monotonic() + SAVE_TIMEOUT
             while not store.list_checkpoints(self.run) and time.monotonic() < until:
                 time.sleep(0.01)
             os.kill(os.getpid(), KILL)

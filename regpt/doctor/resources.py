@@ -1,4 +1,4 @@
-"""Checks of what a run needs: a machine, data, memory, disk, and time."""
+"""Check the resources of a run: machine, data, memory, disk and time."""
 
 import contextlib
 import shutil
@@ -13,24 +13,26 @@ from regpt.base.recipe import Recipe
 from regpt.data.import_shards import verify
 from regpt.data.shards import TokenWindows, check_fits
 from regpt.distributed.device import free_memory
-from regpt.doctor.findings import CheckFailed
-from regpt.doctor.rehearsal import ITEMS, Rehearsal
+from regpt.doctor.checks import CheckFailed
+from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.prepare.dataset import open_or_prepare
 from regpt.tracking.events import OutOfMemory
 from regpt.tracking.journal import read_history
 
-VERIFYING_SECONDS = 40.0  # of a large data set as much is read as this allows
-LONGEST_DAYS = 60.0
-HELLASWAG_ITEMS = 10_042
+VERIFY_SECONDS = 40.0  # limit for verifying the data; of a large dataset only a part is read
+MAX_DAYS = 60.0
+HELLASWAG_SIZE = 10_042
 
 
-def check_machine(of: Rehearsal) -> str:
-    device = of.device
-    if problems := list(of.recipe.batch_problems(of.ranks)):
+def check_machine(rehearsal: Rehearsal) -> str:
+    """Open the device and divide the batch among the ranks."""
+    device = rehearsal.device
+    if problems := list(rehearsal.recipe.batch_problems(rehearsal.ranks)):
         raise CheckFailed(
-            "; ".join(problem.text for problem in problems), "change the recipe, or override it as section.key=value"
+            "; ".join(problem.text for problem in problems),
+            "change the recipe, or override settings as section.key=value",
         )
     return (
         f"{device.name}, {device.precision_name}{', compiled' if device.compiled else ''};"
@@ -39,7 +41,7 @@ def check_machine(of: Rehearsal) -> str:
 
 
 class TimeLimit(NoProgress):
-    """Stops a piece of work after some seconds with TimeoutError; `share` of it was done."""
+    """Stop work with TimeoutError after some seconds; `share` is the part that was done."""
 
     def __init__(self, seconds: float) -> None:
         self.until = time.monotonic() + seconds
@@ -53,87 +55,104 @@ class TimeLimit(NoProgress):
             raise TimeoutError
 
 
-def check_data(of: Rehearsal) -> str:
-    manifest = open_or_prepare(of.recipe)
-    reading = TimeLimit(VERIFYING_SECONDS)
+def check_data(rehearsal: Rehearsal) -> str:
+    """Prepare the data if it is local, and compare the shards with the manifest."""
+    manifest = open_or_prepare(rehearsal.recipe)
+    progress = TimeLimit(VERIFY_SECONDS)
     problems: list[str] = []
     with contextlib.suppress(TimeoutError):
-        problems.extend(verify(of.recipe.data.directory, reading))
+        problems.extend(verify(rehearsal.recipe.data.directory, progress))
     if problems:
-        raise CheckFailed("; ".join(problems[:3]), "get or make these shards again; `regpt data verify` reads all")
+        raise CheckFailed(
+            "; ".join(problems[:3]), "download or prepare these shards again; `regpt data verify` checks all of them"
+        )
     tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
-    directory, block = of.recipe.data.directory, of.recipe.model.block_size
+    directory, block = rehearsal.recipe.data.directory, rehearsal.recipe.model.block_size
     windows = {
         "train": len(TokenWindows(directory, manifest, "train", block)),
         "val": len(TokenWindows(directory, manifest, "val", block)),
     }
-    check_fits(tokens, windows, of.recipe.batch_windows, block)
-    of_it = "all" if reading.share >= 1.0 else f"{reading.share:.0%} of the bytes (the rest: regpt data verify)"
-    return f"{of_it} as sealed; {tokens['train']:,} training and {tokens['val']:,} validation tokens"
+    check_fits(tokens, windows, rehearsal.recipe.batch_windows, block)
+    checked = "all shards" if progress.share >= 1.0 else f"{progress.share:.0%} of the bytes (all: regpt data verify)"
+    return f"{checked} match the manifest; {tokens['train']:,} training and {tokens['val']:,} validation tokens"
 
 
-def check_memory(of: Rehearsal) -> str:
-    device, recipe = of.device, of.recipe
+def check_memory(rehearsal: Rehearsal) -> str:
+    """Compare the estimated memory with the free memory, and look for out-of-memory retries."""
+    device, recipe = rehearsal.device, rehearsal.recipe
     on_cpu = device.torch_device.type == "cpu"
-    placing = ParallelLayout(
-        of.ranks,
+    layout = ParallelLayout(
+        rehearsal.ranks,
         recipe.data.micro_batch,
-        recipe.accumulation_steps(of.ranks),
-        recipe.run.parallel == "fsdp" and of.ranks > 1,
+        recipe.accumulation_steps(rehearsal.ranks),
+        recipe.run.parallel == "fsdp" and rehearsal.ranks > 1,
         device.precision == torch.bfloat16,
         on_cpu,
     )
-    needed = estimate_memory(recipe, placing).total
+    needed = estimate_memory(recipe, layout).total
     room = free_memory(device.torch_device) * (1.0 if on_cpu else USABLE_SHARE)
-    said = f"about {needed / 1e9:.2f} GB, by part in `regpt plan`; {room / 1e9:.1f} GB are free"
+    message = f"estimated {needed / 1e9:.2f} GB of {room / 1e9:.1f} GB free; `regpt plan` shows the parts"
     if needed > room:
-        raise CheckFailed(said, "a smaller data.micro_batch, run.activation_checkpointing=true, or a smaller model")
-    if halved := read_history(of.run).details(OutOfMemory):
+        raise CheckFailed(
+            message, "reduce data.micro_batch, set run.activation_checkpointing=true, or use a smaller model"
+        )
+    if halved := read_history(rehearsal.run).details(OutOfMemory):
         raise CheckFailed(
             f"out of memory with data.micro_batch = {halved[0].micro_batch_before}",
             f"set data.micro_batch={halved[-1].micro_batch_after}",
         )
-    return said
+    return message
 
 
-def check_disk(of: Rehearsal) -> str:
-    free, needed = shutil.disk_usage(of.folder).free, disk_needed(of.recipe)
-    kept = f"{checkpoints_kept(of.recipe):,} checkpoints of {checkpoint_bytes(of.recipe) / 1e9:.2f} GB"
-    said = f"{kept}, and one in the making: {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
+def check_disk(rehearsal: Rehearsal) -> str:
+    """Compare the size of all checkpoints with the free disk space."""
+    free, needed = shutil.disk_usage(rehearsal.folder).free, disk_needed(rehearsal.recipe)
+    count, size = checkpoints_kept(rehearsal.recipe), checkpoint_bytes(rehearsal.recipe)
+    kept = f"{count:,} checkpoints of {size / 1e9:.2f} GB, plus one being written"
+    message = f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free ({kept})"
     if needed > free:
-        raise CheckFailed(said, "set checkpoint.keep_last, or name another disk with --runs")
-    return said
+        raise CheckFailed(message, "set checkpoint.keep_last, or use another disk with --runs")
+    return message
 
 
-def check_time(of: Rehearsal) -> str:
-    seconds = expected_seconds(of)
-    said = f"about {spoken(seconds)} for {of.recipe.run.max_steps:,} steps on {of.ranks} rank{'s' * (of.ranks > 1)}"
-    if not seconds < 86_400 * LONGEST_DAYS:
-        raise CheckFailed(said, "another machine: regpt plan RECIPE --gpu all; or a smaller model, fewer steps")
-    limit = of.recipe.run.time_limit_seconds
-    return said + (f"; run.time_limit stops it every {spoken(limit)}" if seconds > limit else "")
+def check_time(rehearsal: Rehearsal) -> str:
+    """Estimate the time of the real run."""
+    seconds = expected_seconds(rehearsal)
+    steps, ranks = rehearsal.recipe.run.max_steps, rehearsal.ranks
+    message = f"estimated {duration(seconds)} for {steps:,} steps on {ranks} rank{'s' * (ranks > 1)}"
+    if not seconds < 86_400 * MAX_DAYS:
+        raise CheckFailed(message, "use a faster machine (regpt plan RECIPE --gpu all), a smaller model or fewer steps")
+    limit = rehearsal.recipe.run.time_limit_seconds
+    return message + (f"; run.time_limit stops the run every {duration(limit)}" if seconds > limit else "")
 
 
-def expected_seconds(of: Rehearsal) -> float:
-    """Of the real run: steps by tokens, looks by what they read, on as many ranks. Saving goes on beside the steps."""
-    recipe, small = of.recipe, of.small
-    history = read_history(of.on_ranks if of.ranks > 1 else of.run)
-    a_token = statistics.median(record.seconds for record in history.steps[1:]) / small.data.total_batch_tokens
-    training = a_token * of.tokens_take() * recipe.total_tokens
-    validation, asked = history.validations[-1], recipe.evaluation
-    windows = asked.validation_batches * asked.validation_batch_size
-    validating = times(recipe, asked.validation_every) * validation.seconds * windows / validation.windows
-    items = asked.hellaswag_items or HELLASWAG_ITEMS
-    examining = sum(times(recipe, asked.hellaswag_every) * task.seconds * items / ITEMS for task in history.tasks[-1:])
-    return training + validating + examining
+def expected_seconds(rehearsal: Rehearsal) -> float:
+    """Estimate the seconds of the real run from the rehearsal on the same number of ranks.
+
+    Training scales with tokens, evaluation with windows and items. Checkpoints are written in the background.
+    """
+    recipe, small = rehearsal.recipe, rehearsal.small
+    history = read_history(rehearsal.on_ranks if rehearsal.ranks > 1 else rehearsal.run)
+    token_seconds = statistics.median(record.seconds for record in history.steps[1:]) / small.data.total_batch_tokens
+    training = token_seconds * rehearsal.token_time_ratio() * recipe.total_tokens
+    validation, evaluation = history.validations[-1], recipe.evaluation
+    windows = evaluation.validation_batches * evaluation.validation_batch_size
+    validating = evaluations(recipe, evaluation.validation_every) * validation.seconds * windows / validation.windows
+    items = evaluation.hellaswag_items or HELLASWAG_SIZE
+    hellaswag = 0.0
+    if history.tasks:
+        seconds = history.tasks[-1].seconds * items / HELLASWAG_ITEMS
+        hellaswag = evaluations(recipe, evaluation.hellaswag_every) * seconds
+    return training + validating + hellaswag
 
 
-def times(recipe: Recipe, every: int) -> int:
-    """How often the run looks: before the first step, and then where it is due."""
+def evaluations(recipe: Recipe, every: int) -> int:
+    """Return the number of evaluations: one before the first step, then one whenever it is due."""
     return 1 + recipe.times_due(0, every)
 
 
-def spoken(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Format seconds as H:MM:SS, hours or days."""
     if seconds < 3600:
         return str(timedelta(seconds=round(seconds)))
     return f"{seconds / 3600:,.1f} hours" if seconds < 172_800 else f"{seconds / 86_400:,.1f} days"

@@ -1,10 +1,10 @@
-"""`regpt doctor`: everything that a run will do, done small, before the run: green or red, with the remedy."""
+"""Run the checks of `regpt doctor` and print one line per check, with the fix for each failure."""
 
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from rich.console import Console as Terminal
@@ -12,115 +12,117 @@ from rich.console import Console as Terminal
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
 from regpt.base.recipe import Recipe
 from regpt.distributed.signals import ImmediateStop, StopRequested
-from regpt.doctor import artifacts, resources, training
-from regpt.doctor.findings import CheckSkipped, Color, Finding
+from regpt.doctor import artifacts, learning, reproducibility, resources
+from regpt.doctor.checks import CheckResult, CheckSkipped, Status
 from regpt.doctor.rehearsal import Rehearsal
 
-# By name, in the order in which a fault would be met: (the check, the exit code of its red).
-CHECKS: dict[str, tuple[Callable[[Rehearsal], str], int]] = {
+Check = Callable[[Rehearsal], str]
+
+# (check, exit code if it fails) by name, in the order in which a run would meet the problems.
+CHECKS: dict[str, tuple[Check, int]] = {
     "machine": (resources.check_machine, USAGE),
     "data": (resources.check_data, DATA),
     "disk": (resources.check_disk, USAGE),
-    "train": (training.check_steps, NUMERICS),
+    "train": (learning.check_steps, NUMERICS),
     "memory": (resources.check_memory, USAGE),
-    "first loss": (training.check_first_loss, NUMERICS),
-    "one batch overfitted": (training.check_overfitting, NUMERICS),
-    "two starts equal": (training.check_starts, NUMERICS),
-    "save": (training.check_saved, CHECKPOINT),
-    "kill and resume": (training.check_resume, CHECKPOINT),
-    "ranks agree": (training.check_ranks, RANKS),
+    "first loss": (learning.check_first_loss, NUMERICS),
+    "overfit one batch": (learning.check_overfitting, NUMERICS),
+    "deterministic start": (reproducibility.check_start, NUMERICS),
+    "save": (reproducibility.check_saved, CHECKPOINT),
+    "kill and resume": (reproducibility.check_resume, CHECKPOINT),
+    "ranks agree": (reproducibility.check_ranks, RANKS),
     "evaluate": (artifacts.check_evaluation, CHECKPOINT),
     "sample": (artifacts.check_samples, CHECKPOINT),
     "export": (artifacts.check_export, CHECKPOINT),
     "report": (artifacts.check_report, USAGE),
     "time": (resources.check_time, USAGE),
 }
-UNKNOWN = "this is a fault of regpt or of the machine; the same by hand (regpt train, resume, report) shows all of it"
-NOT_TRIED = "not tried: {} has to be mended first"
-FIRST = ("machine", "data")  # without these nothing else can be tried
+REQUIRED = ("machine", "data")  # if one of these fails, no other check can run
+UNEXPECTED_FIX = "this is an error in regpt or of the machine; regpt train, resume or report shows the traceback"
+STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.SKIP: "dim"}
+NAME_WIDTH = max(map(len, CHECKS))
 
 
 def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
-    """Rehearse a recipe in a folder below `runs`, which goes afterwards; returns the exit code of the first red."""
-    began_at, red, done = time.monotonic(), list[Finding](), 0
-    with ImmediateStop() as stopping, empty_folder(runs) as folder:
+    """Rehearse a recipe in a temporary folder in `runs`; return the exit code of the first failed check."""
+    began_at, failed, count = time.monotonic(), list[CheckResult](), 0
+    with ImmediateStop() as stopping, temporary_folder(runs) as folder:
         try:
-            terminal.print(f"rehearsing {recipe.name} in {folder}", markup=False)
+            terminal.print(f"Rehearsing {recipe.name} in {folder}", markup=False)
             with stopping.now():
-                for finding in findings(Rehearsal(recipe, folder, ranks), announced=terminal):
-                    show(finding, terminal)
-                    done += 1
-                    red += [finding] if finding.color == "red" else []
+                for result in run_checks(Rehearsal(recipe, folder, ranks), terminal=terminal):
+                    show(result, terminal)
+                    count += 1
+                    failed += [result] if result.status is Status.FAIL else []
                     stopping.check()
         except StopRequested as stopped:
-            terminal.file.write(f"stopped by {stopped.name}\n")  # the terminal itself may be stopped amid a line
+            terminal.file.write(f"stopped by {stopped.name}\n")  # a signal may interrupt rich within a line
             return stopped.code
     seconds = time.monotonic() - began_at
-    if red:
-        terminal.print(
-            f"{len(red)} of {done} checks are red ({', '.join(f.name for f in red)}); {seconds:.0f} s", style="bold red"
-        )
-        return red[0].code
-    terminal.print(f"nothing is red: {done} checks in {seconds:.0f} s", style="bold green")
+    if failed:
+        names = ", ".join(result.name for result in failed)
+        terminal.print(f"{len(failed)} of {count} checks failed ({names}) in {seconds:.0f} s", style="bold red")
+        return failed[0].exit_code
+    terminal.print(f"No failures in {count} checks ({seconds:.0f} s)", style="bold green")
     return DONE
 
 
 @contextmanager
-def empty_folder(runs: Path) -> Iterator[Path]:
-    """A new folder in `runs`, which goes afterwards, with whatever had to be made above it."""
-    made = [folder for folder in (runs, *runs.parents) if not folder.exists()]
+def temporary_folder(runs: Path) -> Iterator[Path]:
+    """Create a folder in `runs`; delete it afterwards, with all parents that had to be created."""
+    created = [folder for folder in (runs, *runs.parents) if not folder.exists()]
     runs.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=runs))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        for empty in made:  # innermost first
-            with suppress(OSError):  # another rehearsal may be at work in it, or have removed it
+        for empty in created:  # innermost first
+            with suppress(OSError):  # another rehearsal may use it or have removed it
                 empty.rmdir()
 
 
-def findings(
-    of: Rehearsal, names: Sequence[str] = tuple(CHECKS), announced: Terminal | None = None
-) -> Iterator[Finding]:
-    """Carry out checks, one by one."""
-    seen: dict[Exception, str] = {}
+def run_checks(
+    rehearsal: Rehearsal, names: Sequence[str] = tuple(CHECKS), terminal: Terminal | None = None
+) -> Iterator[CheckResult]:
+    """Run checks one by one and yield their results. Stop after a failure of a required check."""
+    errors: dict[Exception, str] = {}
     for name in names:
-        began_at = time.monotonic()
-        if announced is not None and announced.is_terminal:
-            with announced.status(f"{name} …"):
-                color, said, remedy, code = run_check(of, name, seen)
-        else:
-            color, said, remedy, code = run_check(of, name, seen)
-        yield Finding(name, color, said, remedy, time.monotonic() - began_at, code)
-        if color == "red" and name in FIRST:
+        interactive = terminal is not None and terminal.is_terminal
+        with terminal.status(f"{name} …") if terminal is not None and interactive else nullcontext():
+            result = run_check(rehearsal, name, errors)
+        yield result
+        if result.status is Status.FAIL and name in REQUIRED:
             return
 
 
-def run_check(of: Rehearsal, name: str, seen: dict[Exception, str]) -> tuple[Color, str, str, int]:
-    """(color, what was seen, the remedy, the exit code). An error that a check has met before is not met again."""
-    check, code = CHECKS[name]
+def run_check(rehearsal: Rehearsal, name: str, errors: dict[Exception, str]) -> CheckResult:
+    """Run one check. `errors` maps the errors of earlier checks to their names; the same error is reported once."""
+    check, exit_code = CHECKS[name]
+    began_at = time.monotonic()
+
+    def result(status: Status, message: str, fix: str = "", code: int = exit_code, depends_on: str = "") -> CheckResult:
+        return CheckResult(name, status, message, fix, time.monotonic() - began_at, code, depends_on)
+
     try:
-        return "green", check(of), "", code
-    except CheckSkipped as nothing:
-        return "grey", str(nothing), "", code
+        return result(Status.PASS, check(rehearsal))
+    except CheckSkipped as skipped:
+        return result(Status.SKIP, str(skipped))
     except StopRequested:
         raise
-    except UserError as error:
-        if error in seen:
-            return "grey", NOT_TRIED.format(seen[error]), "", code
-        seen[error] = name
-        return "red", error.problem, error.fix, error.code if error.code != USAGE else code
-    except Exception as error:  # whatever it is, the other checks are worth having
-        if error in seen:
-            return "grey", NOT_TRIED.format(seen[error]), "", code
-        seen[error] = name
-        return "red", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", UNKNOWN, code
+    except Exception as error:  # an unexpected error must not end the other checks
+        if error in errors:
+            return result(Status.SKIP, f"depends on: {errors[error]}", depends_on=errors[error])
+        errors[error] = name
+        if isinstance(error, UserError):
+            return result(Status.FAIL, error.problem, error.fix, error.code if error.code != USAGE else exit_code)
+        first_line = str(error).splitlines()[0] if str(error) else ""
+        return result(Status.FAIL, f"{type(error).__name__}: {first_line}", UNEXPECTED_FIX)
 
 
-def show(finding: Finding, terminal: Terminal) -> None:
-    style = {"green": "green", "red": "bold red", "grey": "dim"}[finding.color]
-    mark = {"green": "green", "red": "RED  ", "grey": "—    "}[finding.color]
-    terminal.print(f"  {mark}  {finding.name:<21} {finding.said} ({finding.seconds:.1f} s)", style=style, markup=False)
-    if finding.remedy:
-        terminal.print(f"         {'':<21} remedy: {finding.remedy}", markup=False)
+def show(result: CheckResult, terminal: Terminal) -> None:
+    """Print a result as one line, and a second line with the fix if the check failed."""
+    line = f"{result.status.value}  {result.name:<{NAME_WIDTH}}  {result.message} ({result.seconds:.1f} s)"
+    terminal.print(f"  {line}", style=STYLES[result.status], markup=False)
+    if result.fix:
+        terminal.print(f"        {'':<{NAME_WIDTH}}  fix: {result.fix}", markup=False)
