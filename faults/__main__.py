@@ -1,4 +1,4 @@
-"""Carry out all experiments and write docs/faults.md."""
+"""Run all fault experiments and write docs/faults.md."""
 
 import argparse
 import platform
@@ -6,83 +6,87 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
-from faults.experiments import EXPERIMENTS, Finding, Laboratory, planted
-from faults.ranks import RANK_EXPERIMENTS
+from faults.catalog import ALL
+from faults.laboratory import Baseline, Experiment, Laboratory, Result
 
 PAGE = Path(__file__).parent.parent / "docs" / "faults.md"
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
-    options.add_argument("--quick", action="store_true", help="each experiment a few times only; writes nothing")
-    options.add_argument("--output", type=Path, default=PAGE, help="where to write (default: docs/faults.md)")
-    options.add_argument("--only", nargs="+", default=[], metavar="NAME", help="of experiments; writes nothing")
-    asked = options.parse_args()
+    parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="run the short form of each kind of fault; write nothing")
+    parser.add_argument("--output", type=Path, default=PAGE, help="file to write (default: docs/faults.md)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="run these experiments; write nothing")
+    options = parser.parse_args()
+    names = {experiment.name for experiment in ALL}
+    if unknown := set(options.only) - names:
+        parser.error(f"unknown experiment: {', '.join(sorted(unknown))}; known: {', '.join(sorted(names))}")
+    experiments = [one for one in ALL if (one.name in options.only if options.only else one.quick or not options.quick)]
     began_at = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        findings, failed = carry_out(Laboratory(Path(folder) / "lab"), asked.quick, asked.only)
+        lab = Laboratory(Baseline(Path(folder) / "baseline"), Path(folder) / "lab")
+        results, failed = run_experiments(lab, experiments, options.quick)
     minutes = (time.monotonic() - began_at) / 60
-    print(f"{len(findings)} passed, {failed} failed, {minutes:.1f} minutes")
-    if not asked.quick and not asked.only and not failed:
-        asked.output.write_text(page(findings, minutes), encoding="utf-8")
-        print(f"written: {asked.output}")
+    print(f"{len(results)} passed, {failed} failed, {minutes:.1f} minutes")
+    if not options.quick and not options.only and not failed:
+        options.output.write_text(page(results, minutes), encoding="utf-8")
+        print(f"results: {options.output}")
     return 1 if failed else 0
 
 
-def carry_out(lab: Laboratory, quick: bool, only: list[str]) -> tuple[list[Finding], int]:
-    findings: list[Finding] = []
+def run_experiments(lab: Laboratory, experiments: Sequence[Experiment], quick: bool) -> tuple[list[Result], int]:
+    """Run experiments one by one; return the results and the number of failures."""
+    results: list[Result] = []
     failed = 0
-    for experiment, times, quick_times in [*EXPERIMENTS, *RANK_EXPERIMENTS]:
+    for experiment in experiments:
         began_at = time.monotonic()
-        if (quick and not quick_times) or (only and experiment.__name__ not in only):
-            continue
         try:
-            finding = experiment(lab, quick_times if quick else times)
+            result = experiment.run(lab, experiment.quick_times if quick else experiment.times)
         except AssertionError:
             failed += 1
-            print(f"FAILED {experiment.__name__}")
+            print(f"FAILED  {experiment.name}")
             traceback.print_exc()
             continue
-        findings.append(finding)
-        print(f"passed  {finding.times:>4} x  {finding.done} ({time.monotonic() - began_at:.1f} s)", flush=True)
-    try:
-        for finding in planted(lab) if not quick and not only else ():
-            findings.append(finding)
-            print(f"seen           {finding.done}", flush=True)
-    except AssertionError:
-        failed += 1
-        traceback.print_exc()
-    return findings, failed
+        results.append(result)
+        print(f"passed  {result.times:>4} x  {result.action} ({time.monotonic() - began_at:.1f} s)", flush=True)
+    return results, failed
 
 
-def page(findings: list[Finding], minutes: float) -> str:
-    has = torch.cpu.get_capabilities()
-    rows = [f"| {f.fault} | {f.done} | {f.times} | {f.happened} |" for f in findings]
+def page(results: list[Result], minutes: float) -> str:
+    """Return the text of docs/faults.md."""
+    capabilities = torch.cpu.get_capabilities()
+    rows = [f"| {r.fault} | {r.action} | {r.times} | {r.outcome} |" for r in results]
     return "\n".join(
         [
-            "# Faults that were tried",
+            *INTRODUCTION,
             "",
-            "Written by `make faults`, which carries out every experiment of `faults/experiments.py` and",
-            "`faults/ranks.py` on a model of two layers and 40 steps, in float32 on one thread, with dropout; a short",
-            "form is part of `make test`.",
-            "*The same bits* means that the last weights, the optimizer's state, all losses, gradient norms, batches,",
-            "validations and samples equal those of a run that nothing happened to. Planted faults are put into regpt",
-            "itself, to see that the experiments notice.",
-            "",
-            f"{datetime.now(UTC):%Y-%m-%d}, {has.get('cpu_name', platform.processor())}, Python"
+            f"{datetime.now(UTC):%Y-%m-%d}, {capabilities.get('cpu_name', platform.processor())}, Python"
             f" {platform.python_version()}, torch {torch.__version__}, {minutes:.0f} minutes.",
             "",
-            "| | what was done | times | what happened |",
+            "| | fault | times | result |",
             "|---|---|---|---|",
             *rows,
             "",
         ]
     )
+
+
+INTRODUCTION = (
+    "# Fault experiments",
+    "",
+    "`make faults` writes this page. It runs every experiment of `faults/` on a model with two layers for 40 steps, in",
+    "float32 on one thread, with dropout. The test suite runs a short form.",
+    "",
+    "*Bit-identical* means that the final weights, the optimizer state, all losses, gradient norms, batches,",
+    "validations and samples equal those of an undisturbed run. A *bug* is injected into regpt itself, to verify that",
+    "the experiments detect it.",
+)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""One rank of a run with a fault planted in it, for torchrun to start: python -m faults.rank PLANT RANK WORDS…
+"""Run one rank with an injected fault, under torchrun: python -m faults.rank FAULT RANK ARGUMENTS…
 
-The fault acts once: not in ranks that torchrun starts anew.
+The fault acts once: not after torchrun has restarted the ranks.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from faults.victim import at_call, kill_myself
+from faults.process import at_call, kill_this_process
 from regpt.base import files
 from regpt.checkpoint import store
 from regpt.cli.main import main
@@ -20,7 +20,7 @@ from regpt.train.parallel import Parallel
 
 
 def poison_loss(steps: range) -> None:
-    """The forward passes of these steps give infinity."""
+    """Make the loss of these steps infinite."""
     real = trainer.Trainer.train_step
 
     def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:
@@ -36,7 +36,7 @@ def poison_loss(steps: range) -> None:
 
 
 def poison_gradient(number: int) -> None:
-    """One number of one gradient is none, after the ranks have reduced it."""
+    """Set one element of one gradient to NaN after the ranks have reduced it."""
     real, calls = Parallel.squared_norm, 0
 
     def squared_norm(self: Parallel) -> float:
@@ -53,25 +53,25 @@ def fail() -> None:
     raise RuntimeError("a fault of our own")
 
 
-PLANTS: dict[str, Callable[[], None]] = {
+FAULTS: dict[str, Callable[[], None]] = {
     "nothing": lambda: None,
-    "killed after its first file": partial(at_call, store, "write_tensors", 3, kill_myself, after=True),
-    "killed after its last file": partial(at_call, store, "write_tensors", 4, kill_myself, after=True),
-    "killed before the manifest": partial(at_call, store, "write_json", 4, kill_myself, only="manifest.json"),
-    "killed before the rename": partial(at_call, files, "flush_directory", 5, kill_myself, only=".partial"),
-    "killed in a step": partial(at_call, gradients.Gradients, "forward_and_backward", 13, kill_myself),
-    "killed in validation": partial(at_call, periodic_eval, "validation", 2, kill_myself),
-    "killed in sampling": partial(at_call, periodic_eval, "continuations", 1, kill_myself),
+    "killed after the first file": partial(at_call, store, "write_tensors", 3, kill_this_process, after=True),
+    "killed after its last file": partial(at_call, store, "write_tensors", 4, kill_this_process, after=True),
+    "killed before the manifest": partial(at_call, store, "write_json", 4, kill_this_process, only="manifest.json"),
+    "killed before the rename": partial(at_call, files, "flush_directory", 5, kill_this_process, only=".partial"),
+    "killed in a step": partial(at_call, gradients.Gradients, "forward_and_backward", 13, kill_this_process),
+    "killed in validation": partial(at_call, periodic_eval, "validation", 2, kill_this_process),
+    "killed in sampling": partial(at_call, periodic_eval, "continuations", 1, kill_this_process),
     "slow to save": lambda: at_call(store, "write_tensors", 1, partial(time.sleep, 2.0)),
     "fails in a step": partial(at_call, gradients.Gradients, "forward_and_backward", 13, fail),
-    "no number in one loss": partial(poison_loss, range(17, 18)),
-    "no number in twenty losses": partial(poison_loss, range(17, 37)),
-    "no number in one gradient": partial(poison_gradient, 18),
+    "infinite loss in one step": partial(poison_loss, range(17, 18)),
+    "infinite loss in twenty steps": partial(poison_loss, range(17, 37)),
+    "NaN in one gradient": partial(poison_gradient, 18),
 }
 
 
 if __name__ == "__main__":
-    name, rank, *words = sys.argv[1:]
+    name, rank, *arguments = sys.argv[1:]
     if os.environ["RANK"] == rank and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
-        PLANTS[name]()
-    sys.exit(main(words))
+        FAULTS[name]()
+    sys.exit(main(arguments))

@@ -1,4 +1,4 @@
-"""The experiments with several ranks: gloo processes under torchrun itself, killed, stopped, signalled, poisoned."""
+"""Disturb runs on several ranks: gloo processes under torchrun that are killed, stopped, signalled or given NaN."""
 
 import os
 import random
@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import psutil
 
-from faults.experiments import STEPS, Finding, Laboratory, newest_step
+from faults.laboratory import STEPS, Laboratory, Result, newest_step
 from regpt.base.errors import NUMERICS, USAGE
 from regpt.base.files import sha256_of_file
 from regpt.checkpoint import store
@@ -20,26 +20,26 @@ from regpt.tracking.layout import RunPaths
 
 FSDP = ["run.parallel=fsdp"]
 STRICT = ["run.strict_sum=true"]
-PATIENCE = 120.0  # seconds that no command here may take
+TIMEOUT = 120.0  # seconds for any command
 
 
 class Agent:
-    """torchrun and the ranks that it has started."""
+    """A torchrun process and its ranks."""
 
     def __init__(
-        self, lab: Laboratory, command: str, name: str, settings: Sequence[str], plant: str, of_rank: int, ranks: int
+        self, lab: Laboratory, command: str, name: str, settings: Sequence[str], inject: str, of_rank: int, ranks: int
     ) -> None:
         self.run, self.began_at = lab.path(name), time.monotonic()
-        words = ["--runs", str(lab.folder / "runs"), *settings]
+        arguments = ["--runs", str(lab.runs), *settings]
         if command == "train":
-            words = ["train", str(lab.folder / "tiny.toml"), "--name", name, *words]
+            arguments = ["train", str(lab.baseline.recipe), "--name", name, *arguments]
         else:
-            words = [command, name, *words]
+            arguments = [command, name, *arguments]
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-        torchrun += ["--max-restarts=1", "-m", "faults.rank", plant, str(of_rank)]
+        torchrun += ["--max-restarts=1", "-m", "faults.rank", inject, str(of_rank)]
         self.path = lab.folder / f"{name}.output"
         with self.path.open("a") as output:
-            self.process = subprocess.Popen([*torchrun, *words], stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen([*torchrun, *arguments], stdout=output, stderr=subprocess.STDOUT)
 
     def ranks(self) -> list[psutil.Process]:
         found = [child for child in psutil.Process(self.process.pid).children() if "RANK" in child.environ()]
@@ -48,12 +48,12 @@ class Agent:
     def wait_for(self, step: int) -> None:
         while read_history(self.run).step < step:
             assert self.process.poll() is None, self.output
-            assert time.monotonic() - self.began_at < PATIENCE, self.output
+            assert time.monotonic() - self.began_at < TIMEOUT, self.output
             time.sleep(0.02)
 
-    def ended(self) -> int:
+    def wait(self) -> int:
         try:
-            return self.process.wait(PATIENCE)
+            return self.process.wait(TIMEOUT)
         finally:
             for process in [*psutil.Process(self.process.pid).children()] if self.process.poll() is None else []:
                 process.kill()
@@ -70,21 +70,21 @@ def start(
     settings: Sequence[str] = (),
     *,
     command: str = "train",
-    plant: str = "nothing",
+    inject: str = "nothing",
     of_rank: int = 0,
     ranks: int = 2,
 ) -> Agent:
-    return Agent(lab, command, name, settings, plant, of_rank, ranks)
+    return Agent(lab, command, name, settings, inject, of_rank, ranks)
 
 
 def finished(lab: Laboratory, name: str, settings: Sequence[str] = (), **how: object) -> Agent:
     agent = start(lab, name, settings, **how)  # type: ignore[arg-type]
-    assert agent.ended() == 0, agent.output
+    assert agent.wait() == 0, agent.output
     return agent
 
 
 def clean(lab: Laboratory, mode: Sequence[str]) -> list[object]:
-    """What a run on two ranks comes to when nothing happens to it; made once."""
+    """Return the result of an undisturbed run on two ranks, trained once per laboratory."""
     name = f"clean-{'-'.join(mode)}"
     if not lab.path(name).exists():
         finished(lab, name, mode)
@@ -92,23 +92,27 @@ def clean(lab: Laboratory, mode: Sequence[str]) -> list[object]:
 
 
 def result(lab: Laboratory, name: str) -> list[object]:
-    """Every step, look and the hashes of the last checkpoint."""
+    """Return all steps and evaluations, and the hashes of the last checkpoint."""
     history = read_history(lab.path(name))
-    assert [step.step for step in history.steps] == list(range(1, STEPS + 1)), "a step is missing or stands twice"
+    assert [step.step for step in history.steps] == list(range(1, STEPS + 1)), "a step is missing or duplicated"
     steps = [(step.loss, step.gradient_norm, step.batch) for step in history.steps]
-    looks = [(look.step, look.loss) for look in history.validations], [sample.texts for sample in history.samples]
+    evaluations = (
+        [(record.step, record.loss) for record in history.validations],
+        [sample.texts for sample in history.samples],
+    )
     last = RunPaths(lab.path(name)).checkpoint(STEPS)
     assert next(store.find_faults(last), None) is None
     left = [path.name for path in last.parent.iterdir() if path.name.startswith(".")]
     assert not left, f"left behind: {left}"
     tensors = {path.name: sha256_of_file(path) for path in last.glob("*.safetensors")}
-    return [steps, looks, tensors]
+    return [steps, evaluations, tensors]
 
 
 # Kills
 
 
-def killed_ranks(lab: Laboratory, times: int) -> Finding:
+def killed_ranks(lab: Laboratory, times: int) -> Result:
+    """Kill one of two ranks at random steps; torchrun restarts both."""
     moments = random.Random(2)
     expected = clean(lab, [])
     for number in range(times):
@@ -116,15 +120,16 @@ def killed_ranks(lab: Laboratory, times: int) -> Finding:
         agent.wait_for(moments.randrange(1, STEPS - 1))
         time.sleep(0.05 * moments.random())
         agent.ranks()[number % 2].kill()
-        assert agent.ended() == 0, agent.output
+        assert agent.wait() == 0, agent.output
         assert result(lab, "killed") == expected, agent.output
-        lab.forget("killed")
-    return Finding("F5", "kill -9 of one of two ranks at random steps", times, "started again; the same bits")
+        lab.remove("killed")
+    return Result("F5", "kill -9 of one of two ranks at random steps", times, "restarted; bit-identical")
 
 
-def killed_in_places(lab: Laboratory, times: int) -> Finding:
+def killed_in_phases(lab: Laboratory, times: int) -> Result:
+    """Kill a rank at chosen points of a save, a step, validation and sampling."""
     cases = [
-        ("killed after its first file", 1, FSDP),
+        ("killed after the first file", 1, FSDP),
         ("killed before the manifest", 0, FSDP),
         ("killed after its last file", 1, FSDP),
         ("killed before the rename", 0, FSDP),
@@ -134,28 +139,26 @@ def killed_in_places(lab: Laboratory, times: int) -> Finding:
         ("killed in sampling", 1, []),
         ("fails in a step", 0, []),
     ][:times]
-    for plant, of_rank, mode in cases:
+    for inject, of_rank, mode in cases:
         expected = clean(lab, mode)
-        agent = start(lab, "placed", mode, plant=plant, of_rank=of_rank)
-        assert agent.ended() == 0, agent.output
-        assert Event.RESUMED in [event.event for event in read_history(lab.path("placed")).events], (
-            plant,
-            agent.output,
-        )
-        assert result(lab, "placed") == expected, (plant, agent.output)
-        lab.forget("placed")
-    return Finding(
+        agent = start(lab, "placed", mode, inject=inject, of_rank=of_rank)
+        assert agent.wait() == 0, agent.output
+        assert Event.RESUMED in [event.event for event in read_history(lab.path("placed")).events], (inject, agent.output)
+        assert result(lab, "placed") == expected, (inject, agent.output)
+        lab.remove("placed")
+    return Result(
         "F5",
-        "a rank killed in a save (by parts, and whole), a step, validation, sampling; one that fails",
+        "a rank killed during a save (per-rank and single), a step, validation, sampling; a rank that raises an error",
         len(cases),
-        "the same bits",
+        "bit-identical",
     )
 
 
-# Signals, and silence
+# Signals and unresponsive ranks
 
 
-def signalled_ranks(lab: Laboratory, times: int) -> Finding:
+def signalled_ranks(lab: Laboratory, times: int) -> Result:
+    """Send SIGTERM to torchrun or to one rank."""
     moments = random.Random(3)
     for number in range(times):
         mode, to = (FSDP if number % 4 > 1 else []), ("torchrun", "rank 1", "rank 0")[number % 3]
@@ -167,63 +170,63 @@ def signalled_ranks(lab: Laboratory, times: int) -> Finding:
             agent.process.send_signal(signal.SIGTERM)
         else:
             agent.ranks()[int(to[-1])].send_signal(signal.SIGTERM)
-        code = agent.ended()
+        code = agent.wait()
         assert time.monotonic() - sent_at < 30 or to != "torchrun", agent.output
         stops = [event.step for event in read_history(lab.path("signalled")).events if event.event is Event.STOPPED]
         assert len(stops) == 1, agent.output
-        # torchrun starts signalled ranks anew; they see that the run has stopped for good
+        # torchrun restarts signalled ranks; they see that the run was stopped
         assert code != 0 and newest_step(lab.path("signalled")) == stops[0], agent.output
         finished(lab, "signalled", mode, command="resume")
         assert result(lab, "signalled") == expected, agent.output
-        lab.forget("signalled")
-    return Finding("F4", "SIGTERM to torchrun, and to one of two ranks", times, "saved by all; the same bits")
+        lab.remove("signalled")
+    return Result("F4", "SIGTERM to torchrun, and to one of two ranks", times, "all ranks save; bit-identical")
 
 
-def silent_rank(lab: Laboratory, times: int) -> Finding:
+def silent_rank(lab: Laboratory, times: int) -> Result:
+    """Stop one rank with SIGSTOP; the other must end after run.rank_timeout."""
     for of_rank in (1, 0)[:times]:
         agent = start(lab, "silent", ["run.rank_timeout=4", "run.max_steps=100000"])
         agent.wait_for(12)  # the checkpoint of step 5 has been written by then
         stopped = agent.ranks()[of_rank]
         os.kill(stopped.pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
-        while "did not answer within 4 s" not in agent.output:
+        while "regpt/train/trainer.py" not in agent.output or "4 s" not in agent.output:
             assert time.monotonic() - stopped_at < 30, agent.output
             time.sleep(0.1)
-        assert "waited here:" in agent.output and "regpt/train/trainer.py" in agent.output
         assert newest_step(lab.path("silent")) >= 5
         agent.process.send_signal(signal.SIGTERM)
         stopped.kill()
-        agent.ended()
+        agent.wait()
         assert not list((lab.path("silent") / "checkpoints").glob(".*"))
-        lab.forget("silent")
-    return Finding(
-        "F6", "one of two ranks stopped (SIGSTOP)", times, "given up after run.rank_timeout, with a stack; exit 7"
+        lab.remove("silent")
+    return Result(
+        "F6", "one of two ranks stopped (SIGSTOP)", times, "ended after run.rank_timeout, with a stack trace; exit 7"
     )
 
 
-# The same run on other ranks
+# The same run on other numbers of ranks
 
 
-def moved(lab: Laboratory, times: int) -> Finding:
-    """One rank, then two, then one, with sums in one order: the bits of the run that one rank made."""
+def moved_between_ranks(lab: Laboratory, times: int) -> Result:
+    """Move a run from one rank to two and back, with sums in a fixed order."""
     for first, second in ((7, 20), (1, 39), (19, 21))[:times]:
         stopping = [*STRICT, f"run.max_steps={STEPS}"]
         agent = start(lab, "moved", stopping, ranks=1)
         agent.wait_for(first)
         agent.process.send_signal(signal.SIGTERM)
-        agent.ended()
+        agent.wait()
         agent = start(lab, "moved", STRICT, command="resume")
         agent.wait_for(second)
         agent.process.send_signal(signal.SIGTERM)
-        agent.ended()
+        agent.wait()
         assert lab.resume("moved").code == 0
-        lab.finished_the_same("moved")
-        lab.forget("moved")
-    return Finding("F7", "1 rank, then 2, then 1, stopped between", times, "the same bits as on 1 (run.strict_sum)")
+        lab.assert_same_as_baseline("moved")
+        lab.remove("moved")
+    return Result("F7", "1 rank, then 2, then 1, stopped in between", times, "bit-identical to 1 rank (run.strict_sum)")
 
 
-def shared_out(lab: Laboratory, times: int) -> Finding:
-    """The same windows and, within rounding, the same losses."""
+def rank_layouts(lab: Laboratory, times: int) -> Result:
+    """Train on different numbers of ranks: the same batches and, within rounding, the same losses."""
     settings = ["model.dropout=0.0", "data.total_batch_tokens=256"]
     shares = [(1, []), (2, []), (4, []), (2, ["data.micro_batch=2"]), (2, FSDP), (4, FSDP), (2, STRICT), (4, STRICT)]
     runs = []
@@ -238,47 +241,37 @@ def shared_out(lab: Laboratory, times: int) -> Finding:
     for steps in runs[-2:]:
         assert [step.loss for step in steps] == [step.loss for step in runs[0]]
     agent = start(lab, "thirds", settings, ranks=3)
-    agent.ended()
+    agent.wait()
     assert not lab.path("thirds").exists() and f"(exitcode: {USAGE})" in agent.output, agent.output
-    return Finding(
+    return Result(
         "F7, F29",
-        "1, 2, 4 ranks; ddp, fsdp, one order; micro-batches of 1 and 2",
+        "1, 2, 4 ranks; ddp, fsdp, strict_sum; micro-batches of 1 and 2",
         len(shares),
-        f"the same windows; losses of 20 steps within {most:.1e}, in one order the same bits; 3 ranks are refused",
+        f"the same batches; losses of 20 steps within {most:.1e}, bit-identical with strict_sum; 3 ranks are rejected",
     )
 
 
-# Numbers that are none
+# NaN and infinity
 
 
-def no_numbers_on_one_rank(lab: Laboratory, times: int) -> Finding:
-    cases = [(what, mode) for what in ("loss", "gradient") for mode in ([], FSDP)]
-    for what, mode in cases:
-        agent = finished(lab, "poisoned", mode, plant=f"no number in one {what}", of_rank=1)
+def nan_on_one_rank(lab: Laboratory, times: int) -> Result:
+    """Make a loss infinite or a gradient NaN on one rank only."""
+    cases = [(kind, mode) for kind in ("infinite loss in one step", "NaN in one gradient") for mode in ([], FSDP)]
+    for kind, mode in cases:
+        agent = finished(lab, "poisoned", mode, inject=kind, of_rank=1)
         history = read_history(lab.path("poisoned"))
         assert [record.step for record in history.skipped] == [18], agent.output
         assert [step.step for step in history.steps] == [step for step in range(1, STEPS + 1) if step != 18]
-        lab.forget("poisoned")
-    agent = start(lab, "poisoned", plant="no number in twenty losses", of_rank=1)
-    agent.ended()
+        lab.remove("poisoned")
+    agent = start(lab, "poisoned", inject="infinite loss in twenty steps", of_rank=1)
+    agent.wait()
     history = read_history(lab.path("poisoned"))
     assert [event.event for event in history.events].count(Event.ROLLBACK) >= 1
     assert f"exitcode: {NUMERICS}" in agent.output.replace("(exitcode", "exitcode"), agent.output
-    lab.forget("poisoned")
-    return Finding(
+    lab.remove("poisoned")
+    return Result(
         "F26",
         "infinity in a loss, or NaN in a gradient, on one of two ranks, for 1 step and for 20",
         len(cases) + 1,
-        "passed over by both; then back to a checkpoint without those batches, then exit 5",
+        "skipped by both; then a rollback that drops those batches, then exit 5",
     )
-
-
-RANK_EXPERIMENTS: list[tuple[Callable[[Laboratory, int], Finding], int, int]] = [
-    (killed_ranks, 10, 0),
-    (killed_in_places, 9, 0),
-    (signalled_ranks, 6, 0),
-    (silent_rank, 2, 0),
-    (moved, 3, 0),
-    (shared_out, 1, 0),
-    (no_numbers_on_one_rank, 1, 0),
-]

@@ -1,6 +1,6 @@
-"""A regpt command in a process of its own, forked so that it starts at once, and killed when and where one likes.
+"""Run a regpt command in a forked process, with a fault injected, and kill it at a chosen moment.
 
-The parent imports torch and computes nothing, so it has no threads that a fork would lose.
+Forking saves the time of the imports. The parent must not compute with torch: a fork does not copy its threads.
 """
 
 import os
@@ -16,7 +16,7 @@ from typing import Any
 
 import regpt.interop.huggingface
 import regpt.report.page
-import regpt.train.reproduce  # noqa: F401  all that a command needs is imported before the fork
+import regpt.train.reproduce  # noqa: F401  import everything before the fork
 from regpt.cli.main import main
 
 KILLED = -signal.SIGKILL
@@ -24,20 +24,20 @@ KILLED = -signal.SIGKILL
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended: its exit code, or a negative signal; and all that it printed."""
+    """The exit code of a command (negative: killed by a signal), its output and its duration."""
 
     code: int
     output: str
     seconds: float
 
 
-def run(words: Sequence[str], plant: Callable[[], None] | None = None, kill_after: float | None = None) -> Outcome:
-    """Carry out a command; `plant` is called before it, in its process; it is killed after so many seconds."""
+def run(arguments: Sequence[str], inject: Callable[[], None] | None = None, kill_after: float | None = None) -> Outcome:
+    """Run a command; call `inject` first, in its process; kill it after `kill_after` seconds if given."""
     began_at = time.monotonic()
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:
-            os._exit(in_the_child(words, plant, output.fileno()))
+            os._exit(run_child(arguments, inject, output.fileno()))
         if kill_after is not None:
             time.sleep(kill_after)
             os.kill(child, signal.SIGKILL)
@@ -47,14 +47,14 @@ def run(words: Sequence[str], plant: Callable[[], None] | None = None, kill_afte
     return Outcome(os.waitstatus_to_exitcode(status), text, time.monotonic() - began_at)
 
 
-def in_the_child(words: Sequence[str], plant: Callable[[], None] | None, output: int) -> int:
+def run_child(arguments: Sequence[str], inject: Callable[[], None] | None, output: int) -> int:
     os.dup2(output, 1)
     os.dup2(output, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
     try:
-        if plant is not None:
-            plant()
-        code = main(list(words))
+        if inject is not None:
+            inject()
+        code = main(list(arguments))
     except BaseException:
         traceback.print_exc()
         code = 70
@@ -63,14 +63,17 @@ def in_the_child(words: Sequence[str], plant: Callable[[], None] | None, output:
     return code
 
 
-def kill_myself() -> None:
+def kill_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def at_call(
     owner: Any, name: str, number: int, act: Callable[[], None], *, after: bool = False, only: str = ""
 ) -> None:
-    """Act before (or after) the so-manieth call of `owner.name`; `only` counts calls whose first argument holds it."""
+    """Replace `owner.name` so that its call number `number` runs `act` before or after it.
+
+    With `only`, calls count only if their first argument contains that text.
+    """
     real, calls = getattr(owner, name), 0
 
     def counted(*arguments: Any, **settings: Any) -> Any:
