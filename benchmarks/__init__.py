@@ -1,1 +1,1 @@
-"""What is measured, against whom. `make bench` runs all of it and writes results.md with machine and date."""
+"""Benchmarks against other programs. `make bench` runs all of them and writes results.md."""

@@ -16,16 +16,16 @@ RESULTS = Path(__file__).parent / "results.md"
 
 def main() -> int:
     options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    options.add_argument("--output", type=Path, default=RESULTS, help="where to write (default: benchmarks/results.md)")
+    options.add_argument("--output", type=Path, default=RESULTS, help="file to write (default: benchmarks/results.md)")
     options.add_argument(
-        "--text", nargs="+", default=[], metavar="FILE", help="parquet files to prepare (default: the embedded corpus)"
+        "--text", nargs="+", default=[], metavar="FILE", help="parquet files to prepare (default: the built-in corpus)"
     )
-    asked = options.parse_args()
-    output = asked.output
+    arguments = options.parse_args()
+    output = arguments.output
     parts = [
         heading(),
         help_speed(),
-        *prepare.report(files=asked.text),
+        *prepare.report(files=arguments.text),
         *loader.report(),
         *step.report(),
         *checkpoints.report(),
@@ -45,8 +45,7 @@ def heading() -> str:
         [
             "# Results",
             "",
-            "Written by `make bench`. Ratios are what to quote: both programs run in turn, so a machine that slows down"
-            " slows both.",
+            "Written by `make bench`. Quote the ratios: both programs run in turn, so a slower machine slows both.",
             "",
             f"- {datetime.now(UTC):%Y-%m-%d}",
             f"- {has.get('cpu_name', platform.processor())} ({', '.join(features)}), {torch.get_num_threads()} threads",
@@ -56,7 +55,7 @@ def heading() -> str:
 
 
 def help_speed(runs: int = 10) -> str:
-    """The median time of `regpt --help`, a whole process."""
+    """Measure the median time of a `regpt --help` process."""
     import time
 
     seconds = []

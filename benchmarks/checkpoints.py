@@ -1,11 +1,12 @@
-"""What checkpoints cost: training with one every 20 steps, hashed and flushed, against training without.
+"""Measure the cost of checkpoints: training with one every 20 steps compared with training without.
 
     python -m benchmarks.checkpoints
 
-The 7M miniature, 100 steps of 1,024 tokens, each side the whole command in a process of its own, in turn; what a
-checkpoint makes the training wait is told beside it: with `checkpoint.background = false` everything.
+The 7M model trains 100 steps of 1,024 tokens; each side is a separate `regpt train` process, in turn. Also measures how
+long training waits for a checkpoint: with `checkpoint.background = false` for all of it.
 """
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -46,7 +47,7 @@ def report() -> list[str]:
             for name, side in SIDES.items():
                 seconds[name].append(train(folder, f"{len(side)}{number}{len(name)}", [*settings, *side]))
         sizes = [record.bytes for record in read_history(Path(folder) / f"10{len('none')}").checkpoints]
-    lines = ["| checkpoints | time | over none |", "|---|---|---|"]
+    lines = ["| checkpoints | time | relative to none |", "|---|---|---|"]
     for name, of_name in seconds.items():
         ratios = [mine / none for mine, none in zip(of_name, seconds["none"], strict=True)]
         lines.append(
@@ -54,8 +55,8 @@ def report() -> list[str]:
             f" | **{statistics.median(ratios):.3f}** ({min(ratios):.3f} to {max(ratios):.3f}) |"
         )
     about = (
-        f"7M parameters, {STEPS} steps of 1,024 tokens, whole commands in turn, {ROUNDS} rounds; a checkpoint is"
-        f" {sizes[-1] / 1e6:.0f} MB. All sides save after the last step."
+        f"7M parameters, {STEPS} steps of 1,024 tokens, separate processes in turn, {ROUNDS} rounds; a checkpoint is"
+        f" {sizes[-1] / 1e6:.0f} MB. Every run saves after the last step."
     )
     text = "\n".join([about, "", *lines, "", waiting()])
     print(text, flush=True)
@@ -63,7 +64,7 @@ def report() -> list[str]:
 
 
 def waiting(times: int = 10) -> str:
-    """How long a save holds training up: the copy, against the writing that goes on beside it."""
+    """Measure how long training waits for a save (the copy), and how long the background part takes."""
     recipe = load_recipe("demo-modern")
     model = GPT(recipe.model)
     model.initialize(1)
@@ -81,18 +82,19 @@ def waiting(times: int = 10) -> str:
             assert saved is not None
             writes.append(saved.seconds)
     return (
-        f"Training waits for the copy alone, {statistics.median(copies) * 1e3:.0f} ms ({max(copies) * 1e3:.0f} ms the"
-        f" first time); checking, writing, hashing and flushing take {statistics.median(writes) * 1e3:.0f} ms beside"
-        " it."
+        f"Training waits only for the copy, {statistics.median(copies) * 1e3:.0f} ms ({max(copies) * 1e3:.0f} ms the"
+        f" first time); checking, writing, hashing and flushing take {statistics.median(writes) * 1e3:.0f} ms in"
+        " the background."
     )
 
 
 def train(folder: str, name: str, settings: list[str]) -> float:
-    words = [sys.executable, "-m", "regpt", "train", "demo-modern", "--runs", folder, "--name", name, *settings]
+    command = [sys.executable, "-m", "regpt", "train", "demo-modern", "--runs", folder, "--name", name, *settings]
     began_at = time.perf_counter()
-    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began_at
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(prog="python -m benchmarks.checkpoints", description=__doc__).parse_args()
     report()

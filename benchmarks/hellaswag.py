@@ -1,12 +1,13 @@
-"""HellaSwag, context once and logits only where an ending is scored, against one example at a time.
+"""Compare HellaSwag scoring with shared contexts against scoring one example at a time: time and memory.
 
     python -m benchmarks.hellaswag
 
-A model of 124M parameters with random weights, float32, 2 threads, 40 items of both kinds in proportion. The plain side
-is what public code does: an item's four sequences as four rows, filled up to the longest, all logits of all rows, then
-the mean of those of the ending. Each side of each round is a process of its own; the rounds take turns.
+A model of 124M parameters with random weights, float32, 2 threads, 40 items of both kinds in proportion. The baseline
+does what public code does: the four sequences of an item are four rows padded to the longest, and all logits are
+computed. Each measurement is a separate process; the two sides take turns.
 """
 
+import argparse
 import json
 import statistics
 import subprocess
@@ -31,11 +32,11 @@ ITEMS = 40
 GOALS = {"time": 2.5, "memory": 0.5}
 THREADS = 2
 RECIPE = load_recipe("gpt2-050226")
-CPU = Device(torch.device("cpu"), "CPU", torch.float32, compiled=False, peak_flops=1.0, peak_source="not asked")
+CPU = Device(torch.device("cpu"), "CPU", torch.float32, compiled=False, peak_flops=1.0, peak_source="unused")
 
 
 def plain(model: GPT, items: Items) -> list[list[float]]:
-    """Summed loss of every ending, one item after another."""
+    """Return the summed loss of every ending, one item at a time."""
     found = []
     for item in items.items:
         rows, masks = [], []
@@ -55,22 +56,22 @@ def plain(model: GPT, items: Items) -> list[list[float]]:
 
 
 def packed(model: GPT, items: Items) -> list[list[float]]:
-    exam = PackedTask(items, model.recipe.block_size, max_batch_tokens(RECIPE, CPU))
-    return choice_losses(model, exam, CPU).tolist()
+    task = PackedTask(items, model.recipe.block_size, max_batch_tokens(RECIPE, CPU))
+    return choice_losses(model, task, CPU).tolist()
 
 
 SIDES = {"one at a time": plain, "regpt": packed}
 
 
 def measure(side: str) -> dict[str, Any]:
-    """Of this process: seconds, what memory rose by at most, and what came out."""
+    """Measure one side in this process: seconds, rise of the peak memory, and losses."""
     torch.set_num_threads(THREADS)
     model = GPT(RECIPE.model)
     model.initialize(1337)
     model.eval()
     items = open_items(TASKS["hellaswag"], count=ITEMS)
     SIDES[side](model, Items(items.task, items.items[:2], items.dataset_size, items.origin, True))  # warm
-    Path("/proc/self/clear_refs").write_text("5")  # the highest mark of memory begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak memory of this process
     before = memory("VmRSS")
     began_at = time.perf_counter()
     losses = SIDES[side](model, items)
@@ -79,7 +80,7 @@ def measure(side: str) -> dict[str, Any]:
 
 
 def memory(name: str) -> int:
-    """Bytes, from /proc/self/status."""
+    """Return a memory figure from /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
 
@@ -94,7 +95,7 @@ def report() -> list[str]:
     faster = [t["seconds"] / o["seconds"] for t, o in zip(theirs, ours, strict=True)]
     smaller = [o["rise"] / t["rise"] for t, o in zip(theirs, ours, strict=True)]
     apart = (torch.tensor(theirs[0]["losses"]) - torch.tensor(ours[0]["losses"])).abs().max().item()
-    lines = ["| | time | items/s | memory beside the model | the whole process |", "|---|---|---|---|---|"]
+    lines = ["| | time | items/s | memory without the model | whole process |", "|---|---|---|---|---|"]
     for side, rounds in found.items():
         seconds, rise, peak = (statistics.median(one[key] for one in rounds) for key in ("seconds", "rise", "peak"))
         lines.append(
@@ -102,15 +103,15 @@ def report() -> list[str]:
         )
     text = "\n".join(
         [
-            f"124M parameters, random weights, float32, {THREADS} threads, {ITEMS} items of both kinds, {ROUNDS} rounds"
-            " in turn, medians.",
+            f"124M parameters, random weights, float32, {THREADS} threads, {ITEMS} items of both kinds, medians of"
+            f" {ROUNDS} rounds in turn.",
             "",
             *lines,
             "",
             f"**{statistics.median(faster):.2f} times as fast** ({min(faster):.2f} to {max(faster):.2f}; goal:"
-            f" {GOALS['time']}), with **{statistics.median(smaller):.2f} of the memory** beside the model"
+            f" {GOALS['time']}), with **{statistics.median(smaller):.2f} of the memory**, model excluded"
             f" ({min(smaller):.2f} to {max(smaller):.2f}; goal: {GOALS['memory']}). The largest difference between two"
-            f" losses of an ending is {apart:.1e}.",
+            f" losses of the same ending is {apart:.1e}.",
         ]
     )
     print(text, flush=True)
@@ -118,7 +119,9 @@ def report() -> list[str]:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(sys.argv[1])))
+    options = argparse.ArgumentParser(prog="python -m benchmarks.hellaswag", description=__doc__)
+    options.add_argument("side", nargs="?", choices=SIDES, help="used by the benchmark itself")
+    if side := options.parse_args().side:
+        print(json.dumps(measure(side)))
     else:
         report()

@@ -1,9 +1,9 @@
-"""Random windows of 1,024 from 2 GB of shards: tokens a second, share of a training step, and memory.
+"""Measure the data loader: random windows of 1,024 tokens from 2 GB of shards.
 
     python -m benchmarks.loader [--batches N]
 
-The step that it is held against is that of the 124M recipe on a card that does 250,000 tokens/s: 524,288 tokens in
-2.1 s. The reading happens on a thread beside the step, so this share is what it would cost if it did not.
+Reports tokens per second, memory, and the share of a training step. The step is that of the 124M recipe on a GPU with
+250,000 tokens/s: 524,288 tokens in 2.1 s. Training reads on a separate thread; the share is the cost if it did not.
 """
 
 import argparse
@@ -27,7 +27,7 @@ CARD_TOKENS_PER_SECOND = 250_000
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.loader", description=__doc__.splitlines()[0])
-    options.add_argument("--batches", type=int, default=10_000, help="to read (default: 10,000)")
+    options.add_argument("--batches", type=int, default=10_000, help="number of batches to read (default: 10,000)")
     report(options.parse_args().batches)
 
 
@@ -41,9 +41,9 @@ def report(batches: int = 10_000) -> list[str]:
     text = (
         f"{SHARDS * SHARD_TOKENS * 2 / 1e9:.0f} GB of shards, shuffled windows of {BLOCK_SIZE:,}, batches of"
         f" {BATCH_WINDOWS} windows with their digests: **{rate / 1e6:,.1f} M tokens/s** on one thread, {share:.2%} of a"
-        f" step on a card that does {CARD_TOKENS_PER_SECOND:,} tokens/s (goal: under 1 %)\n\n"
-        f"resident memory over {batches:,} batches: {memory[quarter] / 1e6:,.1f} MB after a quarter of them,"
-        f" {max(memory[quarter:]) / 1e6:,.1f} MB at most from then on, {memory[-1] / 1e6:,.1f} MB at the end"
+        f" step on a GPU with {CARD_TOKENS_PER_SECOND:,} tokens/s (goal: under 1 %)\n\n"
+        f"Resident memory over {batches:,} batches: {memory[quarter] / 1e6:,.1f} MB after a quarter of them,"
+        f" {max(memory[quarter:]) / 1e6:,.1f} MB at most after that, {memory[-1] / 1e6:,.1f} MB at the end"
     )
     print(text, flush=True)
     return ["## The loader", text]
@@ -57,7 +57,7 @@ def write_shards(folder: Path) -> None:
 
 
 def measure(folder: Path, batches: int) -> tuple[float, list[int]]:
-    """(seconds, resident bytes after each hundred batches)."""
+    """Return (seconds, resident bytes after every 100 batches)."""
     manifest = import_shards(folder, find_shards(folder), None)
     windows = TokenWindows(folder, manifest, "train", BLOCK_SIZE)
     process = psutil.Process()

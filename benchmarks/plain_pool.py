@@ -1,9 +1,9 @@
-"""What public scripts do, written plainly: a pool of processes that encodes one document at a time.
+"""The baseline of benchmarks.prepare: a pool of processes that encodes one document at a time.
 
     python -m benchmarks.plain_pool OUT PROCESSES SHARD_TOKENS FILE.parquet …
 
-Each document goes to a worker by itself and comes back as an array, which the main process copies into the shard at
-hand. The shards hold the same tokens as regpt's; they are not hashed, sealed or restartable.
+It does what public scripts do: each document goes to a worker and returns as an array, which the main process copies
+into the current shard. The shards have the same tokens as regpt's, but are not hashed, and the work cannot be resumed.
 """
 
 import multiprocessing

@@ -1,9 +1,9 @@
-"""The step time that `regpt plan` predicts on a CPU, beside steps that are really taken.
+"""Compare the step time that `regpt plan` predicts on a CPU with real steps.
 
-For each size the parts are measured for two seconds, as `regpt plan` does, and then a few steps are timed, in one
-process and in turn, so a machine that slows down slows both.
+For each size the parts are measured for two seconds, as in `regpt plan`, and then a few steps are timed. Both run in
+turn in one process, so a slower machine slows both.
 
-    python -m benchmarks.plan              all sizes, a process each
+    python -m benchmarks.plan              all sizes, in separate processes
     python -m benchmarks.plan --size NAME  one of them
 """
 
@@ -26,7 +26,7 @@ from regpt.train.parallel import Parallel
 
 GOAL = 0.25
 ROUNDS = 3
-STEPS = 3  # of each round, the median counts
+STEPS = 3  # per round; the median counts
 WIDE = "model.n_layer=8 model.n_embd=256 model.mlp_hidden=688 data.micro_batch=8 data.total_batch_tokens=4096"
 SIZES = {  # name: (recipe, settings)
     "modern 7M, float32": ("demo-modern", "run.precision=float32"),
@@ -49,7 +49,7 @@ SIZES = {  # name: (recipe, settings)
 
 
 def one_size(name: str) -> list[tuple[float, float]]:
-    """(predicted, taken) seconds of a step, round by round."""
+    """Return (predicted, measured) seconds of a step for each round."""
     file, settings = SIZES[name]
     recipe = load_recipe(file, [*settings.split(), f"run.threads={THREADS}", "run.device=cpu"])
     device = open_device(recipe.run)
@@ -64,7 +64,7 @@ def one_size(name: str) -> list[tuple[float, float]]:
 
 
 def take_step(parallel: Parallel, recipe: Recipe, device: Device) -> float:
-    """Seconds of an optimizer step on tokens drawn at random."""
+    """Return the seconds of one optimizer step on random tokens."""
     shape = (recipe.data.micro_batch, recipe.model.block_size + 1)
     tokens = torch.from_numpy(np.random.default_rng(1).integers(0, 50_257, shape))
     started_at = time.perf_counter()
@@ -82,10 +82,10 @@ def report() -> list[str]:
     lines = [
         "## The step time that `regpt plan` predicts",
         "",
-        f"On this CPU, {THREADS} threads, from parts that are measured for two seconds; {ROUNDS} rounds, in turn with"
-        f" {STEPS} real steps, of which the median counts. Goal: within {GOAL:.0%}.",
+        f"On this CPU, {THREADS} threads, predicted from parts measured for two seconds; {ROUNDS} rounds, each with the"
+        f" median of {STEPS} real steps. Goal: within {GOAL:.0%}.",
         "",
-        "| | predicted | taken | predicted / taken |",
+        "| | predicted | measured | predicted / measured |",
         "|---|---|---|---|",
     ]
     for name in SIZES:
@@ -105,10 +105,10 @@ def report() -> list[str]:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--size", choices=SIZES)
-    asked = options.parse_args()
-    if asked.size:
-        for predicted, taken in one_size(asked.size):
+    options.add_argument("--size", choices=SIZES, help="measure one size in this process")
+    arguments = options.parse_args()
+    if arguments.size:
+        for predicted, taken in one_size(arguments.size):
             print(f"{predicted:.4f} {taken:.4f}")
     else:
         print("\n".join(report()))

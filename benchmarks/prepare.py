@@ -1,10 +1,10 @@
-"""From parquet to sealed shards: the whole command, against a plain pool of processes.
+"""Compare `regpt prepare`, from parquet to verified shards, with a plain pool of processes.
 
     python -m benchmarks.prepare [--megabytes N] [FILE.parquet …]
 
-The text is that of the files, or the embedded corpus, repeated up to N megabytes. Both sides run as new processes, in
-turn, with as many workers as there are cores; time is from start to exit, memory the proportional set size of all their
-processes together, sampled. Both write the same tokens; the plain pool neither hashes nor seals them.
+The text is read from the files, or is the built-in corpus, repeated up to N megabytes. Both sides run as new processes
+in turn, with one worker per core. Time is from start to exit; memory is the sampled proportional set size of all
+processes of a side. Both write the same tokens; the plain pool does not hash them.
 """
 
 import argparse
@@ -35,8 +35,8 @@ GOALS = {"tiktoken": 1.1, "gigatoken": 6.0}
 
 def main() -> None:
     options = argparse.ArgumentParser(prog="python -m benchmarks.prepare", description=__doc__.splitlines()[0])
-    options.add_argument("--megabytes", type=int, default=MEGABYTES, help=f"of text (default: {MEGABYTES})")
-    options.add_argument("files", nargs="*", metavar="FILE", help="parquet files with a column 'text'")
+    options.add_argument("--megabytes", type=int, default=MEGABYTES, help=f"size of the text (default: {MEGABYTES})")
+    options.add_argument("files", nargs="*", metavar="FILE", help="parquet file with a column 'text'")
     asked = options.parse_args()
     report(asked.megabytes, asked.files)
 
@@ -68,11 +68,11 @@ def report(megabytes: int = MEGABYTES, files: list[str] | None = None) -> list[s
             f" | {goal} | {memory[name] / 1e6:,.0f} MB |"
         )
     more = f" and {len(files) - 1} more" if files and len(files) > 1 else ""
-    what = f"{Path(files[0]).name}{more}" if files else "the embedded corpus"
+    what = f"{Path(files[0]).name}{more}" if files else "the built-in corpus"
     about = (
         f"{text_bytes / 1e6:,.0f} MB of text ({what}, repeated) in {documents_in_all:,} documents and {FILES} parquet"
-        f" files, {os.cpu_count()} workers on each side, {ROUNDS} rounds in turn. Repeated text suits gigatoken, which"
-        " remembers the words that it has met."
+        f" files, {os.cpu_count()} workers on each side, {ROUNDS} rounds in turn. Repeated text favors gigatoken, which"
+        " caches words."
     )
     text = "\n".join([about, "", *lines])
     print(text, flush=True)
@@ -80,7 +80,7 @@ def report(megabytes: int = MEGABYTES, files: list[str] | None = None) -> list[s
 
 
 def write_text(folder: Path, files: list[str], wanted: int) -> tuple[int, int]:
-    """Parquet files of about so many bytes of text; returns the bytes and the documents."""
+    """Write parquet files with about `wanted` bytes of text; return (bytes, documents)."""
     folder.mkdir()
     if files:
         texts = [text for file in files for text in pq.read_table(file, columns=["text"]).column(0).to_pylist()]
@@ -89,7 +89,7 @@ def write_text(folder: Path, files: list[str], wanted: int) -> tuple[int, int]:
     size = sum(len(text.encode()) for text in texts)
     times = max(1, round(wanted / size / FILES))
     for number in range(FILES):
-        first = number * len(texts) // FILES  # no two files begin alike
+        first = number * len(texts) // FILES  # each file starts with another document
         table = pa.table({"text": pa.array((texts[first:] + texts[:first]) * times, pa.large_string())})
         pq.write_table(table, folder / f"{number:03d}.parquet", row_group_size=ROW_GROUP, compression="zstd")
     return size * times * FILES, len(texts) * times * FILES
@@ -113,7 +113,7 @@ def ours(folder: Path, backend: str) -> list[str]:
 
 
 def run(command: list[str]) -> tuple[float, int]:
-    """(seconds, peak bytes of all its processes together)."""
+    """Run a command; return (seconds, peak bytes of all its processes)."""
     began_at = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         peak = 0
@@ -127,6 +127,7 @@ def run(command: list[str]) -> tuple[float, int]:
 
 
 def memory_of(pid: int) -> int:
+    """Return the proportional set size of a process and its descendants, in bytes."""
     total = 0
     try:
         top = psutil.Process(pid)
@@ -138,11 +139,11 @@ def memory_of(pid: int) -> int:
 
 
 def check_same(theirs: Path, mine: Path) -> None:
-    """Both sides wrote the same tokens."""
+    """Exit with an error unless both sides wrote the same tokens."""
     in_order = sorted(mine.glob("*.npy"), key=lambda path: (path.name.startswith("train"), path.name))
     for one, other in zip(sorted(theirs.glob("*.npy")), in_order, strict=True):
         if not np.array_equal(np.load(one, mmap_mode="r"), np.load(other, mmap_mode="r")):
-            raise SystemExit(f"{other} holds other tokens than {one}")
+            raise SystemExit(f"{other} and {one} have different tokens")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""What two ranks say to each other: the share of a training step that is communication, by gloo on one machine.
+"""Measure the share of a training step that is communication: two gloo ranks on one machine.
 
     python -m benchmarks.ranks
 
-Two processes under torchrun, one thread each. In turn a step with the gradients reduced, as training does it, and one
-without; what the first takes longer is communication that computing did not hide. The steps are those of a run
-(forward, backward, norm, clipping, AdamW), of 4 x 256 tokens a micro-batch, in float32.
+Two processes under torchrun, one thread each. Steps with and without gradient reduction take turns; the difference is
+communication that does not overlap with compute. A step is that of a run (forward, backward, gradient norm, clipping,
+AdamW) with micro-batches of 4 x 256 tokens, in float32.
 """
 
 import argparse
@@ -31,16 +31,16 @@ SIZES = {
 }
 ALWAYS = ["run.device=cpu", "run.precision=float32", "run.threads=1", "model.block_size=256", "data.micro_batch=4"]
 FORMS = {
-    "ddp, 1 micro-batch a step": (1, []),
-    "ddp, 4 micro-batches a step": (4, []),
-    "fsdp, 1 micro-batch a step": (1, ["run.parallel=fsdp"]),
-    "ddp in one order, 1 micro-batch a step": (1, ["run.strict_sum=true"]),
+    "ddp, 1 micro-batch per step": (1, []),
+    "ddp, 4 micro-batches per step": (4, []),
+    "fsdp, 1 micro-batch per step": (1, ["run.parallel=fsdp"]),
+    "ddp with strict_sum, 1 micro-batch per step": (1, ["run.strict_sum=true"]),
 }
 
 
 def report() -> list[str]:
     lines = [
-        "| parameters | form | step | without reducing | share of communication | all-reduce of all gradients, alone |",
+        "| parameters | mode | step | without reduction | share of communication | all-reduce of all gradients alone |",
         "|---|---|---|---|---|---|",
     ]
     for size, words in SIZES.items():
@@ -55,14 +55,13 @@ def report() -> list[str]:
             print(lines[-1], flush=True)
     about = (
         f"Two gloo ranks on this machine, one thread each, micro-batches of 4 x 256 tokens, float32; {ROUNDS} rounds of"
-        " a step with and one without the reduction. The step without is that of a rank alone, with the whole model,"
-        " which keeps its gradients to itself."
+        " a step with and a step without reduction. Without reduction, each rank trains the full model on its own."
     )
     return ["## Ranks", "\n".join([about, "", *lines])]
 
 
 def measured(words: list[str], micro_batches: int) -> tuple[list[float], list[float], list[float]]:
-    """Seconds of steps with and without reduction, and of reducing as many numbers alone."""
+    """Return the seconds of steps with and without reduction, and of all-reducing all gradients alone."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command += ["-m", "benchmarks.ranks", "--as-rank", str(micro_batches), *words]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
@@ -70,13 +69,13 @@ def measured(words: list[str], micro_batches: int) -> tuple[list[float], list[fl
     return with_it, without, alone
 
 
-def as_rank(words: list[str], micro_batches: int) -> None:
+def run_rank(words: list[str], micro_batches: int) -> None:
     recipe = load_recipe(words[0], words[1:])
     device = open_device(recipe.run)
     with open_rank_group(device, 600) as ranks:
-        asked = make_parallel(recipe, device, ranks)
+        configured = make_parallel(recipe, device, ranks)
         plain = Parallel(recipe, device, ranks)
-        for parallel in (asked, plain):
+        for parallel in (configured, plain):
             parallel.initialize(1)
         tokens = torch.randint(0, 50_257, (4, recipe.model.block_size + 1))
         size = sum(parameter.numel() for parameter in plain.model.parameters())
@@ -84,7 +83,7 @@ def as_rank(words: list[str], micro_batches: int) -> None:
         seconds: tuple[list[float], list[float], list[float]] = ([], [], [])
         for turn in range(ROUNDS + 1):
             taken = (
-                timed(lambda: step(asked, recipe, tokens, micro_batches)),
+                timed(lambda: step(configured, recipe, tokens, micro_batches)),
                 timed(lambda: step(plain, recipe, tokens, micro_batches)),
                 timed(lambda: dist.all_reduce(gradients)),
             )
@@ -108,7 +107,7 @@ def step(parallel: Parallel, recipe: Recipe, tokens: torch.Tensor, micro_batches
 
 
 def timed(what: Callable[[], object]) -> float:
-    """Seconds from when both ranks are ready until both are done."""
+    """Return the seconds from when both ranks are ready until both have finished."""
     dist.barrier()
     began_at = time.perf_counter()
     what()
@@ -119,9 +118,9 @@ def timed(what: Callable[[], object]) -> float:
 if __name__ == "__main__":
     options = argparse.ArgumentParser(prog="python -m benchmarks.ranks", description=__doc__)
     options.add_argument("--as-rank", type=int, metavar="N", help="used by the benchmark itself")
-    options.add_argument("words", nargs="*")
-    asked = options.parse_args()
-    if asked.as_rank:
-        as_rank(asked.words, asked.as_rank)
+    options.add_argument("words", nargs="*", help="used by the benchmark itself")
+    arguments = options.parse_args()
+    if arguments.as_rank:
+        run_rank(arguments.words, arguments.as_rank)
     else:
         print("\n".join(report()))

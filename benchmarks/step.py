@@ -1,8 +1,8 @@
-"""One training step of regpt against one of transformers' Llama of equal size: time and memory.
+"""Compare one training step of regpt with one of transformers' Llama of equal size: time and memory.
 
-Forward, backward, clipping and fused AdamW on both sides, float32, the same weights and tokens. Theirs is
-LlamaForCausalLM as it comes, with its own loss over all logits and scaled_dot_product_attention. Times are taken in one
-process, ours and theirs in turn. Peak memory is that of a process of its own for each (a new one, three steps).
+Both run forward, backward, clipping and fused AdamW in float32 with the same weights and tokens. The baseline is
+LlamaForCausalLM without changes, with its own loss over all logits and scaled_dot_product_attention. Times are measured
+in one process, in turn. Peak memory is measured in a separate process for each side, over three steps.
 
     python -m benchmarks.step --size 7M            times
     python -m benchmarks.step --size 124M --memory ours
@@ -29,13 +29,13 @@ from regpt.model.optimizer import make_optimizer
 
 @dataclass(frozen=True)
 class Size:
-    """A comparison: the model, the batch, and what the project promises."""
+    """A comparison: the model, the batch and the goals."""
 
     model: ModelRecipe
     sequences: int
     rounds: int
-    speed_goal: float  # their seconds over ours, at least
-    memory_goal: float | None  # our peak over theirs, at most
+    speed_goal: float  # minimum of their seconds / ours
+    memory_goal: float | None  # maximum of our peak memory / theirs
 
 
 SIZES = {
@@ -75,7 +75,7 @@ def their_step(size: Size) -> Callable[[], float]:
     x, y = batch(size)
 
     def step() -> float:
-        # shift_labels: targets as they stand, so that both sides score the same positions
+        # shift_labels: use the targets unchanged, so that both sides score the same positions
         loss = model(x, labels=y, shift_labels=y, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -102,10 +102,10 @@ def seconds_of(step: Callable[[], float]) -> float:
 
 
 def compare_times(size: Size) -> dict[str, list[float]]:
-    """Seconds of each round's step, ours and theirs in turn, after one that is not counted."""
+    """Return the seconds of each round's step, in turn, after a warm-up step."""
     steps = {name: make(size) for name, make in SIDES.items()}
     losses = {name: step() for name, step in steps.items()}
-    assert abs(losses["ours"] - losses["theirs"]) < 1e-3, f"not the same model: {losses}"
+    assert abs(losses["ours"] - losses["theirs"]) < 1e-3, f"the models differ: {losses}"
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(size.rounds):
         for name, step in steps.items():
@@ -114,7 +114,7 @@ def compare_times(size: Size) -> dict[str, list[float]]:
 
 
 def peak_memory(name: str, side: str) -> int:
-    """Bytes that a new process takes at most for three steps."""
+    """Return the peak memory of a new process for three steps, in bytes."""
     command = [sys.executable, "-m", "benchmarks.step", "--size", name, "--memory", side]
     shown = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return int(shown.split()[-1])
@@ -124,8 +124,8 @@ def report() -> list[str]:
     lines = [
         "## A training step against transformers' Llama of equal size",
         "",
-        f"float32, {THREADS} threads, 4,096 tokens a step: forward, backward, clipping, fused AdamW."
-        " Peak memory is that of a process of its own for three steps.",
+        f"float32, {THREADS} threads, 4,096 tokens per step: forward, backward, clipping, fused AdamW."
+        " Peak memory is that of a separate process for three steps.",
         "",
         "| size | ours | theirs | theirs / ours | goal | our peak memory | their peak memory | ours / theirs | goal |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -155,15 +155,15 @@ def compare_in_new_process(name: str) -> dict[str, list[float]]:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("--size", choices=SIZES, required=True)
+    options.add_argument("--size", choices=SIZES, required=True, help="size of the model")
     options.add_argument(
-        "--memory", choices=SIDES, help="take three steps of one side and print its peak memory, bytes"
+        "--memory", choices=SIDES, help="run three steps of one side and print its peak memory in bytes"
     )
-    asked = options.parse_args()
+    arguments = options.parse_args()
     torch.set_num_threads(THREADS)
-    size = SIZES[asked.size]
-    if asked.memory:
-        step = SIDES[asked.memory](size)
+    size = SIZES[arguments.size]
+    if arguments.memory:
+        step = SIDES[arguments.memory](size)
         for _ in range(3):
             step()
         unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss

@@ -143,7 +143,10 @@ def killed_in_phases(lab: Laboratory, times: int) -> Result:
         expected = clean(lab, mode)
         agent = start(lab, "placed", mode, inject=inject, of_rank=of_rank)
         assert agent.wait() == 0, agent.output
-        assert Event.RESUMED in [event.event for event in read_history(lab.path("placed")).events], (inject, agent.output)
+        assert Event.RESUMED in [event.event for event in read_history(lab.path("placed")).events], (
+            inject,
+            agent.output,
+        )
         assert result(lab, "placed") == expected, (inject, agent.output)
         lab.remove("placed")
     return Result(

@@ -57,7 +57,7 @@ def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rate
 def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     """Return the seconds per position of one block, forward and backward.
 
-    Runs whole sequences, and as many of them as a micro-batch has if the time allows.
+    Runs whole sequences: a full micro-batch of them if the time allows.
     """
     model, target = recipe.model, device.torch_device
     block = Block(model).to(target)
