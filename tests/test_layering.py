@@ -38,10 +38,6 @@ LONG_MODULES = {  # to be split; data tables may stay here
     "regpt.base.sections",
     "regpt.checkpoint.store",
     "regpt.cli.before",
-    "regpt.distributed.ranks",
-    "regpt.prepare.hub",
-    "regpt.prepare.job",
-    "regpt.prepare.sections",
     "regpt.train.trainer",
 }
 LONG_FUNCTIONS = {("regpt.cli.before", "add"), ("regpt.cli.results", "add")}  # declarations of arguments
