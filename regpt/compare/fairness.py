@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from regpt.base.recipe import Recipe
 from regpt.compare.caveats import Caveat, command, differ, to_evaluate, unlike
 from regpt.compare.models import ComparedModel, TaskScore, rule_in_words, tasks_of
-from regpt.report.scores import kind_named, recorded_where
+from regpt.data.public_corpora import PublicCorpus, corpus_of_source
+from regpt.report.scores import recorded_where
 from regpt.tracking.run import Run
 from regpt.tracking.status import state_of
 
@@ -257,15 +258,17 @@ def recorded_elsewhere(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     having = [(model, model.recipe) for model in models if model.recipe is not None]
     if len({model.recorded is None for model, _ in having}) < 2:
         return
-    values = [(m.name, f"{source_of(recipe)}, {recipe.model.block_size:,} tokens at once") for m, recipe in having]
+    values = [(m.name, f"{source_of(m, recipe)}, {recipe.model.block_size:,} tokens at once") for m, recipe in having]
     if differ(values):
         yield Caveat(
             "Recorded on other data", True, values, "none: losses and scores of each hold where they were measured"
         )
 
 
-def source_of(recipe: Recipe) -> str:
-    return kind_named(f"{recipe.data.source} {recipe.data.path}") or recipe.data.source
+def source_of(model: ComparedModel, recipe: Recipe) -> str:
+    """Return the name of the public corpus, else the data source."""
+    corpus = model.run.corpus if model.run else corpus_of_source(recipe.data.source)
+    return recipe.data.source if corpus is PublicCorpus.OTHER else str(corpus)
 
 
 def recorded_figures(models: Sequence[ComparedModel]) -> Iterator[Caveat]:

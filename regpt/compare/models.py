@@ -34,10 +34,7 @@ class TaskScore:
     cut: int  # items that lost the beginning of their context
     step: int | None
     answers: Predictions | None = None  # None where they are not kept
-
-    @property
-    def is_subset(self) -> bool:
-        return self.answers.is_subset if self.answers else self.items.startswith("subset")
+    is_subset: bool = False
 
 
 @dataclass(frozen=True)
@@ -203,14 +200,17 @@ def of_answers(answers: Predictions, step: int | None) -> TaskScore:
     by_rule = {name: (accuracy.value, accuracy.error) for name, accuracy in shares.items()}
     count, truncated = answers.n_items, answers.truncated
     return TaskScore(
-        answers.task, answers.description, answers.digest, count, by_rule, truncated, step, answers
+        answers.task, answers.description, answers.digest, count, by_rule, truncated, step, answers, answers.is_subset
     )  # fmt: skip
 
 
 def of_record(record: TaskRecord) -> TaskScore:
     """What the journal says, where the answers are gone."""
     by_rule = {rule: (share, record.standard_error.get(rule, 0.0)) for rule, share in record.accuracy.items()}
-    return TaskScore(record.task, record.items, record.digest, record.count, by_rule, record.cut, record.step)
+    return TaskScore(
+        record.task, record.items, record.digest, record.count, by_rule, record.cut, record.step,
+        is_subset=record.is_subset,
+    )  # fmt: skip
 
 
 def same_items(record: TaskRecord, one: TaskScore) -> bool:

@@ -74,9 +74,10 @@ def within_reach(points: Sequence[tuple[float, float]], lines: Sequence[Line]) -
 def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: str) -> None:
     """HellaSwag's accuracy over tokens with its standard error; `of` says which items these are."""
     figure, axes = new_figure(f"HellaSwag accuracy, {of}")
+    shown = runs[0].hellaswag[-1].digest if runs[0].hellaswag else ""
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
         looks = run.hellaswag
-        others = f"; {looks[-1].items}" if looks and looks[-1].items != of else ""
+        others = f"; {looks[-1].items}" if looks and looks[-1].digest != shown else ""
         scores = [primary_accuracy(record) for record in looks]
         last = f", {scores[-1][0]:.3f} ± {scores[-1][1]:.3f}{others}" if scores else ", not measured"
         x, shares, errors = [r.tokens for r in looks], [share for share, _ in scores], [error for _, error in scores]

@@ -9,17 +9,17 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
+from regpt.data.public_corpora import PublicCorpus
 from regpt.rendering.figure_style import Line, as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import code, escaped, fenced
 from regpt.report.figures import draw_hellaswag, draw_losses, draw_training_dynamics
-from regpt.report.published import ALL_ITEMS, CHANCE, FINEWEB_EDU, GPT2, GPT3, REFERENCES, RERUNS
+from regpt.report.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.report.recipe_diff import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
 from regpt.report.scores import (
     Baseline,
     columns,
     headings,
-    kind_of_data,
     notes,
     published_row,
     recorded_where,
@@ -81,7 +81,7 @@ def write_report(run: Run, others: Sequence[Baseline]) -> Path:
     if run.hellaswag:
         items = run.hellaswag[-1].items
         # a subset does not compare with figures of all items, so they are not drawn beside it
-        lines = LINES_OF_HELLASWAG if items == ALL_ITEMS else LINES_OF_HELLASWAG[:1]
+        lines = LINES_OF_HELLASWAG if run.hellaswag[-1].is_full_set else LINES_OF_HELLASWAG[:1]
         draw_hellaswag(runs, images / "hellaswag.png", lines, items)
     path = run.paths.report
     write_text(path, render(run, others, in_both_lights))
@@ -205,7 +205,7 @@ def command(run: Run) -> str:
 
 def lines_of_losses(run: Run) -> list[Line]:
     """Published losses that were measured on the same kind of data."""
-    compared = [one for one in REFERENCES if one.data == kind_of_data(run) and one.validation_loss]
-    if kind_of_data(run) == FINEWEB_EDU:
+    compared = [one for one in REFERENCES if one.data is run.corpus and one.validation_loss]
+    if run.corpus is PublicCorpus.FINEWEB_EDU:
         compared = [GPT2, RERUNS[0], RERUNS[3]]
     return [Line(one.name, one.validation_loss) for one in compared if one.validation_loss]

@@ -8,7 +8,8 @@ from pathlib import Path
 from regpt.base.format import with_error
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, shipped_recipes
-from regpt.report.published import ALL_ITEMS, CHANCE, FINEWEB, FINEWEB_EDU, GPT2, Reference
+from regpt.data.public_corpora import PublicCorpus, corpus_of_source
+from regpt.report.published import CHANCE, GPT2, HELLASWAG_ITEMS, Reference
 from regpt.stats.identical import identical
 from regpt.stats.verdicts import same_windows
 from regpt.tracking.journal import TaskRecord
@@ -96,8 +97,9 @@ def relation(run: Run, other: Baseline) -> str:
     """By itself, without regard to whether others stand between."""
     if other.run is None:
         same = other.recipe.data.source == run.recipe.data.source
-        of = kind_named(f"{other.recipe.data.source} {other.recipe.data.path}")
-        return "recorded" if same or (of and of == kind_of_data(run)) else "other data"
+        corpus = corpus_of_source(other.recipe.data.source)
+        known = corpus is not PublicCorpus.OTHER and corpus is run.corpus
+        return "recorded" if same or known else "other data"
     if identical(run, other.run):
         return "same"
     if run.environment.data.digest != other.run.environment.data.digest:
@@ -179,24 +181,13 @@ def recorded_where(recipe: Recipe) -> str:
     return f"{claimed.origin or 'its recipe'} ({', '.join(filter(None, took)) or 'nothing said of hardware'})"
 
 
-def kind_of_data(run: Run) -> str:
-    """By name: of the source, or of the folder that the data set lies in. Nothing where it is neither."""
-    return kind_named(f"{run.environment.data.source.description} {run.recipe.data.path}")
-
-
-def kind_named(name: str) -> str:
-    if "fineweb-edu" in name.lower():
-        return FINEWEB_EDU
-    return FINEWEB if "fineweb" in name.lower() else ""
-
-
 def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
     """(name, loss, HellaSwag, what of it compares with this run)"""
     loss = f"{one.validation_loss} on {one.data}" if one.validation_loss else "—"
     compares = []
-    if one.validation_loss and one.data == kind_of_data(run):
+    if one.validation_loss and one.data is run.corpus:
         compares.append("the loss, as far as the validation split is the public one's")
-    if run.hellaswag and run.hellaswag[-1].items == ALL_ITEMS and one.judged == GPT2.judged:
+    if run.hellaswag and run.hellaswag[-1].is_full_set and one.judged == GPT2.judged:
         compares.append("HellaSwag")
     return (
         one.name,
@@ -224,8 +215,8 @@ def notes_of_hellaswag(run: Run) -> list[str]:
         f"HellaSwag after step {last.step:,}: {last.items}. An ending is judged by its mean loss per token, as"
         " build-nanogpt does; ± is one standard error; guessing gives 0.25."
     ]
-    if last.items != ALL_ITEMS:
-        lines.append("Published figures are of all 10,042 items, so this one does not compare with them to the digit.")
+    if not last.is_full_set:
+        lines.append(f"Published scores are of all {HELLASWAG_ITEMS:,} items, so this one is not exactly comparable.")
     if last.cut:
         lines.append(f"{last.cut:,} of its items lost the beginning of their context to the model's block size.")
     if guessing(last):
@@ -245,8 +236,8 @@ def notes(run: Run, others: Sequence[Baseline]) -> list[str]:
             lines.append(f"{other.name} was validated on the same windows of the same data; the two losses compare.")
         else:
             lines.append(f"{other.name} was validated on other windows or other data; the two losses do not compare.")
-    if kind_of_data(run) == FINEWEB_EDU:
-        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}'s public validation shard.")
+    if run.corpus is PublicCorpus.FINEWEB_EDU:
+        lines.append(f"The loss of {GPT2.name} was measured on {GPT2.data}'s public validation shard.")
     else:
-        lines.append(f"The loss of {GPT2.name} was measured on {FINEWEB_EDU}; on this run's data it says nothing.")
+        lines.append(f"The loss of {GPT2.name} was measured on {GPT2.data}; on this run's data it says nothing.")
     return [*lines, *notes_of_hellaswag(run)]

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 
 from regpt.base.architecture import ModelRecipe
 from regpt.rendering.markdown import escaped
-from regpt.report.published import ALL_ITEMS, CHANCE, GPT2
-from regpt.report.scores import Baseline, guessing, kind_of_data, recorded_where
+from regpt.report.published import CHANCE, GPT2, HELLASWAG_ITEMS
+from regpt.report.scores import Baseline, guessing, recorded_where
 from regpt.report.wording import in_words
 from regpt.stats.describe import (
     OUTCOME_TEXT,
@@ -137,16 +137,14 @@ def upper(sentence: str) -> str:
 
 def against_gpt2(run: Run) -> Iterator[str]:
     """Compare HellaSwag with GPT-2's published accuracy, where all items were scored; a published loss has no error."""
-    if not (run.hellaswag and run.hellaswag[-1].items == ALL_ITEMS):
+    if not (run.hellaswag and run.hellaswag[-1].is_full_set):
         return
     accuracy, error = primary_accuracy(run.hellaswag[-1])
-    published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / 10_042) ** 0.5)
-    test, reason = error_bounds_test((accuracy, error), published, 10_042)
+    published = (GPT2.hellaswag, (GPT2.hellaswag * (1 - GPT2.hellaswag) / HELLASWAG_ITEMS) ** 0.5)
+    test, reason = error_bounds_test((accuracy, error), published, HELLASWAG_ITEMS)
     outcome = test.outcome if test else Outcome.NOT_TESTED
     why = f" ({bounds_text(test)})" if test else f" ({REASON_TEXT[reason]})" if reason else ""
-    loss = (
-        "" if kind_of_data(run) == GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} says nothing of this run's data."
-    )
+    loss = "" if run.corpus is GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} says nothing of this run's data."
     yield (
         f"Against **{GPT2.name}**, as published: this run's HellaSwag accuracy is {OUTCOME_TEXT[outcome]},"
         f" {100 * accuracy:.1f} % against {100 * GPT2.hellaswag:.1f} %{why}.{loss}"

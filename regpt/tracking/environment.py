@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from regpt.base.errors import UserError
+from regpt.data.public_corpora import PublicCorpus, corpus_of_imported_shards, corpus_of_source
 from regpt.tracking.layout import RunPaths
 
 T = TypeVar("T")
@@ -79,6 +80,12 @@ class DataInfo:
     shards: int = 0
     text_bytes: int = 0  # 0: not known
     made_with: TokenizerBackend | None = None  # None: not known
+
+    def corpus(self, path: str) -> PublicCorpus:
+        """Return the public corpus of the text. `path` is data.path of the run; it counts for imported shards only."""
+        if self.source.imported:
+            return corpus_of_imported_shards(f"{self.source.description} {path}")
+        return corpus_of_source(self.source.asked)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
+from regpt.tracking.old_journals import OLD_EVENTS, new_fields
+
 
 class Event(StrEnum):
     """The kinds of event, by their names in the journal."""
@@ -103,18 +105,6 @@ Detail = Started | Resumed | Rollback | OutOfMemory | CheckpointFailed | Stopped
 DETAILS: dict[Event, type[Detail]] = {
     kind.event: kind for kind in (Started, Resumed, Rollback, OutOfMemory, CheckpointFailed, Stopped, Failed, Finished)
 }
-# Names that version 0.1 wrote.
-OLD_EVENTS = {
-    "went back": Event.ROLLBACK,
-    "out of memory": Event.OUT_OF_MEMORY,
-    "not saved": Event.CHECKPOINT_FAILED,
-}
-OLD_FIELDS = {
-    "from": "from_step",
-    "left_out": "excluded_batches",
-    "at": "at_step",
-    "passed_over": "skipped_checkpoints",
-}
 
 
 def parse_detail(event: str, values: Mapping[str, Any]) -> Detail:
@@ -122,10 +112,6 @@ def parse_detail(event: str, values: Mapping[str, Any]) -> Detail:
 
     Unknown fields are ignored and missing ones have their defaults. Raises ValueError for an unknown event.
     """
-    kind = DETAILS[OLD_EVENTS.get(event) or Event(event)]
-    known = {OLD_FIELDS.get(name, name): value for name, value in values.items()}
-    if "micro_batch" in known:
-        known["micro_batch_before"], known["micro_batch_after"] = known["micro_batch"]
-    if "hellaswag" in known:
-        known["hellaswag_unavailable"] = known["hellaswag"].removeprefix("not measured: ")
+    kind = DETAILS[Event(OLD_EVENTS.get(event, event))]
+    known = new_fields(values)
     return kind(**{f.name: known[f.name] for f in dataclasses.fields(kind) if f.name in known})

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 from regpt.base.files import append_line, end_last_line
 from regpt.tracking.events import Detail, Event, OutOfMemory, Resumed, Rollback, Started, parse_detail
 from regpt.tracking.layout import RunPaths
+from regpt.tracking.old_journals import counts_of
 
 D = TypeVar("D")
 
@@ -56,20 +57,31 @@ class ValidationRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRecord:
-    """A multiple-choice task; what was answered to each item stands in the file at `path`."""
+    """The score of a multiple-choice task; the predictions are in the file at `path`."""
 
     kind: ClassVar[str] = "task"
     step: int
     tokens: int
     task: str
-    items: str  # in words: how many, and of what
+    items: str  # description for people; decisions use the counts
     digest: str  # of the items
-    accuracy: dict[str, float]  # by rule, the first is the one that is meant
+    accuracy: dict[str, float]  # by metric, the primary one first
     standard_error: dict[str, float]
-    cut: int  # items whose beginning did not fit the model's block
+    cut: int  # items whose context was cut at its start
     path: str  # within the run
     seconds: float
     count: int = 0  # of the items; 0: not known
+    dataset_size: int = 0  # items in the whole dataset; 0: not known
+    published: bool = False  # whether the items are from the published dataset
+
+    @property
+    def is_full_set(self) -> bool:
+        """Whether these are all items of the published dataset."""
+        return self.published and 0 < self.count == self.dataset_size
+
+    @property
+    def is_subset(self) -> bool:
+        return self.count < self.dataset_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,6 +285,8 @@ def parse(line: str) -> Record | None:
         kind = RECORD_TYPES[values.pop("kind")]
         if kind is EventRecord:
             values["detail"] = parse_detail(values["event"], values.get("detail", {}))
+        if kind is TaskRecord:
+            values = {**counts_of(values["items"]), **values}
         return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
+from regpt.data.public_corpora import PublicCorpus
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Started
 from regpt.tracking.journal import History, TaskRecord, read_history
@@ -65,6 +66,11 @@ class Run:
     def epochs(self) -> float | None:
         """Passes over the training split so far; None where its size is not known."""
         return self.tokens / self.environment.data.train_tokens if self.environment.data.train_tokens else None
+
+    @property
+    def corpus(self) -> PublicCorpus:
+        """The public corpus that the run trained and was validated on."""
+        return self.environment.data.corpus(self.recipe.data.path)
 
     @property
     def validation_loss(self) -> float | None:

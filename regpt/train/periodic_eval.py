@@ -166,7 +166,9 @@ class PeriodicEvaluation:
             cut=answers.truncated,
             path=path.as_posix(),
             seconds=time.perf_counter() - started_at,
-            count=len(answers.labels),
+            count=answers.n_items,
+            dataset_size=answers.dataset_size,
+            published=answers.published,
         )
         self.write(record)
         self.console.task(record)

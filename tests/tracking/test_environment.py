@@ -9,6 +9,7 @@ import pytest
 
 from regpt.base.errors import UserError
 from regpt.cli.main import main
+from regpt.data.public_corpora import PublicCorpus
 from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, Packages, SourceInfo, TokenizerBackend
 from regpt.tracking.run import open_run
 
@@ -76,3 +77,22 @@ def test_run_with_an_early_environment_is_listed_watched_reported_and_compared(
         ["compare", "old-modern", "old-classic", "--into", "compared"],
     ):
         assert main(command) == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "path", "corpus"),
+    [
+        (SourceInfo(asked="hub:HuggingFaceFW/fineweb-edu/sample/10BT"), "data/x", PublicCorpus.FINEWEB_EDU),
+        (SourceInfo(asked="hub:HuggingFaceFW/fineweb/sample/10BT"), "data/fineweb-edu", PublicCorpus.FINEWEB),
+        (SourceInfo(asked="hub:somebody/fineweb-edu-copy"), "data/fineweb-edu", PublicCorpus.OTHER),
+        (SourceInfo(asked="my-fineweb-edu", description="my-fineweb-edu"), "data/fineweb-edu", PublicCorpus.OTHER),
+        (SourceInfo(asked="a", description="shards of a", imported=True), "edu_fineweb10B", PublicCorpus.FINEWEB_EDU),
+        (SourceInfo(asked="b", description="shards of fineweb10B", imported=True), "b", PublicCorpus.FINEWEB),
+        (SourceInfo(asked="c", description="shards of c", imported=True), "c", PublicCorpus.OTHER),
+        (SourceInfo(), "data/fineweb-edu", PublicCorpus.OTHER),
+    ],
+)
+def test_public_corpus_follows_from_the_source_and_only_for_imported_shards_from_the_folder(
+    source: SourceInfo, path: str, corpus: PublicCorpus
+) -> None:
+    assert DataInfo(source=source).corpus(path) is corpus

@@ -1,5 +1,6 @@
 """The journal tells one line of development, whatever interrupted it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,31 @@ def test_text_with_any_line_separator_stays_on_its_line(tmp_path: Path) -> None:
 def test_a_later_versions_records_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text('{"kind": "moon", "phase": 3}\n[1]\n\n')
     assert read_history(tmp_path).status is RunState.EMPTY
+
+
+@pytest.mark.parametrize(
+    ("items", "count", "size", "published", "full"),
+    [
+        ("10,042 items", 10_042, 10_042, True, True),
+        ("subset of 20 of 10,042 items", 20, 10_042, True, False),
+        ("12 items of items/hellaswag.jsonl", 12, 12, False, False),
+        ("subset of 8 of 12 items of items/subset of 3.jsonl", 8, 12, False, False),
+        ("a description of a later version", 0, 0, False, False),
+    ],
+)
+def test_item_counts_of_version_0_1_are_read_from_the_description(
+    tmp_path: Path, items: str, count: int, size: int, published: bool, full: bool
+) -> None:
+    values: dict[str, object] = {"kind": "task", "step": 0, "tokens": 0, "task": "hellaswag", "items": items}
+    values |= {"digest": "d", "accuracy": {}, "standard_error": {}, "cut": 0, "path": "", "seconds": 1.0}
+    (tmp_path / "journal.jsonl").write_text(json.dumps(values) + "\n")
+    (record,) = read_history(tmp_path).tasks
+    assert (record.count, record.dataset_size, record.published) == (count, size, published)
+    assert record.is_full_set is full and record.is_subset is (count < size)
+    counts: dict[str, object] = {"count": 5, "dataset_size": 9, "published": True}  # as this version writes them
+    (tmp_path / "journal.jsonl").write_text(json.dumps(values | counts) + "\n")
+    (record,) = read_history(tmp_path).tasks
+    assert (record.count, record.dataset_size, record.published) == (5, 9, True)
 
 
 # Following a journal that another process writes
