@@ -32,7 +32,7 @@ def poison(values: dict[int, float]) -> None:
     real = trainer.Trainer.train_step
 
     def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:
-        forward, factor = self.model.forward, values.get(self.guard.batch_of(step), 1.0)
+        forward, factor = self.model.forward, values.get(self.state.guard.batch_of(step), 1.0)
         self.model.__dict__["forward"] = lambda *given: forward(*given) * factor
         try:
             return real(self, step, batch)

@@ -25,7 +25,7 @@ def poison_loss(steps: range) -> None:
 
     def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:
         forward = self.model.forward
-        if self.guard.batch_of(step) in steps:
+        if self.state.guard.batch_of(step) in steps:
             self.model.__dict__["forward"] = lambda *given: forward(*given) * float("inf")
         try:
             return real(self, step, batch)

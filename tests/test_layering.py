@@ -19,6 +19,7 @@ PACKAGES = [
     "model",
     "distributed",
     "checkpoint",
+    "console",
     "interop",
     "evaluation",
     "train",

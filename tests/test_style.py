@@ -50,7 +50,6 @@ UNCHECKED = {
     "regpt/report",
     "regpt/stats",
     "regpt/tracking",
-    "regpt/train",
     "regpt/watch",
 }
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]

@@ -226,8 +226,9 @@ def run_doctor(arguments: argparse.Namespace) -> int:
 
 def run_prepare(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
+    from regpt.console.preparation import PreparationConsole
+    from regpt.console.training import Console
     from regpt.prepare.dataset import prepare
-    from regpt.train.console import Console
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.executor is None and (arguments.option or arguments.tasks is not None):
@@ -243,7 +244,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         manifest = made
     else:
         with Console() as console, console.stoppable():
-            manifest = prepare(recipe, console)
+            manifest = prepare(recipe, PreparationConsole(console))
     print(f"digest {manifest.digest}")
     return DONE
 
@@ -256,12 +257,13 @@ def option_of_executor(word: str) -> tuple[str, str | int]:
 
 
 def run_data_import(arguments: argparse.Namespace) -> int:
+    from regpt.console.preparation import ReadingConsole
+    from regpt.console.training import Console
     from regpt.data.import_shards import find_shards, import_shards
-    from regpt.train.console import Console
 
     found = find_shards(arguments.directory)
     with Console() as console:
-        manifest = import_shards(arguments.directory, found, arguments.into, console.reading("import"))
+        manifest = import_shards(arguments.directory, found, arguments.into, ReadingConsole(console, "import"))
     where = arguments.into or arguments.directory
     print(
         f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"
@@ -272,13 +274,14 @@ def run_data_import(arguments: argparse.Namespace) -> int:
 
 
 def run_data_verify(arguments: argparse.Namespace) -> int:
+    from regpt.console.preparation import ReadingConsole
+    from regpt.console.training import Console
     from regpt.data.import_shards import verify
     from regpt.data.shards import read_manifest
-    from regpt.train.console import Console
 
     shards = read_manifest(arguments.directory).shards
     with Console() as console:
-        problems = list(verify(arguments.directory, console.reading("verify")))
+        problems = list(verify(arguments.directory, ReadingConsole(console, "verify")))
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
     if problems:

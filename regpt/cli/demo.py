@@ -7,10 +7,10 @@ from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
 from regpt.compare.models import open_all
 from regpt.compare.page import folder_of, write_comparison
+from regpt.console.training import Console
 from regpt.report.page import write_page, write_report
 from regpt.report.scores import open_baseline
 from regpt.tracking.run import open_run
-from regpt.train.console import Console
 from regpt.train.start import start_training
 
 RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it

@@ -191,12 +191,12 @@ def print_table(table: "Table") -> None:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from regpt.cli.tables import results_table
+    from regpt.console.training import Console, EvaluationConsole, quiet_console
     from regpt.distributed.device import open_device
     from regpt.distributed.rendezvous import open_rank_group
     from regpt.evaluation.evaluate import default_tasks, evaluate, parse_tasks
     from regpt.evaluation.results import evaluation_dir
     from regpt.interop.open_model import open_model
-    from regpt.train.console import Console, quiet_console
 
     by_harness, tasks = arguments.lm_eval, arguments.tasks
     names = parse_tasks(tasks) if tasks and not by_harness else []
@@ -211,7 +211,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
             Console() if ranks.is_main else quiet_console() as console,
             console.stoppable(several_ranks=ranks.size > 1),
         ):
-            given = (into, device, ranks, arguments.items, console.looking)
+            given = (into, device, ranks, arguments.items, EvaluationConsole(console).evaluating)
             if by_harness:
                 from regpt.evaluation.lm_eval import evaluate_with_lm_eval
 

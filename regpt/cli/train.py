@@ -69,7 +69,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     name = recipe.name if arguments.name is None else arguments.name
     if not name or name != Path(name).name:
         raise UserError(f"--name '{name}' is no name of a run", "use letters, digits, '-', '_' and '.', no slash")
-    from regpt.train.console import Console
+    from regpt.console.training import Console
     from regpt.train.start import start_training
 
     return start_training(recipe, arguments.runs / name, console=Console(), handle_signals=True).exit_code
@@ -79,7 +79,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.train.console import Console
+    from regpt.console.training import Console
     from regpt.train.start import resume_training
 
     return resume_training(path, arguments.overrides, console=Console(), handle_signals=True).exit_code
@@ -111,15 +111,16 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.train.console import Console
+    from regpt.console.training import Console
     from regpt.train.reproduce import reproduce
 
-    parting = reproduce(path, arguments.steps, print, console=Console(), handle_signals=True)
-    if parting is None:
-        print(f"{path}: comes out the same, to the bit")
+    divergence = reproduce(path, arguments.steps, print, console=Console(), handle_signals=True)
+    if divergence is None:
+        print(f"{path}: reproduced, identical to the bit")
         return DONE
     print(
-        f"{path}: parts at step {parting.step:,}: {parting.what} {parting.then} in the journal, {parting.now} now;"
-        " another machine, number of ranks or threads, or version of torch is reason enough (environment.json)"
+        f"{path}: differs at step {divergence.step:,}: {divergence.field} is {divergence.expected} in the journal,"
+        f" {divergence.actual} now; another machine, number of ranks or threads, or version of torch can cause this"
+        " (see environment.json)"
     )
     return NUMERICS

@@ -23,11 +23,11 @@ from regpt.base.files import write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
 from regpt.checkpoint import store
+from regpt.console.training import Console, TrainingConsole, quiet_console
 from regpt.distributed.device import Device, open_device
 from regpt.distributed.signals import StopRequested
 from regpt.plan.measure_cpu import Rates, measured_rates
 from regpt.tracking.journal import StepRecord
-from regpt.train.console import Console, quiet_console
 from regpt.train.oom import release_memory
 from regpt.train.start import TrainResult, resume_training, start_training
 
@@ -203,7 +203,12 @@ class KillAtStep(Console):
         super().__init__(quiet_console().terminal)
         self.run, self.at = run, at
 
-    def step(self, record: StepRecord) -> None:
+    def training_console(self, recipe: Recipe, device: Device, ranks: int) -> TrainingConsole:
+        console = super().training_console(recipe, device, ranks)
+        console.step = self.kill_at_step  # type: ignore[method-assign]
+        return console
+
+    def kill_at_step(self, record: StepRecord) -> None:
         if record.step == self.at:
             until = time.monotonic() + SAVE_TIMEOUT
             while not store.list_checkpoints(self.run) and time.monotonic() < until:

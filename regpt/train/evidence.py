@@ -1,4 +1,4 @@
-"""What a bad step leaves behind for a person to look at: its windows, their text, and the gradients layer by layer."""
+"""Evidence of a bad step for a person to inspect: its windows, their text, and the gradient norm of each tensor."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +15,7 @@ from regpt.train.guard import Verdict
 
 
 def gradient_norms(model: GPT) -> dict[str, str]:
-    """Of every tensor, as text: JSON has no word for what is no number. All ranks call it, because some hold shares."""
+    """Return the gradient norm of every tensor, as text because JSON has no NaN. All ranks must call it."""
     return {
         name: str(full_scalar(parameter.grad.norm()).item())
         for name, parameter in model.named_parameters()
@@ -32,7 +32,7 @@ def write_evidence(
     windows: TokenWindows,
     norms: dict[str, str],
 ) -> Path:
-    """Write a folder for a step that the guard objected to, with all windows of its batch; returns its path."""
+    """Write a directory for a step that the guard rejected, with all windows of its batch; return its path."""
     folder = RunPaths(run).evidence(record.step)
     folder.mkdir(parents=True, exist_ok=True)
     about = {

@@ -1,4 +1,4 @@
-"""The gradients of a step's global batch: this rank's share forward and backward, and what all ranks make of it."""
+"""The gradients of a global batch: forward and backward passes of this rank's micro-batches, reduced over ranks."""
 
 import math
 from collections.abc import Callable
@@ -8,16 +8,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, combine_digests
 from regpt.distributed.device import Device, seed_micro_batch
 from regpt.distributed.rank_group import RankGroup
-from regpt.train.console import Console
 from regpt.train.oom import is_out_of_memory
 from regpt.train.parallel import Parallel
 
 
 class Gradients:
-    """Makes them where the optimizer looks for them, one batch after another."""
+    """Computes the gradients of one batch after another, in `parameter.grad`."""
 
     def __init__(
         self,
@@ -25,26 +25,26 @@ class Gradients:
         device: Device,
         ranks: RankGroup,
         parallel: Parallel,
-        check: Callable[[], None],
-        console: Console,
+        check_stop: Callable[[], None],
+        console: TrainingConsole,
     ) -> None:
-        """`seed` is the recipe's; `check` is called before each micro-batch, and raises where the run is to stop."""
+        """`seed` is the recipe's. `check_stop` is called before each micro-batch; it raises to stop the run."""
         self.seed, self.device, self.ranks, self.parallel = seed, device, ranks, parallel
-        self.check, self.console = check, console
+        self.check_stop, self.console = check_stop, console
 
     def compute(self, step: int, batch: Batch) -> tuple[float, float, str]:
-        """(mean loss, gradient norm, digest) of the global batch; afterwards the gradients are there."""
+        """Compute the gradients of the global batch; return its (mean loss, gradient norm, digest)."""
         return self.share_results(self.forward_and_backward(step, batch), batch)
 
     def forward_and_backward(self, step: int, batch: Batch) -> Tensor:
-        """The losses of this rank's micro-batches; afterwards the gradients are the global batch's.  (micro-batches)"""
+        """Compute the gradients; return the losses of this rank's micro-batches.  -> (micro-batches)"""
         count = len(batch.numbers)
         share = 1.0 / self.parallel.micro_batches_in_mean(count)
         losses = []
         for turn, (number, inputs, targets) in enumerate(zip(batch.numbers, batch.inputs, batch.targets, strict=True)):
-            self.check()
+            self.check_stop()
             if turn:
-                self.console.busy(f"step {step + 1:,}: micro-batch", turn, count)
+                self.console.show_progress(f"step {step + 1:,}: micro-batch", turn, count)
             seed_micro_batch(self.seed, step, number)
             with self.parallel.micro_batch(last=turn == count - 1):
                 with self.device.autocast():
@@ -56,19 +56,19 @@ class Gradients:
         return torch.stack(losses)
 
     def share_results(self, losses: Tensor, batch: Batch) -> tuple[float, float, str]:
-        """Mean loss, gradient norm and digest of the global batch, the same on every rank, so that all decide alike.
+        """Return (mean loss, gradient norm, digest) of the global batch, the same on every rank.
 
-        The losses of all micro-batches are added in the order of their numbers, so the mean depends on no split.
+        The losses of all micro-batches are added in their order, so the mean is the same for any number of ranks.
         """
         mine = np.array([self.parallel.squared_norm(), *losses.double().tolist()])
-        squares, *of_turns = self.ranks.all_gather(mine).T  # each by rank; turn by turn, the losses are in order
+        squares, *by_turn = self.ranks.all_gather(mine).T  # (ranks) each: micro-batch n belongs to rank n mod ranks
         seals = self.ranks.all_gather(np.array([batch.partial_digest], dtype=np.uint64).view(np.int64)).view(np.uint64)
-        in_order = [float(loss) for of_turn in of_turns for loss in of_turn]
+        in_order = [float(loss) for losses_of_turn in by_turn for loss in losses_of_turn]
         norm = math.sqrt(self.parallel.reduce_squared_norm(squares))
         return sum(in_order) / len(in_order), norm, combine_digests(int(seal) for seal in seals.ravel())
 
     def runs_out_of_memory(self, batch: Batch) -> bool:
-        """Whether this rank runs out of memory with a micro-batch. Its gradients are thrown away."""
+        """Return whether this rank runs out of memory with a micro-batch, whose gradients are discarded."""
         try:
             with self.parallel.trial():
                 with self.device.autocast():

@@ -1,91 +1,113 @@
-"""The guard: whether a step may reach the weights, and what is done about those that may not.
+"""The guard: decide whether a step may update the weights, and what to do about a bad one.
 
-A bad step is passed over: no update, its batch is spent, the next one is tried. After too many in a row the run goes
-back to the last checkpoint before them and leaves those batches out; after that, it stops. Whichever checkpoint it
-finds, an earlier one or one that a stop has made, it comes to the same weights. Which batch a step trains on
-is then no longer the step's own number, but still a function of it and of the list of batches that were left out.
+A bad step is skipped: no update, and its batch is used up. After too many bad steps in a row the run rolls back to the
+last checkpoint before them and excludes their batches. After too many rollbacks it stops. The result is the same from
+any checkpoint before the bad steps. After a rollback the number of a step's batch is no longer the step's own number,
+but still a function of that number and the list of excluded batches.
 """
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from enum import StrEnum
+from typing import Any, Self
 
 from regpt.base.sections import GuardRecipe
 
-# A normal distribution's standard deviation in median absolute deviations.
+# One standard deviation of a normal distribution, in median absolute deviations.
 DEVIATION = 1.4826
-LEAST_SPREAD = 1e-3  # of the median: so flat a curve has no spikes smaller than deviations of this
+MIN_RELATIVE_SPREAD = 1e-3  # of the median: on a very flat curve smaller deviations are no spikes
 
-Verdict = Literal["good", "skip", "return", "stop"]
+STORED = ("losses", "norms", "bad_batches", "last_good_step", "excluded_batches", "rollbacks")
+# Names that version 0.1 wrote into state.json.
+OLD_NAMES = {"bad_since": "last_good_step", "left_out": "excluded_batches", "returns": "rollbacks"}
+
+
+class Verdict(StrEnum):
+    """What to do about a bad step."""
+
+    SKIP = "skip"
+    ROLLBACK = "rollback"
+    STOP = "stop"
 
 
 @dataclass
 class Guard:
-    """What was usual, what was bad, and what has been done about it; all of it goes into checkpoints."""
+    """The recent good steps, the bad steps since, and the rollbacks so far; stored in every checkpoint."""
 
     settings: GuardRecipe
-    losses: list[float] = field(default_factory=list)  # of accepted steps, the last so many
-    norms: list[float] = field(default_factory=list)
-    bad_batches: list[int] = field(default_factory=list)  # in a row, up to now
-    bad_since: int = 0  # completed steps before the first of them
-    left_out: list[int] = field(default_factory=list)  # batches that no step trains on any more, in order
-    returns: int = 0
+    losses: list[float] = field(default_factory=list)  # of the last `settings.window` good steps
+    norms: list[float] = field(default_factory=list)  # gradient norms of the same steps
+    bad_batches: list[int] = field(default_factory=list)  # of the current row of bad steps
+    last_good_step: int = 0  # completed steps before the current row of bad steps
+    excluded_batches: list[int] = field(default_factory=list)  # that no step trains on any more, sorted
+    rollbacks: int = 0
 
     def reason(self, loss: float, norm: float) -> str:
-        """What is wrong with a step before its update; nothing if it is good."""
+        """Return why a step must not update the weights, or "" for a good step.
+
+        `regpt reproduce` expects the reason in the journal, so the wording must not change.
+        """
         if not math.isfinite(loss):
             return f"the loss is {loss}"
         if not math.isfinite(norm):
             return f"the norm of the gradients is {norm}"
-        for name, value, usual, deviations in (
+        for name, value, recent, deviations in (
             ("loss", loss, self.losses, self.settings.loss_deviations),
             ("norm of the gradients", norm, self.norms, self.settings.norm_deviations),
         ):
-            limit = spike_limit(usual, deviations, self.settings.window)
+            limit = spike_limit(recent, deviations, self.settings.window)
             if value > limit:
                 return f"the {name} is {value:.4g}, above {limit:.4g}: {deviations:g} deviations over the usual"
         return ""
 
     def accept(self, loss: float, norm: float) -> None:
-        """A good step. What is no number, or a spike, never comes here, so it cannot bend what is usual."""
+        """Record a good step. Only good steps define what is normal."""
         self.losses = [*self.losses, loss][-self.settings.window :]
         self.norms = [*self.norms, norm][-self.settings.window :]
         self.bad_batches = []
 
     def reject(self, step: int, batch: int) -> Verdict:
-        """The step after `step` completed ones, on this batch, was bad: what is to be done."""
+        """Record a bad step, on batch number `batch` after `step` completed steps; return what to do about it."""
         if not self.bad_batches:
-            self.bad_since = step
+            self.last_good_step = step
         self.bad_batches = [*self.bad_batches, batch]
         if len(self.bad_batches) <= self.settings.skips:
-            return "skip"
-        return "return" if self.returns < self.settings.returns else "stop"
+            return Verdict.SKIP
+        return Verdict.ROLLBACK if self.rollbacks < self.settings.returns else Verdict.STOP
 
-    def leave_out(self, batches: Sequence[int], returns: int) -> None:
-        """After going back to a checkpoint: these batches are not trained on again."""
-        self.left_out = sorted({*self.left_out, *batches})
-        self.returns = returns
+    def exclude(self, batches: Sequence[int], rollbacks: int) -> None:
+        """Exclude batches from training after a rollback, of which there are `rollbacks` now."""
+        self.excluded_batches = sorted({*self.excluded_batches, *batches})
+        self.rollbacks = rollbacks
         self.bad_batches = []
 
     def batch_of(self, step: int) -> int:
-        """The number of the batch that the step after `step` completed ones trains on: left-out ones do not count."""
+        """Return the number of the batch that follows `step` completed steps, not counting excluded batches."""
         batch = step
-        for gone in self.left_out:
-            if gone <= batch:
+        for excluded in self.excluded_batches:
+            if excluded <= batch:
                 batch += 1
         return batch
 
-    def as_json(self) -> dict[str, Any]:
-        names = ("losses", "norms", "bad_batches", "bad_since", "left_out", "returns")
-        return {name: getattr(self, name) for name in names}
+    def to_json(self) -> dict[str, Any]:
+        """Return the guard as state.json stores it."""
+        return {name: getattr(self, name) for name in STORED}
+
+    @classmethod
+    def from_json(cls, settings: GuardRecipe, stored: Mapping[str, Any]) -> Self:
+        """Restore a guard from state.json, written by this version or by version 0.1."""
+        return cls(settings, **{OLD_NAMES.get(name, name): value for name, value in stored.items()})
 
 
-def spike_limit(usual: Sequence[float], deviations: float, window: int) -> float:
-    """Where a spike begins: so many robust deviations above the median; at infinity while little is known."""
-    if deviations == 0 or len(usual) < window // 4:
+def spike_limit(recent: Sequence[float], deviations: float, window: int) -> float:
+    """Return the value above which a step counts as a spike; infinity without enough recent steps.
+
+    The limit lies `deviations` robust standard deviations (from the median absolute deviation) above the median.
+    """
+    if deviations == 0 or len(recent) < window // 4:
         return math.inf
-    median = statistics.median(usual)
-    spread = DEVIATION * statistics.median(abs(value - median) for value in usual)
-    return median + deviations * max(spread, LEAST_SPREAD * abs(median))
+    median = statistics.median(recent)
+    spread = DEVIATION * statistics.median(abs(value - median) for value in recent)
+    return median + deviations * max(spread, MIN_RELATIVE_SPREAD * abs(median))

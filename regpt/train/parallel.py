@@ -1,7 +1,7 @@
-"""The model on all ranks: whole on each (ddp), a share of it on each (fsdp), or whole with sums in one fixed order.
+"""The model on one or several ranks: data parallel (DDP), sharded (FSDP), or data parallel with a fixed order of sums.
 
-What the training loop asks of it is the same for all: a forward pass of a micro-batch, gradients that are everybody's
-mean, and weights and optimizer state that can be saved, loaded and drawn anew.
+The training loop uses all of them in the same way: forward pass of a micro-batch, gradients averaged over the global
+batch, and weights and optimizer state that can be saved, loaded and initialized.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from regpt.model.optimizer import make_optimizer
 
 
 class Parallel:
-    """A model and its optimizer on one rank: nothing is to be reduced. The other forms say what differs."""
+    """A model and its optimizer on one rank, without communication; the base class of the others."""
 
     name = "alone"
 
@@ -44,7 +44,10 @@ class Parallel:
         return GPT(self.recipe.model).to(self.device.torch_device)
 
     def build_train_module(self) -> nn.Module:
-        """What a training step calls. Evaluation and sampling use `model`, the same weights, as their shapes vary."""
+        """Return the module that a training step calls: loss of a micro-batch.
+
+        Evaluation and sampling use `model` with the same weights, uncompiled, because their shapes vary.
+        """
         return self.compiled(self.model)
 
     def compiled(self, module: nn.Module) -> nn.Module:
@@ -53,64 +56,67 @@ class Parallel:
     # A step
 
     def micro_batches_in_mean(self, of_rank: int) -> int:
-        """By how many the loss of a micro-batch is divided before its backward pass."""
+        """Return the divisor for the loss of a micro-batch, given the number of micro-batches of this rank."""
         return of_rank
 
     def micro_batch(self, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Around forward and backward pass of a step's micro-batch: gradients are reduced with the last."""
+        """Return the context for forward and backward pass of a micro-batch; the last one reduces the gradients."""
         return contextlib.nullcontext()
 
     def trial(self) -> contextlib.AbstractContextManager[None]:
-        """Around a micro-batch whose gradients will be thrown away: as far as can be without the other ranks."""
+        """Return the context for a micro-batch whose gradients are discarded, if possible without other ranks."""
         return self.micro_batch(last=False)
 
     def after_backward(self) -> None:
-        """After each micro-batch's backward pass."""
+        """Do what follows the backward pass of each micro-batch."""
 
     def after_last_backward(self) -> None:
-        """Afterwards the gradients are the global batch's."""
+        """Complete the gradients of the global batch after the last backward pass."""
 
     def gradients(self) -> list[Tensor]:
-        """What of them is on this rank."""
+        """Return the gradients, or the shards of them, that this rank has."""
         return [to_local(parameter.grad) for parameter in self.model.parameters() if parameter.grad is not None]
 
     def squared_norm(self) -> float:
-        """The sum of the squares of this rank's gradients.
+        """Return the sum of the squares of this rank's gradients.
 
-        Row by row, then in float64: over all of a large tensor, torch's sum on a CPU is wrong in the third digit.
+        Summed by row, then in float64: torch's sum over a large tensor on a CPU is wrong in the third digit.
         """
         rows = torch.cat([torch.linalg.vector_norm(gradient, dim=-1).reshape(-1) for gradient in self.gradients()])
         return float(rows.cpu().double().square().sum())
 
     def reduce_squared_norm(self, squares: NDArray[np.float64]) -> float:
-        """Of all ranks' sums that of the whole gradient: everybody's, or no number if one rank has none."""
+        """Return the squared norm of the whole gradient from the sums of all ranks, NaN if one of them is NaN.
+
+        Here every rank has the whole gradient, so the sums are equal.
+        """
         return float(np.max(squares))
 
     def clip(self, norm: float) -> None:
-        """Scale the gradients, whose norm this is, to the recipe's `optimizer.grad_clip` at most."""
+        """Scale the gradients, which have the norm `norm`, down to the recipe's `optimizer.grad_clip`."""
         scale = self.recipe.optimizer.grad_clip / (norm + 1e-6)
         if scale < 1.0:
             for gradient in self.gradients():
                 gradient.mul_(scale)
 
-    # Looking
+    # Evaluation
 
     @contextmanager
     def eval_mode(self) -> Iterator[GPT]:
-        """The model for evaluation and sampling, which leave training as it was."""
+        """Yield the model for evaluation and sampling, which do not change it."""
         yield self.model
 
     # State
 
     def initialize(self, seed: int) -> None:
-        """As at the start of a run; every rank draws the same."""
+        """Initialize the weights from `seed`, the same on every rank, and clear the optimizer state."""
         with torch.no_grad():
             for parameter, drawn in zip(self.model.parameters(), self.model.initial_weights(seed), strict=True):
                 copy_local_(parameter, drawn)
         self.optimizer.state.clear()
 
     def load(self, path: Path) -> None:
-        """Weights and optimizer state as a checkpoint has them: read by rank 0, which hands them out."""
+        """Load weights and optimizer state from a checkpoint: rank 0 reads it and broadcasts them."""
         if self.ranks.is_main:
             load_weights(path, self.model)
             load_moments(path, self.model, self.optimizer)
@@ -130,13 +136,15 @@ class Parallel:
 
 
 class DeterministicDDP(Parallel):
-    """Whole on each rank; the gradients of all micro-batches are added one after another, as one rank adds them.
+    """Data parallel in proof mode (`run.strict_sum`): the result is bit-identical for any number of ranks.
 
-    Micro-batch number n is rank n mod ranks'. So after each round of one micro-batch a rank, everybody adds the round's
-    gradients in the order of the ranks. Every micro-batch's gradients travel, which is why it is slow.
+    Gradients are added in the order of the micro-batches, as one rank adds them. Micro-batch n belongs to rank
+    n mod ranks, so after each round of one micro-batch per rank, every rank adds the gradients of the round in the
+    order of the ranks. This sends the gradients of every micro-batch and is slow: use it to prove that ranks change
+    nothing but the order of a sum, not to train.
     """
 
-    name = "ddp in one order"
+    name = "ddp in a fixed order"
 
     def __init__(self, recipe: Recipe, device: Device, ranks: RankGroup) -> None:
         super().__init__(recipe, device, ranks)
@@ -159,13 +167,13 @@ class DeterministicDDP(Parallel):
 
 
 class DDPParallel(Parallel):
-    """Whole on each rank, by DistributedDataParallel: gradients travel while the last backward pass goes on."""
+    """Data parallel by DistributedDataParallel: gradients are reduced during the last backward pass."""
 
     name = "ddp"
 
     def build_train_module(self) -> nn.Module:
         cards = [self.device.torch_device] if self.device.torch_device.type == "cuda" else None
-        # Weights are drawn or handed out by us, the same on all; the one buffer never changes.
+        # Weights are the same on all ranks from `initialize` or `load`; the one buffer never changes.
         self.replica = DistributedDataParallel(
             self.model, device_ids=cards, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True
         )
@@ -178,20 +186,20 @@ class DDPParallel(Parallel):
 
 
 class FSDPParallel(Parallel):
-    """Rows of every parameter, its gradient and its moments on each rank, by fully_shard; gathered part by part.
+    """Sharded by fully_shard: each rank has rows of every parameter, its gradient and its moments.
 
-    Products see the same numbers as in the other forms, and gradients are added in float32.
+    Matrix products have the same inputs as without shards, and gradients are reduced in float32.
     """
 
     name = "fsdp"
 
-    model: Any  # a GPT and an FSDPModule at once
+    model: Any  # both a GPT and an FSDPModule
 
     def build_model(self) -> GPT:
         with torch.device("meta"):
             model = GPT(self.recipe.model)
         mesh = init_device_mesh(self.device.torch_device.type, (self.ranks.size,))
-        # What autocast would cast travels cast already; norms, embedding and head stay float32, as in the other forms.
+        # Weights that autocast would cast are sent in that type; norms, embedding and head stay float32, as in DDP.
         cast = None if self.device.precision == torch.float32 else self.device.precision
         policy = MixedPrecisionPolicy(param_dtype=cast, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in model.blocks:
@@ -213,7 +221,7 @@ class FSDPParallel(Parallel):
         return model
 
     def load(self, path: Path) -> None:
-        """Every rank reads its own rows; the directory must lie where all of them see it."""
+        """Load the rows of this rank; all ranks must see the directory."""
         load_weights(path, self.model)
         load_moments(path, self.model, self.optimizer)
 
@@ -226,22 +234,22 @@ class FSDPParallel(Parallel):
         yield
 
     def trial(self) -> contextlib.AbstractContextManager[None]:
-        """With all ranks: what was not reduced would be kept, out of reach, and added to the next gradients."""
+        """Return the context with reduction: FSDP keeps unreduced gradients and adds them to the next ones."""
         return self.micro_batch(last=True)
 
     @contextmanager
     def eval_mode(self) -> Iterator[GPT]:
-        """Every rank must make the same number of passes within, because each gathers from all."""
+        """Yield the model; all ranks must make the same number of passes, because each pass gathers the weights."""
         try:
             eager = torch.compiler.set_stance("force_eager") if self.device.compiled else contextlib.nullcontext()
-            with eager, self.device.autocast():  # for sampling too: the weights of products come cast
+            with eager, self.device.autocast():  # also for sampling: FSDP gathers the weights in the lower precision
                 yield self.model
         finally:
             self.model.reshard()
 
 
 def make_parallel(recipe: Recipe, device: Device, ranks: RankGroup) -> Parallel:
-    """As `run.parallel` and `run.strict_sum` ask, on the ranks there are."""
+    """Return the model and optimizer as `run.parallel` and `run.strict_sum` ask, for the number of ranks."""
     if ranks.size == 1:
         return Parallel(recipe, device, ranks)
     if recipe.run.parallel == "fsdp":

@@ -1,10 +1,10 @@
-"""Starting a run and going on with one: what is refused before anything is made, and what a resume allows."""
+"""Start a run or resume one: what is refused before anything is written, and what a resume may change."""
 
 import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from regpt.base.files import locked, sha256_of_json, write_json, write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, changes, load_recipe, recipe_digest, to_toml
 from regpt.checkpoint import store
+from regpt.console.preparation import PreparationConsole
+from regpt.console.training import Console, quiet_console
 from regpt.data.shards import Manifest, read_manifest
 from regpt.distributed.device import Device, open_device
 from regpt.distributed.env import current_launch
@@ -28,7 +30,6 @@ from regpt.tracking.events import Resumed, Started
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import Run, open_run
-from regpt.train.console import Console, quiet_console
 from regpt.train.environment import code_version, environment
 from regpt.train.trainer import Trainer
 
@@ -90,16 +91,17 @@ def start_training(
                 f"{run_dir}: a run of this name exists already",
                 f"resume it with `regpt resume {run_dir.name}`, or start another: --name …",
             )
+        progress = PreparationConsole(console)
         with console.stoppable(several_ranks=ranks.size > 1) if handle_signals else nullcontext():
             ranks.on_main(
-                lambda: open_or_prepare(recipe, console).digest,
+                lambda: open_or_prepare(recipe, progress).digest,
                 while_waiting=console.raise_if_stopped,
                 timeout=math.inf,
             )
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
         with new_run_directory(training):
-            training.parallel.initialize(recipe.run.seed)
+            training.restore(0)
             stopped_by = training.train(first_step=0, start=Started())
         return TrainResult(run_dir, ranks.is_main, stopped_by)
 
@@ -118,49 +120,53 @@ def resume_from(
 ) -> TrainResult:
     paths = RunPaths(run_dir)
     with locked(paths.lock) if ranks.is_main else nullcontext():
-        found = ranks.on_main(lambda: find_resume_point(recipe, run_dir, console))
+        found = ResumePoint(**ranks.on_main(lambda: asdict(find_resume_point(recipe, run_dir, console))))
         manifest = check_same_on_all_ranks(recipe, device, ranks)
-        if found["complete"]:
+        if found.is_complete:
             steps = recipe.run.max_steps
-            console.say(f"{run_dir} is complete: {steps:,} steps; for more: regpt resume {run_dir} run.max_steps=…")
+            console.print_line(
+                f"{run_dir} is complete: {steps:,} steps; for more: regpt resume {run_dir} run.max_steps=…"
+            )
             return TrainResult(run_dir, ranks.is_main)
         training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
-        if found["step"]:
-            training.load(paths.checkpoint(found["step"]))
-        else:
-            training.parallel.initialize(recipe.run.seed)
-        if ranks.is_main and (found["changed"] or not paths.environment.exists()):
+        training.restore(found.step)
+        if ranks.is_main and (found.changed or not paths.environment.exists()):
             write_description(training)
-        start = Resumed(changed=found["changed"], skipped_checkpoints=found["passed_over"])
-        stopped_by = training.train(first_step=found["step"], start=start)
+        start = Resumed(changed=found.changed, skipped_checkpoints=found.skipped_checkpoints)
+        stopped_by = training.train(first_step=found.step, start=start)
         return TrainResult(run_dir, ranks.is_main, stopped_by)
 
 
-def find_resume_point(recipe: Recipe, run: Path, console: Console) -> dict[str, Any]:
-    """The newest whole checkpoint's step, and what is asked for otherwise than there.
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run is resumed, and how the recipe has changed since."""
 
-    Raises CheckpointError where there is none; only where torchrun starts ranks anew, the run begins again at step 0.
+    step: int
+    changed: dict[str, list[Any]]  # setting -> [before, now]
+    skipped_checkpoints: list[str] = field(default_factory=list)  # newer ones that are damaged, and why
+    is_complete: bool = False  # whether nothing is left to train
+
+
+def find_resume_point(recipe: Recipe, run: Path, console: Console) -> ResumePoint:
+    """Find the newest valid checkpoint and compare its settings with the recipe.
+
+    Raises CheckpointError without one, unless torchrun restarts lost ranks: then the run restarts at step 0.
     """
     store.remove_partial(run)
     if current_launch().elastic and not store.list_checkpoints(run):
-        return {
-            "step": 0,
-            "changed": changes_before_first_checkpoint(recipe, run),
-            "passed_over": [],
-            "complete": False,
-        }
-    passed_over: list[str] = []
-    path = store.newest_valid(run, passed_over.append)
-    for problem in passed_over:
-        console.say(f"note: {problem}; going on from an earlier checkpoint, {path.name}")
+        return ResumePoint(0, changes_before_first_checkpoint(recipe, run))
+    skipped: list[str] = []
+    path = store.newest_valid(run, skipped.append)
+    for problem in skipped:
+        console.note(f"{problem}; resuming from an earlier checkpoint, {path.name}")
     state = store.load_state(path)
     changed = allowed_changes(path, state, recipe, read_manifest(recipe.data.directory))
-    complete = read_history(run).status is RunState.FINISHED and state["step"] == recipe.run.max_steps
-    return {"step": state["step"], "changed": changed, "passed_over": passed_over, "complete": complete}
+    is_complete = read_history(run).status is RunState.FINISHED and state["step"] == recipe.run.max_steps
+    return ResumePoint(state["step"], changed, skipped, is_complete)
 
 
 def changes_before_first_checkpoint(recipe: Recipe, run: Path) -> dict[str, list[Any]]:
-    """The same as `allowed_changes` for a run that was lost before its first checkpoint."""
+    """Do the same as `allowed_changes` for a run that was lost before its first checkpoint."""
     paths = RunPaths(run)
     if not paths.environment.exists():
         return {}
@@ -173,23 +179,23 @@ def changes_before_first_checkpoint(recipe: Recipe, run: Path) -> dict[str, list
 
 
 def allowed_changes(path: Path, state: dict[str, Any], recipe: Recipe, manifest: Manifest) -> dict[str, list[Any]]:
-    """What the recipe asks for otherwise than the checkpoint's, as far as that is allowed: setting -> [before, now].
+    """Return the settings that differ from the checkpoint's: setting -> [before, now].
 
-    Raises CheckpointError with the values where it is not.
+    Raises CheckpointError with the values where a resume must not change them.
     """
     refused, allowed = changes(state["settings"], recipe)
-    problems = [f"{name} = {then} there, {now} now" for name, (then, now) in refused.items()]
+    problems = [f"{name} was {then}, is {now}" for name, (then, now) in refused.items()]
     if state["data"] != manifest.digest:
-        problems.append(f"data digest {state['data'][:12]}… there, {manifest.digest[:12]}… in {recipe.data.path}")
+        problems.append(f"data digest was {state['data'][:12]}…, is {manifest.digest[:12]}… in {recipe.data.path}")
     if problems:
         raise CheckpointError(
             f"{path}: was made with another {'recipe' if refused else 'data set'} ({'; '.join(problems)})",
-            "put that back, or start a new run",
+            "restore it, or start a new run",
         )
     if recipe.run.max_steps < state["step"]:
         raise CheckpointError(
             f"{path}: has {state['step']:,} steps, more than run.max_steps = {recipe.run.max_steps:,}",
-            "ask for more steps",
+            "set it higher",
         )
     return allowed
 
@@ -209,14 +215,17 @@ def open_session(recipe: Recipe, console: Console | None) -> Iterator[tuple[Devi
 
 
 def check_same_on_all_ranks(recipe: Recipe, device: Device, ranks: RankGroup) -> Manifest:
-    """The data set, as this rank sees it. Raises where another rank sees another one, or is to do something else."""
+    """Open the data set and return its manifest.
+
+    Raises DataError or UserError where another rank has another data set, recipe, version or precision.
+    """
     manifest = read_manifest(recipe.data.directory)
     if ranks.size == 1:
         return manifest
-    when_to_save = as_tables(recipe)["checkpoint"]  # changes no result, but all ranks save together
+    saving = as_tables(recipe)["checkpoint"]  # not part of the digest, but all ranks save together
     seen = {
         f"the data set at data.path = '{recipe.data.path}'": manifest.digest,
-        "the recipe, with what the command line changes": sha256_of_json([recipe_digest(recipe), when_to_save]),
+        "the recipe, with the settings of the command line": sha256_of_json([recipe_digest(recipe), saving]),
         "the version of regpt or of torch": sha256_of_json([code_version(), torch.__version__]),
         "the precision or torch.compile": sha256_of_json([device.precision_name, device.compiled]),
     }
@@ -224,13 +233,13 @@ def check_same_on_all_ranks(recipe: Recipe, device: Device, ranks: RankGroup) ->
     for number, (what, values) in enumerate(zip(seen, ranks.all_gather(mine).T, strict=True)):
         if len(set(values.tolist())) > 1:
             kind = UserError if number else DataError
-            raise kind(f"{what}: is not the same on all ranks", "make it the same on all machines")
+            raise kind(f"{what} is not the same on all ranks", "make it the same on all machines")
     return manifest
 
 
 @contextmanager
 def new_run_directory(training: Trainer) -> Iterator[None]:
-    """The directory of a new run, made and locked by rank 0; gone again if it ends before its journal begins."""
+    """Create and lock the directory of a new run on rank 0; remove it if the run ends before its journal begins."""
     run, ranks = training.run_dir, training.ranks
     if not ranks.is_main:
         yield
@@ -247,7 +256,7 @@ def new_run_directory(training: Trainer) -> Iterator[None]:
 
 
 def write_description(training: Trainer) -> None:
-    """Write down what a run is, and where it was begun."""
+    """Write recipe.toml, and environment.json unless it exists."""
     paths, recipe = RunPaths(training.run_dir), training.recipe
     write_text(paths.recipe, to_toml(recipe))
     if not paths.environment.exists():

@@ -79,7 +79,7 @@ def place(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.mark.slow
-def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lm_eval_agrees_with_our_hellaswag_scores(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["evaluate", "a", "--lm-eval", "--tasks", "our_hellaswag,our_last_words", "--include-path", "tasks"]
     assert main(words) == DONE
     out = capsys.readouterr().out
@@ -99,7 +99,7 @@ def test_lm_eval_gives_our_numbers_for_hellaswag_in_its_form(place: Path, capsys
     assert results["lm_eval_our_last_words"]["accuracy"]["perplexity"] > 1
 
 
-def test_a_continuation_is_greedy_where_the_model_would_go_on_so(place: Path) -> None:
+def test_greedy_flag_equals_greedy_decoding(place: Path) -> None:
     opened = open_model("a", place / "runs", [])
     model = make_harness_model(opened, open_device(opened.recipe.run), RankGroup(), lambda what, done, of: None)
     context = opened.vocabulary.encode("def run(self")
@@ -114,7 +114,7 @@ def test_a_continuation_is_greedy_where_the_model_would_go_on_so(place: Path) ->
     assert 0 > one > two
 
 
-def test_what_the_harness_is_not_given_is_said(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_requests_are_errors_with_a_remedy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_model("a", place / "runs", [])
     device = open_device(opened.recipe.run)
     with pytest.raises(UserError, match="asks for generated text"):

@@ -1,4 +1,4 @@
-"""Sampling draws what it is told to draw from."""
+"""Sampling draws from the distribution that its settings describe."""
 
 import pytest
 import torch
@@ -8,15 +8,13 @@ from regpt.evaluation.sampling import Sampling, choose, continuations, generate
 from tests.model.test_gpt import SMALL, model_of
 
 
-def scores(rows: int = 600) -> torch.Tensor:
-    """Likelihoods 0.4, 0.3, 0.2, 0.1 of tokens 7, 5, 3, 1, and a padding row that is likeliest of all."""
-    row = torch.full((50_304,), -1e9)
+def logits(rows: int, columns: int) -> torch.Tensor:
+    """Return logits of tokens 7, 5, 3, 1 with probabilities 0.4, 0.3, 0.2, 0.1; other tokens have none."""
+    row = torch.full((columns,), -1e9)
     row[[7, 5, 3, 1]] = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
-    row[VOCABULARY] = 100.0
     return row.repeat(rows, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -29,26 +27,34 @@ def scores(rows: int = 600) -> torch.Tensor:
         ((1.0, 0, 0.0), {}),
     ],
 )
-def test_tokens_are_drawn_as_often_as_they_should(
+def test_draw_frequencies_equal_the_probabilities(
     settings: tuple[float, int, float], expected: dict[int, float]
 ) -> None:
     temperature, top_k, top_p = settings
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    drawn = choose(scores(), sampling, [torch.Generator().manual_seed(1)] * 600)
+    drawn = choose(logits(600, 16), sampling, [torch.Generator().manual_seed(1)] * 600)
     found = {int(token): float((drawn == token).float().mean()) for token in drawn.unique()}
-    expected = expected or {7: 1.0}  # top_p 0 keeps the likeliest
+    expected = expected or {7: 1.0}  # top_p 0 keeps the most likely token
     assert found.keys() == expected.keys()
     assert all(found[token] == pytest.approx(share, abs=0.07) for token, share in expected.items())
 
 
-def test_a_seed_gives_the_same_text_and_another_seed_another() -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_padding_of_the_vocabulary_is_never_drawn(temperature: float) -> None:
+    padded = logits(rows=40, columns=50_304)
+    padded[:, VOCABULARY:] = 100.0  # more likely than all tokens
+    drawn = choose(padded, Sampling(temperature=temperature), [torch.Generator().manual_seed(1)] * 40)
+    assert set(drawn.tolist()) == ({7} if temperature == 0 else {7, 5, 3, 1})
+
+
+def test_seed_determines_the_text() -> None:
     model = model_of(SMALL)
     one, same, other = (continuations(model, "def f(", 2, 10, Sampling(seed=seed)) for seed in (1, 1, 2))
     assert one == same != other
     assert all(text.startswith("def f(") for text in one)
 
 
-def test_generation_goes_on_beyond_the_block() -> None:
+def test_generation_continues_beyond_the_block() -> None:
     model = model_of(SMALL)
     tokens = generate(model, torch.tensor([[END_OF_TEXT]]), 60, Sampling(temperature=0))
     assert tokens.shape == (1, 61)
@@ -56,13 +62,13 @@ def test_generation_goes_on_beyond_the_block() -> None:
     assert torch.equal(generate(model, long_prompt, 3, Sampling(temperature=0))[:, :40], long_prompt)
 
 
-def test_sampling_leaves_the_training_mode_and_the_random_state_as_they_were() -> None:
+def test_sampling_keeps_training_mode_and_random_state() -> None:
     model = model_of(SMALL).train()
     state = torch.get_rng_state()
     continuations(model, "x", 1, 3, Sampling())
     assert model.training and torch.equal(state, torch.get_rng_state())
 
 
-def test_an_empty_prompt_begins_a_document_and_does_not_show_its_end_token() -> None:
+def test_empty_prompt_starts_a_document_without_its_end_token() -> None:
     (text,) = continuations(model_of(SMALL), "", 1, 5, Sampling(seed=3))
     assert "<|endoftext|>" not in text[:13]

@@ -1,4 +1,4 @@
-"""Endings are scored as one sequence at a time would score them, however they are packed, grouped and shared out."""
+"""Choices have the losses that single sequences have, for any packing and grouping and any number of ranks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def device() -> Device:
 
 
 def model_of(kind: str = "modern", block_size: int = 512) -> GPT:
-    """Small, and lively enough that a wrong position or a wrong neighbour shows."""
+    """Return a small model with large weights, so that a wrong position or a wrong neighbour changes its losses."""
     parts: dict[str, Any] = KINDS[kind]
     model = GPT(
         ModelRecipe(n_layer=2, n_head=4, n_embd=32, mlp_hidden=64, block_size=block_size, init_std=0.3, **parts)
@@ -47,9 +47,9 @@ def model_of(kind: str = "modern", block_size: int = 512) -> GPT:
     return model.eval()
 
 
-def plainly(model: GPT, paper: PackedQuestions) -> NDArray[np.float64]:
-    """Each ending by itself behind its context: all losses, of which those of the ending are added up."""
-    questions = paper.questions
+def losses_of_single_sequences(model: GPT, packed: PackedQuestions) -> NDArray[np.float64]:
+    """Score each choice as a sequence of its own, after its context.  -> (questions, choices)"""
+    questions = packed.questions
     sums = np.full((len(questions), max(len(question.choices) for question in questions)), np.inf)
     for row, question in enumerate(questions):
         for number, (context, ending) in enumerate(zip(question.contexts, question.choices, strict=True)):
@@ -61,47 +61,46 @@ def plainly(model: GPT, paper: PackedQuestions) -> NDArray[np.float64]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["hellaswag", "hellaswag_lm_eval", "arc_challenge", "winogrande", "sciq", "boolq"])
-def test_every_ending_has_the_loss_that_it_has_alone(kind: str, name: str, device: Device) -> None:
-    """Mixed items: long and short, of two to five endings, with one context or one for each."""
+def test_choice_losses_equal_those_of_single_sequences(kind: str, name: str, device: Device) -> None:
+    """The tasks have long and short items, of two to five choices, with one context or one for each choice."""
     model = model_of(kind)
-    exam = PackedTask(open_items(TASKS[name], count=16), 512, 1024)
+    exam = PackedTask(open_items(TASKS[name], count=8), 512, 1024)
     assert any(len(group.numbers) > 1 for group in exam.groups)
     losses = choice_losses(model, exam, device)
-    np.testing.assert_allclose(losses, plainly(model, exam), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(losses, losses_of_single_sequences(model, exam), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("most", [512 * rows for rows in (2, 4, 16)])
-def test_scores_do_not_depend_on_how_many_are_scored_at_once(most: int, device: Device) -> None:
-    model, items = model_of(), open_items(HELLASWAG, count=30)
-    one = choice_losses(model, PackedTask(items, 512, 512), device)
-    several = PackedTask(items, 512, most)
-    losses = choice_losses(model, several, device)
-    np.testing.assert_allclose(losses, one, rtol=0, atol=1e-4)
-    assert (losses.argmin(axis=1) == one.argmin(axis=1)).all()
+def test_choice_losses_are_independent_of_the_group_size(most: int, device: Device) -> None:
+    model, items = model_of(), open_items(HELLASWAG, count=16)
+    one_row = choice_losses(model, PackedTask(items, 512, 512), device)
+    losses = choice_losses(model, PackedTask(items, 512, most), device)
+    np.testing.assert_allclose(losses, one_row, rtol=0, atol=1e-4)
+    assert (losses.argmin(axis=1) == one_row.argmin(axis=1)).all()
 
 
-def test_a_planted_leak_between_endings_is_seen(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Were an ending to see the one before it, or to stand at a later position, its loss would be another."""
+def test_planted_leak_between_choices_is_seen(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice that sees the one before it, or has later positions, has another loss."""
     model, exam = model_of(), PackedTask(open_items(HELLASWAG, count=6), 512, 1024)
-    right = plainly(model, exam)
+    right = losses_of_single_sequences(model, exam)
 
-    def off_by_how_much() -> float:
+    def largest_difference() -> float:
         return float(np.abs(choice_losses(model, exam, device) - right).max())
 
-    assert off_by_how_much() < 1e-4
+    assert largest_difference() < 1e-4
     real = exam.groups
     exam.groups = [dataclasses.replace(rows, segments=np.minimum(rows.segments, 1)) for rows in real]
-    assert off_by_how_much() > 0.1
+    assert largest_difference() > 0.1
     exam.groups = [
         dataclasses.replace(rows, positions=np.tile(np.arange(rows.tokens.shape[1]), (len(rows.tokens), 1)))
         for rows in real
     ]
-    assert off_by_how_much() > 0.1
+    assert largest_difference() > 0.1
 
 
 @pytest.mark.compile
 @pytest.mark.slow
-def test_compiled_blocks_give_the_same_scores_and_are_compiled_once_not_for_each_group(device: Device) -> None:
+def test_compiled_blocks_give_equal_losses_from_few_graphs(device: Device) -> None:
     model, exam = model_of(), PackedTask(open_items(HELLASWAG, count=14), 512, 512)
     plain = choice_losses(model, exam, device)
     assert len({group.tokens.shape for group in exam.groups}) > 5
@@ -114,8 +113,8 @@ def test_compiled_blocks_give_the_same_scores_and_are_compiled_once_not_for_each
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
 
 
-def test_a_model_that_repeats_itself_gets_the_hand_made_items_right_that_repeat(device: Device) -> None:
-    """Its attention and MLPs add nothing and its head is its embedding: the likeliest next token is the last one."""
+def test_repeating_model_solves_items_that_repeat(device: Device) -> None:
+    """Without attention and MLPs, and with the embedding as head, the most likely next token is the last one."""
     model = model_of()
     with torch.no_grad():
         for block in model.blocks:
@@ -133,7 +132,7 @@ def test_a_model_that_repeats_itself_gets_the_hand_made_items_right_that_repeat(
     ]
     exam = exam_of(HELLASWAG, rows)
     answers = make_predictions(exam, choice_losses(model, exam, device))
-    assert answers.chosen(BY_SUM).tolist() == [1, 0, 0]  # the third is wrong on purpose
+    assert answers.chosen(BY_SUM).tolist() == [1, 0, 0]  # the third is wrong by design
     assert answers.accuracy(BY_SUM).value == pytest.approx(2 / 3)
 
 
@@ -143,8 +142,8 @@ def exam_of(task: Task, rows: Sequence[Row], most: int = 1024) -> PackedTask:
 
 
 @pytest.mark.slow
-def test_an_untrained_model_guesses(device: Device) -> None:
-    """All numbers fixed: 25 % within three standard errors, judged by any rule."""
+def test_untrained_model_guesses(device: Device) -> None:
+    """Accuracy by each metric is 25 % within three standard errors; seeds are fixed."""
     model = GPT(ModelRecipe(n_layer=1, n_head=2, n_embd=16, mlp_hidden=32, block_size=256))
     model.initialize(1337)
     exam = PackedTask(open_items(HELLASWAG, count=300), 256, 2048)
@@ -156,8 +155,8 @@ def test_an_untrained_model_guesses(device: Device) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_overfitted_on_right_endings_gets_them_right(device: Device) -> None:
-    rows = from_package(HELLASWAG)[0][:10]  # ActivityNet's, which are short
+def test_overfitted_model_predicts_its_training_items(device: Device) -> None:
+    rows = from_package(HELLASWAG)[0][:10]  # from ActivityNet, which are short
     model, exam = model_of(block_size=128), exam_of(HELLASWAG, rows)
     items = exam.items
     model.initialize(3)
@@ -174,12 +173,12 @@ def test_a_model_overfitted_on_right_endings_gets_them_right(device: Device) -> 
         optimizer.step()
     assert model.training
     after = make_predictions(exam, choice_losses(model, exam, device)).accuracy(BY_TOKEN).value
-    assert model.training  # left as it was
+    assert model.training  # as before
     assert before < 0.7
     assert after == 1.0
 
 
-def test_the_likeliest_tokens_are_counted_for_those_who_ask(device: Device) -> None:
+def test_greedy_misses_equal_the_argmax_of_the_logits(device: Device) -> None:
     model, exam = model_of(), PackedTask(open_items(HELLASWAG, count=8), 512, 1024)
     losses, others = choice_losses_and_greedy(model, exam, device)
     np.testing.assert_allclose(losses, choice_losses(model, exam, device), rtol=0, atol=1e-4)
@@ -191,7 +190,7 @@ def test_the_likeliest_tokens_are_counted_for_those_who_ask(device: Device) -> N
 
 
 def by_hand(losses: list[list[float]], label: int = 0) -> Predictions:
-    """One item; endings of 1, 2 and 4 tokens, 4, 4 and 24 characters, 8, 4 and 24 bytes."""
+    """One item with choices of 1, 2 and 4 tokens, 4, 4 and 24 characters, 8, 4 and 24 bytes."""
     return Predictions(
         task="hellaswag",
         description="1 item",
@@ -209,7 +208,7 @@ def by_hand(losses: list[list[float]], label: int = 0) -> Predictions:
     )
 
 
-def test_each_rule_judges_as_its_name_says() -> None:
+def test_metrics_choose_as_their_names_say() -> None:
     answers = by_hand([[4.0, 5.0, 18.0]])
     assert answers.chosen(BY_SUM).tolist() == [0]  # 4, 5, 18
     assert answers.chosen(BY_TOKEN).tolist() == [1]  # 4, 2.5, 4.5
@@ -217,7 +216,7 @@ def test_each_rule_judges_as_its_name_says() -> None:
     assert answers.chosen(BY_BYTE).tolist() == [0]  # 0.5, 1.25, 0.75
 
 
-def test_the_standard_error_is_that_of_a_mean() -> None:
+def test_standard_error_is_that_of_a_mean() -> None:
     answers = by_hand([[1.0, 9.0, 9.0]] * 3 + [[9.0, 1.0, 9.0]])
     accuracy = answers.accuracy(BY_SUM)
     right = np.array([1.0, 1.0, 1.0, 0.0])
@@ -226,13 +225,13 @@ def test_the_standard_error_is_that_of_a_mean() -> None:
     assert str(accuracy) == "0.7500 ± 0.2500"
 
 
-def test_losses_that_are_no_numbers_are_no_answer() -> None:
+def test_nan_losses_give_no_prediction() -> None:
     answers = by_hand([[np.nan, 1.0, 2.0], [np.nan] * 3, [1.0, 2.0, np.inf]])
     assert answers.chosen(BY_SUM).tolist() == [-1, -1, 0]
     assert answers.accuracy(BY_SUM).value == pytest.approx(1 / 3)
 
 
-def test_answers_are_read_as_they_were_written(tmp_path: Path, device: Device) -> None:
+def test_predictions_are_read_as_written(tmp_path: Path, device: Device) -> None:
     every = open_items(TASKS["arc_easy"])
     unlike = [item for item in every.items if len(item.choices) != 4]
     assert unlike
@@ -251,7 +250,7 @@ def test_answers_are_read_as_they_were_written(tmp_path: Path, device: Device) -
     np.testing.assert_array_equal(read_predictions(tmp_path / "nan.parquet").losses, broken.losses)
 
 
-def test_items_of_several_contexts_share_what_they_can(device: Device) -> None:
+def test_items_with_several_contexts_share_their_prefix(device: Device) -> None:
     """WinoGrande's two contexts differ in a name only; they part there."""
     item = Item(0, "", ("Ann saw Bob because Ann", "Ann saw Bob because Bob"), (" looked.", " looked."), 0)
     task = TASKS["winogrande"]
@@ -259,4 +258,6 @@ def test_items_of_several_contexts_share_what_they_can(device: Device) -> None:
     (group,) = exam.groups
     assert int((group.segments == 0).sum()) == len(encode("Ann saw Bob because"))
     model = model_of()
-    np.testing.assert_allclose(choice_losses(model, exam, device), plainly(model, exam), rtol=0, atol=1e-4)
+    np.testing.assert_allclose(
+        choice_losses(model, exam, device), losses_of_single_sequences(model, exam), rtol=0, atol=1e-4
+    )

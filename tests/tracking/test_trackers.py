@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from regpt.base.settings import to_toml
+from regpt.console.training import Console
 from regpt.tracking import trackers
 from regpt.tracking.events import Rollback
 from regpt.tracking.journal import EventRecord, Record, RunState, StepRecord, read_history
 from regpt.tracking.trackers import TRACKERS, Trackers
-from regpt.train.console import Console
 from regpt.train.start import resume, train
 from tests.conftest import tiny_recipe
 

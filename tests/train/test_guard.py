@@ -31,7 +31,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, batches: set[int], kind: str, value:
     real = Trainer.train_step
 
     def train_step(self: Trainer, step, batch):  # type: ignore[no-untyped-def]
-        if self.guard.batch_of(step) not in batches:
+        if self.state.guard.batch_of(step) not in batches:
             return real(self, step, batch)
         with pytest.MonkeyPatch.context() as patched:
             if kind == "loss":
@@ -72,7 +72,7 @@ def digests(run: Path) -> list[str]:
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
 @pytest.mark.parametrize("value", [NAN, INFINITY])
-def test_one_bad_step_is_passed_over_and_the_next_is_not(
+def test_one_bad_step_is_skipped_and_the_next_is_not(
     longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, value: float
 ) -> None:
     train(longer, tmp_path / "clean")
@@ -87,9 +87,7 @@ def test_one_bad_step_is_passed_over_and_the_next_is_not(
         assert all(torch.isfinite(tensor).all() for tensor in tensors(tmp_path / "a", step).values())
 
 
-def test_the_weights_after_a_skipped_step_are_those_before_it(
-    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_do_not_change_in_a_skipped_step(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = tiny_recipe(tmp_path, run={"max_steps": 4}, checkpoint={"every": 1})
     poison(monkeypatch, {2}, "loss", NAN)
     train(recipe, tmp_path / "a")
@@ -97,9 +95,7 @@ def test_the_weights_after_a_skipped_step_are_those_before_it(
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_after_too_many_the_run_goes_back_and_leaves_those_batches_out(
-    longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rollback_excludes_the_bad_batches(longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tiny_recipe(tmp_path, run={"max_steps": 16}, evaluation={"sample_every": 0}), tmp_path / "clean")
     poison(monkeypatch, {4, 5, 6, 7}, "gradient", NAN)
     assert train(longer, tmp_path / "a").history.status is RunState.FINISHED
@@ -114,7 +110,7 @@ def test_after_too_many_the_run_goes_back_and_leaves_those_batches_out(
     assert all(torch.isfinite(tensor).all() for tensor in tensors(tmp_path / "a", 12).values())
 
 
-def test_without_a_checkpoint_it_goes_back_to_the_beginning(
+def test_rollback_without_a_checkpoint_returns_to_the_start(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(tmp_path, guard={"skips": 0}, checkpoint={"every": 0}, run={"max_steps": 5})
@@ -129,11 +125,11 @@ def test_without_a_checkpoint_it_goes_back_to_the_beginning(
     ]
 
 
-def test_what_never_ends_stops_with_its_own_code_and_a_checkpoint_that_is_good(
+def test_endless_bad_steps_end_with_code_5_and_a_good_checkpoint(
     longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, set(range(4, 1000)), "loss", NAN)
-    with pytest.raises(NumericsError, match=r"step 8: the loss is nan, and 4 steps in a row were bad") as caught:
+    with pytest.raises(NumericsError, match=r"step 8: .*nan.* 4 steps") as caught:
         train(longer, tmp_path / "a")
     assert caught.value.code == 5
     history = read_history(tmp_path / "a")
@@ -142,7 +138,7 @@ def test_what_never_ends_stops_with_its_own_code_and_a_checkpoint_that_is_good(
     assert all(torch.isfinite(tensor).all() for tensor in load_file(newest / "model.safetensors").values())
 
 
-def test_a_bad_step_leaves_its_windows_their_text_and_its_gradients(
+def test_evidence_has_windows_text_and_gradient_norms(
     longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, {5}, "gradient", NAN)
@@ -157,7 +153,7 @@ def test_a_bad_step_leaves_its_windows_their_text_and_its_gradients(
 
 
 @pytest.mark.slow
-def test_stopped_after_bad_steps_and_resumed_it_decides_as_the_uninterrupted_run(
+def test_guard_decides_the_same_after_a_stop_and_a_resume(
     longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, {3, 5, 6, 7, 8}, "gradient", INFINITY)
@@ -176,7 +172,7 @@ def test_stopped_after_bad_steps_and_resumed_it_decides_as_the_uninterrupted_run
 # What is usual
 
 
-def test_a_spike_is_told_from_a_usual_step_by_the_median() -> None:
+def test_spike_limit_follows_the_median() -> None:
     guard = Guard(GuardRecipe(window=64, loss_deviations=10.0, norm_deviations=10.0))
     for number in range(64):
         assert guard.reason(3.0 + 0.01 * (number % 5), 1.0) == ""
@@ -186,7 +182,7 @@ def test_a_spike_is_told_from_a_usual_step_by_the_median() -> None:
     assert guard.reason(2.0, 0.1) == ""  # better than usual is no spike
 
 
-def test_what_was_refused_does_not_bend_what_is_usual() -> None:
+def test_rejected_steps_do_not_change_what_is_normal() -> None:
     guard = Guard(GuardRecipe(window=16, skips=1000))
     for _ in range(16):
         guard.accept(3.0, 1.0)
@@ -197,14 +193,14 @@ def test_what_was_refused_does_not_bend_what_is_usual() -> None:
     assert guard.losses == [3.0] * 16 and guard.reason(3.0, 1.0) == "" and guard.reason(50.0, 1.0)
 
 
-def test_nothing_is_a_spike_while_little_is_known() -> None:
+def test_spike_limit_is_infinite_without_enough_steps() -> None:
     assert spike_limit([3.0] * 15, 10.0, 64) == math.inf
     assert spike_limit([3.0] * 16, 10.0, 64) == pytest.approx(3.03)
     assert spike_limit([3.0] * 64, 0.0, 64) == math.inf
 
 
 @given(left_out=st.sets(st.integers(0, 60)))
-def test_batches_are_all_numbers_but_those_left_out(left_out: set[int]) -> None:
+def test_batches_are_all_numbers_but_the_excluded_ones(left_out: set[int]) -> None:
     guard = Guard(GuardRecipe())
-    guard.leave_out(sorted(left_out), 1)
+    guard.exclude(sorted(left_out), 1)
     assert [guard.batch_of(step) for step in range(40)] == [n for n in range(200) if n not in left_out][:40]

@@ -14,6 +14,7 @@ from regpt.model.gpt import GPT
 from regpt.tracking.events import Event, OutOfMemory
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
+from regpt.tracking.predictions import read_predictions
 from regpt.train.oom import is_out_of_memory, smaller_micro_batch
 from regpt.train.reproduce import replay, reproduce
 from regpt.train.start import resume, train
@@ -47,9 +48,7 @@ def run_of(recipe: Recipe, path: Path) -> tuple[list[float], list[str]]:
     return [step.loss for step in steps], [step.batch for step in steps]
 
 
-def test_the_micro_batch_is_halved_until_it_fits_and_the_run_is_that_of_the_smaller_one(
-    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_micro_batch_is_halved_until_it_fits(four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, batches = run_of(four, tmp_path / "four")
     small, _ = run_of(tiny_recipe(tmp_path, data={"micro_batch": 1}), tmp_path / "one")
     room_for(monkeypatch, 1)
@@ -62,7 +61,33 @@ def test_the_micro_batch_is_halved_until_it_fits_and_the_run_is_that_of_the_smal
     assert load_recipe(tmp_path / "halved" / "recipe.toml").data.micro_batch == 1
 
 
-def test_steps_that_were_done_before_memory_ran_out_are_done_again(
+def test_evaluation_uses_the_smaller_micro_batch_after_memory_ran_out(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses of validation and HellaSwag are to the bit those of a run that had the smaller one from the start."""
+    rows: list[int] = []
+    losses = GPT.losses
+
+    def counted(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        rows.append(len(tokens))
+        return losses(self, tokens, targets)
+
+    evaluations = {"validation_every": 1, "hellaswag_every": 2, "hellaswag_items": 6}
+    recipes = {size: tiny_recipe(tmp_path, data={"micro_batch": size}, evaluation=evaluations) for size in (1, 4)}
+    train(recipes[1], tmp_path / "one")
+    monkeypatch.setattr(GPT, "losses", counted)
+    room_for(monkeypatch, 1)
+    train(recipes[4], tmp_path / "halved")
+    assert rows[0] == 4  # before the first step, and so before memory runs out
+    assert set(rows[-8:]) == {1}
+    one, halved = (read_history(tmp_path / name) for name in ("one", "halved"))
+    assert [record.loss for record in halved.validations[1:]] == [record.loss for record in one.validations[1:]]
+    for record in halved.tasks[1:]:
+        mine, other = (read_predictions(tmp_path / name / record.path) for name in ("halved", "one"))
+        assert (mine.losses == other.losses).all()
+
+
+def test_steps_before_memory_ran_out_are_repeated(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, _ = run_of(tiny_recipe(tmp_path, data={"micro_batch": 2}), tmp_path / "two")
@@ -71,7 +96,7 @@ def test_steps_that_were_done_before_memory_ran_out_are_done_again(
     assert halved == small
 
 
-def test_a_resumed_run_begins_again_at_its_checkpoint(
+def test_retry_in_a_resumed_run_begins_at_its_checkpoint(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "halved")
@@ -84,7 +109,7 @@ def test_a_resumed_run_begins_again_at_its_checkpoint(
     assert [step.step for step in other] == [1, 2, 3, 4, 5, 6]
 
 
-def test_checkpoints_of_the_attempt_that_was_given_up_are_gone(
+def test_checkpoints_of_an_abandoned_attempt_are_removed(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With dropout the halved run's masks are others, so a checkpoint of before is another run's."""
@@ -97,7 +122,7 @@ def test_checkpoints_of_the_attempt_that_was_given_up_are_gone(
         assert files[0].read_bytes() == files[1].read_bytes(), step
 
 
-def test_batches_that_the_guard_left_out_stay_left_out(
+def test_excluded_batches_stay_excluded_after_a_retry(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = tiny_recipe(tmp_path, data={"micro_batch": 4}, guard={"skips": 1})
@@ -119,7 +144,7 @@ def test_batches_that_the_guard_left_out_stay_left_out(
         assert list(replay(tmp_path / "run", step, False))
 
 
-def test_a_run_halved_in_a_resume_is_reproduced_with_what_it_began_with(
+def test_reproduce_uses_the_micro_batch_before_a_retry(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "run")
@@ -129,7 +154,7 @@ def test_a_run_halved_in_a_resume_is_reproduced_with_what_it_began_with(
     assert reproduce(tmp_path / "run", 3, lambda text: None) is None
 
 
-def test_one_sequence_that_does_not_fit_is_an_error_with_a_remedy(
+def test_micro_batch_of_one_that_does_not_fit_is_an_error(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room_for(monkeypatch, 0)
@@ -137,7 +162,7 @@ def test_one_sequence_that_does_not_fit_is_an_error_with_a_remedy(
         train(four, tmp_path / "run")
 
 
-def test_memory_that_runs_out_later_is_said_and_the_checkpoints_stay(
+def test_late_out_of_memory_is_an_error_and_keeps_checkpoints(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room_for(monkeypatch, 2, from_pass=5)
@@ -149,7 +174,7 @@ def test_memory_that_runs_out_later_is_said_and_the_checkpoints_stay(
 
 
 @pytest.mark.parametrize(("step", "fix"), [(0, "delete that run"), (6, "regpt resume .* data.micro_batch=")])
-def test_memory_that_runs_out_while_looking_is_a_line_with_a_remedy(
+def test_out_of_memory_in_an_evaluation_is_an_error_with_a_remedy(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, fix: str
 ) -> None:
     losses, looks = GPT.losses, 0
@@ -169,7 +194,9 @@ def test_memory_that_runs_out_while_looking_is_a_line_with_a_remedy(
         assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status is RunState.FINISHED
 
 
-def test_another_error_is_not_taken_for_it(four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_taken_for_out_of_memory(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken(*_: object) -> torch.Tensor:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
@@ -186,7 +213,7 @@ def second_has_less(rank: int) -> None:
 @pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
-def test_ranks_halve_together_when_one_of_them_runs_out(tmp_path: Path, texts: Path, parallel: str) -> None:
+def test_ranks_halve_together_when_one_runs_out_of_memory(tmp_path: Path, texts: Path, parallel: str) -> None:
     recipe = tiny_recipe(tmp_path, run={"parallel": parallel, "rank_timeout": 20}, data={"micro_batch": 2})
     file = tmp_path / "tiny.toml"
     file.write_text(to_toml(recipe))
@@ -221,12 +248,12 @@ except RuntimeError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a limit on address space")
-def test_what_a_cpu_says_when_memory_runs_out_is_recognized() -> None:
+def test_out_of_memory_message_of_a_cpu_is_recognized() -> None:
     shown = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True).stdout
     assert shown.startswith("True"), shown
 
 
-def test_what_mps_and_cuda_say_is_recognized() -> None:
+def test_out_of_memory_messages_of_mps_and_cuda_are_recognized() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 17.66 GB"))
     assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
@@ -234,7 +261,7 @@ def test_what_mps_and_cuda_say_is_recognized() -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_the_next_micro_batch_divides_each_ranks_share() -> None:
+def test_smaller_micro_batch_divides_the_share_of_each_rank() -> None:
     recipe = load_recipe("gpt2-050226")
     assert smaller_micro_batch(recipe, 1) == 16 and smaller_micro_batch(recipe, 8) == 16
     odd = load_recipe("gpt2-050226", ["data.micro_batch=12", f"data.total_batch_tokens={12 * 7 * 1024}"])

@@ -14,6 +14,7 @@ from regpt.base.errors import DATA, INTERRUPTED, DataError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.cli.main import main
+from regpt.console.training import Console
 from regpt.evaluation import scoring
 from regpt.report.page import write_report
 from regpt.tasks import items
@@ -23,7 +24,6 @@ from regpt.tracking.predictions import read_predictions
 from regpt.tracking.run import open_run
 from regpt.tracking.window_losses import read_window_losses
 from regpt.train import periodic_eval
-from regpt.train.console import Console
 from regpt.train.start import resume, start_training, train
 from tests.conftest import tiny_recipe
 from tests.helpers.ranks import run_ranks
@@ -40,7 +40,7 @@ def steps(history: History) -> list[int]:
     return [record.step for record in history.tasks]
 
 
-def test_hellaswag_is_taken_at_the_start_at_its_interval_and_at_the_end(tiny: Recipe, tmp_path: Path) -> None:
+def test_hellaswag_is_scored_at_start_interval_and_end(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
     assert (
         train(tiny_recipe(tmp_path, evaluation=LOOKING, run={"max_steps": 8}), run).history.status is RunState.FINISHED
@@ -61,7 +61,7 @@ def test_hellaswag_is_taken_at_the_start_at_its_interval_and_at_the_end(tiny: Re
 
 
 @pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=[pytest.mark.compile, pytest.mark.slow])])
-def test_training_does_not_know_that_hellaswag_was_taken(tiny: Recipe, tmp_path: Path, compiled: str) -> None:
+def test_training_is_the_same_with_and_without_hellaswag(tiny: Recipe, tmp_path: Path, compiled: str) -> None:
     """With dropout, whose random numbers it could disturb, and compiled, whose graphs it could: the same bits."""
     found = {}
     for every in (0, 1):
@@ -85,7 +85,7 @@ def test_training_does_not_know_that_hellaswag_was_taken(tiny: Recipe, tmp_path:
 
 @pytest.mark.compile
 @pytest.mark.slow
-def test_the_scores_of_a_compiled_run_are_those_of_one_that_is_not(tiny: Recipe, tmp_path: Path) -> None:
+def test_compiled_run_has_the_scores_of_an_eager_one(tiny: Recipe, tmp_path: Path) -> None:
     for compiled in ("off", "on"):
         train(tiny_recipe(tmp_path, run={"compile": compiled, "max_steps": 1}, evaluation=LOOKING), tmp_path / compiled)
     plain, other = (read_history(tmp_path / name).tasks for name in ("off", "on"))
@@ -93,7 +93,7 @@ def test_the_scores_of_a_compiled_run_are_those_of_one_that_is_not(tiny: Recipe,
 
 
 @pytest.mark.slow
-def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
+def test_hellaswag_interrupted_by_a_stop_is_done_after_resume(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, run = looking_recipe(tmp_path), tmp_path / "a"
@@ -124,7 +124,7 @@ def test_a_stop_in_the_midst_of_hellaswag_is_made_up_for_after_a_resume(
     assert losses(run) == losses(tmp_path / "whole")
 
 
-def test_answers_that_cannot_be_kept_do_not_end_a_run(
+def test_predictions_that_cannot_be_written_do_not_end_a_run(
     tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "a"
@@ -138,7 +138,7 @@ def test_answers_that_cannot_be_kept_do_not_end_a_run(
     assert "hellaswag.png" in write_report(open_run(run), []).read_text(encoding="utf-8")
 
 
-def test_a_resume_may_ask_other_items_and_the_report_does_not_mix_them(tiny: Recipe, tmp_path: Path) -> None:
+def test_resume_with_other_items_is_not_mixed_in_the_report(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
     train(looking_recipe(tmp_path), run)
     assert resume(run, ["run.max_steps=9", "evaluation.hellaswag_items=15"]).history.status is RunState.FINISHED
@@ -147,7 +147,7 @@ def test_a_resume_may_ask_other_items_and_the_report_does_not_mix_them(tiny: Rec
     assert "subset of 15 of 10,042 items" in write_report(open_run(run), []).read_text(encoding="utf-8")
 
 
-def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
+def test_training_without_hellaswag_items_reports_why(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def nowhere(task: Any) -> Any:
@@ -157,7 +157,7 @@ def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
     monkeypatch.setattr(items, "from_hub", nowhere)
     run = tmp_path / "a"
     assert train(looking_recipe(tmp_path), run, console=Console()).history.status is RunState.FINISHED
-    assert "HellaSwag will not be measured: hellaswag: it is nowhere to be had" in capsys.readouterr().out
+    assert "HellaSwag is not evaluated: hellaswag: it is nowhere to be had" in capsys.readouterr().out
     assert steps(read_history(run)) == []
     text = write_report(open_run(run), []).read_text(encoding="utf-8")
     assert "asked for every 3 steps; not measured: hellaswag: it is nowhere to be had" in text
@@ -165,7 +165,7 @@ def test_without_items_anywhere_training_goes_on_and_the_report_says_why(
     assert "hellaswag.png" not in text
 
 
-def test_a_file_of_items_that_cannot_be_used_is_refused_before_a_run_is_made(
+def test_unusable_items_file_is_refused_before_a_run_is_made(
     tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.jsonl"
@@ -179,7 +179,7 @@ def test_a_file_of_items_that_cannot_be_used_is_refused_before_a_run_is_made(
 @pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])
-def test_two_ranks_share_the_items_out_and_come_to_the_same_scores(tiny: Recipe, tmp_path: Path, mode: str) -> None:
+def test_two_ranks_score_hellaswag_as_one(tiny: Recipe, tmp_path: Path, mode: str) -> None:
     recipe = tiny_recipe(
         tmp_path,
         run={"max_steps": 1, "parallel": mode},
@@ -198,7 +198,7 @@ def test_two_ranks_share_the_items_out_and_come_to_the_same_scores(tiny: Recipe,
         assert abs(answers[0].losses - answers[1].losses).max() < 1e-4
 
 
-def test_bits_per_byte_are_the_loss_over_the_bytes_that_were_predicted(tiny: Recipe, tmp_path: Path) -> None:
+def test_bits_per_byte_are_loss_over_predicted_bytes(tiny: Recipe, tmp_path: Path) -> None:
     """Reckoned from the validation windows as text."""
     import math
 
@@ -217,7 +217,7 @@ def test_bits_per_byte_are_the_loss_over_the_bytes_that_were_predicted(tiny: Rec
     assert 0 < record.standard_error < record.loss
 
 
-def test_each_windows_loss_is_kept_and_its_mean_is_the_journals(tiny: Recipe, tmp_path: Path) -> None:
+def test_window_losses_are_kept_and_average_to_the_loss(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
     train(looking_recipe(tmp_path), run)
     looks_taken = read_history(run).validations

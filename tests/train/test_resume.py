@@ -16,18 +16,17 @@ from safetensors.torch import load_file
 from regpt.base import files
 from regpt.base.errors import TERMINATED, CheckpointError
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
+from regpt.base.settings import as_tables, load_recipe
 from regpt.checkpoint import saver, store
 from regpt.cli.main import main
+from regpt.console.training import Console
 from regpt.distributed.signals import GracefulStop
 from regpt.evaluation.validation import Validation
 from regpt.tracking.events import Event, Resumed, Stopped
 from regpt.tracking.journal import Journal, RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.trackers import TRACKERS, TensorBoard
-from regpt.train import periodic_eval
-from regpt.train import trainer as training
-from regpt.train.console import Console
+from regpt.train import checkpointing, periodic_eval
 from regpt.train.start import resume, start_training, train
 from regpt.train.trainer import Trainer
 from tests.conftest import tiny_recipe
@@ -49,7 +48,7 @@ def twelve(tmp_path: Path, texts: Path) -> Recipe:
 # Changes
 
 
-def test_more_steps_and_other_looks_are_allowed_and_written_down(tiny: Recipe, tmp_path: Path) -> None:
+def test_resume_may_change_steps_and_evaluations_and_records_it(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     assert (
         resume(tmp_path / "a", ["run.max_steps=9", "evaluation.validation_every=1"]).history.status is RunState.FINISHED
@@ -67,19 +66,20 @@ def test_more_steps_and_other_looks_are_allowed_and_written_down(tiny: Recipe, t
     "setting",
     ["model.n_embd=32", "run.seed=5", "data.total_batch_tokens=256", "optimizer.max_lr=0.5", "data.order=sequential"],
 )
-def test_what_would_make_another_run_is_refused_with_both_values(
+def test_resume_refuses_other_settings_with_both_values(
     tiny: Recipe, tmp_path: Path, setting: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny, tmp_path / "a")
     before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
     assert main(["resume", str(tmp_path / "a"), "run.max_steps=9", setting]) == 4
     name, value = setting.split("=")
+    section, key = name.split(".")
     err = capsys.readouterr().err
-    assert f"{name} = " in err and f" there, {value} now" in err and len(err.strip().splitlines()) == 1
+    assert f"{name} was {as_tables(tiny)[section][key]}, is {value}" in err and len(err.strip().splitlines()) == 1
     assert before == {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
 
 
-def test_fewer_steps_than_there_are_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+def test_resume_refuses_fewer_steps_than_done(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     with pytest.raises(CheckpointError, match=r"has 6 steps, more than run\.max_steps = 4"):
         resume(tmp_path / "a", ["run.max_steps=4"])
@@ -88,7 +88,7 @@ def test_fewer_steps_than_there_are_is_refused(tiny: Recipe, tmp_path: Path) -> 
 # Checkpoints: kept, passed over, in the background
 
 
-def test_retention_keeps_the_newest_those_at_multiples_and_the_best(
+def test_retention_keeps_newest_multiples_and_best(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keep = {"every": 1, "keep_last": 2, "keep_every": 5, "keep_best": True}
@@ -114,7 +114,7 @@ def test_retention_removes_nothing_while_the_newest_is_damaged(twelve: Recipe, t
     assert steps_saved(tmp_path / "a") == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
+def test_damaged_newest_checkpoint_is_skipped_and_named(
     twelve: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(twelve, tmp_path / "whole")
@@ -127,16 +127,12 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
     capsys.readouterr()
     assert resume(tmp_path / "a", console=Console()).history.status is RunState.FINISHED
     out = capsys.readouterr().out
-    assert (
-        "step_000012" in out
-        and "was changed after it was written; going on from an earlier checkpoint, step_000008"
-        in out.replace("\n", " ")
-    )
+    assert "step_000012" in out and "step_000010" in out and "step_000008" in out
     assert losses(tmp_path / "a") == losses(tmp_path / "whole")
     assert len(read_history(tmp_path / "a").details(Resumed)[-1].skipped_checkpoints) == 2
 
 
-def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
+def test_checkpoint_has_the_weights_of_the_moment_it_was_started(
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write waits until three more steps are done; the file holds what was when it began."""
@@ -164,7 +160,7 @@ def test_weights_that_change_after_a_save_has_begun_are_not_in_it(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
+def test_failed_checkpoint_is_recorded_and_training_continues(
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_tensors = store.write_tensors
@@ -178,11 +174,11 @@ def test_a_save_that_fails_is_said_and_the_run_goes_on_without_it(
     assert train(twelve, tmp_path / "a", console=Console()).history.status is RunState.FINISHED
     assert steps_saved(tmp_path / "a") == [2, 6, 8, 10, 12]
     out = " ".join(capsys.readouterr().out.split())
-    assert "step_000004: cannot be written" in out and "bytes are free" in out and "the run goes on" in out
+    assert "step_000004" in out and "bytes are free" in out
     assert Event.CHECKPOINT_FAILED in [event.event for event in read_history(tmp_path / "a").events]
 
 
-def test_a_last_save_that_fails_ends_with_exit_code_4_and_the_older_ones_are_whole(
+def test_failed_last_checkpoint_ends_with_code_4(
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -198,7 +194,7 @@ def test_a_last_save_that_fails_ends_with_exit_code_4_and_the_older_ones_are_who
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on file sizes to set")
-def test_a_file_that_cannot_grow_leaves_no_partial_checkpoint(twelve: Recipe, tmp_path: Path) -> None:
+def test_partial_checkpoint_is_removed_when_a_file_cannot_grow(twelve: Recipe, tmp_path: Path) -> None:
     import resource
 
     train(tiny_recipe(tmp_path, run={"max_steps": 2}, checkpoint={"every": 2}), tmp_path / "a")
@@ -216,7 +212,7 @@ def test_a_file_that_cannot_grow_leaves_no_partial_checkpoint(twelve: Recipe, tm
     assert [path.name for path in (tmp_path / "a" / "checkpoints").iterdir()] == ["step_000002"]
 
 
-def test_everything_is_on_the_disk_before_it_has_its_name(
+def test_checkpoint_is_flushed_to_disk_before_it_is_renamed(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
@@ -236,7 +232,7 @@ def test_everything_is_on_the_disk_before_it_has_its_name(
     )
 
 
-def test_the_highest_whole_step_is_the_newest_whatever_the_clock_says(
+def test_newest_checkpoint_is_the_highest_step_for_any_clock(
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = iter(range(2_000_000_000, 0, -1_000_000))
@@ -252,9 +248,7 @@ def test_the_highest_whole_step_is_the_newest_whatever_the_clock_says(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
-def test_sigusr1_saves_and_asks_to_be_started_again(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sigusr1_saves_a_checkpoint_and_stops(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     look, seen = GracefulStop.stop_reason, 0
 
     def counted(self: GracefulStop) -> str:
@@ -270,10 +264,10 @@ def test_sigusr1_saves_and_asks_to_be_started_again(
     assert steps_saved(tmp_path / "a") == [read_history(tmp_path / "a").step]
 
 
-def test_a_run_ends_in_time_for_its_last_checkpoint(
+def test_time_limit_leaves_time_for_the_last_checkpoint(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SAVING_RESERVE_SECONDS", 0.1)
+    monkeypatch.setattr(checkpointing, "SAVING_RESERVE_SECONDS", 0.1)
     recipe = tiny_recipe(tmp_path, run={"max_steps": 100_000, "time_limit": "0:00:03"}, checkpoint={"every": 5})
     assert start_training(recipe, tmp_path / "a", handle_signals=True).exit_code == TERMINATED
     history = read_history(tmp_path / "a")
@@ -284,7 +278,7 @@ def test_a_run_ends_in_time_for_its_last_checkpoint(
 # The journal and the sinks
 
 
-def test_a_journal_that_cannot_be_written_for_a_while_loses_nothing(
+def test_journal_loses_nothing_while_it_cannot_be_written(
     twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(twelve, tmp_path / "whole")
@@ -326,7 +320,7 @@ class Failing:
         raise AssertionError("it was let go")
 
 
-def test_a_sink_that_fails_is_let_go_with_one_word_and_the_others_go_on(
+def test_failing_tracker_is_dropped_with_one_note(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny_recipe(tmp_path), tmp_path / "whole")
@@ -344,7 +338,7 @@ def test_a_sink_that_fails_is_let_go_with_one_word_and_the_others_go_on(
     assert TRACKERS["tensorboard"][1] is TensorBoard
 
 
-def test_a_sink_that_is_not_installed_is_said_before_the_run(
+def test_tracker_that_is_not_installed_is_refused_before_the_run(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(TRACKERS, "trackio", ("no_such_package", Failing))
@@ -359,7 +353,7 @@ def test_a_sink_that_is_not_installed_is_said_before_the_run(
 # Again
 
 
-def test_replay_shows_the_batch_and_refuses_another(
+def test_replay_shows_the_batch_and_refuses_another_one(
     tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny, tmp_path / "a")
@@ -373,21 +367,21 @@ def test_replay_shows_the_batch_and_refuses_another(
     assert main(["replay", str(tmp_path / "a"), "--step", "7"]) == 2
 
 
-def test_reproduce_comes_out_the_same_or_says_where_it_parts(
+def test_reproduce_is_identical_or_names_the_first_difference(
     tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny, tmp_path / "a")
     resume(tmp_path / "a", ["run.max_steps=8"])
     assert main(["reproduce", str(tmp_path / "a"), "--steps", "6"]) == 0
-    assert "comes out the same, to the bit" in capsys.readouterr().out
+    assert "identical to the bit" in capsys.readouterr().out
     journal = Journal(tmp_path / "a").path
     third = read_history(tmp_path / "a").steps[2]
     journal.write_text(journal.read_text().replace(f'"loss": {third.loss}', f'"loss": {third.loss + 1e-6}', 1))
     assert main(["reproduce", str(tmp_path / "a")]) == 5
-    assert "parts at step 3: loss" in capsys.readouterr().out
+    assert "step 3: loss" in capsys.readouterr().out
 
 
-def test_a_data_position_off_by_one_would_be_seen(
+def test_planted_data_position_off_by_one_is_seen(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted fault: after a resume, every step reads the batch of the next."""
@@ -399,9 +393,7 @@ def test_a_data_position_off_by_one_would_be_seen(
     assert whole != off
 
 
-def test_a_checkpoint_s_hash_that_is_not_looked_at_would_be_seen(
-    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_missing_hash_check_is_seen(twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: a flipped bit is loaded in silence, and the losses differ."""
     train(twelve, tmp_path / "whole")
     first = tiny_recipe(tmp_path, run={"max_steps": 12}, checkpoint={"every": 2}, evaluation={"sample_every": 0})

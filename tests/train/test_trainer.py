@@ -53,7 +53,7 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
     monkeypatch.setattr(GracefulStop, "stop_reason", counted)
 
 
-def test_a_run_learns_and_writes_down_everything(tiny: Recipe, tmp_path: Path) -> None:
+def test_run_learns_and_records_everything(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "runs" / "a"
     assert train(tiny, run).history.status is RunState.FINISHED
     history = read_history(run)
@@ -69,7 +69,7 @@ def test_a_run_learns_and_writes_down_everything(tiny: Recipe, tmp_path: Path) -
     assert environment["data"]["digest"] and environment["device"]["precision"] == "float32"
 
 
-def test_two_starts_are_equal_to_the_bit(tiny: Recipe, tmp_path: Path) -> None:
+def test_two_runs_are_equal_to_the_bit(tiny: Recipe, tmp_path: Path) -> None:
     for name in ("a", "b"):
         train(tiny, tmp_path / name)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
@@ -77,7 +77,7 @@ def test_two_starts_are_equal_to_the_bit(tiny: Recipe, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("check", [1, 4, 6, 9, 13, 26])
-def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
+def test_stopped_and_resumed_run_equals_an_uninterrupted_one(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, check: int
 ) -> None:
     """With dropout on; stops fall into evaluation, between micro-batches, and into sampling."""
@@ -99,7 +99,7 @@ def test_a_run_stopped_anywhere_and_resumed_equals_one_that_was_not(
 
 
 @pytest.mark.parametrize("check", [7, 9, 10, 15])
-def test_a_run_stopped_at_the_edge_of_an_epoch_goes_on_in_the_next(
+def test_run_stopped_between_two_epochs_resumes_to_the_bit(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, check: int
 ) -> None:
     """Ten windows an epoch and four a step: the third step reads from two epochs."""
@@ -143,9 +143,7 @@ def test_train_result_opens_nothing_on_ranks_that_may_not_see_the_run(tmp_path: 
     assert TrainResult(tmp_path / "not there", is_main=False).open() is None
 
 
-def test_a_resume_without_the_moments_would_be_seen(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_planted_resume_without_moments_is_seen(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The planted fault for the test above."""
     train(tiny, tmp_path / "whole")
     with monkeypatch.context() as patched:
@@ -165,7 +163,7 @@ def test_accumulation_changes_the_sum_by_rounding_only(tmp_path: Path, texts: Pa
     ]
 
 
-def test_validation_does_not_depend_on_the_micro_batch_and_disturbs_nothing(tmp_path: Path, texts: Path) -> None:
+def test_validation_is_independent_of_micro_batch_and_training(tmp_path: Path, texts: Path) -> None:
     train(tiny_recipe(tmp_path, model={"dropout": 0.1}), tmp_path / "often")
     seldom = tiny_recipe(tmp_path, model={"dropout": 0.1}, evaluation={"validation_every": 0, "sample_every": 0})
     train(seldom, tmp_path / "seldom")
@@ -191,14 +189,14 @@ def test_golden_losses(tiny: Recipe, tmp_path: Path) -> None:
 GOLDEN = [10.87129, 10.715875, 10.425443, 10.187176, 9.956501, 9.804338]
 
 
-def test_bfloat16_trains_to_nearly_the_same_losses(tmp_path: Path, texts: Path) -> None:
+def test_bfloat16_losses_are_close_to_float32(tmp_path: Path, texts: Path) -> None:
     recipe = tiny_recipe(tmp_path, run={"precision": "bfloat16", "max_steps": 3})
     train(recipe, tmp_path / "half")
     train(tiny_recipe(tmp_path, run={"max_steps": 3}), tmp_path / "full")
     assert losses(tmp_path / "half") == pytest.approx(losses(tmp_path / "full"), rel=5e-3)
 
 
-def test_a_run_that_exists_is_not_touched(tiny: Recipe, tmp_path: Path) -> None:
+def test_existing_run_is_refused_and_not_changed(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     before = (tmp_path / "a" / "journal.jsonl").read_bytes()
     with pytest.raises(UserError, match="exists already"):
@@ -206,23 +204,21 @@ def test_a_run_that_exists_is_not_touched(tiny: Recipe, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "journal.jsonl").read_bytes() == before
 
 
-def test_a_finished_run_is_not_trained_further(tiny: Recipe, tmp_path: Path) -> None:
+def test_finished_run_is_not_trained_further(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     before = (tmp_path / "a" / "journal.jsonl").read_bytes()
     assert resume(tmp_path / "a").history.status is RunState.FINISHED
     assert (tmp_path / "a" / "journal.jsonl").read_bytes() == before
 
 
-def test_data_too_small_for_a_batch_is_refused_before_anything_is_made(tmp_path: Path, texts: Path) -> None:
+def test_data_smaller_than_a_batch_is_refused_first(tmp_path: Path, texts: Path) -> None:
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match="a batch takes"):
         train(tiny_recipe(tmp_path, data={"total_batch_tokens": 2_097_152}), tmp_path / "a")
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_resume_with_another_recipe_or_other_data_is_refused(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_refuses_another_recipe(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop_before(monkeypatch, 9)
     start_training(tiny, tmp_path / "a", handle_signals=True)
     other = tiny_recipe(tmp_path, run={"seed": 5})
@@ -231,13 +227,13 @@ def test_a_resume_with_another_recipe_or_other_data_is_refused(
         resume(tmp_path / "a")
 
 
-def test_a_run_has_one_writer(tiny: Recipe, tmp_path: Path) -> None:
+def test_run_directory_has_one_writer(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     with locked(tmp_path / "a" / "lock"), pytest.raises(LockedError, match="is being written"):
         resume(tmp_path / "a")
 
 
-def test_a_resume_behind_the_journal_takes_its_looks_again(tiny: Recipe, tmp_path: Path) -> None:
+def test_resume_repeats_evaluations_after_its_checkpoint(tiny: Recipe, tmp_path: Path) -> None:
     """Killed after the looks at step 6 but before its checkpoint: the run goes on from step 3."""
     train(tiny, tmp_path / "whole")
     train(tiny, tmp_path / "killed")
@@ -251,7 +247,7 @@ def test_a_resume_behind_the_journal_takes_its_looks_again(tiny: Recipe, tmp_pat
     assert [s.loss for s in whole.steps] == [s.loss for s in killed.steps]
 
 
-def test_a_damaged_last_checkpoint_is_made_again(tiny: Recipe, tmp_path: Path) -> None:
+def test_damaged_last_checkpoint_is_written_again(tiny: Recipe, tmp_path: Path) -> None:
     train(tiny, tmp_path / "a")
     path = tmp_path / "a" / "checkpoints" / "step_000006" / "model.safetensors"
     whole = path.read_bytes()
@@ -260,7 +256,7 @@ def test_a_damaged_last_checkpoint_is_made_again(tiny: Recipe, tmp_path: Path) -
     assert path.read_bytes() == whole
 
 
-def test_data_may_move_between_stop_and_resume_but_not_change(
+def test_data_may_move_before_a_resume_but_not_change(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
@@ -273,7 +269,7 @@ def test_data_may_move_between_stop_and_resume_but_not_change(
     assert resume(tmp_path / "a", [f"data.path={tmp_path / 'moved'}"]).history.status is RunState.FINISHED
 
 
-def test_text_that_is_not_what_the_data_was_made_from_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+def test_data_made_from_other_text_is_refused(tiny: Recipe, tmp_path: Path) -> None:
     prepare(tiny)
     other = tiny_recipe(tmp_path, data={"source": str(tmp_path / "texts" / "a.py")})
     with pytest.raises(DataError, match="was made from"):
@@ -281,7 +277,7 @@ def test_text_that_is_not_what_the_data_was_made_from_is_refused(tiny: Recipe, t
     assert not (tmp_path / "a").exists()
 
 
-def test_a_recipe_without_samples_draws_none(tmp_path: Path, texts: Path) -> None:
+def test_recipe_without_samples_draws_none(tmp_path: Path, texts: Path) -> None:
     assert (
         train(tiny_recipe(tmp_path, evaluation={"sample_count": 0}), tmp_path / "a").history.status is RunState.FINISHED
     )
@@ -304,6 +300,6 @@ def test_sigterm_saves_and_exits_with_143(tmp_path: Path, texts: Path) -> None:
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert "go on with: regpt resume runs/long" in output.splitlines()[-1]
+    assert "regpt resume runs/long" in output.splitlines()[-1]
     history = read_history(run)
     assert history.checkpoints[-1].step == history.step

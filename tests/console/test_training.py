@@ -1,6 +1,5 @@
-"""What a person sees of a run, as text."""
+"""The lines that a training run prints."""
 
-import re
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -10,19 +9,20 @@ import torch
 from rich.console import Console as Terminal
 
 from regpt.base.recipe import Recipe
+from regpt.console.training import Console, TrainingConsole
 from regpt.distributed.device import Device
 from regpt.tracking.journal import History, StepRecord, TaskRecord, ValidationRecord
-from regpt.train.console import Console
+from regpt.tracking.status import duration
 from tests.conftest import tiny_recipe
 
 DEVICE = Device(torch.device("cpu"), "a processor", torch.float32, False, 1e12, "a guess")
 
 
-def shown(recipe: Recipe, resumed: bool) -> tuple[Console, StringIO]:
-    """A console in a pipe, whose run has looked once, now or before: 3 s of validation and 7 s of HellaSwag."""
+def make_console(recipe: Recipe, resumed: bool) -> tuple[TrainingConsole, StringIO]:
+    """Return a console in a pipe after one evaluation, of this attempt or the last: 3 s validation, 7 s HellaSwag."""
     text = StringIO()
-    console = Console(Terminal(file=text, highlight=False, soft_wrap=True))
-    console.training(Path("runs/it"), recipe, 0, DEVICE, 1, "alone", "")
+    console = TrainingConsole(Console(Terminal(file=text, highlight=False, soft_wrap=True)), recipe, DEVICE, 1)
+    console.begin(Path("runs/it"), 0, "alone", "")
     answered = {"acc": 0.25}
     about = {"step": 0, "tokens": 0, "task": "hellaswag", "items": "8 items", "digest": "", "cut": 0, "path": ""}
     history = History(
@@ -30,7 +30,7 @@ def shown(recipe: Recipe, resumed: bool) -> tuple[Console, StringIO]:
         tasks=[TaskRecord(accuracy=answered, standard_error=answered, seconds=7.0, **about)],  # type: ignore[arg-type]
     )
     if resumed:
-        console.recall(history)
+        console.restore_durations(history)
     else:
         console.validation(history.validations[0])
         console.task(history.tasks[0])
@@ -47,27 +47,26 @@ def step(number: int) -> StepRecord:
 @pytest.mark.parametrize(
     ("validation_every", "hellaswag_every", "left"),
     [
-        (0, 20, 9 * 2 + 3 + 7),  # after the last step they are due whatever the interval
+        (0, 20, 9 * 2 + 3 + 7),  # always due after the last step
         (5, 20, 9 * 2 + 2 * 3 + 7),
         (3, 5, 9 * 2 + 4 * 3 + 2 * 7),
-        (0, 0, 9 * 2 + 3),  # but HellaSwag not at all, where it is not asked for
+        (0, 0, 9 * 2 + 3),  # HellaSwag never
         (1, 20, 9 * 2 + 9 * 3 + 7),
     ],
 )
-def test_the_time_left_counts_the_looks_that_are_due(
+def test_time_left_counts_the_evaluations_that_are_due(
     tmp_path: Path, validation_every: int, hellaswag_every: int, left: int, resumed: bool
 ) -> None:
     recipe = tiny_recipe(tmp_path, run={"max_steps": 10})
     asked = replace(recipe.evaluation, validation_every=validation_every, hellaswag_every=hellaswag_every)
-    console, text = shown(replace(recipe, evaluation=asked), resumed)
+    console, text = make_console(replace(recipe, evaluation=asked), resumed)
     console.step(step(1))
-    found = re.search(r"step 1/10 · .* · (\d+):(\d+):(\d+) left", text.getvalue())
-    assert found, text.getvalue()
-    hours, minutes, seconds = map(int, found.groups())
-    assert 3600 * hours + 60 * minutes + seconds == left
+    assert console.seconds_left(1) == left
+    line = text.getvalue().splitlines()[-1]
+    assert line.startswith("step 1/10 · loss 4.0000") and f" · {duration(left)} left · " in line
 
 
-def test_what_is_due_is_what_will_happen(tmp_path: Path) -> None:
+def test_times_due_equals_the_number_of_steps_that_are_due(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     for last in (1, 7, 12):
         recipe = replace(recipe, run=replace(recipe.run, max_steps=last))

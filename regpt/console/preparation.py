@@ -1,0 +1,76 @@
+"""The console of a data set's preparation, import and verification."""
+
+import time
+
+from regpt.console.training import Console
+from regpt.data.shards import Manifest
+from regpt.tracking.status import duration
+
+
+class PreparationConsole:
+    """Prints a preparation: implements `PreparationProgress`."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.note = console.note
+        self.raise_if_stopped = console.raise_if_stopped
+        self.started_at = time.perf_counter()
+        self.total_size = 1  # bytes of the corpus
+        self.done_size = self.done_tokens = 0  # of all attempts
+        self.new_tokens = self.new_text_bytes = 0  # of this attempt
+
+    def started(self, description: str, size: int, workers: int) -> None:
+        parallel = f", {workers} workers" if workers > 1 else ""
+        self.console.print_line(f"preparing {description} ({size / 1e6:,.1f} MB{parallel})")
+        self.started_at, self.total_size = time.perf_counter(), max(1, size)
+        self.console.start_bar("prepare", size)
+
+    def resumed(self, done: int, tokens: int) -> None:
+        self.console.print_line(f"resuming after {tokens:,} tokens, {100 * done / self.total_size:.0f} % of the corpus")
+        self.done_size, self.done_tokens = done, tokens
+
+    def advanced(self, size: int, tokens: int, text_bytes: int) -> None:
+        self.done_size += size
+        self.done_tokens += tokens
+        self.new_tokens += tokens
+        self.new_text_bytes += text_bytes
+        seconds = time.perf_counter() - self.started_at
+        share = self.done_size / self.total_size
+        new_share = self.new_tokens / max(1, self.done_tokens) * share
+        left = seconds / max(new_share, 1e-9) * max(0.0, 1 - share)
+        self.console.update_bar(
+            f"{100 * share:.0f} % · {duration(left)} left · {self.done_tokens:,} tokens"
+            f" · {self.new_text_bytes / seconds / 1e6:,.1f} MB/s of text · {self.new_tokens / seconds:,.0f} tokens/s",
+            completed=self.done_size,
+        )
+
+    def fetching(self, name: str, done: int, size: int) -> None:
+        self.console.update_bar(f"downloading {name}: {done / 1e6:,.0f} of {size / 1e6:,.0f} MB")
+
+    def finished(self, path: str, manifest: Manifest, seconds: float) -> None:
+        statistics = manifest.statistics
+        self.console.print_line(
+            f"{path}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
+            f" {manifest.tokens('val'):,} validation tokens in {len(manifest.shards)} shards,"
+            f" {statistics['bytes_per_token']:.2f} bytes per token, longest document"
+            f" {statistics['longest_document_tokens']:,} tokens; {seconds:,.1f} s,"
+            f" {statistics['text_bytes'] / max(seconds, 1e-3) / 1e6:,.1f} MB/s of text"
+        )
+        for reason, count in statistics["refused"].items():
+            self.note(f"{count:,} documents left out: {reason}")
+
+
+class ReadingConsole:
+    """Shows the progress of reading files, in bytes: implements `Progress`."""
+
+    def __init__(self, console: Console, name: str) -> None:
+        """`name` labels the bar."""
+        self.console = console
+        self.raise_if_stopped = console.raise_if_stopped
+        self.started_at = time.perf_counter()
+        console.start_bar(name)
+
+    def update(self, done: int, total: int) -> None:
+        rate = done / (time.perf_counter() - self.started_at)
+        status = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB · {rate / 1e6:,.0f} MB/s"
+        self.console.update_bar(status, completed=done, total=total)

@@ -1,0 +1,226 @@
+"""The console of a command: lines, and in a terminal a progress bar. `TrainingConsole` prints a training run."""
+
+import io
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console as Terminal
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
+
+from regpt.base.recipe import Recipe
+from regpt.distributed.device import Device
+from regpt.distributed.signals import GracefulStop
+from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
+from regpt.tracking.status import duration
+
+THROTTLE_SECONDS = 60.0  # between two progress lines where there is no terminal
+NAME_AND_BAR_WIDTH = 20  # characters
+
+
+class Console:
+    """Prints lines and shows progress: with a bar in a terminal, with a line now and then elsewhere.
+
+    Use as a context manager, which shows and removes the bar.
+    """
+
+    def __init__(self, terminal: Terminal | None = None) -> None:
+        self.terminal = terminal or Terminal(highlight=False, soft_wrap=True)
+        self.is_live = self.terminal.is_terminal
+        self.progress: Progress | None = None
+        self.bar = TaskID(0)
+        self.last_line_at = time.perf_counter()
+        self.stopping: GracefulStop | None = None  # set by `stoppable`
+
+    def __enter__(self) -> Self:
+        if self.is_live:
+            width = max(20, self.terminal.width - NAME_AND_BAR_WIDTH)
+            narrow = Column(no_wrap=True, overflow="ellipsis", max_width=width)
+            self.progress = Progress(
+                TextColumn("{task.description}", table_column=Column(min_width=5)),
+                BarColumn(bar_width=10, table_column=Column(min_width=10)),
+                TextColumn("{task.fields[status]}", table_column=narrow),
+                console=self.terminal,
+                transient=True,
+            )
+            self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+            self.progress = None
+
+    # Lines
+
+    def print_line(self, text: str) -> None:
+        try:
+            self.terminal.print(text, markup=False)
+        except (SystemExit, OSError):  # the reader of a pipe has left; the work continues without it
+            self.terminal = Terminal(file=io.StringIO())
+
+    def note(self, text: str) -> None:
+        self.print_line(f"note: {text}")
+
+    def print_throttled(self, text: str) -> None:
+        """Print a line unless the last such line is recent."""
+        if time.perf_counter() - self.last_line_at > THROTTLE_SECONDS:
+            self.last_line_at = time.perf_counter()
+            self.print_line(text)
+
+    # Progress
+
+    def start_bar(self, name: str, total: float | None = None, completed: int = 0, status: str = "") -> None:
+        """Start a bar, where there is a terminal."""
+        if self.progress is not None:
+            self.bar = self.progress.add_task(name, total=total, completed=completed, status=status)
+
+    def update_bar(
+        self, status: str, completed: float | None = None, total: float | None = None, visible: bool | None = None
+    ) -> None:
+        """Update the bar, or without a bar print `status` now and then."""
+        if self.progress is None:
+            self.print_throttled(status)
+        else:
+            self.progress.update(self.bar, completed=completed, total=total, visible=visible, status=status)
+
+    # Stop
+
+    @contextmanager
+    def stoppable(self, several_ranks: bool = False) -> Iterator[None]:
+        """Handle signals within the block: after one, `raise_if_stopped` raises StopRequested."""
+        with GracefulStop(several_ranks=several_ranks) as self.stopping:
+            yield
+        self.stopping = None
+
+    def raise_if_stopped(self) -> None:
+        """Raise StopRequested if a signal has arrived within `stoppable`."""
+        if self.stopping is not None:
+            self.stopping.check()
+
+    def training_console(self, recipe: Recipe, device: Device, ranks: int) -> "TrainingConsole":
+        """Return the console of a training run, which prints to this one."""
+        return TrainingConsole(self, recipe, device, ranks)
+
+
+class TrainingConsole:
+    """Prints a training run: its records, its progress and the time left."""
+
+    def __init__(self, console: Console, recipe: Recipe, device: Device, ranks: int) -> None:
+        self.console, self.recipe, self.device, self.ranks = console, recipe, device, ranks
+        self.print_line, self.note = console.print_line, console.note
+        self.seconds_per_step = 0.0  # moving average; 0: no step yet
+        self.validation_seconds = self.task_seconds = 0.0  # of the last evaluation of each kind
+
+    def begin(self, run_dir: Path, first_step: int, parallel: str, hellaswag_unavailable: str) -> None:
+        """Describe the run, and warn of settings without effect. `parallel` names how the ranks share the work."""
+        recipe, device, ranks = self.recipe, self.device, self.ranks
+        micro_batches = f"{recipe.accumulation_steps(ranks)} x {recipe.data.micro_batch} x {recipe.model.block_size}"
+        parts = [
+            str(run_dir),
+            f"{recipe.model.parameters:,} parameters",
+            device.name,
+            *([f"{ranks} ranks, {parallel}"] if ranks > 1 else []),
+            device.precision_name,
+            *(["compiled"] if device.compiled else []),
+            f"{recipe.data.total_batch_tokens:,} tokens a step = {f'{ranks} x ' if ranks > 1 else ''}{micro_batches}",
+        ]
+        self.print_line(" · ".join(parts))
+        if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
+            self.note(
+                f"optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} and run.max_steps ="
+                f" {recipe.run.max_steps:,}: the learning rate never reaches optimizer.max_lr"
+            )
+        if hellaswag_unavailable and recipe.evaluation.hellaswag_every:
+            self.note(f"HellaSwag is not evaluated: {hellaswag_unavailable}")
+        self.console.start_bar("train", recipe.run.max_steps, first_step, "first step …")
+
+    def restore_durations(self, history: History) -> None:
+        """Take the durations of evaluations from an earlier attempt, for the time left."""
+        self.validation_seconds = history.validations[-1].seconds if history.validations else 0.0
+        self.task_seconds = history.tasks[-1].seconds if history.tasks else 0.0
+
+    def step(self, record: StepRecord) -> None:
+        recipe, is_first = self.recipe, self.seconds_per_step == 0.0
+        self.seconds_per_step += (1.0 if is_first else 0.1) * (record.seconds - self.seconds_per_step)
+        rate = recipe.data.total_batch_tokens / self.seconds_per_step
+        share = rate * recipe.model.flops_per_token / (self.ranks * self.device.peak_flops)
+        # The most important figures come first: a narrow terminal cuts the end.
+        status = (
+            f"step {record.step:,}/{recipe.run.max_steps:,} · loss {record.loss:.4f}"
+            f" · {duration(self.seconds_left(record.step))} left · {rate:,.0f} tokens/s · {100 * share:.0f} % of peak"
+            f" · lr {record.learning_rate:.2e} · norm {record.gradient_norm:.2f}"
+        )
+        if is_first and self.console.progress is None:
+            self.print_line(status)
+        else:
+            self.console.update_bar(status, completed=record.step)
+
+    def seconds_left(self, step: int) -> float:
+        """Estimate the time to the end, from the speed of recent steps and the last evaluation of each kind."""
+        recipe, settings = self.recipe, self.recipe.evaluation
+        evaluations = recipe.times_due(step, settings.validation_every) * self.validation_seconds
+        if settings.hellaswag_every:
+            evaluations += recipe.times_due(step, settings.hellaswag_every) * self.task_seconds
+        return (recipe.run.max_steps - step) * self.seconds_per_step + evaluations
+
+    def show_progress(self, name: str, done: int, total: int) -> None:
+        """Show how far a long part of the current step or evaluation is."""
+        self.console.update_bar(f"{name} {done:,}/{total:,}")
+
+    def validation(self, record: ValidationRecord) -> None:
+        self.validation_seconds = record.seconds
+        self.print_line(
+            f"step {record.step:>6,} · {record.tokens:>13,} tokens"
+            f" · validation loss {record.loss:.4f} · {record.seconds:.1f} s"
+        )
+
+    def task(self, record: TaskRecord) -> None:
+        self.task_seconds = record.seconds
+        metric, accuracy = next(iter(record.accuracy.items()))
+        self.print_line(
+            f"step {record.step:>6,} · {record.tokens:>13,} tokens · {record.task} {accuracy:.4f}"
+            f" ± {record.standard_error[metric]:.4f} ({record.items}) · {record.seconds:.1f} s"
+        )
+
+    def sample(self, record: SampleRecord) -> None:
+        """Print samples, in a terminal only."""
+        if self.console.is_live:
+            for text in record.texts:
+                self.print_line("             " + text.replace("\n", "⏎"))
+
+    def checkpoint(self, record: CheckpointRecord) -> None:
+        size = f"{record.bytes / 1e6:,.0f} MB"
+        self.print_line(f"step {record.step:>6,} · saved {record.path} ({size}, {record.seconds:.1f} s)")
+
+
+class EvaluationConsole:
+    """Shows the progress of `regpt evaluate`, with one bar for each task, and stops it after a signal."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.started_at = time.perf_counter()  # of the current task
+
+    def evaluating(self, task: str, done: int, total: int) -> None:
+        """Show that `done` of `total` groups are finished. Raises StopRequested after a signal."""
+        self.console.raise_if_stopped()
+        if self.console.progress is None:
+            self.console.print_throttled(f"{task}: group {done:,}/{total:,}")
+            return
+        if done == 0:
+            self.console.start_bar(task, total)
+            self.started_at = time.perf_counter()
+        seconds = time.perf_counter() - self.started_at
+        left = f" · {duration(seconds / done * (total - done))} left" if done else ""
+        self.console.update_bar(f"{100 * done / total:.0f} %{left}", completed=done, visible=done < total - 1)
+
+
+def quiet_console() -> Console:
+    """Return a console that prints nothing."""
+    return Console(Terminal(quiet=True))
