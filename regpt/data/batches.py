@@ -1,4 +1,4 @@
-"""Batches by step number: which rows a rank trains on at a step, read ahead in the background."""
+"""Batches by step number: the windows that a rank trains on at each step, read in the background."""
 
 import hashlib
 from collections.abc import Iterable
@@ -17,34 +17,35 @@ from regpt.data.shards import TokenWindows
 class Batch:
     """A rank's micro-batches of one step.
 
-    Of the global batch's micro-batches, number n is rank n mod ranks': which windows stand together in one, and their
-    order, does not depend on the ranks.
+    Micro-batch n of the global batch belongs to rank n mod ranks. Which windows a micro-batch holds, and their order,
+    does not depend on the number of ranks.
     """
 
-    inputs: NDArray[np.int64]  # (this rank's micro-batches, sequences in one, block_size)
-    targets: NDArray[np.int64]
+    inputs: NDArray[np.int64]  # (micro-batches of this rank, windows in each, block_size)
+    targets: NDArray[np.int64]  # same shape: the inputs one token later
     numbers: NDArray[np.int64]  # of these micro-batches in the global batch
     windows: NDArray[np.int64]  # of the whole global batch
-    partial_digest: int  # of this rank's share; all ranks' seals together name the global batch
+    partial_digest: int  # of this rank's windows; `combine_digests` joins those of all ranks
 
     @property
     def digest(self) -> str:
-        """The global batch's, where there is one rank."""
+        """Digest of the global batch if there is only one rank."""
         return combine_digests([self.partial_digest])
 
 
-def combine_digests(seals: Iterable[int]) -> str:
-    """A global batch's name: the same whatever the ranks and the micro-batch, so that two runs can be compared.
+def combine_digests(partial_digests: Iterable[int]) -> str:
+    """Return the digest of a global batch from those of all ranks, so that two runs can be compared.
 
-    The sum, modulo 2^64, of BLAKE2 over each window's place in the batch, its number and its tokens.
+    It is the sum, modulo 2^64, of BLAKE2 over each window's position in the batch, its number and its tokens. It is the
+    same for any number of ranks and any micro-batch.
     """
-    return f"{sum(seals) % 2**64:016x}"
+    return f"{sum(partial_digests) % 2**64:016x}"
 
 
 class BatchLoader:
-    """`at(step)` gives that step's batch; asked in order or not, the answer is the same.
+    """Reads the batch of any step, in any order. A thread reads the next one meanwhile.
 
-    The next step's batch is read by a thread while this one is trained on. Use as a context manager, or `close()`.
+    Use as a context manager, or call `close()`.
     """
 
     def __init__(
@@ -69,29 +70,29 @@ class BatchLoader:
         self.ahead: dict[int, Future[Batch]] = {}
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, counted from 0."""
+        """Return the batch of a step, counted from 0."""
         ahead = self.ahead.pop(step, None)
         batch = ahead.result() if ahead is not None else self.read(step)
         self.ahead = {step + 1: self.reader.submit(self.read, step + 1)}
         return batch
 
     def read(self, step: int) -> Batch:
-        """Read a step's batch now."""
+        """Read the batch of a step in this thread."""
         of_step = windows_of_step(step, self.batch_windows, len(self.windows), self.seed, self.shuffled)
-        places = np.arange(self.batch_windows).reshape(-1, self.micro_batch)[self.rank :: self.ranks]
-        mine = places.ravel()
+        positions = np.arange(self.batch_windows).reshape(-1, self.micro_batch)[self.rank :: self.ranks]
+        mine = positions.ravel()
         rows = self.windows.rows(of_step[mine])
-        seal = sum(
+        partial_digest = sum(
             int.from_bytes(hashlib.blake2b(row.tobytes(), digest_size=8, key=key.tobytes()).digest(), "little")
             for row, key in zip(rows, np.stack([mine, of_step[mine]], axis=1), strict=True)
         )
-        cut = rows.reshape(*places.shape, rows.shape[1])
-        inputs, targets = cut[:, :, :-1].astype(np.int64), cut[:, :, 1:].astype(np.int64)
+        windows = rows.reshape(*positions.shape, rows.shape[1])
+        inputs, targets = windows[:, :, :-1].astype(np.int64), windows[:, :, 1:].astype(np.int64)
         numbers = np.arange(self.rank, self.batch_windows // self.micro_batch, self.ranks)
-        return Batch(inputs, targets, numbers, of_step, seal % 2**64)
+        return Batch(inputs, targets, numbers, of_step, partial_digest % 2**64)
 
     def set_micro_batch(self, micro_batch: int) -> None:
-        """Hand over the same batches in micro-batches of so many windows from now on."""
+        """From now on split the same batches into micro-batches of `micro_batch` windows."""
         self.micro_batch, self.ahead = micro_batch, {}
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The same ids, faster: gigatoken, an extra, over the vocabulary that `tokenizer` has checked.
+"""gigatoken, an optional faster encoder, with the vocabulary that `tokenizer` has checked.
 
-It is held against tiktoken at the beginning of each part. Where tiktoken gives up on a document it is not asked either,
-so that both leave out the same ones.
+A preparation compares it with tiktoken at the start of each part. Documents that tiktoken cannot encode are left out
+here too, so that both give the same dataset.
 """
 
 import base64
@@ -18,55 +18,55 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.data import tokenizer
 
-# gigatoken keeps every word that it has met (about 80 bytes each, measured), so it is loaded anew now and then.
-RENEWED_AFTER_CHARACTERS = 500_000_000
+# gigatoken caches every word (about 80 bytes each, measured), so it is reloaded from time to time.
+RELOAD_AFTER_CHARACTERS = 500_000_000
 
-# tiktoken's regular expression gives up on white space of about a million characters that text follows.
-TIKTOKEN_MAY_GIVE_UP = 500_000
+# tiktoken's regular expression fails on white space of about a million characters followed by text.
+TIKTOKEN_MAY_FAIL = 500_000
 
 
 def version() -> str:
-    """Of the installed package. Raises DataError where there is none."""
+    """Return the version of the installed package. Raise DataError if it is not installed."""
     try:
         return importlib.metadata.version("gigatoken")
     except importlib.metadata.PackageNotFoundError:
         raise DataError(
-            "data.tokenizer_backend = 'gigatoken': it is not installed",
-            "pip install 'regpt[fast]', or write data.tokenizer_backend=tiktoken",
+            "data.tokenizer_backend = 'gigatoken': the package gigatoken is not installed",
+            "pip install 'regpt[fast]', or set data.tokenizer_backend=tiktoken",
         ) from None
 
 
 class Gigatoken:
-    """GPT-2's tokenizer in gigatoken. One a process."""
+    """GPT-2's tokenizer in gigatoken. Use one per process."""
 
     def __init__(self) -> None:
         self.tokenizer: Any = None
         self.characters = 0
 
     def encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.integer] | None]:
-        """Each text's ids, in order; None where tiktoken would give none."""
-        if self.tokenizer is None or self.characters > RENEWED_AFTER_CHARACTERS:
+        """Yield each text's ids, in order; None for a text that tiktoken cannot encode."""
+        if self.tokenizer is None or self.characters > RELOAD_AFTER_CHARACTERS:
             self.tokenizer, self.characters = load(), 0
         self.characters += sum(map(len, texts))
         try:
             rows = self.tokenizer.encode_batch(list(texts), parallel=False).layout
-        except TypeError:  # half a surrogate pair somewhere
+        except TypeError:  # a lone surrogate
             rows = self.tokenizer.encode_batch([tokenizer.without_surrogates(t) for t in texts], parallel=False).layout
         ids, ends = rows.content.data, rows.offsets.data
         for text, begin, end in zip(texts, ends[:-1], ends[1:], strict=True):
-            if len(text) > TIKTOKEN_MAY_GIVE_UP and longest_blank(text) > TIKTOKEN_MAY_GIVE_UP:
+            if len(text) > TIKTOKEN_MAY_FAIL and longest_whitespace(text) > TIKTOKEN_MAY_FAIL:
                 yield tokenizer.encode_or_none(text)
             else:
                 yield ids[begin:end]
 
 
-def longest_blank(text: str) -> int:
-    """Characters in the longest run of white space."""
+def longest_whitespace(text: str) -> int:
+    """Return the number of characters in the longest run of white space."""
     return max((len(run) for run in re.findall(r"\s+", text)), default=0)
 
 
 def load() -> Any:
-    """gigatoken reads a vocabulary from a file of tiktoken's form only, so it gets one, for a moment."""
+    """Load gigatoken with GPT-2's vocabulary, written to a temporary file because it reads only tiktoken's format."""
     import gigatoken
 
     ranks = tokenizer.encoding()._mergeable_ranks

@@ -1,4 +1,4 @@
-"""Data sets that are there already: other people's shards taken over as they are, and any data set verified."""
+"""Existing shards: import those of other programs as they are, and verify any dataset."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, ShardFormat, opened, read_header, shard_format
 from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer_record, read_manifest
 
-READ_AT_A_TIME = 1 << 22  # bytes
+BYTES_PER_READ = 1 << 22
 
 
 class ByteCounter:
@@ -36,8 +36,8 @@ class ByteCounter:
 
 
 @dataclass(frozen=True)
-class Found:
-    """A shard of somebody's, its header read."""
+class FoundShard:
+    """A shard of another program, after reading its header."""
 
     path: Path
     form: ShardFormat
@@ -46,31 +46,28 @@ class Found:
     header_bytes: int
 
 
-def find_shards(directory: Path) -> list[Found]:
-    """The shards in a folder: validation first, as regpt writes them, and by name.
+def find_shards(directory: Path) -> list[FoundShard]:
+    """Return the shards in a folder by name, validation first, as regpt writes them.
 
-    Raises DataError where there are none, where a header and a size disagree, or where a name does not say which split
-    it belongs to.
+    Raise DataError if there are none, if a header and a size disagree, or if a name does not tell the split.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder", "name the folder that holds the shards")
     if (directory / "manifest.json").exists():
-        raise DataError(f"{directory}: is a data set of regpt's already", "use it: data.path=…, or `regpt data show`")
+        raise DataError(f"{directory}: already a dataset of regpt", "use it: data.path=…, or `regpt data show`")
     paths = sorted((path for path in directory.iterdir() if path.is_file()), key=natural_sort_key)
     forms = [(path, form) for path in paths if (form := shard_format(path))]
     twins = [stem for stem, count in Counter(path.stem for path, _ in forms).items() if count > 1]
     if twins:
-        raise DataError(f"{directory}: holds {twins[0]} in two forms", "move one of them out of the folder")
+        raise DataError(f"{directory}: has {twins[0]} in two formats", "move one of them out of the folder")
     if not forms:
-        raise DataError(
-            f"{directory}: holds no token shards", "name a folder of build-nanogpt's .npy or llm.c's .bin files"
-        )
-    found = [Found(path, form, split_of(path), *read_header(path, form)) for path, form in forms]
+        raise DataError(f"{directory}: no token shards", "name a folder of build-nanogpt's .npy or llm.c's .bin files")
+    found = [FoundShard(path, form, split_of(path), *read_header(path, form)) for path, form in forms]
     return sorted(found, key=lambda one: one.split != "val")
 
 
 def natural_sort_key(path: Path) -> list[tuple[int, str]]:
-    """Sorts names with their numbers as numbers: train_2 before train_10."""
+    """Return a key that sorts numbers in names as numbers: train_2 before train_10."""
     return [(int(word), "") if word.isdecimal() else (-1, word) for word in re.split(r"(\d+)", path.name)]
 
 
@@ -79,16 +76,18 @@ def split_of(path: Path) -> Split:
     name = {"train": "train" in words, "val": bool(words & {"val", "valid", "validation"})}
     if name["train"] == name["val"]:
         raise DataError(
-            f"{path}: its name does not say whether it is for training or for validation",
+            f"{path}: the name does not tell the split, training or validation",
             "rename it, with the word 'train' or 'val' in the name, or move it out of the folder",
         )
     return "train" if name["train"] else "val"
 
 
-def import_shards(directory: Path, found: list[Found], into: Path | None, progress: Progress | None = None) -> Manifest:
-    """Give shards a manifest, in their own folder, or in a new one of links to them. The shards stay as they are.
+def import_shards(
+    directory: Path, found: list[FoundShard], into: Path | None, progress: Progress | None = None
+) -> Manifest:
+    """Write a manifest for shards, in their own folder, or in a new folder `into` of links to them.
 
-    Raises DataError where a token is none of GPT-2's, or where the manifest cannot be written.
+    The shards are read, not changed. Raise DataError if a token is not GPT-2's, or if the manifest cannot be written.
     """
     check_writable(directory, into)
     counter = ByteCounter(sum(DTYPE.itemsize * one.tokens for one in found), progress or NoProgress())
@@ -115,7 +114,7 @@ def import_shards(directory: Path, found: list[Found], into: Path | None, progre
 
 
 def check_writable(directory: Path, into: Path | None) -> None:
-    """Before everything is read: whether a manifest can be put beside the shards, or a folder of links be made."""
+    """Raise DataError if the manifest or the folder of links cannot be written, before hours of reading."""
     if into is None:
         tried, fix = directory, "make a folder of links to the shards elsewhere: --into FOLDER"
     elif os.path.lexists(into):
@@ -129,22 +128,22 @@ def check_writable(directory: Path, into: Path | None) -> None:
         raise DataError(f"{tried}: cannot be written ({error.strerror})", fix) from None
 
 
-def shard_of(found: Found, counter: ByteCounter) -> Shard:
-    """Read a file once: its hashes, its documents, and whether all its tokens are GPT-2's."""
+def shard_of(found: FoundShard, counter: ByteCounter) -> Shard:
+    """Read a shard once and return its record. Raise DataError if a token is outside GPT-2's vocabulary."""
     hash_of_file, hash_of_tokens = hashlib.sha256(), hashlib.sha256()
     documents = position = 0
     with opened(found.path) as file:
         hash_of_file.update(file.read(found.header_bytes))
-        while piece := file.read(READ_AT_A_TIME):
+        while piece := file.read(BYTES_PER_READ):
             hash_of_file.update(piece)
             hash_of_tokens.update(piece)
             tokens: NDArray[np.uint16] = np.frombuffer(piece, dtype=DTYPE)
             if int(tokens.max()) >= tokenizer.VOCABULARY:
                 where = int(np.argmax(tokens >= tokenizer.VOCABULARY))
                 raise DataError(
-                    f"{found.path}: holds {tokens[where]} at token {position + where:,}; GPT-2's vocabulary ends at"
+                    f"{found.path}: token {position + where:,} is {tokens[where]}; GPT-2's highest is"
                     f" {tokenizer.VOCABULARY - 1:,}",
-                    "these are not GPT-2's tokens, or the file is damaged",
+                    "use shards of GPT-2's tokens; if these are, the file is damaged: download it again",
                 )
             documents += int(np.count_nonzero(tokens == tokenizer.END_OF_TEXT))
             position += len(tokens)
@@ -161,9 +160,9 @@ def shard_of(found: Found, counter: ByteCounter) -> Shard:
 
 
 def verify(directory: Path, progress: Progress | None = None) -> Iterator[str]:
-    """Read all of a data set again; gives a line for each shard that is not what the manifest says.
+    """Read a whole dataset and yield a line for each shard that does not match the manifest.
 
-    Raises DataError where there is no manifest that can be believed.
+    Raise DataError if the manifest is missing or damaged.
     """
     shards = read_manifest(directory).shards
     counter = ByteCounter(sum(DTYPE.itemsize * shard.tokens for shard in shards), progress or NoProgress())
@@ -174,7 +173,7 @@ def verify(directory: Path, progress: Progress | None = None) -> Iterator[str]:
             header_bytes = check_shard(path, shard)
             with opened(path) as file:
                 digest.update(file.read(header_bytes))
-                while piece := file.read(READ_AT_A_TIME):
+                while piece := file.read(BYTES_PER_READ):
                     digest.update(piece)
                     counter.add(len(piece))
         except DataError as error:
@@ -182,4 +181,4 @@ def verify(directory: Path, progress: Progress | None = None) -> Iterator[str]:
             yield error.problem
             continue
         if digest.hexdigest() != shard.sha256:
-            yield f"{path}: its bytes are not those that were sealed (SHA-256 {digest.hexdigest()[:12]}… differs)"
+            yield f"{path}: SHA-256 is {digest.hexdigest()[:12]}…, but the manifest says {shard.sha256[:12]}…"

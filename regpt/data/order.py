@@ -1,9 +1,9 @@
-"""Which window comes when: a keyed permutation of all windows, anew each epoch, a pure function in O(1) memory.
+"""The order of the training windows: a keyed permutation per epoch, a pure function of the position, in O(1) memory.
 
 The permutation is the swap-or-not shuffle of Hoang, Morris and Rogaway (CRYPTO 2012, "An Enciphering Scheme Based on a
 Card Shuffle"): in each round a number is paired with its mirror image about a secret point, and a secret bit of the
-pair says whether the two change places. It is a bijection for every count, needs no table, and finds each position by
-itself. NumPy promises no random stream for ever, so the rounds are keyed with BLAKE2 and a fixed mixing function.
+pair decides whether the two swap. It is a bijection for every count, needs no table, and computes each position by
+itself. NumPy does not promise to keep its random streams, so the rounds use BLAKE2 and a fixed mixing function.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ HIGHEST_BIT = np.uint64(1 << 63)
 
 
 def shuffled_windows(positions: NDArray[np.integer], count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The windows that stand at these positions of an epoch. For all positions together: a permutation of range(count).
+    """Return the windows at these positions of an epoch. All positions together give a permutation of range(count).
 
     Keyed with the pair (seed, epoch), not the sum: (seed 0, epoch 1) must differ from (seed 1, epoch 0).
     """
@@ -32,7 +32,7 @@ def shuffled_windows(positions: NDArray[np.integer], count: int, seed: int, epoc
 
 @lru_cache(maxsize=4)
 def round_keys(count: int, seed: int, epoch: int) -> tuple[tuple[np.uint64, np.uint64], ...]:
-    """The mirror point, in range(count), and the key of the secret bits of each round."""
+    """Return for each round the mirror point, in range(count), and the key of the secret bits."""
     digests = (
         hashlib.blake2b(f"regpt order|{seed}|{epoch}|{number}".encode(), digest_size=24).digest()
         for number in range(ROUNDS)
@@ -44,9 +44,9 @@ def round_keys(count: int, seed: int, epoch: int) -> tuple[tuple[np.uint64, np.u
 
 
 def secret_bit(x: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """The highest bit of the finalizer of splitmix64 (Steele, Lea and Flood 2014), which every input bit reaches.
+    """Return the highest bit of the finalizer of splitmix64 (Steele, Lea and Flood 2014); every input bit affects it.
 
-    The finalizer's last step leaves that bit as it is, so it is not taken.
+    The last step of the finalizer does not change that bit and is left out.
     """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -54,7 +54,7 @@ def secret_bit(x: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 
 def windows_of_step(step: int, batch_windows: int, count: int, seed: int, shuffled: bool) -> NDArray[np.int64]:
-    """The windows of a step's global batch, whatever ranks and micro-batch. A step may cross into the next epoch."""
+    """Return the windows of a step's global batch, for any ranks and micro-batch. It may cross into the next epoch."""
     positions = np.arange(step * batch_windows, (step + 1) * batch_windows, dtype=np.int64)
     epochs, within = np.divmod(positions, count)
     if not shuffled:

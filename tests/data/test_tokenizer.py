@@ -1,4 +1,4 @@
-"""GPT-2's ids, as its authors' own table gives them."""
+"""GPT-2's ids, as in the table of its authors."""
 
 from pathlib import Path
 
@@ -9,30 +9,30 @@ from regpt.base.errors import DataError
 from regpt.data import tokenizer
 
 
-def test_known_texts_have_their_known_ids() -> None:
+def test_tokenizer_gives_known_ids() -> None:
     # The first is the example that the seed lineage samples from; ids from OpenAI's encoder.
     assert tokenizer.encode("Hello, I'm a language model,").tolist() == [15496, 11, 314, 1101, 257, 3303, 2746, 11]
     assert tokenizer.encode("hello world").tolist() == [31373, 995]
 
 
-def test_text_comes_back_unchanged(real_text: str) -> None:
+def test_tokenizer_decodes_to_the_same_text(real_text: str) -> None:
     for text in (real_text, "emoji 🙂 and ß", "\x00\t\r\n", " "):
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_literal_end_of_text_stays_text() -> None:
+def test_tokenizer_encodes_literal_end_of_text_as_text() -> None:
     ids = tokenizer.encode_or_none("before <|endoftext|> after")
     assert ids is not None
     assert not np.any(ids == tokenizer.END_OF_TEXT)
     assert tokenizer.decode(ids) == "before <|endoftext|> after"
 
 
-def test_what_tiktoken_gives_up_on_is_none_and_half_a_surrogate_pair_is_replaced() -> None:
+def test_tokenizer_gives_none_for_texts_tiktoken_cannot_encode() -> None:
     assert tokenizer.encode_or_none(" " * 1_000_000 + "x") is None
     assert tokenizer.decode(tokenizer.encode("\ud800 lone surrogate")) == "\ufffd lone surrogate"
 
 
-def test_a_changed_vocabulary_file_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vocabulary_file_with_wrong_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tokenizer.package_folder()
     assert real is not None, "the data package is not installed; see data-packages.txt"
     for name in tokenizer.FILES:
@@ -41,7 +41,7 @@ def test_a_changed_vocabulary_file_is_refused_by_name(tmp_path: Path, monkeypatc
     monkeypatch.setattr(tokenizer, "package_folder", lambda: tmp_path)
     tokenizer.encoding.cache_clear()
     try:
-        with pytest.raises(DataError, match=r"vocab\.bpe: is not GPT-2's"):
+        with pytest.raises(DataError, match=r"vocab\.bpe: not GPT-2's"):
             tokenizer.encoding()
     finally:
         tokenizer.encoding.cache_clear()

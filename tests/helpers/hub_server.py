@@ -22,7 +22,7 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self, repository: str, files: dict[str, bytes]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repository, self.files = repository, files
-        self.asked: list[tuple[str, str]] = []  # (path, Range header) of each download
+        self.requests: list[tuple[str, str]] = []  # (path, Range header) of each download
         self.misbehaviours: dict[str, list[Misbehaviour]] = {}  # for the next downloads of a path, in order
 
     @property
@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_file(self, path: str) -> None:
         wanted = self.headers.get("Range", "")
-        self.server.asked.append((path, wanted))
+        self.server.requests.append((path, wanted))
         content = self.server.files[path]
         if misbehaviours := self.server.misbehaviours.get(path):
             misbehaviours.pop(0)(self, content)

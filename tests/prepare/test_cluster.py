@@ -1,4 +1,4 @@
-"""On a cluster the same bytes come out as on one machine: by datatrove's local executor, and by Slurm's scripts."""
+"""A cluster gives the same bytes as one machine: by datatrove's local executor, and by Slurm's scripts."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from regpt.prepare.cluster import encode_parts, encoded_corpus, prepare_on, seal
 from regpt.prepare.dataset import pieces_folder, prepare
 from tests.conftest import tiny_recipe
 
-# A Slurm of one machine that runs a job the moment it is queued, and an srun that only runs its command.
+# A fake Slurm that runs each job as soon as it is queued, and an srun that only runs its command.
 SBATCH = r"""#!/bin/bash
 script="${@: -1}"
 last=$(sed -n 's/^#SBATCH --array=0-\([0-9]*\).*/\1/p' "$script")
@@ -39,7 +39,7 @@ def same_bytes(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_local_executor_gives_the_bytes_of_one_machine(tiny: Recipe, tmp_path: Path, workers: int) -> None:
+def test_local_executor_gives_the_bytes_of_one_machine(tiny: Recipe, tmp_path: Path, workers: int) -> None:
     prepare(tiny)
     manifest = prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": workers})
     assert manifest is not None and same_bytes(tmp_path / "data", tmp_path / "by-cluster")
@@ -65,9 +65,7 @@ def test_slurm_jobs_give_the_bytes_of_one_machine(
     assert "--array=0-2%2" in jobs and "--partition=cpu" in jobs and str(Path(sys.executable).parent) in jobs
 
 
-def test_a_task_that_was_killed_is_done_again_and_the_others_are_not(
-    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_task_alone_is_repeated(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = elsewhere(tiny, tmp_path)
     for rank in (0, 1, 2):
         encode_parts(recipe, None, rank, 3)
@@ -90,22 +88,22 @@ def test_a_task_that_was_killed_is_done_again_and_the_others_are_not(
     assert same_bytes(tmp_path / "data", tmp_path / "by-cluster")
 
 
-def test_pieces_of_other_settings_are_not_used(tiny: Recipe, tmp_path: Path) -> None:
+def test_encoded_files_of_other_settings_are_not_used(tiny: Recipe, tmp_path: Path) -> None:
     recipe = elsewhere(tiny, tmp_path)
     encode_parts(recipe, None, 0, 1)
     with pytest.raises(DataError, match="not encoded"):
         encoded_corpus(tiny_recipe(tmp_path, data={"path": recipe.data.path, "text_column": "body"}))
 
 
-def test_what_is_too_small_keeps_its_pieces_and_its_advice_works(
+def test_short_text_keeps_encoded_files_for_the_remedy(
     tiny: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = str(tmp_path / "by-cluster")
     greedy = tiny_recipe(tmp_path, data={"path": path, "validation_tokens": 1_000_000})
-    with pytest.raises(DataError, match="the training split holds 0 of"):
+    with pytest.raises(DataError, match="the training split has 0 of"):
         prepare_on("local", greedy, 2, {"workers": 1})
     err = capfd.readouterr().err.strip().splitlines()
-    assert len(err) == 1 and err[0].startswith("error: the training split holds 0 of")
+    assert len(err) == 1 and err[0].startswith("error: the training split has 0 of")
     made = sorted(pieces_folder(greedy).glob("*.npy"))
     before = [piece.stat().st_mtime_ns for piece in made]
     prepare(tiny)
@@ -113,22 +111,20 @@ def test_what_is_too_small_keeps_its_pieces_and_its_advice_works(
     assert len(before) == 3 and same_bytes(tmp_path / "data", tmp_path / "by-cluster")
 
 
-def test_a_data_set_that_was_deleted_can_be_made_again(tiny: Recipe, tmp_path: Path) -> None:
+def test_deleted_dataset_can_be_prepared_again(tiny: Recipe, tmp_path: Path) -> None:
     for _ in range(2):
         assert prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": 1}) is not None
         shutil.rmtree(tmp_path / "by-cluster")
 
 
-def test_a_task_s_error_is_one_line_for_whoever_waits(
-    tiny: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_task_error_is_raised_as_one_line(tiny: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "texts" / "zzz.parquet").write_bytes(b"<html>")
     with pytest.raises(DataError, match=r"zzz\.parquet: damaged or not a parquet file"):
         prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": 1})
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_one_machine_leaves_a_cluster_s_work_alone(tiny: Recipe, tmp_path: Path) -> None:
+def test_prepare_refuses_to_touch_work_of_a_cluster(tiny: Recipe, tmp_path: Path) -> None:
     recipe = elsewhere(tiny, tmp_path)
     encode_parts(recipe, None, 0, 3)
     with pytest.raises(DataError, match="a cluster has started"):
@@ -136,13 +132,13 @@ def test_one_machine_leaves_a_cluster_s_work_alone(tiny: Recipe, tmp_path: Path)
 
 
 @pytest.mark.parametrize("options", [{"workers": "abc"}, {"workers": 0}, {"partition": "cpu"}])
-def test_an_option_that_cannot_be_used_leaves_nothing(tiny: Recipe, tmp_path: Path, options: dict[str, object]) -> None:
+def test_invalid_executor_option_leaves_no_files(tiny: Recipe, tmp_path: Path, options: dict[str, object]) -> None:
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match=f"{next(iter(options))}"):
         prepare_on("local", elsewhere(tiny, tmp_path), 2, options)
     assert [path for path in sorted(tmp_path.iterdir()) if path.name != "by-cluster-logs"] == before
 
 
-def test_an_option_that_an_executor_does_not_take_is_said(tiny: Recipe, tmp_path: Path) -> None:
+def test_unknown_executor_option_is_named(tiny: Recipe, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--executor local: got an unexpected keyword argument 'partition'"):
         prepare_on("local", elsewhere(tiny, tmp_path), 2, {"partition": "cpu"})

@@ -1,4 +1,4 @@
-"""Every kind of file gives its documents, in an order that depends on names and contents alone."""
+"""Every type of file gives its documents, in an order that depends on names and contents alone."""
 
 import gzip
 import json
@@ -30,7 +30,7 @@ def read(source: Path | str, column: str = "text") -> tuple[list[str], Counter[s
 ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "  "}, {"text": None}, {"text": "drei – ß"}]
 
 
-def test_json_lines_plain_and_packed_give_the_same_documents(tmp_path: Path) -> None:
+def test_json_lines_give_equal_documents_compressed_or_not(tmp_path: Path) -> None:
     lines = "\n".join(json.dumps(row) for row in ROWS).encode() + b'\n\nnot json\n[1]\n{"text": 5}\n'
     (tmp_path / "a.jsonl").write_bytes(lines)
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines))
@@ -42,7 +42,7 @@ def test_json_lines_plain_and_packed_give_the_same_documents(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", [pa.string(), pa.large_string()])
-def test_parquet_gives_a_column_whatever_else_is_in_the_file(tmp_path: Path, kind: pa.DataType) -> None:
+def test_parquet_gives_the_requested_column(tmp_path: Path, kind: pa.DataType) -> None:
     column = pa.array([row["text"] for row in ROWS], kind)
     pq.write_table(
         pa.table({"id": list(range(5)), "body": column, "text": ["no"] * 5}), tmp_path / "a.parquet", row_group_size=2
@@ -52,7 +52,7 @@ def test_parquet_gives_a_column_whatever_else_is_in_the_file(tmp_path: Path, kin
         read(tmp_path / "a.parquet", "txt")
 
 
-def test_a_folder_is_read_by_name_and_what_is_no_text_is_passed_over(tmp_path: Path) -> None:
+def test_folder_is_read_by_name_without_other_files(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     (tmp_path / ".hidden").mkdir()
     for name in ("b/2.md", "a.py", "c.txt", "photo.png", ".hidden/x.txt"):
@@ -73,9 +73,7 @@ def test_a_folder_is_read_by_name_and_what_is_no_text_is_passed_over(tmp_path: P
         ("a.png", b"", "cannot read '.png' files"),
     ],
 )
-def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(
-    tmp_path: Path, name: str, content: bytes, says: str
-) -> None:
+def test_file_that_contradicts_its_suffix_is_refused(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=says) as caught:
         read(tmp_path / name)
@@ -83,7 +81,7 @@ def test_a_file_that_is_not_what_its_name_says_is_refused_by_name(
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gz", "zst"])
-def test_a_cut_download_is_not_taken_for_a_whole_file(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
+def test_truncated_compressed_file_is_refused(tmp_path: Path, pack: Callable[[bytes], bytes]) -> None:
     lines = "".join(json.dumps({"text": f"line {number} of many"}) + "\n" for number in range(5000)).encode()
     path = tmp_path / f"a.jsonl.{'gz' if pack is gzip.compress else 'zst'}"
     packed = pack(lines)
@@ -94,7 +92,7 @@ def test_a_cut_download_is_not_taken_for_a_whole_file(tmp_path: Path, pack: Call
         read(path)
 
 
-def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
+def test_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["word"] * 1000}), tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()
     (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
@@ -103,18 +101,18 @@ def test_a_cut_parquet_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", ["nowhere", "nowhere.txt"])
-def test_a_source_that_is_not_there_is_refused_with_a_remedy(source: str) -> None:
+def test_missing_source_is_refused_with_a_remedy(source: str) -> None:
     with pytest.raises(DataError, match=source) as caught:
         open_corpus(source, "text")
     assert caught.value.fix
 
 
-def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+def test_empty_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no files that regpt can read"):
         open_corpus(str(tmp_path), "text")
 
 
-def test_the_embedded_corpus_is_python_and_comes_in_the_same_order_again() -> None:
+def test_embedded_corpus_is_python_in_a_fixed_order() -> None:
     once, again = read("stdlib")[0], read("stdlib")[0]
     assert once == again
     assert sum(map(len, once)) > 5_000_000
@@ -122,7 +120,7 @@ def test_the_embedded_corpus_is_python_and_comes_in_the_same_order_again() -> No
     assert len(set(once)) == len(once)
 
 
-def test_a_module_is_cut_before_each_definition_and_nothing_is_lost() -> None:
+def test_definitions_joined_are_the_module() -> None:
     source = (
         '"""Doc."""\nimport os\n\n@a\n@b\ndef f():\n    def inner(): pass\n\nclass C:\n    x = 1\nasync def g(): pass\n'
     )

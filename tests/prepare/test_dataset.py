@@ -1,4 +1,4 @@
-"""Prepared data holds every document once, in order, cut where the recipe says, and is there whole or not at all."""
+"""A dataset holds every document once, in order, split as the recipe says, and is complete or absent."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def tokens_on_disk(folder: Path, split: str) -> np.ndarray:
     return np.concatenate([np.load(path) for path in sorted(folder.glob(f"{split}_*.npy"))])
 
 
-def test_the_shards_hold_each_document_once_after_an_end_token(tiny: Recipe, tmp_path: Path) -> None:
+def test_shards_hold_each_document_once_after_an_end_token(tiny: Recipe, tmp_path: Path) -> None:
     manifest = prepare(tiny)
     texts = [text for part in open_corpus(tiny.data.source, "text").parts for text in documents(part, Counter())]
     expected = np.concatenate([[tokenizer.END_OF_TEXT, *tokenizer.encode(text)] for text in texts])
@@ -31,14 +31,14 @@ def test_the_shards_hold_each_document_once_after_an_end_token(tiny: Recipe, tmp
     assert manifest.statistics["text_bytes"] == sum(len(text.encode()) for text in texts)
 
 
-def test_validation_comes_first_and_shards_are_full_but_for_the_last_of_a_split(tiny: Recipe) -> None:
+def test_shards_are_full_except_the_last_of_a_split(tiny: Recipe) -> None:
     shards = prepare(tiny).shards
     assert [shard.tokens for shard in shards if shard.split == "val"] == [4_000]
     train = [shard.tokens for shard in shards if shard.split == "train"]
     assert len(train) > 3 and set(train[:-1]) == {5_000} and 0 < train[-1] <= 5_000
 
 
-def test_the_same_text_gives_the_same_bytes(tiny: Recipe, tmp_path: Path) -> None:
+def test_dataset_of_the_same_text_has_the_same_bytes(tiny: Recipe, tmp_path: Path) -> None:
     once = prepare(tiny)
     again = prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "again")}))
     assert once.digest == again.digest
@@ -46,14 +46,14 @@ def test_the_same_text_gives_the_same_bytes(tiny: Recipe, tmp_path: Path) -> Non
         assert (tmp_path / "data" / shard.name).read_bytes() == (tmp_path / "again" / shard.name).read_bytes()
 
 
-def test_one_other_character_gives_another_digest(tiny: Recipe, tmp_path: Path) -> None:
+def test_dataset_digest_changes_with_one_character(tiny: Recipe, tmp_path: Path) -> None:
     digest = prepare(tiny).digest
     path = tmp_path / "texts" / "a.py"
     path.write_text("#" + path.read_text(encoding="utf-8"), encoding="utf-8")
     assert prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "again")})).digest != digest
 
 
-def test_what_cannot_be_encoded_is_left_out_and_counted(tiny: Recipe, tmp_path: Path) -> None:
+def test_documents_that_cannot_be_encoded_are_counted(tiny: Recipe, tmp_path: Path) -> None:
     lines = [" " * 1_000_000 + "x", "", "\ud800 surrogate", "<|endoftext|>"]
     (tmp_path / "texts" / "hostile.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
     manifest = prepare(tiny)
@@ -67,40 +67,40 @@ def test_what_cannot_be_encoded_is_left_out_and_counted(tiny: Recipe, tmp_path: 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"validation_tokens": 1_000_000}, "the training split holds 0 of"),
-        ({"validation_tokens": 20}, "the validation split holds 20 of"),
+        ({"validation_tokens": 1_000_000}, "the training split has 0 of"),
+        ({"validation_tokens": 20}, "the validation split has 20 of"),
         ({"total_batch_tokens": 2_097_152}, "a batch takes 65,536"),
     ],
 )
-def test_text_too_small_for_the_recipe_is_refused_and_leaves_nothing(
+def test_text_too_short_for_the_recipe_leaves_no_files(
     tmp_path: Path, texts: Path, changes: dict[str, object], says: str
 ) -> None:
     before = sorted(tmp_path.iterdir())
     with pytest.raises(DataError, match=says) as caught:
         prepare(tiny_recipe(tmp_path, data=changes))
     assert "set data." in caught.value.fix
-    if caught.value.fix.startswith("set data.validation_tokens="):  # the remedy works as it stands
+    if caught.value.fix.startswith("set data.validation_tokens="):  # the remedy works unchanged
         works = int(caught.value.fix.split("=")[1])
-        prepare(tiny_recipe(tmp_path, data={**changes, "validation_tokens": works, "path": str(tmp_path / "mended")}))
-        shutil.rmtree(tmp_path / "mended")
+        prepare(tiny_recipe(tmp_path, data={**changes, "validation_tokens": works, "path": str(tmp_path / "fixed")}))
+        shutil.rmtree(tmp_path / "fixed")
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_folder_of_empty_files_is_refused(tmp_path: Path) -> None:
+def test_prepare_refuses_folder_of_empty_files(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").touch()
     with pytest.raises(DataError, match=r"has no text \(1 empty\)"):
         prepare(tiny_recipe(tmp_path))
 
 
-def test_an_existing_data_set_is_never_written_over(tiny: Recipe) -> None:
+def test_prepare_never_overwrites_a_dataset(tiny: Recipe) -> None:
     digest = prepare(tiny).digest
     with pytest.raises(DataError, match="exists already"):
         prepare(tiny)
     assert read_manifest(Path(tiny.data.path)).digest == digest
 
 
-def test_windows_overlap_by_the_one_token_that_is_target_and_then_input(tiny: Recipe, tmp_path: Path) -> None:
+def test_windows_overlap_by_one_token(tiny: Recipe, tmp_path: Path) -> None:
     manifest = prepare(tiny)
     windows = TokenWindows(tmp_path / "data", manifest, "train", 32)
     assert len(windows) == sum((shard.tokens - 1) // 32 for shard in manifest.shards if shard.split == "train")
@@ -130,7 +130,7 @@ def damage_count(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [damage_shorter, damage_empty, damage_type, damage_count, Path.unlink])
-def test_a_damaged_shard_is_named_before_anything_is_read(tiny: Recipe, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
+def test_windows_refuse_a_damaged_shard_at_the_start(tiny: Recipe, tmp_path: Path, damage) -> None:  # type: ignore[no-untyped-def]
     manifest = prepare(tiny)
     damage(tmp_path / "data" / "train_000001.npy")
     with pytest.raises(DataError, match=r"train_000001\.npy"):
@@ -138,7 +138,7 @@ def test_a_damaged_shard_is_named_before_anything_is_read(tiny: Recipe, tmp_path
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"format": "other", "version": 1, "digest": ""}'])
-def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, content: str) -> None:
+def test_manifest_of_another_program_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(DataError, match=r"manifest\.json"):
         read_manifest(tmp_path)
@@ -155,9 +155,7 @@ def test_a_manifest_that_is_not_ours_is_refused(tmp_path: Path, content: str) ->
     ],
     ids=str,
 )
-def test_a_manifest_that_holds_something_else_is_refused(
-    tiny: Recipe, tmp_path: Path, change: dict[str, object]
-) -> None:
+def test_manifest_with_wrong_types_is_refused(tiny: Recipe, tmp_path: Path, change: dict[str, object]) -> None:
     prepare(tiny)
     path = tmp_path / "data" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
@@ -166,7 +164,7 @@ def test_a_manifest_that_holds_something_else_is_refused(
 
 
 @pytest.mark.parametrize(("key", "value"), [("name", "../elsewhere.npy"), ("form", "xyz"), ("split", "test")])
-def test_a_manifest_names_shards_in_its_own_folder(tiny: Recipe, tmp_path: Path, key: str, value: str) -> None:
+def test_manifest_names_only_shards_in_its_folder(tiny: Recipe, tmp_path: Path, key: str, value: str) -> None:
     prepare(tiny)
     path = tmp_path / "data" / "manifest.json"
     values = json.loads(path.read_text())
@@ -176,9 +174,9 @@ def test_a_manifest_names_shards_in_its_own_folder(tiny: Recipe, tmp_path: Path,
         read_manifest(tmp_path / "data")
 
 
-def test_a_manifest_that_was_changed_is_refused(tiny: Recipe, tmp_path: Path) -> None:
+def test_manifest_changed_after_writing_is_refused(tiny: Recipe, tmp_path: Path) -> None:
     prepare(tiny)
     path = tmp_path / "data" / "manifest.json"
     path.write_text(path.read_text().replace('"tokens": 5000', '"tokens": 4999', 1))
-    with pytest.raises(DataError, match="was changed after it was written"):
+    with pytest.raises(DataError, match="changed after it was written"):
         read_manifest(tmp_path / "data")

@@ -1,4 +1,4 @@
-"""Text from the hub, by the real client, from a server of ours: fetched once, whole or not at all, verified."""
+"""Text from the hub, by the real client from a local server: downloaded once, complete or not at all, verified."""
 
 import errno
 import io
@@ -58,7 +58,7 @@ def files(real_text: str) -> dict[str, bytes]:
     pieces = [real_text[first : first + 500] for first in range(0, len(real_text), 500)]
     third = len(pieces) // 3 + 1
     of_path = {path: pieces[number * third : (number + 1) * third] for number, path in enumerate(PATHS)}
-    # listed out of order, and with a file that is none of the text
+    # listed out of order, and with a file that is not part of the text
     return {"README.md": b"# About", **{path: parquet_file(texts) for path, texts in reversed(of_path.items())}}
 
 
@@ -83,7 +83,7 @@ def recipe_for(folder: Path, **changes: object) -> Recipe:
 
 
 def digest_from_disk(folder: Path, files: dict[str, bytes]) -> str:
-    """What the same files give when they lie in a folder."""
+    """Return the digest of the same files in a local folder."""
     (folder / "local").mkdir()
     for path in PATHS:
         (folder / "local" / Path(path).name).write_bytes(files[path])
@@ -91,27 +91,25 @@ def digest_from_disk(folder: Path, files: dict[str, bytes]) -> str:
     return prepare(tiny_recipe(folder, data=local)).digest
 
 
-def test_text_from_the_hub_is_the_text_of_its_files(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
+def test_hub_dataset_equals_dataset_of_its_files(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
     manifest = prepare(recipe_for(tmp_path))
     assert manifest.digest == digest_from_disk(tmp_path, files)
     assert manifest.source["revision"] == COMMIT
     assert [file["name"] for file in manifest.source["files"]] == PATHS
-    assert [path for path, _ in server.asked] == PATHS
+    assert [path for path, _ in server.requests] == PATHS
     assert list((tmp_path / "data").rglob("*parquet*")) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "local", "local-data"]
 
 
-def test_fetched_files_stay_where_that_is_asked_for_and_are_not_fetched_again(
-    server: HubServer, files: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_downloads_kept_with_keep_raw_are_reused(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
     prepare(recipe_for(tmp_path, keep_raw=True, revision=COMMIT))
     for path in PATHS:
         assert (tmp_path / "data-raw" / path).read_bytes() == files[path]
     prepare(recipe_for(tmp_path, keep_raw=True, path=str(tmp_path / "other"), revision=COMMIT))
-    assert len(server.asked) == 6  # another data set has another folder
+    assert len(server.requests) == 6  # another data set has another folder
     (tmp_path / "data").rename(tmp_path / "moved")
     prepare(recipe_for(tmp_path, keep_raw=True, revision=COMMIT))
-    assert len(server.asked) == 6
+    assert len(server.requests) == 6
     assert read_manifest(tmp_path / "data").digest == read_manifest(tmp_path / "moved").digest
 
 
@@ -127,7 +125,7 @@ def test_fetched_files_stay_where_that_is_asked_for_and_are_not_fetched_again(
     ],
     ids=lambda faults: "-".join(fault.__name__ for fault in faults),
 )
-def test_a_server_that_misbehaves_and_then_behaves_changes_nothing(
+def test_server_faults_that_end_change_no_byte(
     server: HubServer, files: dict[str, bytes], tmp_path: Path, misbehaviours: list[hub_server.Misbehaviour]
 ) -> None:
     server.misbehaviours[PATHS[1]] = list(misbehaviours)
@@ -135,30 +133,28 @@ def test_a_server_that_misbehaves_and_then_behaves_changes_nothing(
 
 
 @pytest.mark.parametrize("fault", [hub_server.error_500, hub_server.wrong_bytes, hub_server.html_page])
-def test_a_server_that_goes_on_misbehaving_is_given_up_and_its_bytes_never_become_a_shard(
+def test_server_faults_that_persist_end_after_all_attempts(
     server: HubServer, files: dict[str, bytes], tmp_path: Path, fault: hub_server.Misbehaviour
 ) -> None:
     server.misbehaviours[PATHS[1]] = [fault] * 100
     with pytest.raises(DataError, match=rf"{PATHS[1]}: download failed {downloads.ATTEMPTS} times") as caught:
         prepare(recipe_for(tmp_path))
     assert "run the same command again" in caught.value.fix
-    assert len([path for path, _ in server.asked if path == PATHS[1]]) == downloads.ATTEMPTS
+    assert len([path for path, _ in server.requests if path == PATHS[1]]) == downloads.ATTEMPTS
     assert not (tmp_path / "data").exists()
     server.misbehaviours.clear()  # another day
-    asked_before = len(server.asked)
+    asked_before = len(server.requests)
     assert prepare(recipe_for(tmp_path)).digest == digest_from_disk(tmp_path, files)
-    assert PATHS[0] not in [path for path, _ in server.asked[asked_before:]]  # it was done already
+    assert PATHS[0] not in [path for path, _ in server.requests[asked_before:]]  # it was done already
 
 
-def test_a_download_that_was_cut_goes_on_where_it_was(
-    server: HubServer, files: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_download_continues_a_partial_file(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
     raw = tmp_path / "data-raw" / PATHS[0]
     raw.parent.mkdir(parents=True)
     partial_path(raw).write_bytes(files[PATHS[0]][:1000])
     prepare(recipe_for(tmp_path, keep_raw=True))
     assert raw.read_bytes() == files[PATHS[0]]
-    assert (PATHS[0], "bytes=1000-") in server.asked
+    assert (PATHS[0], "bytes=1000-") in server.requests
 
 
 def test_download_renamed_while_its_size_is_read_is_not_an_error(
@@ -179,9 +175,7 @@ def test_download_renamed_while_its_size_is_read_is_not_an_error(
     assert sizes == [0]
 
 
-def test_a_partial_file_of_other_bytes_is_thrown_away(
-    server: HubServer, files: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_partial_file_with_wrong_bytes_is_discarded(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
     raw = tmp_path / "data-raw" / PATHS[0]
     raw.parent.mkdir(parents=True)
     partial_path(raw).write_bytes(b"x" * 1000)
@@ -192,7 +186,7 @@ def test_a_partial_file_of_other_bytes_is_thrown_away(
 @pytest.mark.parametrize(
     "name", ["../evil.parquet", f"{FOLDER}/../../evil.parquet", "/evil.parquet", "a\\..\\evil.jsonl"]
 )
-def test_a_name_that_leads_out_of_the_folder_is_refused(
+def test_hub_path_outside_the_folder_is_refused(
     server: HubServer, files: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:
     server.files = {**files, name: files[PATHS[0]]}
@@ -212,7 +206,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(
         ({"source": "hub:someone/edu/../.."}, "not a dataset on the hub"),
     ],
 )
-def test_what_the_hub_does_not_have_is_refused_with_a_remedy(
+def test_missing_hub_source_is_refused_with_a_remedy(
     server: HubServer, tmp_path: Path, changes: dict[str, object], says: str
 ) -> None:
     with pytest.raises(DataError, match=says) as caught:
@@ -221,7 +215,7 @@ def test_what_the_hub_does_not_have_is_refused_with_a_remedy(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_beside_tables_text_is_not_taken(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
+def test_text_files_next_to_tables_are_ignored(server: HubServer, files: dict[str, bytes], tmp_path: Path) -> None:
     server.files = {**files, "load.py": b"print()", "README.md": b"# About"}
     manifest = prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu"}))
     assert [file["name"] for file in manifest.source["files"]] == PATHS
@@ -240,7 +234,7 @@ def test_beside_tables_text_is_not_taken(server: HubServer, files: dict[str, byt
     ],
     ids=str,
 )
-def test_a_listing_that_is_none_is_refused(
+def test_invalid_hub_listing_is_refused(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: object
 ) -> None:
     monkeypatch.setattr(hub_server.Handler, "entry", lambda self, path: entry)
@@ -248,7 +242,7 @@ def test_a_listing_that_is_none_is_refused(
         prepare(recipe_for(tmp_path))
 
 
-def test_no_more_than_two_files_lie_there_at_a_time(
+def test_downloads_hold_two_files_at_a_time(
     server: HubServer, files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.files = {f"many/{number:02d}.parquet": files[PATHS[number % 3]] for number in range(12)}
@@ -265,7 +259,7 @@ def test_no_more_than_two_files_lie_there_at_a_time(
     assert manifest.source["parts"] == 12 and most == 2
 
 
-def test_a_full_disk_is_no_trouble_of_the_network(
+def test_full_disk_is_not_retried_as_a_network_error(
     server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_space(*unused: object, **settings: object) -> None:
@@ -276,9 +270,7 @@ def test_a_full_disk_is_no_trouble_of_the_network(
         prepare(recipe_for(tmp_path))
 
 
-def test_a_hub_that_is_not_there_is_said_plainly(
-    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_hub_is_reported(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
@@ -287,7 +279,7 @@ def test_a_hub_that_is_not_there_is_said_plainly(
         prepare(recipe_for(tmp_path, revision=COMMIT))
 
 
-def test_a_small_file_that_git_keeps_is_verified_too(server: HubServer, tmp_path: Path, real_text: str) -> None:
+def test_small_file_stored_by_git_is_verified(server: HubServer, tmp_path: Path, real_text: str) -> None:
     server.files = {"texts/a.txt": real_text.encode()}
     server.misbehaviours["texts/a.txt"] = [hub_server.wrong_bytes]
     manifest = prepare(tiny_recipe(tmp_path, data={"source": "hub:someone/edu/texts"}))
@@ -299,9 +291,9 @@ def test_a_small_file_that_git_keeps_is_verified_too(server: HubServer, tmp_path
 
 
 @pytest.mark.slow
-def test_the_command_takes_its_endpoint_from_the_environment_and_survives_a_kill_in_a_download(
-    server: HubServer, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+@pytest.mark.network_like
+def test_prepare_command_resumes_a_download_after_a_kill(server: HubServer, tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     words = ["".join(chr(97 + letter) for letter in random.integers(0, 26, 8)) for _ in range(5_000)]
     texts = [" ".join(random.choice(words, 2_000)) for _ in range(1_500)]
@@ -317,6 +309,6 @@ def test_the_command_takes_its_endpoint_from_the_environment_and_survives_a_kill
         process.kill()
     fetched = partial.stat().st_size
     process_again = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert server.asked[:2] == [(PATHS[0], ""), (PATHS[0], f"bytes={fetched}-")]
+    assert server.requests[:2] == [(PATHS[0], ""), (PATHS[0], f"bytes={fetched}-")]
     assert read_manifest(tmp_path / "data").digest in process_again.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "tiny.toml"]

@@ -1,4 +1,4 @@
-"""The same bytes come out however many workers there were, and however often the preparation was stopped or killed."""
+"""A preparation gives the same bytes for any number of workers, and after any number of stops and kills."""
 
 import json
 import os
@@ -34,7 +34,7 @@ from tests.conftest import tiny_recipe, wait_until
 
 @pytest.fixture
 def many(tmp_path: Path, real_text: str) -> Path:
-    """Text in every form, in files enough for several workers."""
+    """Text in every file type, in enough files for several workers."""
     folder = tmp_path / "texts"
     folder.mkdir()
     pieces = [real_text[first : first + 2_000] for first in range(0, len(real_text), 2_000)]
@@ -50,19 +50,17 @@ def recipe_at(folder: Path, name: str, **data: object) -> Recipe:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files but the one that tells how it went."""
+    """Read all files except the record of the preparation."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "preparation.json"}
 
 
-def test_workers_change_no_byte(many: Path, tmp_path: Path) -> None:
+def test_dataset_bytes_do_not_depend_on_workers(many: Path, tmp_path: Path) -> None:
     for workers in (1, 2, 3):
         prepare(recipe_at(tmp_path, f"by-{workers}", workers=workers))
     assert contents(tmp_path / "by-1") == contents(tmp_path / "by-2") == contents(tmp_path / "by-3")
 
 
-def test_how_the_text_is_cut_into_sections_changes_no_byte(
-    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dataset_bytes_do_not_depend_on_chunk_size(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(recipe_at(tmp_path, "whole"))
     monkeypatch.setattr(chunks, "CHUNK_BYTES", 5_000)
     prepare(recipe_at(tmp_path, "cut"))
@@ -72,7 +70,7 @@ def test_how_the_text_is_cut_into_sections_changes_no_byte(
     assert contents(tmp_path / "whole") == contents(tmp_path / "cut") == contents(tmp_path / "by-rows")
 
 
-def test_files_made_in_another_order_change_no_byte(many: Path, tmp_path: Path) -> None:
+def test_dataset_bytes_do_not_depend_on_file_creation_order(many: Path, tmp_path: Path) -> None:
     prepare(recipe_at(tmp_path, "one"))
     moved = tmp_path / "moved"
     many.rename(moved)
@@ -83,8 +81,8 @@ def test_files_made_in_another_order_change_no_byte(many: Path, tmp_path: Path) 
     assert contents(tmp_path / "one") == contents(tmp_path / "other")
 
 
-def test_the_public_preparation_s_tokens_come_out(tmp_path: Path) -> None:
-    """An end token before each document; the first are validation, cut in the middle of a document if need be."""
+def test_dataset_tokens_equal_the_public_preparation(tmp_path: Path) -> None:
+    """An end token before each document; the first tokens are validation, even if that splits a document."""
     (tmp_path / "texts").mkdir()
     lines = [{"text": "Hello, I'm a language model,"}, {"text": "hello world"}] * 30
     (tmp_path / "texts" / "a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -100,19 +98,20 @@ def test_the_public_preparation_s_tokens_come_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_random_moments_it_gives_the_same_bytes(many: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("n_kills", [5, pytest.param(20, marks=pytest.mark.nightly)])
+def test_preparation_killed_at_random_moments_has_the_same_bytes(many: Path, tmp_path: Path, n_kills: int) -> None:
     prepare(recipe_at(tmp_path, "whole"))
     random.seed(20)
     kills, finished = 0, 0
-    while kills < 20 or not finished:
-        process = prepare_killed(
-            tmp_path, random.randint(1, 1500) if kills < 20 else 10**9, random.choice([1, 1, 1, 2])
-        )
+    while kills < n_kills or not finished:
+        calls = random.randint(1, 1500) if kills < n_kills else 10**9
+        process = prepare_killed(tmp_path, calls, random.choice([1, 1, 1, 2]))
         if process.returncode == -signal.SIGKILL:
             kills += 1
             assert not (tmp_path / "data").exists() or contents(tmp_path / "data") == contents(tmp_path / "whole")
         elif process.returncode == 3 and "exists already" in process.stderr:
-            pass  # killed after it had its name
+            pass  # killed after the folder was renamed
         else:
             assert process.returncode == 0, process.stderr
         if (tmp_path / "data").exists():
@@ -134,19 +133,21 @@ def recipe_text(folder: Path, workers: int, **data: object) -> str:
     return to_toml(recipe_at(folder, "data", workers=workers, **data))
 
 
-@pytest.mark.parametrize("error", ["KeyboardInterrupt", "OSError"])
-def test_an_exception_at_twenty_random_moments_changes_no_byte(many: Path, tmp_path: Path, error: str) -> None:
-    """A second Ctrl-C, or a full disk: unlike a kill, it passes through the program's own hands."""
+@pytest.mark.slow
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("n_errors", [5, pytest.param(20, marks=pytest.mark.nightly)])
+def test_preparation_with_exceptions_at_random_moments_has_the_same_bytes(
+    many: Path, tmp_path: Path, error: type[BaseException], n_errors: int
+) -> None:
+    """A second Ctrl-C, or a full disk: unlike a kill, the program's own code handles it."""
     prepare(recipe_at(tmp_path, "whole"))
     random.seed(21)
     errors = 0
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(chunks, "CHUNK_BYTES", 10_000)
-        while errors < 20:
+        while errors < n_errors:
             try:
-                with raised_at_call(
-                    random.randint(1, 900), {"KeyboardInterrupt": KeyboardInterrupt, "OSError": OSError}[error]
-                ):
+                with raised_at_call(random.randint(1, 900), error):
                     prepare(recipe_at(tmp_path, "data"))
             except (KeyboardInterrupt, OSError):
                 errors += 1
@@ -163,7 +164,7 @@ def test_an_exception_at_twenty_random_moments_changes_no_byte(many: Path, tmp_p
 
 @contextmanager
 def raised_at_call(calls: int, error: type[BaseException]) -> Iterator[None]:
-    """Raise at the so-manieth call in the modules that write."""
+    """Raise `error` at call number `calls` of a function in the modules that write."""
     ours = {job.__file__, shard_writer.__file__, files.__file__}
 
     def count(frame: FrameType, event: str, arg: object) -> None:
@@ -181,23 +182,21 @@ def raised_at_call(calls: int, error: type[BaseException]) -> Iterator[None]:
         sys.setprofile(None)
 
 
-def test_killed_after_it_was_sealed_and_before_it_had_its_name_it_only_gets_the_name(
-    many: Path, tmp_path: Path
-) -> None:
+def test_sealed_preparation_is_only_renamed(many: Path, tmp_path: Path) -> None:
     prepare(recipe_at(tmp_path, "data"))
     written = contents(tmp_path / "data")
     (tmp_path / "data").rename(tmp_path / ".data.preparing")
-    many.rename(tmp_path / "gone")  # not even the text is needed
+    many.rename(tmp_path / "gone")  # the text is not needed any more
     prepare(recipe_at(tmp_path, "data"))
     assert contents(tmp_path / "data") == written
 
 
 class StopAfter(NoPreparationProgress):
-    """Raises at the so-manieth check, as a signal would; remembers what it was told."""
+    """Raises KeyboardInterrupt at check number `checks`, as a signal would; remembers events."""
 
     def __init__(self, checks: int) -> None:
         self.checks = checks
-        self.told: list[tuple[int, int]] = []
+        self.resumes: list[tuple[int, int]] = []
         self.notes: list[str] = []
 
     def raise_if_stopped(self) -> None:
@@ -206,13 +205,13 @@ class StopAfter(NoPreparationProgress):
             raise KeyboardInterrupt
 
     def resumed(self, done: int, tokens: int) -> None:
-        self.told.append((done, tokens))
+        self.resumes.append((done, tokens))
 
     def note(self, text: str) -> None:
         self.notes.append(text)
 
 
-def test_stopped_it_goes_on_where_it_was(many: Path, tmp_path: Path) -> None:
+def test_stopped_preparation_resumes_where_it_was(many: Path, tmp_path: Path) -> None:
     whole = prepare(recipe_at(tmp_path, "whole"))
     stops = 0
     while not (tmp_path / "data").exists():
@@ -222,7 +221,7 @@ def test_stopped_it_goes_on_where_it_was(many: Path, tmp_path: Path) -> None:
         except KeyboardInterrupt:
             stops += 1
         if stops > 1:
-            assert progress.told[0][1] > 0
+            assert progress.resumes[0][1] > 0
     assert stops > 3
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
     assert json.loads((tmp_path / "data" / "preparation.json").read_text())["attempts"] == stops + 1
@@ -238,13 +237,13 @@ def test_preparation_stopped_by_version_0_1_is_resumed(many: Path, tmp_path: Pat
     path.write_text(json.dumps(state))
     progress = StopAfter(-1)
     prepare(recipe_at(tmp_path, "data"), progress)
-    assert progress.notes == [] and progress.told == [(state["done"], state["counts"]["tokens"])]
+    assert progress.notes == [] and progress.resumes == [(state["done"], state["counts"]["tokens"])]
     prepare(recipe_at(tmp_path, "whole"))
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("change", ["text", "setting", "progress", "shard"])
-def test_what_an_earlier_attempt_left_is_not_used_for_something_else(many: Path, tmp_path: Path, change: str) -> None:
+def test_changed_attempt_starts_again_with_a_note(many: Path, tmp_path: Path, change: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         prepare(recipe_at(tmp_path, "data"), StopAfter(9))
     partial = tmp_path / ".data.preparing"
@@ -265,6 +264,7 @@ def test_what_an_earlier_attempt_left_is_not_used_for_something_else(many: Path,
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     for number in range(40):
@@ -280,8 +280,9 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str)
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize(("received", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_to_the_whole_group_stops_it_where_nothing_is_lost(
+def test_signal_to_the_process_group_loses_no_work(
     tmp_path: Path, real_text: str, received: signal.Signals, code: int
 ) -> None:
     large = {"shard_tokens": 200_000}
@@ -304,7 +305,7 @@ def test_a_signal_to_the_whole_group_stops_it_where_nothing_is_lost(
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
 
 
-def test_a_data_set_is_made_by_one_process_at_a_time(tiny: Recipe) -> None:
+def test_dataset_is_prepared_by_one_process_at_a_time(tiny: Recipe) -> None:
     with exclusive(tiny), pytest.raises(LockedError, match=str(tiny.data.directory)):
         prepare(tiny)
     assert [path.name for path in tiny.data.directory.parent.iterdir()] == ["texts"]
@@ -343,7 +344,7 @@ def test_hostile_documents_are_encoded_or_refused_and_counted(tmp_path: Path, ba
     assert tokens.tolist() == [number for document in expected for number in document]
 
 
-def test_bytes_that_are_no_utf8_cost_one_document(tmp_path: Path, real_text: str) -> None:
+def test_invalid_utf8_costs_one_document(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     values = [real_text.encode(), b"caf\xe9", real_text.encode()]
     offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
@@ -353,14 +354,14 @@ def test_bytes_that_are_no_utf8_cost_one_document(tmp_path: Path, real_text: str
     assert manifest.statistics["refused"] == {"not UTF-8": 1} and manifest.statistics["documents"] == 2
 
 
-def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
+def test_line_ends_are_kept(tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_bytes(b"\xef\xbb\xbf" + b"one\r\ntwo\rthree\n" * 100)
     manifest = prepare(recipe_at(tmp_path, "data", validation_tokens=100, shard_tokens=1000))
     assert tokenizer.decode(all_tokens(tmp_path / "data", manifest)[1:]) == "one\r\ntwo\rthree\n" * 100
 
 
-def test_a_column_whose_name_has_a_dot_is_cut_like_any_other(tmp_path: Path, real_text: str) -> None:
+def test_parquet_column_with_a_dot_in_its_name_is_chunked(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     path = tmp_path / "texts" / "a.parquet"
     pq.write_table(pa.table({"my.text": [real_text] * 100}), path, row_group_size=1, use_dictionary=False)
@@ -369,7 +370,7 @@ def test_a_column_whose_name_has_a_dot_is_cut_like_any_other(tmp_path: Path, rea
 
 
 @pytest.mark.parametrize("left", [b"", b"null", b"[1]", b"{"])
-def test_a_damaged_note_of_an_earlier_attempt_costs_only_that_attempt(many: Path, tmp_path: Path, left: bytes) -> None:
+def test_damaged_state_of_an_attempt_starts_again(many: Path, tmp_path: Path, left: bytes) -> None:
     (tmp_path / ".data.preparing").mkdir()
     (tmp_path / ".data.preparing" / "progress.json").write_bytes(left)
     (tmp_path / ".data.preparing" / "preparation.json").write_bytes(left)
@@ -379,19 +380,19 @@ def test_a_damaged_note_of_an_earlier_attempt_costs_only_that_attempt(many: Path
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
-def test_text_is_never_missing_in_silence(many: Path, tmp_path: Path) -> None:
+def test_broken_link_is_refused(many: Path, tmp_path: Path) -> None:
     (many / "z.txt").symlink_to(tmp_path / "nowhere.txt")
     with pytest.raises(DataError, match=r"z\.txt: broken link"):
         prepare(recipe_at(tmp_path, "data"))
 
 
-def test_a_parquet_column_with_nulls_gives_the_rest(tmp_path: Path, real_text: str) -> None:
+def test_parquet_nulls_are_left_out(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     pq.write_table(pa.table({"text": [real_text, None, real_text]}), tmp_path / "texts" / "a.parquet")
     assert prepare(recipe_at(tmp_path, "data")).statistics["refused"] == {"no text in the column": 1}
 
 
-def test_a_column_that_holds_no_text_at_all_is_refused_by_name(tmp_path: Path, real_text: str) -> None:
+def test_parquet_column_without_text_is_refused(tmp_path: Path, real_text: str) -> None:
     (tmp_path / "texts").mkdir()
     pq.write_table(pa.table({"text": [1, 2], "body": [real_text] * 2}), tmp_path / "texts" / "a.parquet")
     with pytest.raises(DataError, match=r"a\.parquet: none of its 2 rows has text in the column 'text'"):
@@ -399,14 +400,14 @@ def test_a_column_that_holds_no_text_at_all_is_refused_by_name(tmp_path: Path, r
     assert prepare(recipe_at(tmp_path, "data", text_column="body")).statistics["documents"] == 2
 
 
-def test_a_broken_file_among_good_ones_is_named_before_anything_is_done(many: Path, tmp_path: Path) -> None:
+def test_damaged_file_is_named_before_any_work(many: Path, tmp_path: Path) -> None:
     (many / "zzz.parquet").write_bytes(b"<html>Not found</html>")
     with pytest.raises(DataError, match=r"zzz\.parquet: damaged or not a parquet file"):
         prepare(recipe_at(tmp_path, "data", workers=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["texts"]
 
 
-def test_what_was_done_before_a_file_turned_out_to_be_the_wrong_one_is_kept(many: Path, tmp_path: Path) -> None:
+def test_work_before_a_wrong_file_is_kept(many: Path, tmp_path: Path) -> None:
     (many / "zzz.jsonl").write_text('{"body": "no field of that name"}\n')
     with pytest.raises(DataError, match=r"zzz\.jsonl: none of its 1 lines is JSON with a field 'text'"):
         prepare(recipe_at(tmp_path, "data", workers=2))
@@ -416,7 +417,7 @@ def test_what_was_done_before_a_file_turned_out_to_be_the_wrong_one_is_kept(many
 # gigatoken
 
 
-def test_gigatoken_gives_the_same_data_set_and_the_manifest_names_it(many: Path, tmp_path: Path) -> None:
+def test_gigatoken_gives_the_same_dataset(many: Path, tmp_path: Path) -> None:
     by_tiktoken = prepare(recipe_at(tmp_path, "one"))
     by_gigatoken = prepare(recipe_at(tmp_path, "other", tokenizer_backend="gigatoken", workers=2))
     assert by_gigatoken.digest == by_tiktoken.digest
@@ -424,9 +425,7 @@ def test_gigatoken_gives_the_same_data_set_and_the_manifest_names_it(many: Path,
     assert by_tiktoken.made_with["tokenizer_backend"] == "tiktoken"
 
 
-def test_a_file_that_gigatoken_encodes_otherwise_is_refused(
-    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gigatoken_difference_is_refused(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encode = gigatoken.Gigatoken.encode
 
     def wrong(self, texts):  # type: ignore[no-untyped-def]
@@ -441,9 +440,9 @@ def test_a_file_that_gigatoken_encodes_otherwise_is_refused(
         prepare(recipe_at(tmp_path, "data", tokenizer_backend="gigatoken"))
 
 
-def test_gigatoken_is_loaded_anew_before_it_remembers_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gigatoken_is_reloaded_to_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
-    monkeypatch.setattr(gigatoken, "RENEWED_AFTER_CHARACTERS", 10)
+    monkeypatch.setattr(gigatoken, "RELOAD_AFTER_CHARACTERS", 10)
     monkeypatch.setattr(gigatoken, "load", lambda real=gigatoken.load: loads.append(1) or real())
     ours = gigatoken.Gigatoken()
     for _ in range(3):
@@ -454,9 +453,7 @@ def test_gigatoken_is_loaded_anew_before_it_remembers_too_much(monkeypatch: pyte
 # Space
 
 
-def test_a_disk_that_is_too_small_is_said_in_numbers_before_anything_is_written(
-    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_is_refused_before_any_work(many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 20_000))
     with pytest.raises(DataError, match=r"0\.0 GB free, about 0\.0 GB needed"):
         prepare(recipe_at(tmp_path, "data"))
@@ -476,7 +473,7 @@ def all_tokens(folder: Path, manifest: Manifest) -> np.ndarray:
     return np.concatenate([np.load(folder / shard.name) for shard in manifest.shards])
 
 
-def test_little_text_is_not_worth_a_second_process() -> None:
+def test_worker_count_follows_the_amount_of_text() -> None:
     assert encoders.worker_count(0, 1_000_000) == 1
     assert encoders.worker_count(0, 10**12) == len(os.sched_getaffinity(0))
     assert encoders.worker_count(3, 1_000) == 3

@@ -1,4 +1,4 @@
-"""Questions are what their data sets say, asked as others ask them, and known by their content."""
+"""Items follow their datasets, are worded as in other tools, and are identified by their content."""
 
 from collections import Counter
 from typing import Any
@@ -25,7 +25,7 @@ ROW = {
 }
 
 
-def test_a_hellaswag_row_is_asked_as_it_stands_or_cleaned() -> None:
+def test_hellaswag_item_is_plain_or_cleaned() -> None:
     plain = HELLASWAG.item(3, ROW)
     assert plain.contexts == ("A cook opens the oven. she",) * 4
     assert plain.choices[0] == " takes out a loaf."
@@ -36,12 +36,12 @@ def test_a_hellaswag_row_is_asked_as_it_stands_or_cleaned() -> None:
 
 
 @pytest.mark.parametrize(("label", "expected"), [("3", 3), (3, 3), (" 1 ", 1)])
-def test_labels_are_numbers_whether_written_as_numbers_or_as_texts(label: Any, expected: int) -> None:
+def test_label_may_be_a_number_or_text(label: Any, expected: int) -> None:
     assert label_of(label, 4) == expected
 
 
 @pytest.mark.parametrize("label", ["", "4", 4, -1, None, "one", True, 1.0])
-def test_a_label_that_is_none_is_refused(label: Any) -> None:
+def test_invalid_label_is_refused(label: Any) -> None:
     with pytest.raises(ValueError, match="label"):
         label_of(label, 4)
 
@@ -55,12 +55,12 @@ def test_a_label_that_is_none_is_refused(label: Any) -> None:
         ({"ctx": None}, "row 2 is not an item of hellaswag .the context is not text"),
     ],
 )
-def test_a_row_that_is_no_question_is_named(change: dict[str, Any], says: str) -> None:
+def test_row_that_is_not_an_item_is_named(change: dict[str, Any], says: str) -> None:
     with pytest.raises(DataError, match=says):
         list(items_of(HELLASWAG, [ROW, {**ROW, **change}], "mine.jsonl"))
 
 
-def test_the_full_set_is_the_authors() -> None:
+def test_hellaswag_full_set_is_the_authors() -> None:
     """10,042 items, the labels in their numbers, and the SHA-256 of the file that the authors published."""
     rows, _ = from_package(HELLASWAG)
     assert is_authors_hellaswag(rows)
@@ -75,7 +75,7 @@ def test_the_full_set_is_the_authors() -> None:
     assert is_authors_hellaswag([{**row, "label": int(row["label"])} for row in rows])
 
 
-def test_a_subset_holds_each_kind_in_proportion_and_is_always_the_same() -> None:
+def test_stratified_subset_is_proportional_and_fixed() -> None:
     everything = open_items(HELLASWAG).items
     some = stratified_subset(everything, 1000)
     assert Counter(item.kind for item in some) == {"activitynet": 323, "wikihow": 677}
@@ -89,7 +89,7 @@ def test_a_subset_holds_each_kind_in_proportion_and_is_always_the_same() -> None
 
 @pytest.fixture(scope="module")
 def manager() -> Any:
-    """lm-eval's list of tasks, which takes it ten seconds to make."""
+    """Load lm-eval's list of tasks, which takes ten seconds."""
     from lm_eval.tasks import TaskManager
 
     return TaskManager()
@@ -97,7 +97,7 @@ def manager() -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in TASKS if name != "hellaswag"])
-def test_questions_are_worded_as_lm_eval_words_them(name: str, manager: Any) -> None:
+def test_task_wording_equals_lm_eval(name: str, manager: Any) -> None:
     """Contexts, continuations and right answers of lm-eval's own task, given the same rows."""
     import datasets
     from lm_eval.api.task import ConfigurableTask

