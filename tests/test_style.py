@@ -42,7 +42,6 @@ UNCHECKED = {
     "regpt/checkpoint",
     "regpt/cli",
     "regpt/compare",
-    "regpt/data",
     "regpt/distributed",
     "regpt/interop",
     "regpt/model",

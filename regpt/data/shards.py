@@ -183,7 +183,7 @@ class TokenWindows:
         return of_shard, (numbers - self.first_window[of_shard]) * self.block_size
 
     def place(self, number: int) -> tuple[Shard, int]:
-        """Return a window's shard and the tokens before it in that shard. Raise DataError if there is none."""
+        """Return a window's shard and the tokens before it in that shard. Raise DataError if it does not exist."""
         if not 0 <= number < len(self):
             raise DataError(
                 f"no window {number:,}: the split has {len(self):,} windows of {self.block_size:,} tokens",
