@@ -2,8 +2,8 @@
 
 B sequences, T positions, C width, H heads, D width of a head (C = H x D), V padded vocabulary.
 
-The recipe chooses each part by itself: positions, activation, normalization, biases, tied head, dropout. All classic
-parts together are GPT-2; all modern ones have exactly Llama's shape.
+The recipe selects each part independently: positions, activation, normalization, biases, tied head, dropout. All
+classic parts together are GPT-2; all modern parts together are Llama.
 """
 
 from collections.abc import Iterator
@@ -20,25 +20,28 @@ from regpt.model.loss import mean_loss, token_losses, token_losses_and_best
 
 
 class SharedPrefix(NamedTuple):
-    """How rows of tokens fork: each has a stem and branches that go on from it, one behind the other.
+    """Layout of rows that pack several continuations after one shared prefix.
 
-    A branch sees the stem and itself, so that a context is read once for all its endings.
+    A segment attends to the prefix and to itself, so that a context is computed once for all its continuations.
     """
 
-    positions: Tensor  # (B, T), of a token in its own sequence: stem and branch
-    segments: Tensor  # (B, T), 0 in the stem, then 1, 2 … ; -1 where a row is filled up
+    positions: Tensor  # (B, T), position of each token in its own sequence: prefix and segment
+    segments: Tensor  # (B, T), 0 in the prefix, then 1, 2 …; -1 in padding
 
     def mask(self) -> Tensor:
-        """Whether a position (second to last) sees another (last).  (B, 1, T, T)"""
+        """Return the attention mask: whether a query (second to last) attends to a key (last).  (B, 1, T, T)"""
         T = self.segments.shape[1]
         before = torch.ones(T, T, dtype=torch.bool, device=self.segments.device).tril()
         same = self.segments[:, :, None] == self.segments[:, None, :]
-        stem = self.segments[:, None, :] == 0
-        return (before & (same | stem))[:, None]
+        in_prefix = self.segments[:, None, :] == 0
+        return (before & (same | in_prefix))[:, None]
 
 
 class GPT(nn.Module):
-    """Tokens in; a loss, losses, or logits out."""
+    """GPT-2: from tokens to a mean loss, a loss per token, or logits."""
+
+    # Methods besides `forward` that run a complete pass: a sharded model must gather its parameters around each.
+    FORWARD_METHODS = ("losses", "losses_at", "losses_and_best_at", "next_logits")
 
     rotations: Tensor | None  # (2, block_size, D/2); not a parameter, not saved
 
@@ -55,57 +58,63 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
         self.register_buffer("rotations", rotations, persistent=False)
-        self.activation_checkpointing = False  # the blocks in the backward pass, instead of keeping what is inside them
+        self.activation_checkpointing = False  # recompute the blocks in the backward pass
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Mean loss over all targets, nats per token.  (B, T), (B, T) -> ()"""
+        """Return the mean loss over all targets, nats per token.  (B, T), (B, T) -> ()"""
         hidden = self.hidden(tokens)
         return mean_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten())
 
     @torch.no_grad()
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Loss of each target, nats; no gradient.  (B, T), (B, T) -> (B, T)"""
+        """Return the loss of each target, nats, without gradient.  (B, T), (B, T) -> (B, T)"""
         hidden = self.hidden(tokens)
         return token_losses(hidden.flatten(0, 1), self.head_weight, targets.flatten()).view_as(targets)
 
     @torch.no_grad()
-    def losses_at(self, tokens: Tensor, fork: SharedPrefix, places: Tensor, targets: Tensor) -> Tensor:
-        """Losses, nats, where they are asked for: of target n after the token at place n of the flattened rows.
+    def losses_at(self, tokens: Tensor, prefix: SharedPrefix, target_positions: Tensor, targets: Tensor) -> Tensor:
+        """Return losses, nats, of selected targets: `targets[i]` follows the token at `target_positions[i]`.
 
-        (B, T), (B, T) twice, (M), (M) -> (M)
+        Positions index the flattened rows.  (B, T), layout of (B, T), (M), (M) -> (M)
         """
-        return token_losses(self.hidden_at(tokens, fork, places), self.head_weight, targets)
+        return token_losses(self.hidden_at(tokens, prefix, target_positions), self.head_weight, targets)
 
     @torch.no_grad()
     def losses_and_best_at(
-        self, tokens: Tensor, fork: SharedPrefix, places: Tensor, targets: Tensor
+        self, tokens: Tensor, prefix: SharedPrefix, target_positions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The same, and whether each target is the likeliest token there.  … -> (M), (M)"""
-        return token_losses_and_best(self.hidden_at(tokens, fork, places), self.head_weight, targets)
+        """Return losses as `losses_at`, and whether each target is the most likely token.  … -> (M), (M)"""
+        return token_losses_and_best(self.hidden_at(tokens, prefix, target_positions), self.head_weight, targets)
 
-    def hidden_at(self, tokens: Tensor, fork: SharedPrefix, places: Tensor) -> Tensor:
-        """(B, T), (B, T) twice, (M) -> (M, C)"""
-        return self.hidden(tokens, fork=fork).flatten(0, 1)[places]
+    def hidden_at(self, tokens: Tensor, prefix: SharedPrefix, target_positions: Tensor) -> Tensor:
+        """Return hidden states at selected positions.  (B, T), layout of (B, T), (M) -> (M, C)"""
+        return self.hidden(tokens, prefix=prefix).flatten(0, 1)[target_positions]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Scores of every next token, for the few positions where somebody asks.  (..., C) -> (..., V)"""
+        """Return the logits of the next token; materializes them, so use it for few positions.  (..., C) -> (..., V)"""
         return F.linear(hidden, self.head_weight)
 
     def next_logits(self, tokens: Tensor, cache: "KeyValueCache") -> Tensor:
-        """Scores of what follows the last of the tokens, which follow those in the cache.  (B, T) -> (B, V)"""
+        """Return the logits after the last token; the tokens follow those in the cache.  (B, T) -> (B, V)"""
         return self.logits(self.hidden(tokens, cache)[:, -1])
 
-    def hidden(self, tokens: Tensor, cache: "KeyValueCache | None" = None, fork: SharedPrefix | None = None) -> Tensor:
-        """What the head reads. With a cache, `tokens` follow those that it holds.  (B, T) -> (B, T, C)"""
+    def hidden(
+        self, tokens: Tensor, cache: "KeyValueCache | None" = None, prefix: SharedPrefix | None = None
+    ) -> Tensor:
+        """Return the final hidden states, the head's input. With a cache, `tokens` follow those that it holds.
+
+        (B, T) -> (B, T, C)
+        """
         first = cache.length if cache else 0
         last = first + tokens.shape[1]
         x = self.token_embedding(tokens)
         if self.position_embedding is not None:
-            x = x + self.position_embedding(fork.positions if fork else torch.arange(first, last, device=tokens.device))
+            positions = prefix.positions if prefix else torch.arange(first, last, device=tokens.device)
+            x = x + self.position_embedding(positions)
         x = self.dropout(x)
-        rotations, mask = None, fork.mask() if fork else None
-        if self.rotations is not None:  # with a fork each row has its own: (2, B, 1, T, D/2)
-            rotations = self.rotations[:, fork.positions][:, :, None] if fork else self.rotations[:, first:last]
+        rotations, mask = None, prefix.mask() if prefix else None
+        if self.rotations is not None:  # with a prefix each row has its own: (2, B, 1, T, D/2)
+            rotations = self.rotations[:, prefix.positions][:, :, None] if prefix else self.rotations[:, first:last]
         for layer, block in enumerate(self.blocks):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, rotations, use_reentrant=False)
@@ -121,16 +130,16 @@ class GPT(nn.Module):
         return self.token_embedding.weight if self.head is None else self.head.weight
 
     def initialize(self, seed: int) -> None:
-        """Draw all weights anew."""
+        """Set all weights to their initial values."""
         with torch.no_grad():
             for parameter, drawn in zip(self.parameters(), self.initial_weights(seed), strict=True):
                 parameter.copy_(drawn)
 
     def initial_weights(self, seed: int) -> Iterator[Tensor]:
-        """Each parameter's first values, whole: normal(0, init_std), residual projections x (2 n_layer)^-0.5, biases 0,
-        norms 1.
+        """Yield each parameter's full initial values, in the order of the forward pass.
 
-        Drawn on the CPU, in the order of the forward pass, so that a seed gives the same weights on every device.
+        Matrices: normal(0, init_std), residual projections scaled by (2 n_layer)^-0.5. Biases 0, norms 1. Drawn on
+        the CPU, so that a seed gives the same weights on every device.
         """
         generator = torch.Generator().manual_seed(seed)
         residual_std = self.recipe.init_std * (2 * self.recipe.n_layer) ** -0.5
@@ -144,7 +153,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each reading the normalized stream and adding to it.  (B, T, C) -> (B, T, C)"""
+    """Pre-norm transformer block: attention and MLP, each added to the residual stream.  (B, T, C) -> (B, T, C)"""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -166,7 +175,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every position mixes in what came before it.  (B, T, C) -> (B, T, C)"""
+    """Causal multi-head self-attention.  (B, T, C) -> (B, T, C)"""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -189,8 +198,8 @@ class Attention(nn.Module):
             q, k, v = split_heads(self.qkv(x), self.heads).unbind()
         if cached is not None:
             cache, layer = cached
-            k, v = cache.extended(layer, k, v)
-        # Without a cache, or in its first pass, T queries meet T keys; later one query meets all keys before it.
+            k, v = cache.append(layer, k, v)
+        # T queries attend to T keys, or with a filled cache one query to all keys before it.
         dropout = self.dropout if self.training else 0.0
         causal = mask is None and T > 1
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
@@ -198,9 +207,9 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Each position by itself: widened, bent, narrowed.  (B, T, C) -> (B, T, C)
+    """Position-wise feed-forward: expand, activate, project.  (B, T, C) -> (B, T, C)
 
-    With SwiGLU, `expand` holds the gate's rows and then the values'.
+    With SwiGLU, the rows of `expand` are those of the gate, then those of the value.
     """
 
     def __init__(self, recipe: ModelRecipe) -> None:
@@ -216,7 +225,7 @@ class MLP(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Each position scaled to a mean square of 1, then by a weight.  (..., C) -> (..., C)"""
+    """Scale each position to a mean square of 1, then by a weight.  (..., C) -> (..., C)"""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -234,7 +243,7 @@ def normalization(recipe: ModelRecipe) -> nn.Module:
 
 
 def rotary_table(recipe: ModelRecipe) -> Tensor:
-    """Cosines and sines of each position's angles, in float32.  (2, block_size, D/2)"""
+    """Return cosines and sines of the rotary angles of each position, in float32.  (2, block_size, D/2)"""
     D = recipe.n_embd // recipe.n_head
     frequencies = recipe.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
     angles = torch.outer(torch.arange(recipe.block_size, dtype=torch.float32), frequencies)
@@ -242,17 +251,17 @@ def rotary_table(recipe: ModelRecipe) -> Tensor:
 
 
 class KeyValueCache:
-    """Keys and values of the positions seen so far, so that a new token costs one position."""
+    """Keys and values of earlier positions, so that a new token costs one position."""
 
     def __init__(self, recipe: ModelRecipe, sequences: int, dtype: torch.dtype, device: torch.device) -> None:
         D = recipe.n_embd // recipe.n_head
         shape = (recipe.n_layer, 2, sequences, recipe.n_head, recipe.block_size, D)
-        self.room = torch.empty(shape, dtype=dtype, device=device)
+        self.buffer = torch.empty(shape, dtype=dtype, device=device)
         self.length = 0
 
-    def extended(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values; return all of them.  (B, H, T, D) -> (B, H, length + T, D)"""
         last = self.length + k.shape[2]
-        self.room[layer, 0, :, :, self.length : last] = k
-        self.room[layer, 1, :, :, self.length : last] = v
-        return self.room[layer, 0, :, :, :last], self.room[layer, 1, :, :, :last]
+        self.buffer[layer, 0, :, :, self.length : last] = k
+        self.buffer[layer, 1, :, :, self.length : last] = v
+        return self.buffer[layer, 0, :, :, :last], self.buffer[layer, 1, :, :, :last]

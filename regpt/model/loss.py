@@ -1,10 +1,10 @@
-"""The language-model head and its cross-entropy, in pieces: the logits of a whole batch never exist.
+"""The language-model head and its cross-entropy, chunk by chunk: the full logits matrix is never materialized.
 
-N positions (B x T, flattened), C width, V padded vocabulary.
+N positions (B x T, flattened), n positions of a chunk, C width, V padded vocabulary.
 
-The logits of 32 x 1,024 positions and 50,304 tokens are 6.6 GB in float32, and a plain loss keeps them more than once.
-Here a few hundred rows exist at a time. Their gradient is known as soon as they are, so the forward pass leaves the
-gradients of the hidden states and of the weight behind, and the backward pass only scales them.
+The logits of 32 x 1,024 positions and 50,304 tokens take 6.6 GB in float32, and a plain loss keeps several copies.
+Here the logits of a few hundred positions exist at a time. Their gradient is computed right after them, so the forward
+pass also stores the gradients of the hidden states and of the weight, and the backward pass only scales them.
 """
 
 from typing import Any
@@ -13,20 +13,17 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Logits at a time. On the CPU 64 MiB in float32: more rows made products faster and sums slower. On a GPU 512 MiB,
-# so that the weight's gradient is read and written a dozen times a micro-batch, not a hundred; reckoned, not measured.
-PIECE_ELEMENTS = 1 << 24
-PIECE_ELEMENTS_ON_GPU = 1 << 27
+from regpt.model.chunks import CHUNK_LOGITS_ON_CPU, CHUNK_LOGITS_ON_GPU
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # the pieces stay as they are; what comes before them is compiled as one graph
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # chunks stay uncompiled; everything before them is one graph
 def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Mean cross-entropy of softmax(hidden @ weight.T) against the targets, nats.  (N, C), (V, C), (N) -> ()
+    """Return the mean cross-entropy of softmax(hidden @ weight.T), nats per token.  (N, C), (V, C), (N) -> ()
 
-    Products in the autocast precision if autocast is on, sums in float32 (float64 for float64 inputs).
+    Products are computed in the autocast precision if autocast is on, sums in float32 (float64 for float64 inputs).
     """
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    loss: Tensor = LossInPieces.apply(  # type: ignore[no-untyped-call]
+    loss: Tensor = ChunkedLoss.apply(  # type: ignore[no-untyped-call]
         hidden, weight, targets, product_dtype(hidden), with_gradient
     )
     return loss
@@ -34,25 +31,27 @@ def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 @torch.no_grad()
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Each position's own cross-entropy, nats; no gradient.  (N, C), (V, C), (N) -> (N)"""
+    """Return the cross-entropy at each position, nats, without gradient.  (N, C), (V, C), (N) -> (N)"""
     head = Head(weight, product_dtype(hidden))
-    return torch.cat([head.losses(head.logits(rows), t) for rows, t in head.pieces(hidden, targets)])
+    return torch.cat(
+        [head.losses(head.logits(rows), chunk_targets) for rows, chunk_targets in head.chunks(hidden, targets)]
+    )
 
 
 @torch.no_grad()
 def token_losses_and_best(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, and whether no other token is likelier.  (N, C), (V, C), (N) -> (N), (N)"""
+    """Return the cross-entropies, and whether each target is the most likely token.  (N, C), (V, C), (N) -> (N), (N)"""
     head = Head(weight, product_dtype(hidden))
     losses, best = [], []
-    for rows, of_rows in head.pieces(hidden, targets):
+    for rows, chunk_targets in head.chunks(hidden, targets):
         logits = head.logits(rows)
-        best.append(logits.argmax(dim=1) == of_rows)
-        losses.append(head.losses(logits, of_rows))
+        best.append(logits.argmax(dim=1) == chunk_targets)
+        losses.append(head.losses(logits, chunk_targets))
     return torch.cat(losses), torch.cat(best)
 
 
-class LossInPieces(torch.autograd.Function):
-    """The mean loss, with its gradients made in the forward pass, piece by piece."""
+class ChunkedLoss(torch.autograd.Function):
+    """The mean loss, whose gradients are computed in the forward pass, chunk by chunk."""
 
     @staticmethod
     def forward(
@@ -63,13 +62,13 @@ class LossInPieces(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden) if with_gradient else None
         weight_gradient = torch.zeros_like(weight, dtype=head.sum_dtype) if with_gradient else None
         first = 0
-        for rows, piece_targets in head.pieces(hidden, targets):
+        for rows, chunk_targets in head.chunks(hidden, targets):
             logits = head.logits(rows)
-            total += head.losses(logits, piece_targets).sum()
+            total += head.losses(logits, chunk_targets).sum()
             if hidden_gradient is not None and weight_gradient is not None:
-                # d loss / d logits = (softmax - one-hot of the target) / N, made where the logits stood
+                # d loss / d logits = (softmax - one-hot of the target) / N, computed in place of the logits
                 gradient = logits.mul_(1.0 / logits.sum(dim=1, keepdim=True))
-                gradient.scatter_add_(1, piece_targets[:, None], gradient.new_full((len(rows), 1), -1.0))
+                gradient.scatter_add_(1, chunk_targets[:, None], gradient.new_full((len(rows), 1), -1.0))
                 gradient = gradient.to(dtype)
                 hidden_gradient[first : first + len(rows)] = gradient @ head.weight
                 add_product(weight_gradient, gradient.t(), rows.to(dtype))
@@ -88,22 +87,22 @@ class LossInPieces(torch.autograd.Function):
 
 
 class Head:
-    """The head's weight in the precision of its products, and the one buffer in which all logits come and go."""
+    """The head's weight in the precision of its products, and one buffer that all chunks reuse for logits."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
         self.weight = weight.to(dtype)
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        elements = PIECE_ELEMENTS if weight.device.type == "cpu" else PIECE_ELEMENTS_ON_GPU
+        elements = CHUNK_LOGITS_ON_CPU if weight.device.type == "cpu" else CHUNK_LOGITS_ON_GPU
         rows = max(1, elements // weight.shape[0])
         self.rows = rows - rows % 64 if rows > 64 else rows  # whole tiles of a matrix product
         self.buffer: Tensor | None = None
 
-    def pieces(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Rows and their targets, so few at a time that their logits fit the buffer."""
+    def chunks(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Split inputs so that the logits of each chunk fit the buffer.  (N, C), (N) -> pairs of (n, C), (n)"""
         return list(zip(hidden.split(self.rows), targets.split(self.rows), strict=True))
 
     def logits(self, rows: Tensor) -> Tensor:
-        """(n, C) -> (n, V), in the buffer"""
+        """Compute logits into the buffer.  (n, C) -> (n, V)"""
         if self.buffer is None:
             self.buffer = torch.empty(len(rows), len(self.weight), dtype=self.sum_dtype, device=rows.device)
         logits = self.buffer[: len(rows)]
@@ -113,15 +112,15 @@ class Head:
 
     @staticmethod
     def losses(logits: Tensor, targets: Tensor) -> Tensor:
-        """The cross-entropies of n rows; leaves exp(logits - their row's largest) in the buffer.  (n, V), (n) -> (n)"""
+        """Return cross-entropies; overwrite the logits with exp(logits - maximum of the row).  (n, V), (n) -> (n)"""
         largest = logits.amax(dim=1, keepdim=True)
-        of_target = logits.gather(1, targets[:, None])
+        target_logits = logits.gather(1, targets[:, None])
         total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-        return (total.log() + largest - of_target).squeeze(1)
+        return (total.log() + largest - target_logits).squeeze(1)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """total += left @ right, the sum kept in total's precision."""
+    """Add left @ right to `total`, in the precision of `total`."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
     else:
@@ -129,7 +128,7 @@ def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:
-    """What autocast asks for where it is on (never less than float64's own), else the inputs' own type."""
+    """Return autocast's type where autocast is on and the inputs are not float64, else the type of the inputs."""
     kind = hidden.device.type
     if torch.is_autocast_enabled(kind) and hidden.dtype != torch.float64:
         return torch.get_autocast_dtype(kind)

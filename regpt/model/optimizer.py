@@ -1,4 +1,4 @@
-"""AdamW, which parameters decay, and the learning rate as a function of the step."""
+"""AdamW, its parameter groups, and the learning rate schedule."""
 
 import math
 
@@ -9,7 +9,7 @@ from regpt.base.recipe import Recipe
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
-    """Fused AdamW over two groups: tensors of two or more dimensions decay, norms and biases do not."""
+    """Build fused AdamW with two groups: tensors of two or more dimensions decay, norms and biases do not."""
     settings = recipe.optimizer
     decayed, undecayed = parameter_groups(model)
     groups = [
@@ -26,19 +26,19 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> AdamW:
 
 
 def parameter_groups(model: nn.Module) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """(decayed, not decayed), by name. Every trained parameter stands in exactly one of the two, a tied one once."""
+    """Return the parameters with and without weight decay, by name; each is in one group, a tied one once."""
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     decayed = {name: parameter for name, parameter in trained.items() if parameter.ndim >= 2}
     undecayed = {name: parameter for name, parameter in trained.items() if parameter.ndim < 2}
     in_groups = [id(parameter) for group in (decayed, undecayed) for parameter in group.values()]
     assert sorted(in_groups) == sorted({id(parameter) for parameter in model.parameters()}), (
-        "a parameter has no group, or two"
+        "every parameter must be in exactly one group"
     )
     return decayed, undecayed
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """The rate of a step, counted from 0: linear warm-up to max_lr, then a cosine that reaches min_lr at max_steps."""
+    """Return the learning rate of `step`, from 0: linear warm-up to max_lr, then cosine to min_lr at max_steps."""
     settings = recipe.optimizer
     if step < settings.warmup_steps:
         return settings.max_lr * (step + 1) / settings.warmup_steps

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.recipe import Recipe
+from regpt.model.chunks import CHUNK_LOGITS_ON_CPU, CHUNK_LOGITS_ON_GPU
 
 USABLE_SHARE = 0.9  # of a card's memory; the allocator, the driver and NCCL take the rest
 STREAM = 4  # bytes per element of the residual stream, norm statistics and gradients: always float32
-LOGITS_ON_GPU = 1 << 27  # logits per chunk of the loss (model/loss.py)
-LOGITS_ON_CPU = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -132,6 +131,6 @@ def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> in
     The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits are
     float32; in bfloat16 a copy exists too, of the product or of the gradient.
     """
-    chunk = LOGITS_ON_CPU if layout.on_cpu else LOGITS_ON_GPU
+    chunk = CHUNK_LOGITS_ON_CPU if layout.on_cpu else CHUNK_LOGITS_ON_GPU
     logits = min(chunk, positions * model.vocab_size) * (6 if layout.bfloat16 else 4)
     return STREAM * model.vocab_size * model.n_embd + 3 * STREAM * positions * model.n_embd + logits

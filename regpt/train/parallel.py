@@ -209,7 +209,7 @@ class FSDPParallel(Parallel):
                     part.compile()
                 fully_shard(part, mesh=mesh, mp_policy=policy)
         fully_shard(model, mesh=mesh)
-        for method in ("losses", "losses_at", "next_logits"):
+        for method in GPT.FORWARD_METHODS:
             register_fsdp_forward_method(model, method)
         model.to_empty(device=self.device.torch_device)
         if self.recipe.model.positions == "rope":

@@ -1,5 +1,6 @@
-"""The model: its size, its first weights, what a position may see, and the cache."""
+"""The model: number of parameters, initial weights, causality, and the key-value cache."""
 
+import inspect
 import shutil
 from dataclasses import replace
 from itertools import product
@@ -32,14 +33,14 @@ def tokens(recipe: ModelRecipe, length: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("gpt2-230126", 124_475_904), ("gpt2-050226", 123_587_328)])
-def test_the_full_size_models_have_their_numbers_of_parameters(name: str, parameters: int) -> None:
+def test_full_size_models_have_the_expected_parameter_counts(name: str, parameters: int) -> None:
     with torch.device("meta"):
         model = GPT(load_recipe(name).model)
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
 @pytest.mark.parametrize("recipe", EVERY_MIX, ids=str)
-def test_a_recipe_knows_its_models_size_without_building_it(recipe: ModelRecipe) -> None:
+def test_recipe_computes_the_parameter_count_of_its_model(recipe: ModelRecipe) -> None:
     with torch.device("meta"):
         model = GPT(recipe)
     assert sum(p.numel() for p in model.parameters()) == recipe.parameters
@@ -50,7 +51,7 @@ def test_a_recipe_knows_its_models_size_without_building_it(recipe: ModelRecipe)
 
 
 @pytest.mark.parametrize("recipe", EVERY_MIX, ids=str)
-def test_every_mix_of_parts_starts_near_the_loss_of_a_guess_and_learns(recipe: ModelRecipe) -> None:
+def test_loss_starts_near_ln_v_and_falls_for_every_mix_of_parts(recipe: ModelRecipe) -> None:
     model = model_of(recipe).train()
     x = tokens(recipe, 25)
     first = model(x[:, :-1], x[:, 1:])
@@ -63,7 +64,7 @@ def test_every_mix_of_parts_starts_near_the_loss_of_a_guess_and_learns(recipe: M
     assert model(x[:, :-1], x[:, 1:]) < first
 
 
-def test_first_weights_are_as_the_record_says() -> None:
+def test_initial_weights_have_the_standard_deviations_of_gpt2() -> None:
     recipe = replace(CLASSIC, n_embd=64, mlp_hidden=256, n_layer=3)
     for name, parameter in model_of(recipe).named_parameters():
         if name.endswith(("attention.out.weight", "mlp.down.weight")):
@@ -74,13 +75,13 @@ def test_first_weights_are_as_the_record_says() -> None:
             assert torch.all(parameter == (1.0 if name.endswith("norm.weight") else 0.0)), name
 
 
-def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
+def test_initial_weights_depend_on_the_seed_alone() -> None:
     one, same, other = (model_of(SMALL, seed).token_embedding.weight for seed in (1, 1, 2))
     assert torch.equal(one, same) and not torch.equal(one, other)
 
 
 @pytest.mark.parametrize("recipe", [SMALL, CLASSIC], ids=["modern", "classic"])
-def test_no_position_sees_what_comes_after_it(recipe: ModelRecipe) -> None:
+def test_hidden_states_do_not_depend_on_later_tokens(recipe: ModelRecipe) -> None:
     model, x = model_of(recipe), tokens(recipe, 20)
     changed = x.clone()
     changed[:, 12:] = 7
@@ -90,7 +91,7 @@ def test_no_position_sees_what_comes_after_it(recipe: ModelRecipe) -> None:
 
 
 @pytest.mark.parametrize("recipe", [SMALL, CLASSIC], ids=["modern", "classic"])
-def test_the_cache_changes_nothing(recipe: ModelRecipe) -> None:
+def test_hidden_states_with_a_cache_equal_those_without(recipe: ModelRecipe) -> None:
     model, x = model_of(recipe), tokens(recipe, 24)
     cache = KeyValueCache(recipe, 2, torch.float32, torch.device("cpu"))
     with torch.no_grad():
@@ -99,7 +100,7 @@ def test_the_cache_changes_nothing(recipe: ModelRecipe) -> None:
         torch.testing.assert_close(torch.cat(pieces, 1), model.hidden(x), rtol=1e-5, atol=1e-5)
 
 
-def test_losses_are_the_mean_loss_taken_apart() -> None:
+def test_token_losses_average_to_the_mean_loss() -> None:
     model, x = model_of(SMALL), tokens(SMALL, 25)
     losses = model.losses(x[:, :-1], x[:, 1:])
     assert losses.shape == (2, 24)
@@ -109,7 +110,7 @@ def test_losses_are_the_mean_loss_taken_apart() -> None:
 @pytest.mark.compile
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on a CPU needs a C++ compiler")
-def test_compiled_value_and_gradients_equal_the_eager_ones() -> None:
+def test_compiled_loss_and_gradients_equal_the_eager_ones() -> None:
     model, x = model_of(SMALL).train(), tokens(SMALL, 25)
     found = []
     for function in (model, torch.compile(model)):
@@ -123,8 +124,18 @@ def test_compiled_value_and_gradients_equal_the_eager_ones() -> None:
         torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
-def test_dropout_acts_in_training_only() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     model, x = model_of(replace(SMALL, dropout=0.5)), tokens(SMALL, 20)
     assert torch.equal(model.hidden(x), model.hidden(x))
     model.train()
     assert not torch.equal(model.hidden(x), model.hidden(x))
+
+
+def test_forward_methods_lists_every_method_that_runs_a_complete_pass() -> None:
+    """FSDP gathers parameters around these alone; `hidden` and `hidden_at` run inside them."""
+    from_tokens = {
+        name
+        for name, method in vars(GPT).items()
+        if inspect.isfunction(method) and "tokens" in inspect.signature(method).parameters
+    }
+    assert from_tokens == {"forward", "hidden", "hidden_at", *GPT.FORWARD_METHODS}

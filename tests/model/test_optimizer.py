@@ -1,4 +1,4 @@
-"""Every parameter has one group, and the rate is a function of the step."""
+"""Parameter groups, weight decay, and the learning rate schedule."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tests.model.test_gpt import CLASSIC, EVERY_MIX
 
 
 @pytest.mark.parametrize("recipe", EVERY_MIX[:4] + EVERY_MIX[-4:], ids=str)
-def test_every_parameter_is_in_exactly_one_group_and_only_matrices_decay(recipe) -> None:  # type: ignore[no-untyped-def]
+def test_each_parameter_is_in_one_group_and_only_matrices_decay(recipe) -> None:  # type: ignore[no-untyped-def]
     model = GPT(recipe)
     decayed, undecayed = parameter_groups(model)
     assert {**decayed, **undecayed}.keys() == dict(model.named_parameters()).keys()
@@ -20,14 +20,14 @@ def test_every_parameter_is_in_exactly_one_group_and_only_matrices_decay(recipe)
     assert all(p.ndim >= 2 for p in decayed.values()) and all(p.ndim == 1 for p in undecayed.values())
 
 
-def test_a_parameter_without_a_group_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameter_without_a_group_fails_an_assertion() -> None:
     model = GPT(CLASSIC)
     model.token_embedding.weight.requires_grad_(False)
-    with pytest.raises(AssertionError, match="a parameter has no group"):
+    with pytest.raises(AssertionError, match="exactly one group"):
         parameter_groups(model)
 
 
-def test_a_step_without_gradients_shrinks_matrices_by_rate_times_decay_and_nothing_else() -> None:
+def test_weight_decay_shrinks_matrices_alone_by_rate_times_decay() -> None:
     model = GPT(CLASSIC)
     model.initialize(1)
     recipe = load_recipe("demo-modern")
@@ -41,7 +41,7 @@ def test_a_step_without_gradients_shrinks_matrices_by_rate_times_decay_and_nothi
         torch.testing.assert_close(p.detach(), before[name] * kept)
 
 
-def test_the_schedule_of_the_seed_run() -> None:
+def test_learning_rate_warms_up_peaks_and_decays_to_the_minimum() -> None:
     recipe = load_recipe("gpt2-050226")
     rates = [learning_rate(step, recipe) for step in range(38_146)]
     assert rates[0] == pytest.approx(1.8e-3 / 285)
@@ -51,7 +51,7 @@ def test_the_schedule_of_the_seed_run() -> None:
     assert rates[:285] == sorted(rates[:285]) and rates[285:] == sorted(rates[285:], reverse=True)
 
 
-def test_no_warm_up_starts_at_the_maximum() -> None:
+def test_learning_rate_without_warm_up_starts_at_the_maximum() -> None:
     recipe = load_recipe("demo-modern", ["optimizer.warmup_steps=0"])
     assert learning_rate(0, recipe) == recipe.optimizer.max_lr
     assert learning_rate(0, replace(recipe)) > learning_rate(100, recipe)

@@ -1,4 +1,4 @@
-"""The model is GPT-2 and Llama: logits, gradients, one optimizer step and greedy text equal those of transformers."""
+"""Logits, gradients, an optimizer step and greedy text equal those of GPT-2 and Llama in transformers."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ BOTH = pytest.mark.parametrize("recipe", [CLASSIC, SMALL], ids=["GPT2LMHeadModel
 
 
 def reference(ours: GPT) -> nn.Module:
-    """The Hugging Face model of the same shape with the same weights."""
+    """Build the Hugging Face model of the same shape with the same weights."""
     config = hugging_face_config(ours.recipe)
     kinds = {
         "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
@@ -32,8 +32,8 @@ def reference(ours: GPT) -> nn.Module:
     return model
 
 
-def lively(recipe: ModelRecipe) -> GPT:
-    """Weights large enough that a mistake in any part shows in the logits."""
+def perturbed_model(recipe: ModelRecipe) -> GPT:
+    """Build a model whose weights are so large that an error in any part changes the logits."""
     model = model_of(recipe)
     generator = torch.Generator().manual_seed(9)
     with torch.no_grad():
@@ -47,8 +47,8 @@ def logits(model: GPT, x: torch.Tensor) -> torch.Tensor:
 
 
 @BOTH
-def test_logits_are_equal(recipe: ModelRecipe) -> None:
-    ours, x = lively(recipe), tokens(recipe, 24)
+def test_logits_equal_those_of_transformers(recipe: ModelRecipe) -> None:
+    ours, x = perturbed_model(recipe), tokens(recipe, 24)
     with torch.no_grad():
         torch.testing.assert_close(logits(ours, x), reference(ours)(x).logits, rtol=1e-5, atol=5e-5)
 
@@ -57,9 +57,9 @@ def test_logits_are_equal(recipe: ModelRecipe) -> None:
 @pytest.mark.parametrize(
     "planted", ["attention.out.weight", "mlp.down.weight", "final_norm.weight", "attention.qkv.weight"]
 )
-def test_a_planted_bug_is_seen(recipe: ModelRecipe, planted: str) -> None:
-    """A transposed square projection, or two swapped rows elsewhere, must show."""
-    ours, x = lively(recipe), tokens(recipe, 24)
+def test_planted_weight_errors_change_the_logits(recipe: ModelRecipe, planted: str) -> None:
+    """Transpose a square projection, or roll the rows of another tensor."""
+    ours, x = perturbed_model(recipe), tokens(recipe, 24)
     theirs = reference(ours)
     with torch.no_grad():
         for name, parameter in ours.named_parameters():
@@ -70,8 +70,8 @@ def test_a_planted_bug_is_seen(recipe: ModelRecipe, planted: str) -> None:
 
 
 @BOTH
-def test_loss_gradients_and_one_optimizer_step_are_equal(recipe: ModelRecipe) -> None:
-    ours, x = lively(recipe), tokens(recipe, 24)
+def test_loss_gradients_and_an_optimizer_step_equal_transformers(recipe: ModelRecipe) -> None:
+    ours, x = perturbed_model(recipe), tokens(recipe, 24)
     theirs = reference(ours)
     our_loss = ours(x[:, :-1], x[:, 1:])
     their_loss = theirs(x, labels=x).loss
@@ -88,17 +88,17 @@ def test_loss_gradients_and_one_optimizer_step_are_equal(recipe: ModelRecipe) ->
 
 
 @BOTH
-def test_names_go_there_and_back_to_the_same_bits(recipe: ModelRecipe) -> None:
-    ours = lively(recipe)
+def test_conversion_there_and_back_keeps_every_bit(recipe: ModelRecipe) -> None:
+    ours = perturbed_model(recipe)
     back = from_hugging_face(recipe, to_hugging_face(ours))
     assert back.keys() == dict(ours.named_parameters()).keys()
     assert all(torch.equal(back[name], parameter) for name, parameter in ours.named_parameters())
 
 
 @BOTH
-def test_greedy_text_is_equal(recipe: ModelRecipe) -> None:
-    ours, x = lively(recipe), tokens(recipe, 6)
+def test_greedy_text_equals_that_of_transformers(recipe: ModelRecipe) -> None:
+    ours, x = perturbed_model(recipe), tokens(recipe, 6)
     with torch.no_grad():
-        ours.token_embedding.weight[50_257:] = 0  # rows that pad the vocabulary are no tokens for us
+        ours.token_embedding.weight[50_257:] = 0  # padding rows of the vocabulary are never sampled here
     theirs = reference(ours).generate(x, max_new_tokens=15, do_sample=False, pad_token_id=0, eos_token_id=None)
     assert generate(ours, x, 15, Sampling(temperature=0)).tolist() == theirs.tolist()
