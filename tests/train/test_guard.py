@@ -1,4 +1,4 @@
-"""A step that is no number, or a spike, never reaches the weights; what is done about it does not depend on stops."""
+"""A bad step (NaN, infinity or a spike) never updates the weights, and the guard decides the same after any stop."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from regpt.checkpoint import store
 from regpt.tracking.events import Event, Rollback
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
-from regpt.train.guard import Guard, spike_limit
+from regpt.train.guard import Guard, Verdict, spike_limit
 from regpt.train.start import resume, train
 from regpt.train.trainer import Trainer
 from tests.conftest import tiny_recipe
@@ -27,7 +27,7 @@ NAN, INFINITY = float("nan"), float("inf")
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, batches: set[int], kind: str, value: float) -> None:
-    """From now on these batches give a loss, or one gradient, that is `value`."""
+    """Make the loss, or one gradient, of these batches `value` from now on."""
     real = Trainer.train_step
 
     def train_step(self: Trainer, step, batch):  # type: ignore[no-untyped-def]
@@ -197,6 +197,23 @@ def test_spike_limit_is_infinite_without_enough_steps() -> None:
     assert spike_limit([3.0] * 15, 10.0, 64) == math.inf
     assert spike_limit([3.0] * 16, 10.0, 64) == pytest.approx(3.03)
     assert spike_limit([3.0] * 64, 0.0, 64) == math.inf
+
+
+def test_guard_reads_the_names_of_version_0_1() -> None:
+    """The fixture of test_compatibility.py resumes from a checkpoint with these names."""
+    old = {"losses": [3.0], "norms": [1.0], "bad_batches": [7], "bad_since": 6, "left_out": [2, 4], "returns": 1}
+    guard = Guard.from_json(GuardRecipe(), old)
+    assert (guard.last_good_step, guard.excluded_batches, guard.rollbacks) == (6, [2, 4], 1)
+    assert Guard.from_json(GuardRecipe(), guard.to_json()) == guard
+
+
+def test_verdicts_follow_the_number_of_bad_steps_and_rollbacks() -> None:
+    guard = Guard(GuardRecipe(skips=1, returns=1))
+    assert [guard.reject(5, 5), guard.reject(6, 6)] == [Verdict.SKIP, Verdict.ROLLBACK]
+    assert guard.last_good_step == 5 and guard.bad_batches == [5, 6]
+    guard.exclude([5, 6], rollbacks=1)
+    assert [guard.batch_of(step) for step in range(4, 7)] == [4, 7, 8]
+    assert [guard.reject(5, 7), guard.reject(6, 8)] == [Verdict.SKIP, Verdict.STOP]
 
 
 @given(left_out=st.sets(st.integers(0, 60)))

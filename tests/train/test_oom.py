@@ -23,7 +23,7 @@ from tests.helpers.ranks import run_ranks
 
 
 def room_for(monkeypatch: pytest.MonkeyPatch, sequences: int, from_pass: int = 1) -> None:
-    """From the so-many-th training pass on, more sequences at once than these are too much for the device."""
+    """Let the device run out of memory with more than `sequences` at once, from training pass `from_pass` on."""
     forward, passes = GPT.forward, 0
 
     def limited(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -91,7 +91,7 @@ def test_steps_before_memory_ran_out_are_repeated(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small, _ = run_of(tiny_recipe(tmp_path, data={"micro_batch": 2}), tmp_path / "two")
-    room_for(monkeypatch, 2, from_pass=3)  # the third step: moments lie beside the activations
+    room_for(monkeypatch, 2, from_pass=3)  # the third step: the moments are allocated too
     halved, _ = run_of(four, tmp_path / "halved")
     assert halved == small
 
@@ -100,11 +100,11 @@ def test_retry_in_a_resumed_run_begins_at_its_checkpoint(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "halved")
-    run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "told")
-    assert resume(tmp_path / "told", ["run.max_steps=6", "data.micro_batch=2"]).history.status is RunState.FINISHED
+    run_of(tiny_recipe(tmp_path, run={"max_steps": 3}, data={"micro_batch": 4}), tmp_path / "small")
+    assert resume(tmp_path / "small", ["run.max_steps=6", "data.micro_batch=2"]).history.status is RunState.FINISHED
     room_for(monkeypatch, 2)
     assert resume(tmp_path / "halved", ["run.max_steps=6"]).history.status is RunState.FINISHED
-    one, other = (read_history(tmp_path / name).steps for name in ("told", "halved"))
+    one, other = (read_history(tmp_path / name).steps for name in ("small", "halved"))
     assert [step.loss for step in one] == [step.loss for step in other]
     assert [step.step for step in other] == [1, 2, 3, 4, 5, 6]
 
@@ -177,12 +177,12 @@ def test_late_out_of_memory_is_an_error_and_keeps_checkpoints(
 def test_out_of_memory_in_an_evaluation_is_an_error_with_a_remedy(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, fix: str
 ) -> None:
-    losses, looks = GPT.losses, 0
+    losses, passes = GPT.losses, 0
 
     def limited(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        nonlocal looks
-        looks += 1
-        if looks > (0 if step == 0 else 4):  # two micro-batches a validation: after steps 0 and 3
+        nonlocal passes
+        passes += 1
+        if passes > (0 if step == 0 else 4):  # two micro-batches a validation: after steps 0 and 3
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return losses(self, tokens, targets)
 

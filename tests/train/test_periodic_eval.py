@@ -1,4 +1,4 @@
-"""HellaSwag on the way: taken where it is due, kept item by item, and training goes on as if it had not been."""
+"""Evaluations during training are done where they are due, kept by item, and do not change training."""
 
 import os
 import shutil
@@ -220,16 +220,16 @@ def test_bits_per_byte_are_loss_over_predicted_bytes(tiny: Recipe, tmp_path: Pat
 def test_window_losses_are_kept_and_average_to_the_loss(tiny: Recipe, tmp_path: Path) -> None:
     run = tmp_path / "a"
     train(looking_recipe(tmp_path), run)
-    looks_taken = read_history(run).validations
-    assert [look.step for look in looks_taken] == [0, 3, 6]
-    for look in looks_taken:
-        kept = read_window_losses(run / look.path, look.windows, look.loss)
-        assert kept.mean() == pytest.approx(look.loss, rel=1e-12)
-        assert kept.std(ddof=1) / look.windows**0.5 == pytest.approx(look.standard_error, rel=1e-12)
-    (run / looks_taken[0].path).write_bytes(b"cut")
+    validations = read_history(run).validations
+    assert [record.step for record in validations] == [0, 3, 6]
+    for record in validations:
+        kept = read_window_losses(run / record.path, record.windows, record.loss)
+        assert kept.mean() == pytest.approx(record.loss, rel=1e-12)
+        assert kept.std(ddof=1) / record.windows**0.5 == pytest.approx(record.standard_error, rel=1e-12)
+    (run / validations[0].path).write_bytes(b"cut")
     with pytest.raises(DataError, match="missing or not whole"):
-        read_window_losses(run / looks_taken[0].path, 8, 1.0)
+        read_window_losses(run / validations[0].path, 8, 1.0)
     with pytest.raises(DataError, match="does not hold the losses of 9 windows"):
-        read_window_losses(run / looks_taken[1].path, 9, 1.0)
+        read_window_losses(run / validations[1].path, 9, 1.0)
     with pytest.raises(DataError, match="holds other losses"):
-        read_window_losses(run / looks_taken[1].path, looks_taken[1].windows, looks_taken[1].loss + 1e-4)
+        read_window_losses(run / validations[1].path, validations[1].windows, validations[1].loss + 1e-4)

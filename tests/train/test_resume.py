@@ -85,7 +85,7 @@ def test_resume_refuses_fewer_steps_than_done(tiny: Recipe, tmp_path: Path) -> N
         resume(tmp_path / "a", ["run.max_steps=4"])
 
 
-# Checkpoints: kept, passed over, in the background
+# Checkpoints: retention, damage, background writing
 
 
 def test_retention_keeps_newest_multiples_and_best(
@@ -249,14 +249,14 @@ def test_newest_checkpoint_is_the_highest_step_for_any_clock(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGUSR1")
 def test_sigusr1_saves_a_checkpoint_and_stops(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    look, seen = GracefulStop.stop_reason, 0
+    real, seen = GracefulStop.stop_reason, 0
 
     def counted(self: GracefulStop) -> str:
         nonlocal seen
         seen += 1
         if seen == 9:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return look(self)
+        return real(self)
 
     monkeypatch.setattr(GracefulStop, "stop_reason", counted)
     assert start_training(tiny, tmp_path / "a", handle_signals=True).exit_code == TERMINATED

@@ -1,4 +1,4 @@
-"""A run really trains, can be stopped anywhere, and goes on to the same bits."""
+"""A run trains, can be stopped anywhere, and resumes to the same bits."""
 
 import json
 import os
@@ -38,9 +38,9 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
-    """Send this process Ctrl-C just before the so-many-th look at the signals."""
+    """Send this process SIGINT just before check number `check` of the signals."""
     seen = 0
-    look = GracefulStop.stop_reason
+    real = GracefulStop.stop_reason
 
     def counted(self: GracefulStop) -> str:
         nonlocal seen
@@ -48,7 +48,7 @@ def stop_before(monkeypatch: pytest.MonkeyPatch, check: int) -> None:
         if seen == check:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.05)  # the handler runs in this thread between two bytecodes
-        return look(self)
+        return real(self)
 
     monkeypatch.setattr(GracefulStop, "stop_reason", counted)
 
@@ -234,7 +234,7 @@ def test_run_directory_has_one_writer(tiny: Recipe, tmp_path: Path) -> None:
 
 
 def test_resume_repeats_evaluations_after_its_checkpoint(tiny: Recipe, tmp_path: Path) -> None:
-    """Killed after the looks at step 6 but before its checkpoint: the run goes on from step 3."""
+    """Killed after the evaluations of step 6 but before its checkpoint, the run resumes from step 3."""
     train(tiny, tmp_path / "whole")
     train(tiny, tmp_path / "killed")
     shutil.rmtree(tmp_path / "killed" / "checkpoints" / "step_000006")
