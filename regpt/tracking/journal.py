@@ -124,7 +124,7 @@ RECORD_TYPES: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
-KNOWN_AGAIN_BY = 256  # bytes at the end of what was read: a step's record, whose batch and seconds no other shares
+TAIL_BYTES = 256  # bytes at the end of what was read: a step's record, whose batch and seconds no other shares
 REWINDS = (Resumed, Rollback, OutOfMemory)  # after these the run is at an earlier step than its journal
 
 
@@ -151,23 +151,23 @@ class Journal:
     def __init__(self, run: Path, warn: Callable[[str], None] = lambda text: None) -> None:
         self.path, self.warn = RunPaths(run).journal, warn
         self.waiting: list[str] = []
-        self.troubled = False
+        self.failing = False
         end_last_line(self.path)
 
     def write(self, record: Record) -> None:
         self.waiting.append(json.dumps(to_json(record), ensure_ascii=False))
         try:
-            if self.troubled:
+            if self.failing:
                 end_last_line(self.path)  # of which a part may have been written
             while self.waiting:
                 append_line(self.path, self.waiting[0])
                 del self.waiting[0]
         except OSError as error:
-            if not self.troubled:
+            if not self.failing:
                 self.warn(f"{self.path}: cannot be written ({error.strerror}); its records wait in memory")
-            self.troubled = True
+            self.failing = True
         else:
-            self.troubled = False
+            self.failing = False
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class JournalReader:
     def reset(self) -> None:
         """Begin with the first record again."""
         self.history = History()
-        self.places: dict[str, list[Any]] = {
+        self.lists: dict[str, list[Any]] = {
             "step": self.history.steps,
             "skipped": self.history.skipped,
             "validation": self.history.validations,
@@ -224,14 +224,14 @@ class JournalReader:
             "event": self.history.events,
         }
         self.read_to = 0  # bytes of whole records
-        self.last_read = b""  # the end of those bytes, by which a journal that was replaced is told
+        self.tail = b""  # the end of those bytes, by which a journal that was replaced is told
 
     def update(self) -> History:
         """The history by now. A journal that is shorter, or another one, than at the last look is read anew."""
         try:
             with self.path.open("rb") as file:
-                file.seek(self.read_to - len(self.last_read))
-                if file.read(len(self.last_read)) != self.last_read:
+                file.seek(self.read_to - len(self.tail))
+                if file.read(len(self.tail)) != self.tail:
                     self.reset()
                     file.seek(0)
                 for line in file:
@@ -239,7 +239,7 @@ class JournalReader:
                     if record is None and not line.endswith(b"\n"):
                         break  # cut, or not yet whole: the next look begins with it
                     self.read_to += len(line)
-                    self.last_read = (self.last_read + line)[-KNOWN_AGAIN_BY:]
+                    self.tail = (self.tail + line)[-TAIL_BYTES:]
                     if record is not None:
                         self.add(record)
         except FileNotFoundError:
@@ -248,10 +248,10 @@ class JournalReader:
 
     def add(self, record: Record) -> None:
         if isinstance(record, EventRecord) and isinstance(record.detail, REWINDS):
-            for kind, place in self.places.items():
+            for kind, place in self.lists.items():
                 if kind != "event":
                     place[:] = [r for r in place if r.step <= record.step]
-        self.places[record.kind].append(record)
+        self.lists[record.kind].append(record)
 
 
 def read_history(run: Path) -> History:

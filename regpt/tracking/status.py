@@ -1,9 +1,10 @@
-"""What can be said of a run while another process writes it: whether it lives, how fast it is, when it will be done."""
+"""The status of a run that another process may be writing: state, speed, time left."""
 
 import math
 import platform
 import time
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from statistics import median
 
@@ -12,7 +13,7 @@ from regpt.base.files import holder_file, holder_of
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.tracking.environment import Environment
-from regpt.tracking.events import Event, Failed, Started, Stopped
+from regpt.tracking.events import Event, Started
 from regpt.tracking.journal import (
     CheckpointRecord,
     EventRecord,
@@ -28,22 +29,34 @@ from regpt.tracking.journal import (
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import Run
 
-LAST_STEPS = 50  # of which the median tells the speed now
-PATIENCE = 30.0  # seconds of silence that mean nothing
-PATIENCE_TIMES = 3.0  # ... and so many of the longest things that were lately done
+LAST_STEPS = 50  # their median is the current speed
+IDLE_SECONDS = 30.0  # without a record before a run counts as idle,
+IDLE_TIMES = 3.0  # or this many times the longest recent step or evaluation, if that is longer
 
 
-@dataclass(frozen=True)
-class State:
-    """In a word for a person to see at once, and in a sentence."""
+class State(StrEnum):
+    """The state of a run, judged by its journal and by the process that holds its lock."""
 
-    word: str  # beginning, running, silent, killed, ended, stopped, failed, finished
-    sentence: str
+    STARTING = "starting"  # a process prepares the first attempt or a resume
+    RUNNING = "running"
+    IDLE = "idle"  # the process exists but has not written for longer than usual
+    KILLED = "killed"  # the process is gone without a final event
+    EXITED = "exited"  # as KILLED, but the lock was released
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+
+END_STATES = {
+    RunState.STOPPED: State.STOPPED,
+    RunState.FAILED: State.FAILED,
+    RunState.FINISHED: State.FINISHED,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """A run at a moment. Times of day are seconds since 1970."""
+    """A run at one moment. Times of day are seconds since 1970."""
 
     name: str
     recipe: Recipe
@@ -68,7 +81,7 @@ class RunStatus:
 
     @property
     def step_seconds(self) -> float:
-        """The median of the last steps', so that a slow one (compilation, a pause) weighs nothing; 0: none yet."""
+        """The median of the last steps, so that one slow step (compilation, a pause) has no effect; 0: no step yet."""
         lately = self.history.steps[-LAST_STEPS:]
         return median(record.seconds for record in lately) if lately else 0.0
 
@@ -78,7 +91,7 @@ class RunStatus:
 
     @property
     def share_of_peak(self) -> float | None:
-        """Of all devices of the latest attempt; None where it runs on others than the one whose peak is known."""
+        """Achieved share of the devices' peak in the latest attempt; None where it uses a device of unknown peak."""
         device, starts = self.environment.device if self.environment else None, self.history.details(Started)
         if not (starts and device and device.peak_flops and starts[-1].device == device.name):
             return None
@@ -87,7 +100,7 @@ class RunStatus:
 
     @property
     def attempt(self) -> EventRecord | None:
-        """The event that the latest one began with."""
+        """The start or resume of the latest attempt."""
         begun = [event for event in self.history.events if isinstance(event.detail, Started)]
         return begun[-1] if begun else None
 
@@ -97,61 +110,54 @@ class RunStatus:
         return max(0.0, self.now - self.written_at)
 
     @property
-    def patience(self) -> float:
-        """Seconds of silence that are usual here."""
+    def idle_limit(self) -> float:
+        """Seconds without a record that are usual for this run."""
         history = self.history
         lately = [record.seconds for record in history.steps[-LAST_STEPS:]]
         lately += [record.seconds for record in history.validations[-1:]]
         lately += [record.seconds for record in history.tasks[-1:]]
-        return max(PATIENCE, PATIENCE_TIMES * max(lately, default=0.0))
+        return max(IDLE_SECONDS, IDLE_TIMES * max(lately, default=0.0))
 
     @property
     def state(self) -> State:
-        status, last = self.history.status, self.history.events[-1] if self.history.events else None
-        number, machine = self.holder or (0, "")
-        where = f"process {number}" + (f" on {machine}" if self.process_alive is None and machine else "")
-        again = f"go on with: regpt resume {self.name}" if self.history.checkpoints else "nothing was saved yet"
-        if status in (RunState.RUNNING, RunState.EMPTY):
-            if self.holder is None:
-                return State("ended", f"without a word in its journal; {again}") if last else State("beginning", "")
-            if self.process_alive is False:
-                return State("killed", f"{where} is gone; {again}")
-            if self.idle_seconds > self.patience:
-                return State("silent", f"{where}; no sign of life for {duration(self.idle_seconds)}")
-            return State("running" if last else "beginning", where)
-        if self.process_alive:
-            return State("beginning", f"{status} before; {where} makes ready to go on")
-        if last and isinstance(last.detail, Stopped):
-            return State(status, f"by {last.detail.signal or 'a signal'}; {again}")
-        return State(status, last.detail.reason if last and isinstance(last.detail, Failed) else "")
+        begun = bool(self.history.events)
+        if ended := END_STATES.get(self.history.status):
+            return State.STARTING if self.process_alive else ended
+        if self.holder is None:
+            return State.EXITED if begun else State.STARTING
+        if self.process_alive is False:
+            return State.KILLED
+        if self.idle_seconds > self.idle_limit:
+            return State.IDLE
+        return State.RUNNING if begun else State.STARTING
 
     @property
-    def over(self) -> bool:
-        """Finished, and nobody makes ready to go on beyond its end."""
-        return self.history.status is RunState.FINISHED and not self.process_alive
+    def is_over(self) -> bool:
+        """Whether the run has finished and no process prepares to extend it."""
+        return self.state is State.FINISHED
 
     @property
     def evaluations_left(self) -> dict[str, int]:
-        """How often validation and HellaSwag are still due."""
+        """The number of validations and HellaSwag evaluations still due."""
         asked = self.recipe.evaluation
-        of_hellaswag = self.due(asked.hellaswag_every) if self.hellaswag and asked.hellaswag_every else 0
-        return {"validation": self.due(asked.validation_every), "HellaSwag": of_hellaswag}
+        of_hellaswag = self.times_due(asked.hellaswag_every) if self.hellaswag and asked.hellaswag_every else 0
+        return {"validation": self.times_due(asked.validation_every), "HellaSwag": of_hellaswag}
 
     @property
     def hellaswag(self) -> list[TaskRecord]:
         return [record for record in self.history.tasks if record.task == "hellaswag"]
 
-    def due(self, every: int) -> int:
-        """At how many of the steps to come."""
+    def times_due(self, every: int) -> int:
+        """The number of remaining steps at which something is due that happens every `every` steps."""
         return self.recipe.times_due(self.step, every)
 
     @property
     def seconds_left(self) -> float | None:
-        """From the last record to the end: steps as long as the last ones, validation and HellaSwag as their last.
+        """Estimate the seconds from the last record to the end of the run; None before the first step.
 
-        What no record counts (saving, sampling, waiting) is the rest of the attempt's time by the clock. It is expected
-        to go on as so far: for each step with a sample or a checkpoint where there were any, else for each step.
-        None before the first step.
+        Steps are expected to last as long as the last ones, validation and HellaSwag as long as their last. Time that
+        no record counts (saving, sampling, waiting) is the rest of the attempt's wall time. It is expected to continue
+        at the same rate: per step with a sample or checkpoint if there were any, else per step.
         """
         history, begun, hellaswag = self.history, self.attempt, self.hellaswag
         if not history.steps or begun is None:
@@ -170,24 +176,24 @@ class RunStatus:
         others: list[SampleRecord | CheckpointRecord] = [*history.samples, *history.checkpoints]
         done = len({record.step for record in others if record.step > first})
         if done:
-            due = max(self.due(self.recipe.evaluation.sample_every), self.due(self.recipe.checkpoint.every))
+            due = max(self.times_due(self.recipe.evaluation.sample_every), self.times_due(self.recipe.checkpoint.every))
             return left + rest * due / done
         return left + rest * self.steps_left / max(1, self.step - max(0, first))
 
 
 class RunMonitor:
-    """A run that another process writes: reads its files, locks nothing, writes nothing."""
+    """Follow a run that another process writes: reads its files, locks nothing, writes nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.follower = JournalReader(path)
+        self.reader = JournalReader(path)
         self.events = -1
         self.recipe: Recipe
         self.environment: Environment | None = None
 
     def update(self) -> RunStatus:
-        """The run as it is now. Raises UserError where there is no readable recipe."""
-        history = self.follower.update()
+        """Return the run's status now. Raises UserError without a readable recipe."""
+        history = self.reader.update()
         if len(history.events) != self.events or not self.environment:  # a resume may have changed them
             self.recipe = load_recipe(RunPaths(self.path).recipe)
             self.environment = read_environment(self.path)
@@ -196,7 +202,7 @@ class RunMonitor:
 
 
 def run_status(path: Path, recipe: Recipe, environment: Environment | None, history: History) -> RunStatus:
-    """A run whose files were just read, with what its lock and its journal's date say."""
+    """Return the status of a run whose files were just read, from its lock and its journal's date too."""
     paths = RunPaths(path)
     holder = holder_of(paths.lock)
     try:
@@ -215,9 +221,8 @@ def run_status(path: Path, recipe: Recipe, environment: Environment | None, hist
     )
 
 
-def state_of(run: Run) -> str:
-    """In a word, as its process has it."""
-    return run_status(run.path, run.recipe, run.environment, run.history).state.word
+def state_of(run: Run) -> State:
+    return run_status(run.path, run.recipe, run.environment, run.history).state
 
 
 def read_environment(run: Path) -> Environment | None:
@@ -229,9 +234,9 @@ def read_environment(run: Path) -> Environment | None:
 
 
 def is_process_alive(holder: tuple[int, str], file: Path) -> bool | None:
-    """Whether the process is there that wrote its number into `file`, and not a later one of that number.
+    """Whether the process that wrote its number into `file` exists; a later process of that number does not count.
 
-    None where it is another machine's.
+    None for a process of another machine.
     """
     import psutil
 
@@ -246,7 +251,7 @@ def is_process_alive(holder: tuple[int, str], file: Path) -> bool | None:
 
 
 def duration(seconds: float) -> str:
-    """The two largest units of a time: 21 h 14 min."""
+    """Write a time in its two largest units: 21 h 14 min."""
     if not math.isfinite(seconds):
         return "—"
     whole = max(0, round(seconds))

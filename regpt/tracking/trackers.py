@@ -20,13 +20,13 @@ from regpt.tracking.journal import EventRecord, Record, StepRecord, TaskRecord, 
 
 PROJECT = "regpt"
 FINISH_SECONDS = 60.0  # that a run's end waits for figures still on their way
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 class Tracker(Protocol):
     """Where figures go."""
 
-    def log(self, figures: Figures, step: int) -> None: ...
+    def log(self, figures: Metrics, step: int) -> None: ...
     def rolled_back(self, step: int) -> None: ...
     def close(self) -> None: ...
 
@@ -44,7 +44,7 @@ class TensorBoard:
 
         self.writer = SummaryWriter(self.folder, purge_step=None if behind is None else behind + 1)
 
-    def log(self, figures: Figures, step: int) -> None:
+    def log(self, figures: Metrics, step: int) -> None:
         for name, value in figures.items():
             self.writer.add_scalar(name, value, step)
 
@@ -76,7 +76,7 @@ class WeightsAndBiases:
         )
         self.client.define_metric("*", step_metric="step")
 
-    def log(self, figures: Figures, step: int) -> None:
+    def log(self, figures: Metrics, step: int) -> None:
         self.client.log({**figures, "step": step})
 
     def rolled_back(self, step: int) -> None:
@@ -92,24 +92,24 @@ class Trackio:
     def __init__(self, run: Path, settings: dict[str, Any], resumed_at: int | None) -> None:
         self.client = importlib.import_module("trackio")
         resume = "never" if resumed_at is None else "allow"  # by the run's name; a new run of an old name is another
-        with unheard():
+        with muted():
             self.client.init(
                 project=PROJECT, name=run.name, config=settings, resume=resume, embed=False, auto_log_cpu=False
             )
 
-    def log(self, figures: Figures, step: int) -> None:
+    def log(self, figures: Metrics, step: int) -> None:
         self.client.log(figures, step=step)
 
     def rolled_back(self, step: int) -> None:
         pass
 
     def close(self) -> None:
-        with unheard():
+        with muted():
             self.client.finish()
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def muted() -> Iterator[None]:
     """What this thread prints is dropped, and what others print is not."""
     stdout, me = sys.stdout, threading.get_ident()
 
@@ -127,8 +127,8 @@ def unheard() -> Iterator[None]:
         yield
 
 
-Open = Callable[[Path, dict[str, Any], int | None], Tracker]
-TRACKERS: dict[str, tuple[str, Open]] = {  # by name: (package, how to open it)
+OpenTracker = Callable[[Path, dict[str, Any], int | None], Tracker]
+TRACKERS: dict[str, tuple[str, OpenTracker]] = {  # by name: (package, how to open it)
     "tensorboard": ("tensorboard", TensorBoard),
     "wandb": ("wandb", WeightsAndBiases),
     "trackio": ("trackio", Trackio),
@@ -167,7 +167,7 @@ class Trackers:
             while (record := records.get()) is not None:
                 if isinstance(record, EventRecord) and isinstance(record.detail, (Rollback, OutOfMemory)):
                     sink.rolled_back(record.step)
-                if figures := figures_of(record, tokens_per_step):
+                if figures := metrics_of(record, tokens_per_step):
                     sink.log(figures, record.step)
             sink.close()
         except Exception as error:  # a sink may raise whatever it likes
@@ -189,7 +189,7 @@ class Trackers:
         self.running.clear()
 
 
-def figures_of(record: Record, tokens_per_step: int) -> Figures:
+def metrics_of(record: Record, tokens_per_step: int) -> Metrics:
     """What is worth a curve in a record; nothing for the others."""
     if isinstance(record, StepRecord):
         return {

@@ -1,4 +1,4 @@
-"""A run as it goes on, in a terminal of any size: drawn anew in place; or once, as plain lines."""
+"""`regpt watch`: a live view of a run in a terminal of any size, or one plain snapshot."""
 
 import os
 import select
@@ -18,123 +18,123 @@ from rich.text import Text
 from regpt.base.errors import DONE, INTERRUPTED, UserError
 from regpt.base.format import smoothed
 from regpt.distributed.signals import ImmediateStop
-from regpt.tracking.events import CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
-from regpt.tracking.journal import EventRecord
 from regpt.tracking.run import find_run, primary_accuracy
-from regpt.tracking.status import RunMonitor, RunStatus, duration
+from regpt.tracking.status import RunMonitor, RunStatus, State, duration
+from regpt.watch.describe import describe_event, describe_state
 from regpt.watch.terminal_plot import Curve, draw_curves
 
-TICK_SECONDS = 0.1  # within which a key, and another size of the terminal, are noticed
-SMOOTHING_STEPS = 10  # of the training loss; more where a column of dots stands for more
-LEAST_CURVE = 6  # lines
+TICK_SECONDS = 0.1  # between two checks for a key and for a new size of the terminal
+SMOOTHING_STEPS = 10  # of the training loss; more where one column of dots covers more steps
+MIN_CURVE_LINES = 6
 EVENT_LINES = 3  # at most
 SAMPLE_LINES = 3
-SOON = 20 * 3600  # seconds; a later time of day needs its day
+SOON = 20 * 3600  # seconds; the end of a longer run is printed with its day
 STYLES = {
-    "beginning": "cyan",
-    "running": "green",
-    "silent": "yellow",
-    "killed": "red",
-    "ended": "red",
-    "stopped": "yellow",
-    "failed": "red",
-    "finished": "green",
+    State.STARTING: "cyan",
+    State.RUNNING: "green",
+    State.IDLE: "yellow",
+    State.KILLED: "red",
+    State.EXITED: "red",
+    State.STOPPED: "yellow",
+    State.FAILED: "red",
+    State.FINISHED: "green",
 }
 
 
 def watch(path: Path, every: float, once: bool) -> int:
-    """Show a run until it has finished, or until q or Ctrl-C; returns the exit code. Looks every so many seconds."""
+    """Show a run until it finishes or the user presses q or Ctrl-C; returns the exit code. Reads every `every` s."""
     watched = RunMonitor(path)
-    progress = watched.update()
+    status = watched.update()
     terminal = Terminal(highlight=False)
     if once or not sys.stdout.isatty() or terminal.is_dumb_terminal:
-        print_plainly(progress)
+        print_once(status)
         return DONE
     live = Live(console=terminal, screen=True, auto_refresh=False, vertical_overflow="crop")
     left = False
-    with ImmediateStop() as stopping, keys() as pressed, live:  # nothing is raised amid a drawing
-        while not (progress.over or left or stopping.stopped):
+    with ImmediateStop() as stopping, keys() as pressed, live:  # no exception interrupts a drawing
+        while not (status.is_over or left or stopping.stopped):
             size = terminal.size
-            live.update(view(progress, size.width, size.height), refresh=True)
+            live.update(view(status, size.width, size.height), refresh=True)
             until = time.monotonic() + every
             while time.monotonic() < until and terminal.size == size and not (left or stopping.stopped):
                 left = pressed(TICK_SECONDS) in ("q", "Q")
-            progress = watched.update()
-    if stopping.stopped and stopping.stopped.code != INTERRUPTED:  # Ctrl-C is one more way to leave
+            status = watched.update()
+    if stopping.stopped and stopping.stopped.code != INTERRUPTED:  # Ctrl-C closes the view, as q does
         return stopping.stopped.code
-    # the alternate screen is gone with all it showed
+    # The alternate screen is gone, so the last view is printed below the prompt.
     width, height = terminal.size
-    terminal.print(view(progress, width, height - 2) if progress.over else joined(head(progress, width, height), width))
+    last = view(status, width, height - 2)
+    terminal.print(last if status.is_over else join_lines(status_lines(status, width, height), width))
     return DONE
 
 
-def print_plainly(progress: RunStatus) -> None:
-    """Without any escape code, for the terminal's size where there is one (or COLUMNS and LINES tell it)."""
+def print_once(status: RunStatus) -> None:
+    """Print one view without escape codes, in the size of the terminal or of COLUMNS and LINES."""
     width, height = Terminal().size
-    for line in view(progress, width, height - 1).plain.split("\n"):
+    for line in view(status, width, height - 1).plain.split("\n"):
         print(line.rstrip())
 
 
 def wait_for(where: str, root: Path, every: float, say: Callable[[str], None]) -> Path:
-    """The run of a name, as soon as there is one."""
-    said = False
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
+    """Return the directory of the named run; waits until it exists."""
+    announced = False
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
     while True:
         try:
             return find_run(where, root)
         except UserError as error:
-            if not said:
-                say(f"{error.problem} yet; waiting for it, until Ctrl-C")
-            said = True
+            if not announced:
+                say(f"{error.problem} yet; waiting for it (Ctrl-C to cancel)")
+            announced = True
             time.sleep(every)
 
 
-# What is shown
+# The view
 
 
-def view(progress: RunStatus, width: int, height: int) -> Text:
-    """As many lines as there is room for, none wider than the terminal; what matters most goes last."""
-    top = head(progress, width, height)
+def view(status: RunStatus, width: int, height: int) -> Text:
+    """Return the lines that fit into the terminal; the most important ones are dropped last."""
+    top = status_lines(status, width, height)
     room = height - len(top)
-    least = LEAST_CURVE + 1
-    happened, sample = events(progress), latest_sample(progress, width)
+    least = MIN_CURVE_LINES + 1
+    happened, sample = event_lines(status), latest_sample(status, width)
     shown_events = happened[-min(EVENT_LINES, room - least) :] if room > least else []
     room -= len(shown_events)
     shown_sample = sample[: max(0, room - least - 2)]
     room -= len(shown_sample)
-    curve = curves(progress, width, room) if room >= least else []
-    return joined([*top, *curve, *shown_events, *shown_sample][:height], width)
+    curve = loss_curves(status, width, room) if room >= least else []
+    return join_lines([*top, *curve, *shown_events, *shown_sample][:height], width)
 
 
-def joined(lines: Sequence[Text], width: int) -> Text:
-    """Lines as one text that nothing breaks anew; what is too long ends in an ellipsis."""
+def join_lines(lines: Sequence[Text], width: int) -> Text:
+    """Join lines into one text without wrapping; longer lines end in an ellipsis."""
     for line in lines:
         line.no_wrap = True
         line.truncate(width, overflow="ellipsis")
     return Text("\n", no_wrap=True, overflow="crop").join(lines)
 
 
-def head(progress: RunStatus, width: int, height: int) -> list[Text]:
-    """State and figures, by what matters most; in a low terminal fewer, so that there is a curve."""
-    state = progress.state
-    first = Text(printable(progress.name), "bold").append(f"  {state.word}", STYLES.get(state.word, ""))
-    told = folded([part.strip() for part in printable(state.sentence).split(";")], width) if state.sentence else []
-    if len(told) == 1 and first.cell_len + told[0].cell_len + 2 <= width:
-        first.append("  ").append_text(told.pop())
-    share = min(1.0, progress.step / progress.recipe.run.max_steps)
-    steps = f"step {progress.step:,} of {progress.recipe.run.max_steps:,} · {share:.1%}"
+def status_lines(status: RunStatus, width: int, height: int) -> list[Text]:
+    """Return state and metrics, the most important first; fewer in a low terminal, which leaves room for a curve."""
+    first = Text(printable(status.name), "bold").append(f"  {status.state}", STYLES[status.state])
+    details = fold([printable(part) for part in describe_state(status)], width)
+    if len(details) == 1 and first.cell_len + details[0].cell_len + 2 <= width:
+        first.append("  ").append_text(details.pop())
+    share = min(1.0, status.step / status.recipe.run.max_steps)
+    steps = f"step {status.step:,} of {status.recipe.run.max_steps:,} · {share:.1%}"
     bar = max(0, min(40, width - len(steps) - 2))
     second = Text()
     if bar >= 10:
         second.append("━" * round(bar * share), "green").append("─" * (bar - round(bar * share)), "dim").append("  ")
-    room = max(1, height - len(told) - 2 - LEAST_CURVE - 1)
-    return [first, *told, second.append(steps), *folded(figures(progress), width)[:room]]
+    room = max(1, height - len(details) - 2 - MIN_CURVE_LINES - 1)
+    return [first, *details, second.append(steps), *fold(status_items(status), width)[:room]]
 
 
-def figures(progress: RunStatus) -> list[str]:
-    history = progress.history
+def status_items(status: RunStatus) -> list[str]:
+    """Return the metrics, the most important first."""
+    history = status.history
     taken = f"{duration(sum(record.seconds for record in history.steps))} in training steps"
-    left, *counted = [taken] if progress.over else time_left(progress)
+    left, *counted = [taken] if status.is_over else time_left(status)
     found = [left]
     if history.steps:
         last = history.steps[-1]
@@ -144,42 +144,42 @@ def figures(progress: RunStatus) -> list[str]:
         look = history.validations[-1]
         error = f" ± {look.standard_error:.4f}" if look.standard_error else ""
         found.append(f"validation {look.loss:.4f}{error} at step {look.step:,}")
-    if progress.hellaswag:
-        (share, share_error), at = primary_accuracy(progress.hellaswag[-1]), progress.hellaswag[-1].step
+    if status.hellaswag:
+        (share, share_error), at = primary_accuracy(status.hellaswag[-1]), status.hellaswag[-1].step
         found.append(f"HellaSwag {share:.3f} ± {share_error:.3f} at step {at:,}")
     if history.steps:
-        peak = progress.share_of_peak
-        found.append(f"{progress.tokens_per_second:,.0f} tokens/s" + (f", {peak:.1%} of peak" if peak else ""))
+        peak = status.share_of_peak
+        found.append(f"{status.tokens_per_second:,.0f} tokens/s" + (f", {peak:.1%} of peak" if peak else ""))
     if history.skipped:
         bad = history.skipped[-1]
-        found.append(f"{len(history.skipped):,} passed over, the last at step {bad.step:,}: {printable(bad.reason)}")
+        found.append(f"skipped {len(history.skipped):,}, the last at step {bad.step:,}: {printable(bad.reason)}")
     found += counted
     if history.steps:
         found.append(f"rate {last.learning_rate:.2e}")
         found.append(f"gradient norm {last.gradient_norm:.2f}")
-    found.append(f"{progress.tokens:,} of {progress.recipe.total_tokens:,} tokens")
+    found.append(f"{status.tokens:,} of {status.recipe.total_tokens:,} tokens")
     if history.checkpoints:
         found.append(f"saved at step {history.checkpoints[-1].step:,}")
     return found
 
 
-def time_left(progress: RunStatus) -> list[str]:
-    """From now where it runs; and what is counted besides the steps."""
-    seconds = progress.seconds_left
+def time_left(status: RunStatus) -> list[str]:
+    """Word the time left, counted from now while the run is running, and which evaluations it includes."""
+    seconds = status.seconds_left
     if seconds is None:
-        return ["time left not known before a step"]
-    looks = [f"{count:,} x {name}" for name, count in progress.evaluations_left.items() if count]
-    counted = [f"with {', '.join(looks)}, and saving as so far"] if looks else []
-    if progress.state.word not in ("running", "silent"):
+        return ["time left unknown before the first step"]
+    looks = [f"{count:,} x {name}" for name, count in status.evaluations_left.items() if count]
+    counted = [f"with {', '.join(looks)}, and saving as before"] if looks else []
+    if status.state not in (State.RUNNING, State.IDLE):
         return [f"{duration(seconds)} to go", *counted]
-    ends_at = progress.written_at + seconds
-    until = f"{datetime.fromtimestamp(ends_at):{'%H:%M' if ends_at - progress.now < SOON else '%a %d %b %H:%M'}}"
-    return [f"{duration(max(0.0, ends_at - progress.now))} left, until {until}", *counted]
+    ends_at = status.written_at + seconds
+    until = f"{datetime.fromtimestamp(ends_at):{'%H:%M' if ends_at - status.now < SOON else '%a %d %b %H:%M'}}"
+    return [f"{duration(max(0.0, ends_at - status.now))} left, until {until}", *counted]
 
 
-def curves(progress: RunStatus, width: int, height: int) -> list[Text]:
-    """Losses over tokens: what was trained on as a line, validation as marks, below a line that names them."""
-    history = progress.history
+def loss_curves(status: RunStatus, width: int, height: int) -> list[Text]:
+    """Return a plot of the losses over tokens, training as a line and validation as marks, below its legend."""
+    history = status.history
     of_column = 1 + len(history.steps) // (2 * width)
     window = max(SMOOTHING_STEPS, of_column)
     losses = smoothed([record.loss for record in history.steps], window)
@@ -196,40 +196,19 @@ def curves(progress: RunStatus, width: int, height: int) -> list[Text]:
     return [legend.append(" validation", "dim").append("  loss over tokens", "dim"), *lines]
 
 
-def events(progress: RunStatus) -> list[Text]:
+def event_lines(status: RunStatus) -> list[Text]:
     return [
         Text(f"{datetime.fromtimestamp(event.at):%H:%M:%S}  ", "dim").append(
             printable(describe_event(event)), "default"
         )
-        for event in progress.history.events
+        for event in status.history.events
     ]
 
 
-def describe_event(event: EventRecord) -> str:
-    """Word an event for one line."""
-    at = f"at step {event.step:,}"
-    match event.detail:
-        case Started(device=device, ranks=ranks):
-            on_ranks = f" on {ranks} ranks" if ranks != 1 else ""
-            return f"{event.event} {at}{on_ranks}, {device or 'device not known'}"
-        case Rollback(from_step=start, excluded_batches=excluded):
-            return f"rolled back from step {start:,} to {event.step:,}; {len(excluded)} batches excluded"
-        case OutOfMemory(micro_batch_before=before, micro_batch_after=after):
-            return f"out of memory, micro-batch {before} halved to {after}; restarted {at}"
-        case CheckpointFailed(problem=problem):
-            return f"checkpoint {at} not written: {problem}"
-        case Stopped(signal=signal):
-            return f"stopped {at} by {signal or 'a signal'}"
-        case Failed(reason=reason):
-            return f"failed {at}: {reason}"
-        case Finished():
-            return f"finished {at}"
-
-
-def latest_sample(progress: RunStatus, width: int) -> list[Text]:
-    if not progress.history.samples or not progress.history.samples[-1].texts:
+def latest_sample(status: RunStatus, width: int) -> list[Text]:
+    if not status.history.samples or not status.history.samples[-1].texts:
         return []
-    record = progress.history.samples[-1]
+    record = status.history.samples[-1]
     text = f"sample at step {record.step:,}: {printable(record.texts[0])}"
     lines: list[Text] = []
     while text and len(lines) < SAMPLE_LINES:
@@ -241,8 +220,8 @@ def latest_sample(progress: RunStatus, width: int) -> list[Text]:
     return lines
 
 
-def folded(items: Sequence[str], width: int) -> list[Text]:
-    """Items side by side as far as they fit, none cut in two unless it is wider than the terminal."""
+def fold(items: Sequence[str], width: int) -> list[Text]:
+    """Put items next to each other while they fit; an item is broken only if it is wider than the terminal."""
     lines: list[str] = []
     for item in items:
         if lines and cell_len(lines[-1]) + cell_len(item) + 3 <= width:
@@ -253,7 +232,7 @@ def folded(items: Sequence[str], width: int) -> list[Text]:
 
 
 def printable(text: str) -> str:
-    """Text of a model or of a file, so that a terminal takes nothing in it for a command."""
+    """Escape control characters in text of a model or a file, so that it cannot control the terminal."""
     return "".join(one if one.isprintable() else {"\n": "⏎", "\t": " "}.get(one, f"\\x{ord(one):02x}") for one in text)
 
 
@@ -262,7 +241,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def keys() -> Iterator[Callable[[float], str]]:
-    """How to wait so many seconds for a key: its character, or nothing."""
+    """Yield a function that waits a number of seconds for a key and returns its character, or an empty string."""
 
     def nothing(seconds: float) -> str:
         time.sleep(seconds)
@@ -285,7 +264,7 @@ def keys() -> Iterator[Callable[[float], str]]:
         before = termios.tcgetattr(sys.stdin)
         try:
             tty.setcbreak(sys.stdin)
-            file = sys.stdin.fileno()  # not through sys.stdin, which would keep what came with the first key
+            file = sys.stdin.fileno()  # not sys.stdin, whose buffer would keep further keys
             yield (
                 lambda seconds: os.read(file, 1).decode("latin-1") if select.select([file], [], [], seconds)[0] else ""
             )

@@ -77,7 +77,7 @@ def test_a_run_does_not_wait_for_a_sink_that_does_not_answer(
 
 def test_a_thread_that_is_unheard_silences_nobody_else(capsys: pytest.CaptureFixture[str]) -> None:
     other = threading.Thread(target=print, args=("of another thread",))
-    with trackers.unheard():
+    with trackers.muted():
         print("of this one")
         other.start()
         other.join()

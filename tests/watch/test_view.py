@@ -26,7 +26,7 @@ from regpt.base.files import locked, write_json, write_text
 from regpt.base.format import smoothed
 from regpt.base.settings import to_toml
 from regpt.cli.main import main
-from regpt.tracking.events import CheckpointFailed, Detail, Finished, Resumed, Rollback, Started, Stopped
+from regpt.tracking.events import CheckpointFailed, Detail, Failed, Finished, Resumed, Rollback, Started, Stopped
 from regpt.tracking.journal import (
     CheckpointRecord,
     EventRecord,
@@ -38,7 +38,8 @@ from regpt.tracking.journal import (
     TaskRecord,
     ValidationRecord,
 )
-from regpt.tracking.status import RunMonitor, RunStatus, duration
+from regpt.tracking.status import RunMonitor, RunStatus, State, duration
+from regpt.watch.describe import describe_state
 from regpt.watch.terminal_plot import Curve, draw_curves
 from regpt.watch.view import view
 from tests.conftest import tiny_recipe, wait_until
@@ -123,7 +124,7 @@ def test_the_figures_are_the_journals(tmp_path: Path) -> None:
         "gradient norm 1.25",
         "3,968 of 12,800 tokens",
         "saved at step 30",
-        "1 passed over, the last at step 31: loss inf",
+        "skipped 1, the last at step 31: loss inf",
         "checkpoint at step 31 not written: no room",
         "rolled back from step 31 to 30",
         "sample at step 30: Hello, there",
@@ -161,43 +162,57 @@ def hold(path: Path, held: Event) -> None:
         time.sleep(60)
 
 
-def test_a_run_is_known_to_live_by_who_holds_its_lock(tmp_path: Path) -> None:
+def test_state_follows_from_the_process_that_holds_the_lock(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event(Started(), 0), step(1), CheckpointRecord(step=1, path="x", bytes=1, seconds=1)])
     watched = RunMonitor(path)
 
-    def state() -> str:
-        return watched.update().state.word
+    def state() -> State:
+        return watched.update().state
 
-    assert state() == "ended"  # nobody holds it, and it has no last word
+    def details() -> str:
+        return "; ".join(describe_state(watched.update()))
+
+    assert state() is State.EXITED  # the lock is free, and there is no final event
     fork = multiprocessing.get_context("fork")
     held = fork.Event()
     process = fork.Process(target=hold, args=(path / "lock", held))
     process.start()
     assert held.wait(20)
-    assert state() == "running" and f"process {process.pid}" in watched.update().state.sentence
+    assert state() is State.RUNNING and details() == f"process {process.pid}"
     os.utime(path / "journal.jsonl", (time.time() - 3600,) * 2)
-    assert state() == "silent" and "no sign of life for 1 h 00 min" in watched.update().state.sentence
+    assert state() is State.IDLE and "1 h 00 min" in details()
     assert process.pid
     os.kill(process.pid, signal.SIGKILL)
-    wait_until(lambda: state() == "killed")  # before anybody has asked for its exit code
-    assert "go on with: regpt resume tiny" in watched.update().state.sentence
+    wait_until(lambda: state() is State.KILLED)  # before its parent has collected the exit code
+    assert f"process {process.pid}" in details() and "regpt resume tiny" in details()
     process.join()
-    assert state() == "killed"
+    assert state() is State.KILLED
     with locked(path / "lock"):  # watching has left the lock alone
-        assert state() == "silent"
+        assert state() is State.IDLE
     Journal(path).write(event(Stopped(signal="SIGINT"), 1))
-    assert watched.update().state.sentence == "by SIGINT; go on with: regpt resume tiny"
+    assert state() is State.STOPPED and "SIGINT" in details() and "regpt resume tiny" in details()
+    with locked(path / "lock"):
+        assert state() is State.STARTING and "stopped" in details()
+    Journal(path).write(event(Failed(reason="the loss is nan"), 1))
+    assert state() is State.FAILED and details() == "the loss is nan"
 
 
-def test_a_number_that_another_process_has_by_now_is_nobody(tmp_path: Path) -> None:
+def test_run_without_events_is_starting(tmp_path: Path) -> None:
+    path = a_run(tmp_path, [])
+    assert RunMonitor(path).update().state is State.STARTING
+    with locked(path / "lock"):
+        assert RunMonitor(path).update().state is State.STARTING
+
+
+def test_later_process_with_the_same_number_does_not_hold_the_lock(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event(Started(), 0), step(1)])
     holder = path / "lock.holder"
     holder.write_text(f"process {os.getpid()}\n")
-    assert RunMonitor(path).update().state.word == "running"
+    assert RunMonitor(path).update().state is State.RUNNING
     os.utime(holder, (1e9, 1e9))  # written long before this process began
-    assert RunMonitor(path).update().state.word == "killed"
+    assert RunMonitor(path).update().state is State.KILLED
     holder.write_text("process 1 on another machine\n")
-    assert RunMonitor(path).update().state.sentence == "process 1 on another machine"
+    assert describe_state(RunMonitor(path).update()) == ["process 1 on another machine"]
 
 
 def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -209,7 +224,7 @@ def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFix
         assert main(["runs", "--runs", str(tmp_path / "runs")]) == 0
         return capsys.readouterr().out.splitlines()[-1].split()[1]
 
-    assert listed() == "ended"  # nobody holds it, and it has no last word
+    assert listed() == "exited"  # the lock is free, and there is no final event
     with locked(path / "lock"):
         assert listed() == "running"
     gone = subprocess.Popen([sys.executable, "-c", ""])
@@ -247,7 +262,7 @@ def test_the_time_between_two_attempts_is_nobodys(tmp_path: Path) -> None:
 def test_all_that_is_due_is_counted_as_the_run_would_do_it(tmp_path: Path) -> None:
     progress = RunMonitor(a_run(tmp_path, [event(Started(), 0), *(step(n) for n in range(1, 8))], steps=50)).update()
     for every in (0, 1, 3, 7, 10, 50, 60):
-        assert progress.due(every) == sum(progress.recipe.is_due(step, every) for step in range(8, 51))
+        assert progress.times_due(every) == sum(progress.recipe.is_due(step, every) for step in range(8, 51))
 
 
 @pytest.mark.parametrize(
@@ -261,11 +276,11 @@ def test_a_duration_has_its_two_largest_units(seconds: float, said: str) -> None
 def test_a_run_that_has_other_steps_after_a_resume_is_shown_with_them(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event(Started(), 0), *(step(n) for n in range(1, 11)), event(Finished(), 10)], steps=10)
     watched = RunMonitor(path)
-    assert watched.update().over and "step 10 of 10" in view(watched.update(), 80, 24).plain
+    assert watched.update().is_over and "step 10 of 10" in view(watched.update(), 80, 24).plain
     recipe = tiny_recipe(tmp_path, run={"max_steps": 20})
     write_text(path / "recipe.toml", to_toml(recipe))
     Journal(path).write(event(Resumed(), 8))
-    assert not watched.update().over and "step 8 of 20" in view(watched.update(), 80, 24).plain
+    assert not watched.update().is_over and "step 8 of 20" in view(watched.update(), 80, 24).plain
 
 
 # The curve
