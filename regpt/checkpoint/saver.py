@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from regpt.base.errors import RanksError, UserError
 from regpt.base.sections import CheckpointRecipe
 from regpt.checkpoint import store
-from regpt.checkpoint.store import Files, SavedCheckpoint, Snapshot
+from regpt.checkpoint.snapshot import Snapshot, snapshot
+from regpt.checkpoint.store import Files, SavedCheckpoint
 from regpt.distributed.rank_group import RankGroup
 from regpt.model.gpt import GPT
 from regpt.tracking.layout import RunPaths
@@ -61,7 +62,7 @@ class AsyncCheckpointer:
         note = f"saved/{self.count}"
         is_sharded = self.ranks.size > 1 and holds_shard(model)
         if self.ranks.is_main or is_sharded:
-            self.memory = store.snapshot(step, model, optimizer, state, self.memory)
+            self.memory = snapshot(step, model, optimizer, state, self.memory)
         if self.ranks.is_main:
             assert self.memory is not None
             self.writing = self.thread.submit(self.write_checkpoint, self.memory, is_sharded, note, dict(losses))
@@ -121,7 +122,7 @@ class AsyncCheckpointer:
 
     def check_abandoned(self) -> None:
         if self.abandoned.is_set():
-            raise RanksError("the checkpoint was given up", "go on from the one before: regpt resume")
+            raise RanksError("the checkpoint was abandoned", "continue from the previous one: regpt resume")
 
 
 def holds_shard(model: GPT) -> bool:

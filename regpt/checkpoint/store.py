@@ -1,8 +1,8 @@
-"""Checkpoints: one directory a step, of safetensors and JSON only, hashed, and there either whole or not at all.
+"""Checkpoints: one directory per step, safetensors and JSON only, hashed, and renamed into place when complete.
 
-A checkpoint is written from a copy in memory, so that training may go on meanwhile. Of a sharded model every rank
-writes its rows into files of its own; whoever reads asks for rows, so any number of ranks opens what others have saved.
-`newest` uses nothing that it has not held against its hashes, and says what it passed over.
+A checkpoint is written from a snapshot in memory, so training continues meanwhile. With a sharded model each rank
+writes its rows into files of its own. Readers ask for rows, so a checkpoint loads on any number of ranks.
+`newest_valid` compares every file with its hash before it returns a checkpoint, and reports those it rejects.
 """
 
 import json
@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from regpt.base.errors import CheckpointError, NumericsError
 from regpt.base.files import flush_file, new_directory, sha256_of_file, staging_dir, write_json
+from regpt.checkpoint.snapshot import Snapshot
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.distributed.dtensor import local_rows, shard_like, to_local
 from regpt.model.gpt import GPT
@@ -34,21 +33,6 @@ SPARE_BYTES = 1_000_000  # for headers, JSON and the file system
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """What a rank's files are written from: copies that training does not touch."""
-
-    step: int
-    weights: dict[str, Tensor]
-    moments: dict[str, Tensor]
-    rows: dict[str, list[int]]  # of tensors of which a share is here: its first row, and how many the whole has
-    state: dict[str, Any]
-
-    @property
-    def bytes(self) -> int:
-        return sum(tensor.nbytes for tensors in (self.weights, self.moments) for tensor in tensors.values())
-
-
-@dataclass(frozen=True)
 class SavedCheckpoint:
     """A checkpoint on the disk."""
 
@@ -56,48 +40,6 @@ class SavedCheckpoint:
     step: int
     bytes: int
     seconds: float
-
-
-def snapshot(
-    step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], reuse: Snapshot | None = None
-) -> Snapshot:
-    """Copy what is here after `step` completed steps, into the memory of an earlier snapshot where there is one."""
-    weights, moments = named_weights(model), named_moments(model, optimizer)
-    rows = {
-        name: [local_rows(tensor)[0], tensor.shape[0]]
-        for name, tensor in (weights | moments).items()
-        if isinstance(tensor, DTensor)
-    }
-    return Snapshot(
-        step,
-        copy_tensors(weights, reuse.weights if reuse else {}),
-        copy_tensors(moments, reuse.moments if reuse else {}),
-        rows,
-        state,
-    )
-
-
-def copy_tensors(tensors: dict[str, Tensor], memory: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: memory[name].copy_(to_local(tensor))
-        if name in memory
-        else to_local(tensor).to("cpu", copy=True).contiguous()
-        for name, tensor in tensors.items()
-    }
-
-
-def named_weights(model: GPT) -> dict[str, Tensor]:
-    """The parameters by name; a tied one once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
-
-
-def named_moments(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
-    """AdamW's state by the parameters' names, as in 'blocks.0.mlp.down.weight/exp_avg', always in one order."""
-    return {
-        f"{name}/{key}": torch.as_tensor(value).detach()
-        for name, parameter in model.named_parameters()
-        for key, value in sorted(optimizer.state[parameter].items())
-    }
 
 
 def write(
@@ -168,7 +110,7 @@ def write_error(path: Path, error: OSError) -> CheckpointError:
     there = next(parent for parent in path.parents if parent.exists())
     free = shutil.disk_usage(there).free
     return CheckpointError(
-        f"{path}: cannot be written ({error}); {free:,} bytes are free", "make room there; older ones are whole"
+        f"{path}: cannot be written ({error}); {free:,} bytes are free", "free disk space; older checkpoints are intact"
     )
 
 
@@ -177,8 +119,8 @@ def check_finite(taken: Snapshot) -> None:
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise NumericsError(
-                    f"step {taken.step}: {name} holds numbers that are none, so it is not saved",
-                    "go on from the checkpoint before: regpt resume",
+                    f"step {taken.step}: {name} contains NaN or Inf; checkpoint not written",
+                    "continue from the previous checkpoint: regpt resume",
                 )
 
 
@@ -186,30 +128,30 @@ def check_space(path: Path, size: int) -> None:
     needed, free = size + SPARE_BYTES, shutil.disk_usage(path.parent).free
     if needed > free:
         raise CheckpointError(
-            f"{path}: needs {needed:,} bytes, {free:,} are free", "make room there; older checkpoints are whole"
+            f"{path}: needs {needed:,} bytes, {free:,} are free", "free disk space; older checkpoints are intact"
         )
 
 
 def remove_partial(run: Path) -> None:
-    """Remove what a kill in the middle of writing or removing a checkpoint left behind. The caller holds the lock."""
+    """Remove partial checkpoints that a kill left behind. The caller must hold the run's lock."""
     for path in RunPaths(run).checkpoints.glob(f".{STEP_PREFIX}*"):
         shutil.rmtree(path)
 
 
 def list_checkpoints(run: Path) -> list[tuple[int, Path]]:
-    """(step, path) of every directory that may be a checkpoint, by step; the files' times say nothing."""
+    """List (step, path) of all checkpoint directories, in order of steps; file times are ignored."""
     return step_directories(RunPaths(run).checkpoints)
 
 
 def remove_after(run: Path, step: int) -> None:
-    """Remove the checkpoints of later steps, which belong to an attempt that was given up."""
+    """Remove the checkpoints of steps after `step`, which an abandoned attempt left."""
     for later, path in list_checkpoints(run):
         if later > step:
             remove(path)
 
 
 def remove(path: Path) -> None:
-    """At once: killed amid it, no half of a checkpoint stays under its name."""
+    """Remove a checkpoint. It is renamed first, so that a kill leaves no partial checkpoint under its name."""
     gone = path.with_name(f".{path.name}.removed")
     path.rename(gone)
     shutil.rmtree(gone)
@@ -218,9 +160,9 @@ def remove(path: Path) -> None:
 def newest_valid(
     run: Path, passed_over: Callable[[str], None] = lambda problem: None, before: int | None = None
 ) -> Path:
-    """The newest checkpoint whose files are whole, of a step not above `before`; what it passes over is told.
+    """Return the newest checkpoint whose files are intact, of step `before` or earlier.
 
-    Raises CheckpointError where there is none.
+    `passed_over` is called with the problem of each newer one. Raises CheckpointError if there is none.
     """
     problems = []
     for step, path in reversed(list_checkpoints(run)):
@@ -235,12 +177,12 @@ def newest_valid(
         raise CheckpointError(
             f"{run}: no checkpoint is whole ({problems[0]})", "start the run again under another run id"
         )
-    fix = "wait for its first one, or start the run anew under another --name"
+    fix = "wait for the first one, or start a new run under another --name"
     raise CheckpointError(f"{run}: has no checkpoint yet", fix)
 
 
 def find_faults(path: Path) -> Iterator[str]:
-    """What is wrong with a checkpoint's files, held against its manifest."""
+    """Yield the problems of a checkpoint's files, which are compared with its manifest."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         files = manifest["files"].items()
@@ -258,7 +200,7 @@ def find_faults(path: Path) -> Iterator[str]:
             problems = threads.map(lambda named: file_fault(path / named[0], named[1]), files)
         yield from filter(None, problems)
     except (OSError, ValueError, KeyError, AttributeError, TypeError):
-        yield f"{path / 'manifest.json'} is missing or no manifest"
+        yield f"{path / 'manifest.json'} is missing or not a manifest"
 
 
 def file_fault(file: Path, expected: dict[str, Any]) -> str:

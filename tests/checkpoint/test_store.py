@@ -12,6 +12,7 @@ from regpt.base.errors import CheckpointError
 from regpt.base.files import sha256_of_file
 from regpt.base.recipe import Recipe
 from regpt.checkpoint import store
+from regpt.checkpoint.snapshot import snapshot
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
@@ -20,7 +21,7 @@ from regpt.model.optimizer import make_optimizer
 def save(
     run: Path, step: int, model: GPT, optimizer: torch.optim.Optimizer, state: dict[str, object]
 ) -> store.SavedCheckpoint:
-    return store.write(run, store.snapshot(step, model, optimizer, state))
+    return store.write(run, snapshot(step, model, optimizer, state))
 
 
 @pytest.fixture

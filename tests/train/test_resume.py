@@ -18,6 +18,7 @@ from regpt.base.errors import TERMINATED, CheckpointError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, load_recipe
 from regpt.checkpoint import saver, store
+from regpt.checkpoint.snapshot import Snapshot
 from regpt.cli.main import main
 from regpt.console.training import Console
 from regpt.distributed.signals import GracefulStop
@@ -139,7 +140,7 @@ def test_checkpoint_has_the_weights_of_the_moment_it_was_started(
     go_on = threading.Event()
     write = store.write
 
-    def slow(run: Path, taken: store.Snapshot, *how: Any, **else_: Any) -> store.SavedCheckpoint:
+    def slow(run: Path, taken: Snapshot, *how: Any, **else_: Any) -> store.SavedCheckpoint:
         if run.name == "a" and taken.step == 2:
             assert go_on.wait(20)
         return write(run, taken, *how, **else_)
