@@ -31,7 +31,7 @@ ROUNDS = 5
 ITEMS = 40
 GOALS = {"time": 2.5, "memory": 0.5}
 THREADS = 2
-RECIPE = load_recipe("gpt2-050226")
+RECIPE = load_recipe("gpt2-modern")
 CPU = Device(torch.device("cpu"), "CPU", torch.float32, compiled=False, peak_flops=1.0, peak_source="unused")
 
 

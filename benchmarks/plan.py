@@ -38,11 +38,11 @@ SIZES = {  # name: (recipe, settings)
     ),
     "modern 20M, 2 x 8 x 256, float32": ("demo-modern", f"run.precision=float32 {WIDE}"),
     "modern 124M, 1 x 1,024, float32": (
-        "gpt2-050226",
+        "gpt2-modern",
         "run.precision=float32 data.micro_batch=1 data.total_batch_tokens=1024",
     ),
     "classic 124M, 1 x 1,024, float32": (
-        "gpt2-230126",
+        "gpt2-classic",
         "run.precision=float32 data.micro_batch=1 data.total_batch_tokens=1024",
     ),
 }

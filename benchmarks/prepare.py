@@ -109,7 +109,7 @@ def ours(folder: Path, backend: str) -> list[str]:
         "data.validation_tokens": SHARD_TOKENS,
         "data.shard_tokens": SHARD_TOKENS,
     }
-    return [sys.executable, "-m", "regpt", "prepare", "gpt2-050226", *(f"{k}={v}" for k, v in settings.items())]
+    return [sys.executable, "-m", "regpt", "prepare", "gpt2-modern", *(f"{k}={v}" for k, v in settings.items())]
 
 
 def run(command: list[str]) -> tuple[float, int]:

@@ -11,7 +11,7 @@ from regpt.plan.estimate import Hardware, estimate
 from regpt.plan.roofline import seconds_per_token
 from regpt.plan.wording import range_text
 
-RECIPES = ("gpt2-230126", "gpt2-050226")
+RECIPES = ("gpt2-classic", "gpt2-modern")
 MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))
 # Published tokens/s of one card with a 124M model, for comparison.
 KNOWN = {

@@ -28,7 +28,7 @@ CARDS = (1, 8, 64, 512)
 
 def build_recipe(name: str) -> Recipe:
     settings, tokens = MODELS[name]
-    recipe = load_recipe("gpt2-050226", settings.split())
+    recipe = load_recipe("gpt2-modern", settings.split())
     return replace(recipe, run=replace(recipe.run, max_steps=round(tokens / recipe.data.total_batch_tokens)))
 
 

@@ -17,6 +17,15 @@ from regpt.base.schema import OnResume
 SETTINGS = {section: {f.name: f for f in fields(get_type_hints(Recipe)[section])} for section in SECTIONS}
 
 
+# Names of version 0.1, by which runs and scripts may still name the shipped recipes.
+OLD_RECIPE_NAMES = {"gpt2-230126": "gpt2-classic", "gpt2-050226": "gpt2-modern"}
+
+
+def current_recipe_name(name: str) -> str:
+    """Return today's name of a shipped recipe, for runs that recorded its name of version 0.1."""
+    return OLD_RECIPE_NAMES.get(name, name)
+
+
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that come with regpt, by name: next to the package in a clone, inside it when installed."""
     package = Path(__file__).resolve().parent.parent
@@ -65,6 +74,8 @@ def find_recipe(where: str | Path) -> Path:
     shipped = shipped_recipes()
     if str(where) in shipped:
         return shipped[str(where)]
+    if path.stem in OLD_RECIPE_NAMES:
+        return shipped[current_recipe_name(path.stem)]
     near = difflib.get_close_matches(path.stem, shipped, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"{where}: no such recipe", f"{guess}regpt comes with {', '.join(shipped)}; or name a .toml file")

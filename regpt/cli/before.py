@@ -33,9 +33,9 @@ def add(command: Commands) -> None:
         "plan",
         run_plan,
         "tell what a recipe will take: memory, time, energy, money, disk; and what cannot be",
-        "examples: regpt plan gpt2-050226 --gpu 'RTX 5090' --price 0.5\n"
-        "          regpt plan gpt2-050226 --gpu H100 --gpus 8\n"
-        "          regpt plan gpt2-050226 --gpu all\n"
+        "examples: regpt plan gpt2-modern --gpu 'RTX 5090' --price 0.5\n"
+        "          regpt plan gpt2-modern --gpu H100 --gpus 8\n"
+        "          regpt plan gpt2-modern --gpu all\n"
         "          regpt plan demo-modern           this machine, measured for two seconds\n\n"
         "Nothing is trained and nothing is written. docs/plan.md tells what the ranges rest on.",
     )
@@ -94,7 +94,7 @@ def add(command: Commands) -> None:
         "import",
         help="use a folder of build-nanogpt's .npy, or llm.c's or modded-nanogpt's .bin shards",
         description="Read a folder of token shards once and give it a manifest. The shards stay as they are.",
-        epilog="example: regpt data import edu_fineweb10B && regpt train gpt2-050226 data.path=edu_fineweb10B",
+        epilog="example: regpt data import edu_fineweb10B && regpt train gpt2-modern data.path=edu_fineweb10B",
     )
     taken_over.set_defaults(command=run_data_import)
     add_directory(taken_over)

@@ -24,22 +24,22 @@ DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write 
 EPILOG = """\
 from text to report:
   regpt demo                                            all of it in miniature, in a few minutes
-  regpt recipe show gpt2-050226 --against gpt2-230126   what a run will do, before it does it
-  regpt plan gpt2-050226 --gpu "RTX 5090"               memory, hours, energy, money; and what cannot be
-  regpt doctor gpt2-050226                              a rehearsal on this machine, in two minutes
-  regpt prepare gpt2-050226                             text of the hub, or data.source=FOLDER -> token shards
-  regpt train gpt2-050226                               token shards -> runs/gpt2-050226
-  regpt watch gpt2-050226                               look on from another terminal
-  regpt resume gpt2-050226                              go on after Ctrl-C or a crash
-  regpt report gpt2-050226 --against gpt2-230126        the record, with pictures
-  regpt evaluate gpt2-050226 --tasks hellaswag,piqa     a finished model asked more, or somebody else's
-  regpt compare gpt2-050226 gpt2-230126                 which differences are differences
+  regpt recipe show gpt2-modern --against gpt2-classic   what a run will do, before it does it
+  regpt plan gpt2-modern --gpu "RTX 5090"               memory, hours, energy, money; and what cannot be
+  regpt doctor gpt2-modern                              a rehearsal on this machine, in two minutes
+  regpt prepare gpt2-modern                             text of the hub, or data.source=FOLDER -> token shards
+  regpt train gpt2-modern                               token shards -> runs/gpt2-modern
+  regpt watch gpt2-modern                               look on from another terminal
+  regpt resume gpt2-modern                              go on after Ctrl-C or a crash
+  regpt report gpt2-modern --against gpt2-classic        the record, with pictures
+  regpt evaluate gpt2-modern --tasks hellaswag,piqa     a finished model asked more, or somebody else's
+  regpt compare gpt2-modern gpt2-classic                 which differences are differences
 
 RECIPE is a .toml file or the name of one that regpt comes with. Any setting can be changed for one command by writing
 section.key=value behind it, as in: regpt train demo-modern run.max_steps=20 optimizer.max_lr=1e-3
 `regpt recipe help` lists all settings. RUN is the name of a folder in runs/, or a path.
 
-on several cards: torchrun --standalone --nproc_per_node=4 -m regpt train gpt2-050226   (docs/scale.md)
+on several cards: torchrun --standalone --nproc_per_node=4 -m regpt train gpt2-modern   (docs/scale.md)
 
 exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are none, 6 locked, 7 a rank was lost,
             130 stopped by Ctrl-C after saving, 143 by SIGTERM, SIGUSR1 or run.time_limit after saving

@@ -19,7 +19,7 @@ def add(command: Commands) -> None:
         "watch",
         run_watch,
         "look on while a run goes: curve, figures, speed, time left",
-        "example: regpt watch gpt2-050226      in a second terminal, or on another machine that sees the folder\n\n"
+        "example: regpt watch gpt2-modern      in a second terminal, or on another machine that sees the folder\n\n"
         "It only reads, so it disturbs no run, and shows stopped and killed ones too. q or Ctrl-C leaves, and the run\n"
         "goes on; when the run has finished it leaves by itself. In a pipe, or with --once, it prints one plain view.\n"
         "docs/running.md says what is counted in the time left.",
@@ -66,9 +66,9 @@ def add(command: Commands) -> None:
         run_evaluate,
         "ask a model multiple-choice tasks, and measure its validation loss",
         "examples: regpt evaluate demo-modern\n"
-        "          regpt evaluate runs/gpt2-050226/checkpoints/step_005000 --tasks hellaswag,arc_easy,piqa\n"
+        "          regpt evaluate runs/gpt2-modern/checkpoints/step_005000 --tasks hellaswag,arc_easy,piqa\n"
         "          regpt evaluate some/hugging-face-directory --tasks validation data.path=data/fineweb-edu-10BT\n"
-        "          regpt evaluate gpt2-050226 --tasks lambada_openai --lm-eval\n\n"
+        "          regpt evaluate gpt2-modern --tasks lambada_openai --lm-eval\n\n"
         "tasks: validation, hellaswag, hellaswag_lm_eval, arc_easy, arc_challenge, piqa, sciq, winogrande,\n"
         "       openbookqa, social_iqa, boolq\n\n"
         "Every accuracy stands with its standard error and the rule by which endings are judged. The answer to each\n"

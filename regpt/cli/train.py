@@ -46,7 +46,7 @@ def add(command: Commands) -> None:
         "replay",
         run_replay,
         "show what a step trained on, and that it is what the journal says",
-        "example: regpt replay gpt2-050226 --step 1200 | head",
+        "example: regpt replay gpt2-modern --step 1200 | head",
     )
     add_run(replay)
     replay.add_argument("--step", type=at_least(int, 1), required=True, metavar="N", help="the step, counted from 1")

@@ -25,7 +25,7 @@ from regpt.base.settings import (
     to_toml,
 )
 
-CLASSIC, MODERN = "gpt2-230126", "gpt2-050226"
+CLASSIC, MODERN = "gpt2-classic", "gpt2-modern"
 
 
 def problems(where: str, *overrides: str) -> list[Problem]:
@@ -38,8 +38,8 @@ def problems(where: str, *overrides: str) -> list[Problem]:
 DIGESTS = {
     "demo-classic": "7d2e06c8bde22c1f91106949c1c8b3716497a7d651444c8ce6a979add3bcab0a",
     "demo-modern": "676bb6dfa7e0f4412b7c815067db73efee18fd1fd723bc898d90e3bb5b32ca17",
-    "gpt2-050226": "5191708d111d9b7fb62b589a9250e85608ddf90b27aaa6b3363a76e80aff37ab",
-    "gpt2-230126": "34fdc62167c880e8ed7cfc278787ec5c5cb07501f3f0c3bfdb53bf40066caaf2",
+    "gpt2-modern": "5191708d111d9b7fb62b589a9250e85608ddf90b27aaa6b3363a76e80aff37ab",
+    "gpt2-classic": "34fdc62167c880e8ed7cfc278787ec5c5cb07501f3f0c3bfdb53bf40066caaf2",
 }
 
 
@@ -293,3 +293,8 @@ def test_a_recipe_cannot_be_changed() -> None:
 def test_a_path_that_can_be_none_is_refused_before_anything_is_done(path: str) -> None:
     _, problems = build_recipe("x", {"data": {"path": path}})
     assert "data.path" in {problem.setting for problem in problems}
+
+
+@pytest.mark.parametrize(("old", "new"), [("gpt2-230126", "gpt2-classic"), ("recipes/gpt2-050226.toml", "gpt2-modern")])
+def test_recipe_is_found_by_its_name_of_version_0_1(old: str, new: str) -> None:
+    assert load_recipe(old) == load_recipe(new)

@@ -29,7 +29,7 @@ def answer(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, s
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], ["--version"], ["train", "--help"], ["recipe", "list"], ["recipe", "show", "gpt2-050226"]]
+    "words", [["--help"], ["--version"], ["train", "--help"], ["recipe", "list"], ["recipe", "show", "gpt2-modern"]]
 )
 def test_help_and_recipes_do_not_wait_for_torch(words: list[str]) -> None:
     code = """
@@ -81,7 +81,7 @@ def test_a_path_that_cannot_be_written_is_one_line(home: Path, capsys: pytest.Ca
 
 
 def test_recipe_show_tells_what_follows_and_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = answer(capsys, "recipe", "show", "gpt2-050226", "data.micro_batch=8", "--against", "gpt2-230126")
+    code, out, _ = answer(capsys, "recipe", "show", "gpt2-modern", "data.micro_batch=8", "--against", "gpt2-classic")
     assert code == 0
     for said in (
         "micro_batch = 8",
@@ -103,7 +103,7 @@ BAD = [
     (["train", "tiny.toml", "data.source=nothing-here"], 3, "nothing-here"),
     (["train", "tiny.toml", "data.source=empty"], 3, "empty"),
     (["train", "tiny.toml", "data.total_batch_tokens=1048576"], 3, "a batch takes"),
-    (["train", "gpt2-050226"], 3, "hub"),
+    (["train", "gpt2-modern"], 3, "hub"),
     (["train", "tiny.toml", "run.device=cuda"], 2, "run.device"),
     (["resume", "unknown"], 2, "unknown"),
     (["report", "unknown"], 2, "unknown"),

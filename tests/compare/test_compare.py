@@ -300,7 +300,7 @@ def test_a_chosen_checkpoint_against_a_last_one_is_flagged(
 
 
 def test_figures_recorded_on_other_data_do_not_compare(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = printed(capsys, "compare", "a", str(shipped_recipes()["gpt2-230126"]))
+    out = printed(capsys, "compare", "a", str(shipped_recipes()["gpt2-classic"]))
     severe, careful = out.split("Compare with care:")
     assert "These do not compare:" in severe and "Recorded on other data" in severe
     assert "FineWeb-Edu, 1,024 tokens at once" in severe and "Recorded figures" in careful

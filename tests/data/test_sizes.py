@@ -25,6 +25,6 @@ def test_epochs_follow_from_the_prepared_tokens(tiny: Recipe) -> None:
 
 
 def test_epochs_use_the_published_token_count(tmp_path: Path) -> None:
-    recipe = load_recipe("gpt2-050226", [f"data.path={tmp_path}/none"])
+    recipe = load_recipe("gpt2-modern", [f"data.path={tmp_path}/none"])
     assert train_tokens(recipe) == TrainTokens(9_854_000_000, prepared=False)
     assert epochs(recipe) == pytest.approx(2.030, abs=0.001)

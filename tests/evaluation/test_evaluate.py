@@ -203,6 +203,6 @@ def test_two_ranks_evaluate_to_the_bit_as_one(runs: Path, capsys: pytest.Capture
 def test_full_size_recipes_evaluate_all_hellaswag_items() -> None:
     from regpt.base.settings import load_recipe
 
-    for name in ("gpt2-050226", "gpt2-230126"):
+    for name in ("gpt2-modern", "gpt2-classic"):
         assert load_recipe(name).evaluation.hellaswag_items == 0
         assert "hellaswag_items = 0" in to_toml(load_recipe(name))

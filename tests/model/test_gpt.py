@@ -32,7 +32,7 @@ def tokens(recipe: ModelRecipe, length: int) -> torch.Tensor:
     return torch.randint(0, 50_257, (2, length), generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize(("name", "parameters"), [("gpt2-230126", 124_475_904), ("gpt2-050226", 123_587_328)])
+@pytest.mark.parametrize(("name", "parameters"), [("gpt2-classic", 124_475_904), ("gpt2-modern", 123_587_328)])
 def test_full_size_models_have_the_expected_parameter_counts(name: str, parameters: int) -> None:
     with torch.device("meta"):
         model = GPT(load_recipe(name).model)

@@ -42,7 +42,7 @@ def test_weight_decay_shrinks_matrices_alone_by_rate_times_decay() -> None:
 
 
 def test_learning_rate_warms_up_peaks_and_decays_to_the_minimum() -> None:
-    recipe = load_recipe("gpt2-050226")
+    recipe = load_recipe("gpt2-modern")
     rates = [learning_rate(step, recipe) for step in range(38_146)]
     assert rates[0] == pytest.approx(1.8e-3 / 285)
     assert rates[284] == rates[285] == pytest.approx(1.8e-3)

@@ -18,6 +18,6 @@ from regpt.plan.sizes import checkpoints_kept, disk_needed
     ],
 )
 def test_checkpoints_kept_are_counted(settings: list[str], kept: int) -> None:
-    recipe = load_recipe("gpt2-050226", settings)
+    recipe = load_recipe("gpt2-modern", settings)
     assert checkpoints_kept(recipe) == kept
     assert disk_needed(recipe) == (kept + 1) * 12 * recipe.model.parameters

@@ -30,7 +30,7 @@ def text(recipe: Recipe, card: str, ranks: int = 1, price: float | None = None) 
 
 
 def test_memory_parts_add_up_and_every_part_is_printed() -> None:
-    recipe = load_recipe("gpt2-050226")
+    recipe = load_recipe("gpt2-modern")
     plan = on_card(recipe, "RTX 5090")
     assert plan.estimate is not None and plan.memory_limit == pytest.approx(28.8e9)
     memory = plan.estimate.memory
@@ -42,7 +42,7 @@ def test_memory_parts_add_up_and_every_part_is_printed() -> None:
 
 
 def test_micro_batch_that_fits_is_used_and_the_largest_is_named() -> None:
-    plan = on_card(load_recipe("gpt2-050226"), "RTX 5090")
+    plan = on_card(load_recipe("gpt2-modern"), "RTX 5090")
     batch = plan.micro_batch
     assert batch is not None and plan.estimate is not None
     assert (batch.configured, batch.used, batch.fit) == (32, 32, MicroBatchFit.FITS)
@@ -51,19 +51,19 @@ def test_micro_batch_that_fits_is_used_and_the_largest_is_named() -> None:
 
 
 def test_micro_batch_that_does_not_fit_is_replaced() -> None:
-    batch = on_card(load_recipe("gpt2-050226"), "RTX 3080").micro_batch
+    batch = on_card(load_recipe("gpt2-modern"), "RTX 3080").micro_batch
     assert batch is not None
     assert (batch.configured, batch.used, batch.fit) == (32, 8, MicroBatchFit.DOES_NOT_FIT)
 
 
 def test_micro_batch_that_does_not_divide_is_replaced() -> None:
-    batch = on_card(load_recipe("gpt2-050226"), "H100", ranks=64).micro_batch
+    batch = on_card(load_recipe("gpt2-modern"), "H100", ranks=64).micro_batch
     assert batch is not None and batch.fit is MicroBatchFit.DOES_NOT_DIVIDE
     assert 512 % (64 * batch.used) == 0
 
 
 def test_model_that_does_not_fit_gets_no_estimate() -> None:
-    recipe = load_recipe("gpt2-050226", LARGE)
+    recipe = load_recipe("gpt2-modern", LARGE)
     plan = on_card(recipe, "RTX 3060")
     assert plan.estimate is None and plan.micro_batch is None and plan.smallest_memory > plan.memory_limit
     assert "run.activation_checkpointing=true" in text(recipe, "RTX 3060")
@@ -72,12 +72,12 @@ def test_model_that_does_not_fit_gets_no_estimate() -> None:
 @pytest.mark.parametrize("name", ["H100", "all"])
 def test_ranks_that_do_not_divide_the_batch_are_rejected(name: str) -> None:
     with pytest.raises(UserError) as raised:
-        plan_for_cards(load_recipe("gpt2-050226"), name, 3, None, RUNS)
+        plan_for_cards(load_recipe("gpt2-modern"), name, 3, None, RUNS)
     assert "--gpus 3" in raised.value.problem and "512" in raised.value.problem and "1 or 2 or 4" in raised.value.fix
 
 
 def test_float32_has_no_bfloat16_copies_and_no_speed() -> None:
-    recipe = load_recipe("gpt2-050226", ["run.precision=float32", "published.hours=0"])
+    recipe = load_recipe("gpt2-modern", ["run.precision=float32", "published.hours=0"])
     plan = on_card(recipe, "H100")
     assert plan.estimate is not None and not plan.estimate.layout.bfloat16 and not plan.estimate.memory.casts
     assert "tokens/s" not in text(recipe, "H100") and "bfloat16 copies" not in text(recipe, "H100")
@@ -92,7 +92,7 @@ def test_float32_has_no_bfloat16_copies_and_no_speed() -> None:
     ],
 )
 def test_model_is_sharded_if_configured_or_too_large(settings: list[str], sharded: bool) -> None:
-    recipe = load_recipe("gpt2-050226", settings)
+    recipe = load_recipe("gpt2-modern", settings)
     plan = on_card(recipe, "H100", ranks=8)
     assert plan.estimate is not None and plan.estimate.layout.sharded is sharded
     advised = "set run.parallel=fsdp" in text(recipe, "H100", ranks=8)
@@ -100,7 +100,7 @@ def test_model_is_sharded_if_configured_or_too_large(settings: list[str], sharde
 
 
 def test_cost_is_hours_times_cards_times_price() -> None:
-    recipe = load_recipe("gpt2-050226")
+    recipe = load_recipe("gpt2-modern")
     found = estimate(recipe, 4, Hardware(find_card("RTX 5090"), usd_per_hour=0.5), 32)
     assert found is not None
     assert found.usd == pytest.approx([4 * 0.5 * hours for hours in found.hours])
@@ -110,13 +110,13 @@ def test_cost_is_hours_times_cards_times_price() -> None:
 
 
 def test_cost_without_a_price_names_the_option() -> None:
-    plan = on_card(load_recipe("gpt2-050226"), "RTX 5090", 4)
+    plan = on_card(load_recipe("gpt2-modern"), "RTX 5090", 4)
     assert plan.estimate is not None and plan.estimate.usd is None
-    assert "--price" in text(load_recipe("gpt2-050226"), "RTX 5090", 4)
+    assert "--price" in text(load_recipe("gpt2-modern"), "RTX 5090", 4)
 
 
 def test_table_has_a_row_for_every_card() -> None:
-    lines = text(load_recipe("gpt2-050226"), "all").splitlines()
+    lines = text(load_recipe("gpt2-modern"), "all").splitlines()
     for card in CARDS:
         assert sum(line.startswith(f"  {card.name:<24} ") for line in lines) == 1, card.name
 
@@ -148,6 +148,6 @@ def test_command_plans_for_this_machine_and_writes_nothing(
 
 
 def test_command_rejects_an_unknown_card_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "gpt2-050226", "--gpu", "RTX 6090"]) == 2
+    assert main(["plan", "gpt2-modern", "--gpu", "RTX 6090"]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.startswith("error: --gpu 'RTX 6090'") and len(shown.err.splitlines()) == 1

@@ -24,12 +24,12 @@ ONE_WINDOW = ["data.micro_batch=1", "data.total_batch_tokens=1024"]  # does not 
 
 
 def warnings_of(kind: type[PlanWarning], *settings: str) -> list[PlanWarning]:
-    found = find_warnings(load_recipe("gpt2-050226", list(settings)), Path("runs"))
+    found = find_warnings(load_recipe("gpt2-modern", list(settings)), Path("runs"))
     return [warning for warning in found if isinstance(warning, kind)]
 
 
 def test_record_above_peak_is_impossible() -> None:
-    record = find_implausible_record(load_recipe("gpt2-050226"))
+    record = find_implausible_record(load_recipe("gpt2-modern"))
     assert record is not None and record.problem is RecordProblem.ABOVE_PEAK
     assert record.share_of_peak == pytest.approx(1.03, abs=0.005)
     assert record.tokens_per_second == pytest.approx(253_000, rel=0.005)
@@ -38,14 +38,14 @@ def test_record_above_peak_is_impossible() -> None:
 
 @pytest.mark.parametrize("settings", [[], ONE_WINDOW])
 def test_record_within_the_range_gives_no_warning(settings: list[str]) -> None:
-    assert find_implausible_record(load_recipe("gpt2-230126", settings)) is None
+    assert find_implausible_record(load_recipe("gpt2-classic", settings)) is None
 
 
 def test_record_above_the_range_is_implausible() -> None:
-    record = find_implausible_record(load_recipe("gpt2-050226", ["published.hours=26"]))
+    record = find_implausible_record(load_recipe("gpt2-modern", ["published.hours=26"]))
     assert record is not None and record.problem is RecordProblem.ABOVE_RANGE
     assert record.tokens_per_second > record.optimistic_tokens_per_second
-    assert find_implausible_record(load_recipe("gpt2-050226", ["published.hours=45"])) is None
+    assert find_implausible_record(load_recipe("gpt2-modern", ["published.hours=45"])) is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_hardware_of_a_record_is_parsed(hardware: str, found: tuple[int, str] | 
 
 def test_disk_smaller_than_the_checkpoints_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    needed = disk_needed(load_recipe("gpt2-050226"))
+    needed = disk_needed(load_recipe("gpt2-modern"))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(needed, 1, needed - 1))
     warning = warnings_of(DiskTooSmall)[0]
     assert warning == DiskTooSmall(Path("runs"), free=needed - 1, needed=needed)
@@ -84,5 +84,5 @@ def test_data_repeated_more_than_four_times_gives_a_warning() -> None:
 
 def test_warmup_as_long_as_the_run_gives_a_warning() -> None:
     (warning,) = warnings_of(WarmupTooLong, "run.max_steps=100")
-    assert warning == WarmupTooLong(load_recipe("gpt2-050226").optimizer.warmup_steps, 100)
+    assert warning == WarmupTooLong(load_recipe("gpt2-modern").optimizer.warmup_steps, 100)
     assert "optimizer.warmup_steps" in warning_text(warning)

@@ -27,7 +27,7 @@ def fixed_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def example(settings: list[str]) -> Recipe:
     """Return the modern recipe with a fixed name and, unless set, no published record."""
-    recipe = load_recipe("gpt2-050226", ["published.hours=0", *settings])
+    recipe = load_recipe("gpt2-modern", ["published.hours=0", *settings])
     return replace(recipe, name="example", published=replace(recipe.published, origin="the record"))
 
 

@@ -34,7 +34,7 @@ FOUR = ("{}.png", "{}.svg", "{}-dark.png", "{}-dark.svg")
 
 def drawn(name: str, steps: int, every: int = 250) -> Run:
     """A run whose loss falls from 10.9 to 3 as real ones do."""
-    recipe = load_recipe("gpt2-050226")
+    recipe = load_recipe("gpt2-modern")
     batch = recipe.data.total_batch_tokens
     loss = [3 + 6 * math.exp(-n / 120) + 1.9 * math.exp(-n / 4000) for n in range(steps + 1)]
     looked = range(0, steps + 1, every)
@@ -123,7 +123,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_the_longest_recipe_is_a_small_picture_that_shows_how_the_run_ends(
     tmp_path: Path, figures: list[Figure]
 ) -> None:
-    run = drawn("gpt2-050226", 38_146)
+    run = drawn("gpt2-modern", 38_146)
     draw_losses([run], tmp_path / "loss.png", [Line("GPT-2", 3.29)])
     axes = figures[0].axes[0]
     assert all(len(line.get_xydata()) <= POINTS + 2 for line in axes.lines)

@@ -218,7 +218,7 @@ def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_wha
     as_run(tmp_path, "first", -9)
     as_run(tmp_path, "last", 9)
     as_run(tmp_path, "elsewhere", -1, digest="f" * 64)
-    others = ["first", "trial-230126", "last", "elsewhere", "copy", str(find_recipe_file("gpt2-230126"))]
+    others = ["first", "trial-230126", "last", "elsewhere", "copy", str(find_recipe_file("gpt2-classic"))]
     text = report_of(tmp_path, "trial-050226", *others)
     header = next(line for line in sections(text)["Final Metrics"].splitlines() if line.startswith("|"))
     assert header.split(" | ")[3:-1] == [
@@ -227,7 +227,7 @@ def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_wha
         "Later Run (last)",
         "Run on Other Data (elsewhere)",
         "The Same Run (copy)",
-        "Run on Other Data (gpt2-230126, recorded)",
+        "Run on Other Data (gpt2-classic, recorded)",
     ]
     assert re.findall("^### (?:Key )?Improvements Over (.*)$", text, re.MULTILINE) == [
         "trial-230126",
@@ -241,17 +241,17 @@ def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_wha
 def test_a_record_is_the_previous_run_where_there_is_no_other_before_and_never_its_own(tmp_path: Path) -> None:
     shutil.copytree(TRIALS, tmp_path, dirs_exist_ok=True)
     recipe = tmp_path / "trial-050226" / "recipe.toml"
-    source = load_recipe("gpt2-050226").data.source
+    source = load_recipe("gpt2-modern").data.source
     recipe.write_text(recipe.read_text(encoding="utf-8").replace('source = "fineweb-sample"', f'source = "{source}"'))
 
     def header(name: str, *others: str) -> str:
         text = report_of(tmp_path, "trial-050226", str(find_recipe_file(name)), *others)
         return next(line for line in sections(text)["Final Metrics"].splitlines() if line.startswith("|"))
 
-    assert "| Previous Run (gpt2-230126, recorded) |" in header("gpt2-230126")
-    assert "| Recorded Run (gpt2-050226, recorded) |" in header("gpt2-050226")
-    beside_a_run = header("gpt2-230126", "trial-230126")
-    assert "| Recorded Run (gpt2-230126, recorded) | Previous Run (trial-230126) |" in beside_a_run
+    assert "| Previous Run (gpt2-classic, recorded) |" in header("gpt2-classic")
+    assert "| Recorded Run (gpt2-modern, recorded) |" in header("gpt2-modern")
+    beside_a_run = header("gpt2-classic", "trial-230126")
+    assert "| Recorded Run (gpt2-classic, recorded) | Previous Run (trial-230126) |" in beside_a_run
 
 
 def test_it_opens_with_what_was_trained_how_long_and_what_came_out(trials: Path) -> None:
@@ -265,7 +265,7 @@ def test_it_opens_with_what_was_trained_how_long_and_what_came_out(trials: Path)
 
 
 def test_then_comes_a_paragraph_for_each_that_it_is_held_against(trials: Path) -> None:
-    recorded = str(find_recipe_file("gpt2-230126"))
+    recorded = str(find_recipe_file("gpt2-classic"))
     text = report_of(trials, "trial-050226", "trial-230126", recorded)
     _, first, second, third, rest = text.split("\n\n", 4)
     assert "230126" not in first and rest.startswith("- **Training Date:**")
@@ -276,7 +276,7 @@ def test_then_comes_a_paragraph_for_each_that_it_is_held_against(trials: Path) -
         " significantly different: HellaSwag accuracy, 25.0 % against 20.0 % (McNemar's p = 1). Not tested: speed"
         " (fewer than 96 steps, and not twofold)."
     )
-    assert third.startswith("Against **gpt2-230126 (recorded)**: not tested, its figures are from the owner's record")
+    assert third.startswith("Against **gpt2-classic (recorded)**: not tested, its figures are from the owner's record")
 
 
 def test_of_a_run_that_goes_on_it_says_how_far_it_is(trials: Path, tmp_path: Path) -> None:
@@ -341,9 +341,9 @@ def test_a_comparison_on_other_data_is_not_called_one(two_runs: Path, tmp_path: 
 
 
 def test_a_recipe_with_recorded_figures_can_be_held_against(two_runs: Path) -> None:
-    text = report_of(two_runs, "modern", str(find_recipe_file("gpt2-230126")))
+    text = report_of(two_runs, "modern", str(find_recipe_file("gpt2-classic")))
     assert "3.26 (recorded)" in text and "0.28 (28 %; recorded)" in text
-    assert "gpt2-230126 (recorded): figures from the owner's record" in text
+    assert "gpt2-classic (recorded): figures from the owner's record" in text
     assert "(4 x RTX 3090, DDP over NCCL, 11 h, 7 USD), not measured here" in text
 
 
@@ -355,7 +355,7 @@ def find_recipe_file(name: str) -> Path:
 
 def test_the_differences_of_the_two_seed_runs_are_the_records() -> None:
     """The seed record lists seven; the table has each, and what the record does not say in words."""
-    rows = rows_of_differences(load_recipe("gpt2-050226"), load_recipe("gpt2-230126"))
+    rows = rows_of_differences(load_recipe("gpt2-modern"), load_recipe("gpt2-classic"))
     assert {setting: ratio for setting, _, _, ratio in rows} == {
         "run.max_steps": "× 2",
         "data.order": "",

@@ -262,8 +262,8 @@ def test_out_of_memory_messages_of_mps_and_cuda_are_recognized() -> None:
 
 
 def test_smaller_micro_batch_divides_the_share_of_each_rank() -> None:
-    recipe = load_recipe("gpt2-050226")
+    recipe = load_recipe("gpt2-modern")
     assert smaller_micro_batch(recipe, 1) == 16 and smaller_micro_batch(recipe, 8) == 16
-    odd = load_recipe("gpt2-050226", ["data.micro_batch=12", f"data.total_batch_tokens={12 * 7 * 1024}"])
+    odd = load_recipe("gpt2-modern", ["data.micro_batch=12", f"data.total_batch_tokens={12 * 7 * 1024}"])
     assert smaller_micro_batch(odd, 1) == 6
     assert smaller_micro_batch(odd, 3) == 4  # 28 windows a rank
