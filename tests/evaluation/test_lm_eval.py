@@ -117,7 +117,7 @@ def test_greedy_flag_equals_greedy_decoding(place: Path) -> None:
 def test_unsupported_requests_are_errors_with_a_remedy(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = open_model("a", place / "runs", [])
     device = open_device(opened.recipe.run)
-    with pytest.raises(UserError, match="asks for generated text"):
+    with pytest.raises(UserError, match="regpt export"):
         make_harness_model(opened, device, RankGroup(), lambda what, done, of: None).generate_until([])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="lm-eval is not installed"):
