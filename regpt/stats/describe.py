@@ -39,7 +39,7 @@ def verdict_text(verdict: Verdict, other: str) -> str:
 
 
 def describe_test(verdict: Verdict, other: str) -> str:
-    """Describe the test with its numbers, or why there is none."""
+    """Describe the test with its numbers, or why it is missing."""
     if verdict.test is None or verdict.reason:
         numbers = f"; {long_text(verdict.test, other)}" if verdict.test else ""
         return (verdict.problem or (REASON_TEXT[verdict.reason] if verdict.reason else "")) + numbers

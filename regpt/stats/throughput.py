@@ -15,7 +15,7 @@ MIN_STEPS = 8  # for a median
 MIN_TESTED_STEPS = 96  # below, a passing load may cover most of a run
 UNEVEN_RATIO = 1.5  # between the fastest and the slowest group of one run
 MIN_GROUP_STEPS = 4  # so that one slow step changes no group's median
-TWOFOLD = math.log(2)  # medians this far apart are reported for the two runs, whatever the cause
+TWOFOLD = math.log(2)  # medians this far apart are reported for the two runs, for any cause
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The journal: what happened in a run, a typed record a line, appended and never rewritten; all reports read it."""
+"""The journal of a run: one typed record per line, appended and never rewritten; every report reads it."""
 
 import json
 import time
@@ -32,12 +32,12 @@ class StepRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class SkippedRecord:
-    """A step that was passed over: its batch is spent, the weights are as they were."""
+    """A step that the guard skipped: its batch is used up, the weights are unchanged."""
 
     kind: ClassVar[str] = "skipped"
     step: int  # completed steps, this one included
     tokens: int
-    reason: str  # with the loss or the norm, which may be no number
+    reason: str  # with the loss or the norm, which may be NaN
     batch: str
     seconds: float
 
@@ -50,9 +50,9 @@ class ValidationRecord:
     loss: float  # mean over the fixed windows, nats per token
     windows: int
     seconds: float
-    standard_error: float = 0.0  # of the loss, from the spread of the windows' own; 0: not known
+    standard_error: float = 0.0  # of the loss, from the spread over the windows; 0: not known
     bits_per_byte: float = 0.0  # of the same windows' text; 0: not known
-    path: str = ""  # of each window's own loss, within the run; empty: not kept
+    path: str = ""  # of the file of window losses, within the run; empty: not kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,12 +124,12 @@ RECORD_TYPES: dict[str, type[Record]] = {
     kind.kind: kind
     for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
 }
-TAIL_BYTES = 256  # bytes at the end of what was read: a step's record, whose batch and seconds no other shares
+TAIL_BYTES = 256  # enough for one step's record, whose batch and seconds are unique
 REWINDS = (Resumed, Rollback, OutOfMemory)  # after these the run is at an earlier step than its journal
 
 
 class RunState(StrEnum):
-    """How a run's latest attempt is, judged by its journal alone."""
+    """The state of a run's latest attempt, judged by its journal alone."""
 
     EMPTY = "empty"
     RUNNING = "running or killed"  # only the run's lock tells which
@@ -146,7 +146,7 @@ END_STATES = {
 
 
 class Journal:
-    """The one writer of a run's journal. What cannot be written waits in memory and is tried again with the next."""
+    """Write a run's journal. Records that cannot be written wait in memory and are retried with the next one."""
 
     def __init__(self, run: Path, warn: Callable[[str], None] = lambda text: None) -> None:
         self.path, self.warn = RunPaths(run).journal, warn
@@ -158,7 +158,7 @@ class Journal:
         self.waiting.append(json.dumps(to_json(record), ensure_ascii=False))
         try:
             if self.failing:
-                end_last_line(self.path)  # of which a part may have been written
+                end_last_line(self.path)  # a part of it may have been written
             while self.waiting:
                 append_line(self.path, self.waiting[0])
                 del self.waiting[0]
@@ -172,7 +172,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class History:
-    """A journal as read: the run's one line of development, without what a resume left behind."""
+    """A journal as one linear history; steps undone by a resume or a rollback are dropped."""
 
     steps: list[StepRecord] = field(default_factory=list)
     skipped: list[SkippedRecord] = field(default_factory=list)
@@ -180,11 +180,11 @@ class History:
     tasks: list[TaskRecord] = field(default_factory=list)
     samples: list[SampleRecord] = field(default_factory=list)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
-    events: list[EventRecord] = field(default_factory=list)  # all attempts'
+    events: list[EventRecord] = field(default_factory=list)  # of all attempts
 
     @property
     def step(self) -> int:
-        """Completed steps, those included that were passed over."""
+        """Completed steps, skipped ones included."""
         return max(records[-1].step if records else 0 for records in (self.steps, self.skipped))
 
     @property
@@ -193,7 +193,7 @@ class History:
 
     @property
     def attempts(self) -> int:
-        """How often the run was started or resumed."""
+        """The number of starts and resumes."""
         return len(self.details(Started))
 
     def details(self, kind: type[D]) -> list[D]:
@@ -202,9 +202,9 @@ class History:
 
 
 class JournalReader:
-    """Reads a journal that another process writes: with each look only what was added since the last one.
+    """Read a journal that another process writes: each update reads only what was added since the last one.
 
-    Whoever holds `history` sees it grow. It is the same as `read_history` gives, which is one look of a new follower.
+    `history` grows in place. It equals the result of `read_history`, which is one update of a new reader.
     """
 
     def __init__(self, run: Path) -> None:
@@ -212,7 +212,7 @@ class JournalReader:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with the first record again."""
+        """Start again at the first record."""
         self.history = History()
         self.lists: dict[str, list[Any]] = {
             "step": self.history.steps,
@@ -224,10 +224,10 @@ class JournalReader:
             "event": self.history.events,
         }
         self.read_to = 0  # bytes of whole records
-        self.tail = b""  # the end of those bytes, by which a journal that was replaced is told
+        self.tail = b""  # the end of those bytes, which shows whether the journal was replaced
 
     def update(self) -> History:
-        """The history by now. A journal that is shorter, or another one, than at the last look is read anew."""
+        """Return the history now. A journal that was shortened or replaced is read from its beginning."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self.read_to - len(self.tail))
@@ -237,7 +237,7 @@ class JournalReader:
                 for line in file:
                     record = parse(line.decode(errors="replace"))
                     if record is None and not line.endswith(b"\n"):
-                        break  # cut, or not yet whole: the next look begins with it
+                        break  # incomplete: the next update begins with it
                     self.read_to += len(line)
                     self.tail = (self.tail + line)[-TAIL_BYTES:]
                     if record is not None:
@@ -255,12 +255,12 @@ class JournalReader:
 
 
 def read_history(run: Path) -> History:
-    """Read a journal, live or finished, without lines that a kill cut and steps that a resume went back behind."""
+    """Read a journal, live or finished. Incomplete lines and undone steps are left out."""
     return JournalReader(run).update()
 
 
 def first_event(run: Path) -> EventRecord | None:
-    """The one that a run began with, without reading the rest."""
+    """Return the event that a run began with, without reading the rest."""
     try:
         with RunPaths(run).journal.open(encoding="utf-8", errors="replace") as file:
             record = parse(file.readline())

@@ -1,4 +1,4 @@
-"""A run directory as it lies there: recipe, environment and history, of a live run, a finished one, or a copy."""
+"""Read a run directory: recipe, environment and history of a live run, a finished one, or a copy."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from regpt.tracking.window_losses import read_window_losses
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that was written down about a run."""
+    """A run directory, read: recipe, environment and history."""
 
     path: Path
     recipe: Recipe
@@ -37,28 +37,28 @@ class Run:
 
     @property
     def tokens(self) -> int:
-        """Seen in training so far."""
+        """Training tokens so far."""
         return self.history.step * self.recipe.data.total_batch_tokens
 
     @property
     def training_seconds(self) -> float:
-        """Spent in steps; evaluation and saving are not counted."""
+        """Seconds spent in steps, evaluation and saving excluded."""
         return sum(step.seconds for step in self.history.steps)
 
     @property
     def tokens_per_second(self) -> float:
-        """The median step's, so that a slow first step (compilation) and a pause weigh nothing; 0 before the first."""
+        """Speed of the median step, which compilation and pauses do not affect; 0 before the first step."""
         seconds = sorted(step.seconds for step in self.history.steps if step.seconds > 0)
         return self.recipe.data.total_batch_tokens / seconds[len(seconds) // 2] if seconds else 0.0
 
     @property
     def ranks(self) -> list[int]:
-        """How many each attempt ran on."""
+        """The number of ranks of each attempt."""
         return [start.ranks for start in self.history.details(Started)]
 
     @property
     def share_of_peak(self) -> float | None:
-        """Of all devices of the first attempt together; None where their peak is not known."""
+        """Achieved share of the first attempt's devices' peak; None where the peak is not known."""
         peak = self.environment.device.peak_flops * self.environment.ranks
         return self.tokens_per_second * self.recipe.model.flops_per_token / peak if peak else None
 
@@ -74,18 +74,18 @@ class Run:
 
     @property
     def validation_loss(self) -> float | None:
-        """The last one, nats per token."""
+        """The last validation loss, nats per token."""
         return self.history.validations[-1].loss if self.history.validations else None
 
     @property
     def hellaswag(self) -> list[TaskRecord]:
-        """Those that asked the same items as the last one; a resume may have asked for others."""
+        """Scores on the items of the last one; a resume may have changed the items."""
         records = [record for record in self.history.tasks if record.task == "hellaswag"]
         return [record for record in records if record.digest == records[-1].digest]
 
     @property
     def hellaswag_unmeasured(self) -> str:
-        """Why the latest attempt did not measure HellaSwag; nothing if it does."""
+        """Why the latest attempt did not measure HellaSwag; empty if it does."""
         starts = self.history.details(Started)
         if starts and starts[-1].hellaswag_unavailable is not None:
             return starts[-1].hellaswag_unavailable
@@ -93,16 +93,16 @@ class Run:
         return "" if measured else "the version of regpt that made this run did not measure it"
 
     def predictions(self, record: TaskRecord) -> Predictions:
-        """What was answered to each item. Raises DataError where that file is gone, or holds something else."""
+        """Read the predictions of a score. Raises DataError where the file is missing or has other items."""
         answers = read_predictions(self.path / record.path)
         if answers.digest != record.digest:
             raise DataError(f"{self.path / record.path}: holds answers to other items", "evaluate again")
         return answers
 
     def window_losses(self, tokens: int | None = None) -> NDArray[np.float64]:
-        """Each window's loss at the last validation, or at that after so many tokens. (windows)
+        """Read the loss of each window at the last validation, or at the one after `tokens` tokens.  (windows)
 
-        Raises DataError where they are not kept, or gone.
+        Raises DataError where the file was not kept or is missing.
         """
         looks = [look for look in self.history.validations if tokens in (None, look.tokens)]
         if not looks or not looks[-1].path:
@@ -115,13 +115,13 @@ class Run:
 
 
 def primary_accuracy(record: TaskRecord) -> tuple[float, float]:
-    """Accuracy and standard error by the rule that is meant where there is one number."""
+    """Return accuracy and standard error by the primary metric."""
     rule = next(iter(record.accuracy))
     return record.accuracy[rule], record.standard_error[rule]
 
 
 def find_run(where: str, root: Path) -> Path:
-    """The directory of the run that a user names: by its path, or by its id below `root`."""
+    """Return the directory of a run named by its path or by its id below `root`. Raises UserError without one."""
     for path in (root / where, Path(where)):
         if RunPaths(path).recipe.is_file():
             return path

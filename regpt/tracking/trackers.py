@@ -1,4 +1,4 @@
-"""Copies of the journal's figures elsewhere: TensorBoard, Weights & Biases, trackio. One that fails is let go."""
+"""Copy the journal's metrics to TensorBoard, Weights & Biases or trackio. A tracker that fails is dropped."""
 
 import contextlib
 import importlib
@@ -19,12 +19,12 @@ from regpt.tracking.events import OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
 
 PROJECT = "regpt"
-FINISH_SECONDS = 60.0  # that a run's end waits for figures still on their way
+FINISH_SECONDS = 60.0  # that the end of a run waits for metrics in transit
 Metrics = dict[str, float]
 
 
 class Tracker(Protocol):
-    """Where figures go."""
+    """A destination for metrics. `rolled_back` reports that later steps will be repeated."""
 
     def log(self, figures: Metrics, step: int) -> None: ...
     def rolled_back(self, step: int) -> None: ...
@@ -32,14 +32,14 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in the run's own folder: tensorboard --logdir runs"""
+    """Write event files into the run's directory; `tensorboard --logdir runs` shows them."""
 
     def __init__(self, run: Path, settings: dict[str, Any], resumed_at: int | None) -> None:
         self.folder = str(run / "tensorboard")
         self.open(resumed_at)
 
     def open(self, behind: int | None) -> None:
-        """What earlier files say of steps after `behind` is no longer shown."""
+        """Start a new file, which hides steps after `behind` in earlier files."""
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(self.folder, purge_step=None if behind is None else behind + 1)
@@ -57,9 +57,9 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Goes where its own settings say (`wandb login`, WANDB_MODE=offline); its files lie in the run's folder.
+    """Send metrics where wandb's own settings say (`wandb login`, WANDB_MODE=offline); files are in the run directory.
 
-    A resumed run goes on with the same id. Steps are an axis of our own, because its own must not go back.
+    A resumed run keeps its id. Steps are a metric of ours, because wandb's own step must never decrease.
     """
 
     def __init__(self, run: Path, settings: dict[str, Any], resumed_at: int | None) -> None:
@@ -87,7 +87,7 @@ class WeightsAndBiases:
 
 
 class Trackio:
-    """Goes where its own settings say: a database in its own folder (TRACKIO_DIR), or a server; `trackio show`."""
+    """Send metrics where trackio's own settings say: a local database (TRACKIO_DIR) or a server; see `trackio show`."""
 
     def __init__(self, run: Path, settings: dict[str, Any], resumed_at: int | None) -> None:
         self.client = importlib.import_module("trackio")
@@ -110,7 +110,7 @@ class Trackio:
 
 @contextmanager
 def muted() -> Iterator[None]:
-    """What this thread prints is dropped, and what others print is not."""
+    """Suppress what this thread prints, and nothing that other threads print."""
     stdout, me = sys.stdout, threading.get_ident()
 
     class Others(io.TextIOBase):
@@ -136,13 +136,13 @@ TRACKERS: dict[str, tuple[str, OpenTracker]] = {  # by name: (package, how to op
 
 
 class Trackers:
-    """The sinks that a recipe names, each on a thread of its own, so that training waits for none of them.
+    """The trackers that `run.sinks` names, each on a thread of its own, so that training waits for none of them.
 
-    Whatever one raises is said once; the others and the run go on.
+    An error in one is reported once; the others and the run continue.
     """
 
     def __init__(self, names: Sequence[str], warn: Callable[[str], None]) -> None:
-        """Raises UserError where the package of one is missing: that is better known before the run than after."""
+        """Check that every tracker's package is installed; raises UserError if not."""
         self.names, self.warn = names, warn
         self.running: list[tuple[str, threading.Thread, SimpleQueue[Record | None]]] = []
         for name in names:
@@ -154,23 +154,27 @@ class Trackers:
         for name in self.names:
             records: SimpleQueue[Record | None] = SimpleQueue()
             work = (name, lambda name=name: TRACKERS[name][1](run, settings, resumed_at), records, tokens_per_step)
-            thread = threading.Thread(target=self.serve, args=work, name=f"sink {name}", daemon=True)
+            thread = threading.Thread(target=self.serve, args=work, name=f"tracker {name}", daemon=True)
             thread.start()
             self.running.append((name, thread, records))
 
     def serve(
-        self, name: str, open_sink: Callable[[], Tracker], records: "SimpleQueue[Record | None]", tokens_per_step: int
+        self,
+        name: str,
+        open_tracker: Callable[[], Tracker],
+        records: "SimpleQueue[Record | None]",
+        tokens_per_step: int,
     ) -> None:
-        """The life of one sink, until `None` comes or it fails."""
+        """Serve one tracker until it receives None or fails."""
         try:
-            sink = open_sink()
+            tracker = open_tracker()
             while (record := records.get()) is not None:
                 if isinstance(record, EventRecord) and isinstance(record.detail, (Rollback, OutOfMemory)):
-                    sink.rolled_back(record.step)
+                    tracker.rolled_back(record.step)
                 if figures := metrics_of(record, tokens_per_step):
-                    sink.log(figures, record.step)
-            sink.close()
-        except Exception as error:  # a sink may raise whatever it likes
+                    tracker.log(figures, record.step)
+            tracker.close()
+        except Exception as error:  # a tracker may raise anything
             self.warn(f"the sink '{name}' failed and is let go ({type(error).__name__}: {error})")
 
     def write(self, record: Record) -> None:
@@ -178,7 +182,7 @@ class Trackers:
             records.put(record)
 
     def close(self) -> None:
-        """Wait until all is written, but not for ever."""
+        """Wait until everything is written, at most FINISH_SECONDS."""
         for _, _, records in self.running:
             records.put(None)
         until = time.monotonic() + FINISH_SECONDS
@@ -190,7 +194,7 @@ class Trackers:
 
 
 def metrics_of(record: Record, tokens_per_step: int) -> Metrics:
-    """What is worth a curve in a record; nothing for the others."""
+    """Return the metrics of a record that are worth a curve; empty for other records."""
     if isinstance(record, StepRecord):
         return {
             "train/loss": record.loss,

@@ -12,12 +12,12 @@ from regpt.base.files import write_bytes
 
 
 def window_losses_file(data: str, windows: int) -> str:
-    """Its name in the folder of what a model was asked after a step, where losses on other data may lie as well."""
+    """Return the file's name; it has the data digest, because a step's folder may hold losses on several datasets."""
     return f"validation-{data[:8]}-{windows}.npy"
 
 
 def write_window_losses(path: Path, losses: NDArray[np.float64]) -> None:
-    """Write each window's loss as a plain .npy file, whole or not at all. (windows)"""
+    """Write the loss of each window as a .npy file, atomically.  (windows)"""
     memory = io.BytesIO()
     np.save(memory, losses)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,8 +25,11 @@ def write_window_losses(path: Path, losses: NDArray[np.float64]) -> None:
 
 
 def read_window_losses(path: Path, windows: int, mean: float) -> NDArray[np.float64]:
-    """Read them again. (windows). Raises DataError where the file is gone, or is none of so many windows and that mean:
-    an evaluation in another precision writes over it."""
+    """Read the loss of each window.  (windows)
+
+    Raises DataError where the file is missing or has another number of windows or another mean: an evaluation in
+    another precision overwrites it.
+    """
     try:
         losses = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

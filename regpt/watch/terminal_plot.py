@@ -1,4 +1,4 @@
-"""Curves of dots in a terminal: a character of Braille holds two columns of four."""
+"""Plot curves in a terminal with Braille characters, each of two by four dots."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Curve:
 
 
 def draw_curves(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
-    """So many lines of so many characters, with the axes and their ends; the x axis begins at 0.
+    """Return `height` lines of `width` characters with both axes and their limits; the x axis begins at 0.
 
     A curve may come from above the picture, so that a loss of 10 at the start does not hide what happens at 3.
     """
