@@ -276,13 +276,13 @@ class GuardRecipe:
     norm_deviations: float = setting(
         0.0, "The same limit for the gradient norm before clipping, in robust standard deviations; 0: never."
     )
-    skips: int = setting(3, "Number of bad steps in a row to skip without an update before a rollback.")
-    returns: int = setting(
+    max_skips: int = setting(3, "Number of bad steps in a row to skip without an update before a rollback.")
+    max_rollbacks: int = setting(
         1, "Number of rollbacks to a checkpoint; each one drops the bad batches. After them the run fails."
     )
 
     def problems(self) -> Iterator[Problem]:
-        yield from at_least(self, 0, "loss_deviations", "norm_deviations", "skips", "returns")
+        yield from at_least(self, 0, "loss_deviations", "norm_deviations", "max_skips", "max_rollbacks")
         if self.window < 8:
             yield Problem("guard.window", f"guard.window = {self.window} is below 8, too few steps to define normal")
 

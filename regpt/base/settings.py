@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from regpt.base.aliases import OLD_SETTINGS, current_recipe, current_setting, rename_settings
 from regpt.base.errors import Problem, RecipeError, UserError
 from regpt.base.files import sha256_of_json
 from regpt.base.recipe import SECTIONS, Recipe
@@ -15,15 +16,6 @@ from regpt.base.schema import OnResume
 
 # The dataclass field of every setting, by section and key.
 SETTINGS = {section: {f.name: f for f in fields(get_type_hints(Recipe)[section])} for section in SECTIONS}
-
-
-# Names of version 0.1, by which runs and scripts may still name the shipped recipes.
-OLD_RECIPE_NAMES = {"gpt2-230126": "gpt2-classic", "gpt2-050226": "gpt2-modern"}
-
-
-def current_recipe_name(name: str) -> str:
-    """Return today's name of a shipped recipe, for runs that recorded its name of version 0.1."""
-    return OLD_RECIPE_NAMES.get(name, name)
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -35,12 +27,26 @@ def shipped_recipes() -> dict[str, Path]:
     return {}
 
 
+def shipped_recipe(name: str) -> Path | None:
+    """Return the path of a shipped recipe by its name or an old name of it; None if there is no such recipe."""
+    return shipped_recipes().get(current_recipe(name))
+
+
 def load_recipe(where: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Load a recipe from a TOML file or by a shipped name, and apply overrides such as 'run.max_steps=2'.
 
-    Raises UserError if the file does not exist, RecipeError with all problems if its settings cannot be used.
+    Warns with RenamedSetting if it uses an old setting name. Raises UserError if the file does not exist, RecipeError
+    with all problems if its settings cannot be used.
     """
-    path = find_recipe(where)
+    return read_recipe(find_recipe(where), overrides, warn=True)
+
+
+def load_resolved_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Load the recipe.toml that a run, perhaps of an earlier version, wrote. Old setting names are read silently."""
+    return read_recipe(find_recipe(path), overrides, warn=False)
+
+
+def read_recipe(path: Path, overrides: Sequence[str], *, warn: bool) -> Recipe:
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -50,6 +56,8 @@ def load_recipe(where: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})", "name a recipe's .toml file") from None
     origin = f"{path.name} and the command line" if overrides else str(path)
+    if doubled := rename_settings(tables, warn=warn):
+        raise RecipeError(origin, doubled)
     return build_with_overrides(path.stem, tables, overrides, origin)
 
 
@@ -68,14 +76,13 @@ def build_with_overrides(name: str, tables: dict[str, Any], words: Sequence[str]
 
 def find_recipe(where: str | Path) -> Path:
     """Return the path of a recipe: a file, or a shipped name. Raises UserError with the nearest name otherwise."""
-    path = Path(where)
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if str(where) in shipped:
-        return shipped[str(where)]
-    if path.stem in OLD_RECIPE_NAMES:
-        return shipped[current_recipe_name(path.stem)]
+    path, shipped = Path(where), shipped_recipes()
+    renamed = path.with_stem(current_recipe(path.stem)) if path.name else path
+    for file in (path, renamed):
+        if file.is_file():
+            return file
+    if str(renamed) in shipped:
+        return shipped[str(renamed)]
     near = difflib.get_close_matches(path.stem, shipped, n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     raise UserError(f"{where}: no such recipe", f"{guess}regpt comes with {', '.join(shipped)}; or name a .toml file")
@@ -92,6 +99,7 @@ def apply_override(tables: dict[str, Any], word: str) -> Iterator[Problem]:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text  # a bare word is text: data.path=my-shards needs no quotes
+    section, _, key = current_setting(f"{section}.{key}", warn=True).partition(".")
     table = tables.setdefault(section, {})
     if isinstance(table, dict):
         table[key] = value
@@ -100,7 +108,8 @@ def apply_override(tables: dict[str, Any], word: str) -> Iterator[Problem]:
 def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
     """Build a recipe from tables. Return (recipe, []), or (None, all problems)."""
     hints = get_type_hints(Recipe)
-    problems: list[Problem] = []
+    tables = {section: dict(table) if isinstance(table, dict) else table for section, table in tables.items()}
+    problems = rename_settings(tables)
     unknown_values: set[str] = set()  # settings with an unusable value: further problems would follow from it
     sections = {}
     for section, table in tables.items():
@@ -206,8 +215,14 @@ def toml_value(value: Any) -> str:
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Return the SHA-256 of every setting that can change a result."""
-    return sha256_of_json({name: value for name, value in run_settings(recipe).items() if on_resume(name) != "free"})
+    """Return the SHA-256 of every setting that can change a result. A renamed setting counts under its old name."""
+    return sha256_of_json(
+        {
+            OLD_SETTINGS.get(name, name): value
+            for name, value in run_settings(recipe).items()
+            if on_resume(name) != "free"
+        }
+    )
 
 
 def on_resume(name: str) -> OnResume:
@@ -236,7 +251,7 @@ def changes(before: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[dict[str
 
     Return (refused changes, changes to note), each as setting -> [before, now]. Free settings are in neither.
     """
-    then = flat(before)
+    then = {current_setting(name, warn=False): value for name, value in flat(before).items()}
     changed = {name: [then[name], now] for name, now in run_settings(recipe).items() if then.get(name, now) != now}
     refused = {name: pair for name, pair in changed.items() if on_resume(name) == "refused"}
     return refused, {name: pair for name, pair in changed.items() if on_resume(name) == "noted"}

@@ -6,19 +6,18 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 from regpt import __version__
+from regpt.base.aliases import RenamedSetting
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
 from regpt.cli import before, results, train
 from regpt.cli.arguments import adding_to
 from regpt.distributed.env import current_launch, exit_process
 from regpt.distributed.signals import StopRequested
-
-if TYPE_CHECKING:
-    pass
 
 DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
 EPILOG = """\
@@ -89,7 +88,8 @@ def carry_out(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(OSError):  # a model's text may hold what a console cannot show
             sys.stdout.reconfigure(errors="replace")
     try:
-        code: int = arguments.command(arguments)
+        with notes_for_renamed_settings():
+            code: int = arguments.command(arguments)
         sys.stdout.flush()
         return code
     except UserError as error:
@@ -111,6 +111,25 @@ def carry_out(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextlib.contextmanager
+def notes_for_renamed_settings() -> Iterator[None]:
+    """Print a note, once for each name, where the user wrote a setting under its old name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RenamedSetting)
+        printed: set[str] = set()
+        show = warnings.showwarning
+
+        def show_note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, RenamedSetting):
+                show(message, category, *where, **more)
+            elif str(message) not in printed:
+                printed.add(str(message))
+                print(f"note: {message}", file=sys.stderr)
+
+        warnings.showwarning = show_note
+        yield
 
 
 def parser() -> argparse.ArgumentParser:

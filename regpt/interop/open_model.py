@@ -7,7 +7,7 @@ from typing import Any
 from regpt.base.errors import CheckpointError, UserError
 from regpt.base.files import sha256_of_file
 from regpt.base.recipe import Recipe
-from regpt.base.settings import build_recipe, load_recipe, override
+from regpt.base.settings import build_recipe, load_resolved_recipe, override
 from regpt.checkpoint import store
 from regpt.data.shards import gpt2_tokenizer_record
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
@@ -38,7 +38,7 @@ class LoadedModel:
 
 def load_model(run: Path) -> GPT:
     """The model of a run's newest whole checkpoint, in evaluation mode, float32."""
-    return load_checkpoint_model(store.newest_valid(run), load_recipe(RunPaths(run).recipe))
+    return load_checkpoint_model(store.newest_valid(run), load_resolved_recipe(RunPaths(run).recipe))
 
 
 def load_checkpoint_model(path: Path, recipe: Recipe) -> GPT:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from regpt.base.format import with_error
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, shipped_recipes
+from regpt.base.settings import load_recipe, shipped_recipe
 from regpt.data.public_corpora import PublicCorpus, corpus_of_source
 from regpt.report.published import CHANCE, GPT2, HELLASWAG_ITEMS, Reference
 from regpt.stats.identical import identical
@@ -158,7 +158,7 @@ def in_percent(run: Run) -> str:
 
 def recorded_column(recipe: Recipe, name: str) -> Column:
     """A recipe of which a run changed the length still bears the figures of the one that came with regpt."""
-    shipped = shipped_recipes().get(recipe.name)
+    shipped = shipped_recipe(recipe.name)
     tokens = f"{(load_recipe(shipped) if shipped else recipe).total_tokens:,} (by the recipe)"
     claimed = recipe.published
     return Column(

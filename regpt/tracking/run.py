@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regpt.base.aliases import current_recipe
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
-from regpt.base.settings import current_recipe_name, load_recipe
+from regpt.base.settings import load_resolved_recipe
 from regpt.data.public_corpora import PublicCorpus
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Started
@@ -142,7 +143,7 @@ def run_paths(root: Path) -> list[Path]:
 
 def open_run(path: Path) -> Run:
     """Read a run. Raises UserError where its own files are missing or incomplete."""
-    environment, recipe = Environment.read(path), load_recipe(RunPaths(path).recipe)
+    environment, recipe = Environment.read(path), load_resolved_recipe(RunPaths(path).recipe)
     if environment.recipe_name:
-        recipe = replace(recipe, name=current_recipe_name(environment.recipe_name))
+        recipe = replace(recipe, name=current_recipe(environment.recipe_name))
     return Run(path, recipe, environment, read_history(path))

@@ -11,7 +11,7 @@ from statistics import median
 from regpt.base.errors import UserError
 from regpt.base.files import holder_file, holder_of
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
+from regpt.base.settings import load_resolved_recipe
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Event, Started
 from regpt.tracking.journal import (
@@ -195,7 +195,7 @@ class RunMonitor:
         """Return the run's status now. Raises UserError without a readable recipe."""
         history = self.reader.update()
         if len(history.events) != self.events or not self.environment:  # a resume may have changed them
-            self.recipe = load_recipe(RunPaths(self.path).recipe)
+            self.recipe = load_resolved_recipe(RunPaths(self.path).recipe)
             self.environment = read_environment(self.path)
             self.events = len(history.events)
         return run_status(self.path, self.recipe, self.environment, history)

@@ -73,9 +73,9 @@ class Guard:
         if not self.bad_batches:
             self.last_good_step = step
         self.bad_batches = [*self.bad_batches, batch]
-        if len(self.bad_batches) <= self.settings.skips:
+        if len(self.bad_batches) <= self.settings.max_skips:
             return Verdict.SKIP
-        return Verdict.ROLLBACK if self.rollbacks < self.settings.returns else Verdict.STOP
+        return Verdict.ROLLBACK if self.rollbacks < self.settings.max_rollbacks else Verdict.STOP
 
     def exclude(self, batches: Sequence[int], rollbacks: int) -> None:
         """Exclude batches from training after a rollback, of which there are `rollbacks` now."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
-from regpt.base.settings import apply_override, as_tables, build_recipe, load_recipe, toml_value
+from regpt.base.settings import apply_override, as_tables, build_recipe, load_resolved_recipe, toml_value
 from regpt.console.training import Console
 from regpt.data.batches import BatchLoader
 from regpt.data.shards import TokenWindows, read_manifest
@@ -52,7 +52,7 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
     `as_text` yields all of the text instead of its beginning. Raises UserError where the journal has no such step,
     DataError where the data set gives another batch than the one in the journal.
     """
-    recipe, history = load_recipe(RunPaths(run).recipe), read_history(run)
+    recipe, history = load_resolved_recipe(RunPaths(run).recipe), read_history(run)
     logged = records_by_step(history).get(step)
     if logged is None:
         raise UserError(f"{run}: the journal has no step {step:,}", f"choose one from 1 to {history.step:,}")
@@ -132,7 +132,7 @@ def reproduce(
     rollback ends the comparison. `print_line` receives a line per step. Raises UserError for a run without steps.
     """
     history = read_history(run)
-    recipe = first_recipe(load_recipe(RunPaths(run).recipe), history)
+    recipe = first_recipe(load_resolved_recipe(RunPaths(run).recipe), history)
     known = records_by_step(history)
     count = min(steps, history.step)
     if count == 0:

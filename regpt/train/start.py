@@ -14,7 +14,7 @@ import torch
 from regpt.base.errors import CheckpointError, DataError, RecipeError, UserError
 from regpt.base.files import locked, sha256_of_json, write_json, write_text
 from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables, changes, load_recipe, recipe_digest, to_toml
+from regpt.base.settings import as_tables, changes, load_resolved_recipe, recipe_digest, to_toml
 from regpt.checkpoint import store
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console, quiet_console
@@ -110,7 +110,7 @@ def resume_training(
     run_dir: Path, overrides: Sequence[str] = (), *, console: Console | None = None, handle_signals: bool = False
 ) -> TrainResult:
     """Do the work of `resume` and return how it ended."""
-    recipe = load_recipe(RunPaths(run_dir).recipe, overrides)
+    recipe = load_resolved_recipe(RunPaths(run_dir).recipe, overrides)
     with open_session(recipe, console) as (device, ranks, console):
         return resume_from(recipe, run_dir, device, ranks, console, handle_signals)
 
@@ -172,7 +172,7 @@ def changes_before_first_checkpoint(recipe: Recipe, run: Path) -> dict[str, list
         return {}
     state = {
         "step": 0,
-        "settings": as_tables(load_recipe(paths.recipe)),
+        "settings": as_tables(load_resolved_recipe(paths.recipe)),
         "data": Environment.read(run).data.digest,
     }
     return allowed_changes(run, state, recipe, read_manifest(recipe.data.directory))

@@ -113,7 +113,7 @@ def test_rollback_excludes_the_bad_batches(longer: Recipe, tmp_path: Path, monke
 def test_rollback_without_a_checkpoint_returns_to_the_start(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny_recipe(tmp_path, guard={"skips": 0}, checkpoint={"every": 0}, run={"max_steps": 5})
+    recipe = tiny_recipe(tmp_path, guard={"max_skips": 0}, checkpoint={"every": 0}, run={"max_steps": 5})
     train(recipe, tmp_path / "clean")
     poison(monkeypatch, {2}, "loss", NAN)
     assert train(recipe, tmp_path / "a").history.status is RunState.FINISHED
@@ -183,7 +183,7 @@ def test_spike_limit_follows_the_median() -> None:
 
 
 def test_rejected_steps_do_not_change_what_is_normal() -> None:
-    guard = Guard(GuardRecipe(window=16, skips=1000))
+    guard = Guard(GuardRecipe(window=16, max_skips=1000))
     for _ in range(16):
         guard.accept(3.0, 1.0)
     for batch in range(100):
@@ -208,7 +208,7 @@ def test_guard_reads_the_names_of_version_0_1() -> None:
 
 
 def test_verdicts_follow_the_number_of_bad_steps_and_rollbacks() -> None:
-    guard = Guard(GuardRecipe(skips=1, returns=1))
+    guard = Guard(GuardRecipe(max_skips=1, max_rollbacks=1))
     assert [guard.reject(5, 5), guard.reject(6, 6)] == [Verdict.SKIP, Verdict.ROLLBACK]
     assert guard.last_good_step == 5 and guard.bad_batches == [5, 6]
     guard.exclude([5, 6], rollbacks=1)

@@ -125,7 +125,7 @@ def test_checkpoints_of_an_abandoned_attempt_are_removed(
 def test_excluded_batches_stay_excluded_after_a_retry(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = tiny_recipe(tmp_path, data={"micro_batch": 4}, guard={"skips": 1})
+    recipe = tiny_recipe(tmp_path, data={"micro_batch": 4}, guard={"max_skips": 1})
     forward, passes = GPT.forward, 0
 
     def poisoned(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,41 @@
+"""Old names of recipes and settings, which are still read."""
+
+import warnings
+from typing import Any
+
+from regpt.base.errors import Problem
+
+RECIPE_ALIASES = {"gpt2-230126": "gpt2-classic", "gpt2-050226": "gpt2-modern"}
+SETTING_ALIASES = {"guard.skips": "guard.max_skips", "guard.returns": "guard.max_rollbacks"}
+OLD_SETTINGS = {new: old for old, new in SETTING_ALIASES.items()}
+
+
+class RenamedSetting(UserWarning):
+    """A user wrote a setting under its old name. The commands print it as a note."""
+
+
+def current_recipe(name: str) -> str:
+    """Return the current name of a shipped recipe; other names are returned as they are."""
+    return RECIPE_ALIASES.get(name, name)
+
+
+def current_setting(name: str, *, warn: bool) -> str:
+    """Return the current name of the setting 'section.key'; with `warn`, issue RenamedSetting for an old one."""
+    if warn and name in SETTING_ALIASES:
+        warnings.warn(f"{name} is now {SETTING_ALIASES[name]}", RenamedSetting, stacklevel=2)
+    return SETTING_ALIASES.get(name, name)
+
+
+def rename_settings(tables: dict[str, Any], *, warn: bool = False) -> list[Problem]:
+    """Replace old setting names in the tables of a recipe; return a problem for each that is there under both names."""
+    problems = []
+    for old, new in SETTING_ALIASES.items():
+        section, _, key = old.partition(".")
+        table = tables.get(section)
+        if not isinstance(table, dict) or key not in table:
+            continue
+        new_key = current_setting(old, warn=warn).partition(".")[2]
+        if new_key in table:
+            problems.append(Problem(new, f"{old} and {new} are one setting; remove {old}"))
+        table.setdefault(new_key, table.pop(key))
+    return problems
