@@ -22,7 +22,7 @@ from regpt.base.settings import load_recipe
 from regpt.distributed.device import Device, open_device
 from regpt.distributed.rank_group import RankGroup
 from regpt.plan.measure_cpu import measured_rates
-from regpt.train.parallel import Parallel
+from regpt.training.parallel import Parallel
 
 GOAL = 0.25
 ROUNDS = 3

@@ -22,7 +22,7 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.distributed.device import open_device
 from regpt.distributed.rendezvous import open_rank_group
-from regpt.train.parallel import Parallel, make_parallel
+from regpt.training.parallel import Parallel, make_parallel
 
 ROUNDS = 5
 SIZES = {

@@ -14,7 +14,7 @@ from regpt.data.batches import BatchLoader
 from regpt.tracking import journal, trackers
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import RunPaths
-from regpt.train import trainer
+from regpt.training import trainer
 
 
 def full_disk(lab: Laboratory, times: int) -> Result:

@@ -6,7 +6,7 @@ from functools import partial
 from faults.laboratory import Laboratory, Result, newest_step
 from regpt.data.batches import Batch
 from regpt.tracking.journal import SkippedRecord, StepRecord, read_history
-from regpt.train import trainer
+from regpt.training import trainer
 
 
 def nan_losses(lab: Laboratory, times: int) -> Result:

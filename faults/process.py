@@ -16,7 +16,7 @@ from typing import Any
 
 import regpt.interop.huggingface
 import regpt.report.page
-import regpt.train.reproduce  # noqa: F401  import everything before the fork
+import regpt.training.reproduce  # noqa: F401  import everything before the fork
 from regpt.cli.main import main
 
 KILLED = -signal.SIGKILL

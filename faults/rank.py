@@ -15,8 +15,8 @@ from regpt.checkpoint import store
 from regpt.cli.main import main
 from regpt.data.batches import Batch
 from regpt.tracking.journal import SkippedRecord, StepRecord
-from regpt.train import gradients, periodic_eval, trainer
-from regpt.train.parallel import Parallel
+from regpt.training import gradients, periodic_eval, trainer
+from regpt.training.parallel import Parallel
 
 
 def poison_loss(steps: range) -> None:

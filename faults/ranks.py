@@ -193,7 +193,7 @@ def silent_rank(lab: Laboratory, times: int) -> Result:
         stopped = agent.ranks()[of_rank]
         os.kill(stopped.pid, signal.SIGSTOP)
         stopped_at = time.monotonic()
-        while "regpt/train/trainer.py" not in agent.output or "4 s" not in agent.output:
+        while "regpt/training/trainer.py" not in agent.output or "4 s" not in agent.output:
             assert time.monotonic() - stopped_at < 30, agent.output
             time.sleep(0.1)
         assert newest_step(lab.path("silent")) >= 5

@@ -12,7 +12,7 @@ from faults.process import at_call, kill_this_process
 from regpt.base import files
 from regpt.checkpoint import store
 from regpt.tracking.layout import RunPaths
-from regpt.train import guard, parallel, trainer
+from regpt.training import guard, parallel, trainer
 
 
 def differs_after_a_kill(lab: Laboratory, inject: Callable[[], None]) -> bool:

@@ -11,7 +11,7 @@ from regpt.checkpoint import store
 from regpt.distributed.signals import GracefulStop
 from regpt.prepare import encoders
 from regpt.tracking.journal import read_history
-from regpt.train import periodic_eval, trainer
+from regpt.training import periodic_eval, trainer
 
 
 def ctrl_c_at_steps(lab: Laboratory, times: int) -> Result:

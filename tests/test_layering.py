@@ -39,7 +39,7 @@ LONG_MODULES = {  # to be split; data tables may stay here
     "regpt.base.sections",
     "regpt.checkpoint.store",
     "regpt.cli.before",
-    "regpt.train.trainer",
+    "regpt.training.trainer",
 }
 LONG_FUNCTIONS = {("regpt.cli.before", "add"), ("regpt.cli.results", "add")}  # declarations of arguments
 WITHOUT_TORCH = ["base", "data", "prepare", "tasks", "tracking", "stats", "rendering", "report", "compare", "watch"]

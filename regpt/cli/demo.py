@@ -11,7 +11,7 @@ from regpt.console.training import Console
 from regpt.report.page import write_page, write_report
 from regpt.report.scores import open_baseline
 from regpt.tracking.run import open_run
-from regpt.train.start import start_training
+from regpt.training.start import start_training
 
 RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it
 

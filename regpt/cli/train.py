@@ -70,7 +70,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     if not name or name != Path(name).name:
         raise UserError(f"--name '{name}' is no name of a run", "use letters, digits, '-', '_' and '.', no slash")
     from regpt.console.training import Console
-    from regpt.train.start import start_training
+    from regpt.training.start import start_training
 
     return start_training(recipe, arguments.runs / name, console=Console(), handle_signals=True).exit_code
 
@@ -80,7 +80,7 @@ def run_resume(arguments: argparse.Namespace) -> int:
 
     path = find_run(arguments.run, arguments.runs)
     from regpt.console.training import Console
-    from regpt.train.start import resume_training
+    from regpt.training.start import resume_training
 
     return resume_training(path, arguments.overrides, console=Console(), handle_signals=True).exit_code
 
@@ -100,7 +100,7 @@ def run_replay(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.train.reproduce import replay
+    from regpt.training.reproduce import replay
 
     for line in replay(path, arguments.step, arguments.text):
         print(line)
@@ -112,7 +112,7 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
 
     path = find_run(arguments.run, arguments.runs)
     from regpt.console.training import Console
-    from regpt.train.reproduce import reproduce
+    from regpt.training.reproduce import reproduce
 
     divergence = reproduce(path, arguments.steps, print, console=Console(), handle_signals=True)
     if divergence is None:

@@ -28,8 +28,8 @@ from regpt.distributed.device import Device, open_device
 from regpt.distributed.signals import StopRequested
 from regpt.plan.measure_cpu import Rates, measured_rates
 from regpt.tracking.journal import StepRecord
-from regpt.train.oom import release_memory
-from regpt.train.start import TrainResult, resume_training, start_training
+from regpt.training.oom import release_memory
+from regpt.training.start import TrainResult, resume_training, start_training
 
 STEPS = 4
 SAVED_AT = 2

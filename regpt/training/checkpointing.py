@@ -15,9 +15,9 @@ from regpt.distributed.signals import GracefulStop
 from regpt.tracking.events import CheckpointFailed
 from regpt.tracking.journal import CheckpointRecord, EventRecord, Record
 from regpt.tracking.layout import RunPaths, parse_step
-from regpt.train.guard import Guard
-from regpt.train.parallel import Parallel
-from regpt.train.periodic_eval import PeriodicEvaluation
+from regpt.training.guard import Guard
+from regpt.training.parallel import Parallel
+from regpt.training.periodic_eval import PeriodicEvaluation
 
 SAVING_RESERVE_SECONDS = 5.0  # before run.time_limit, in addition to two steps and two checkpoints
 

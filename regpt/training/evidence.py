@@ -11,7 +11,7 @@ from regpt.distributed.dtensor import full_scalar
 from regpt.model.gpt import GPT
 from regpt.tracking.journal import SkippedRecord
 from regpt.tracking.layout import RunPaths
-from regpt.train.guard import Verdict
+from regpt.training.guard import Verdict
 
 
 def gradient_norms(model: GPT) -> dict[str, str]:

@@ -12,8 +12,8 @@ from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, combine_digests
 from regpt.distributed.device import Device, seed_micro_batch
 from regpt.distributed.rank_group import RankGroup
-from regpt.train.oom import is_out_of_memory
-from regpt.train.parallel import Parallel
+from regpt.training.oom import is_out_of_memory
+from regpt.training.parallel import Parallel
 
 
 class Gradients:

@@ -26,7 +26,7 @@ from regpt.tasks.items import Items, open_items
 from regpt.tracking.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.window_losses import window_losses_file, write_window_losses
-from regpt.train.parallel import Parallel
+from regpt.training.parallel import Parallel
 
 HELLASWAG = TASKS["hellaswag"]
 IN_RUN = RunPaths(Path())  # the journal holds paths relative to the run directory

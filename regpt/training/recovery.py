@@ -16,12 +16,12 @@ from regpt.distributed.device import memory_bytes
 from regpt.tracking.events import Failed, OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, SkippedRecord
 from regpt.tracking.layout import RunPaths
-from regpt.train.checkpointing import Checkpointing, TrainState
-from regpt.train.evidence import gradient_norms, write_evidence
-from regpt.train.guard import Verdict
-from regpt.train.oom import release_memory, smaller_micro_batch
-from regpt.train.parallel import Parallel
-from regpt.train.periodic_eval import PeriodicEvaluation
+from regpt.training.checkpointing import Checkpointing, TrainState
+from regpt.training.evidence import gradient_norms, write_evidence
+from regpt.training.guard import Verdict
+from regpt.training.oom import release_memory, smaller_micro_batch
+from regpt.training.parallel import Parallel
+from regpt.training.periodic_eval import PeriodicEvaluation
 
 VERDICT_TEXT = {
     Verdict.SKIP: "skipped",

@@ -19,9 +19,9 @@ from regpt.data.tokenizer import END_OF_TEXT, decode
 from regpt.tracking.events import OutOfMemory, Resumed, Rollback
 from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths
-from regpt.train.guard import Guard
-from regpt.train.start import check_same_on_all_ranks, open_session
-from regpt.train.trainer import Trainer
+from regpt.training.guard import Guard
+from regpt.training.start import check_same_on_all_ranks, open_session
+from regpt.training.trainer import Trainer
 
 
 def records_by_step(history: History) -> dict[int, StepRecord | SkippedRecord]:

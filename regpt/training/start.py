@@ -30,8 +30,8 @@ from regpt.tracking.events import Resumed, Started
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import Run, open_run
-from regpt.train.environment import code_version, environment
-from regpt.train.trainer import Trainer
+from regpt.training.environment import code_version, environment
+from regpt.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

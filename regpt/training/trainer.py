@@ -23,12 +23,12 @@ from regpt.model.optimizer import learning_rate
 from regpt.tracking.events import Finished, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord, Journal, Record, SkippedRecord, StepRecord
 from regpt.tracking.trackers import Trackers
-from regpt.train.checkpointing import Checkpointing, TrainState
-from regpt.train.gradients import Gradients
-from regpt.train.oom import OOM_RETRY_STEPS, is_out_of_memory
-from regpt.train.parallel import make_parallel
-from regpt.train.periodic_eval import PeriodicEvaluation, open_hellaswag
-from regpt.train.recovery import Recovery
+from regpt.training.checkpointing import Checkpointing, TrainState
+from regpt.training.gradients import Gradients
+from regpt.training.oom import OOM_RETRY_STEPS, is_out_of_memory
+from regpt.training.parallel import make_parallel
+from regpt.training.periodic_eval import PeriodicEvaluation, open_hellaswag
+from regpt.training.recovery import Recovery
 
 
 class Trainer:

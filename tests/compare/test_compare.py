@@ -35,7 +35,7 @@ from regpt.rendering.markdown import inline
 from regpt.stats.describe import REASON_TEXT
 from regpt.stats.outcome import NotTested
 from regpt.tracking.journal import read_history
-from regpt.train.start import train
+from regpt.training.start import train
 from tests.conftest import tiny_recipe
 
 FAIR = "Nothing was found that makes the comparison unfair."

@@ -28,8 +28,8 @@ from regpt.prepare.dataset import prepare
 from regpt.tracking.events import Event, Started
 from regpt.tracking.journal import History, RunState, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths
-from regpt.train import trainer
-from regpt.train.parallel import Parallel
+from regpt.training import trainer
+from regpt.training.parallel import Parallel
 from tests.conftest import tiny_recipe, wait_until
 from tests.helpers.ranks import Outcome, run_ranks, start_ranks
 
@@ -331,7 +331,7 @@ def test_a_misspelt_setting_is_told_once(place: Place) -> None:
 def other_data(of_rank: int, folder: str, rank: int) -> None:
     """One of the ranks sees a data set of other tokens."""
     if rank == of_rank:
-        from regpt.train import start
+        from regpt.training import start
 
         real = start.read_manifest
         start.read_manifest = lambda path: real(Path(folder))  # type: ignore[attr-defined]
@@ -348,7 +348,7 @@ def test_ranks_that_see_other_data_are_refused(place: Place, tmp_path: Path) -> 
 
 
 def other_recipe(of_rank: int, rank: int) -> None:
-    from regpt.train import start
+    from regpt.training import start
 
     if rank == of_rank:
         real = start.recipe_digest
@@ -633,7 +633,7 @@ def test_a_rank_that_hangs_is_given_up_with_a_stack(place: Place) -> None:
     os.kill(stopped, signal.SIGKILL)  # torchrun would do so after its own 30 s
     output, _ = agent.communicate(timeout=60)
     assert agent.returncode != 0
-    assert "rank 0 of 2 waited here:" in output and "regpt/train/trainer.py" in output
+    assert "rank 0 of 2 waited here:" in output and "regpt/training/trainer.py" in output
     assert "another rank did not answer within 3 s" in output
     newest = store.newest_valid(place.path("hangs"))
     assert int(newest.name.removeprefix("step_")) >= 5

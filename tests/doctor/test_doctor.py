@@ -34,7 +34,7 @@ from regpt.interop import open_model
 from regpt.model.gpt import GPT
 from regpt.prepare.dataset import prepare
 from regpt.report import page
-from regpt.train import parallel
+from regpt.training import parallel
 from tests.conftest import tiny_recipe
 
 Inject = Callable[[pytest.MonkeyPatch, Rehearsal], None]

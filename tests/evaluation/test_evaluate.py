@@ -17,7 +17,7 @@ from regpt.evaluation import scoring
 from regpt.tasks.catalog import BY_TOKEN
 from regpt.tracking.journal import read_history
 from regpt.tracking.predictions import read_predictions
-from regpt.train.start import train
+from regpt.training.start import train
 from tests.conftest import tiny_recipe
 from tests.helpers.ranks import run_ranks
 from tests.tasks.test_catalog import ROW

@@ -18,7 +18,7 @@ from regpt.interop.open_model import open_model
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import from_package
 from regpt.tracking.predictions import read_predictions
-from regpt.train.start import train
+from regpt.training.start import train
 from tests.conftest import tiny_recipe
 
 pytestmark = pytest.mark.xdist_group("hf")

@@ -5,7 +5,7 @@
 import torch
 
 import regpt.cli.main
-import regpt.train.reproduce
+import regpt.training.reproduce
 import tests.conftest
 from regpt.data import tokenizer
 from regpt.distributed.device import peak_rate

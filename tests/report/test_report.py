@@ -15,7 +15,7 @@ from regpt.report.recipe_diff import differences_from_gpt2, rows_of_differences
 from regpt.report.scores import open_baseline
 from regpt.tracking.journal import read_history
 from regpt.tracking.run import find_run, open_run
-from regpt.train.start import train
+from regpt.training.start import train
 from tests.conftest import tiny_recipe
 
 # The full-size recipes, two and four steps of 4,096 tokens each, on a CPU.

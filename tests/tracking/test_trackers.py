@@ -21,7 +21,7 @@ from regpt.tracking import trackers
 from regpt.tracking.events import Rollback
 from regpt.tracking.journal import EventRecord, Record, RunState, StepRecord, read_history
 from regpt.tracking.trackers import TRACKERS, Trackers
-from regpt.train.start import resume, train
+from regpt.training.start import resume, train
 from tests.conftest import tiny_recipe
 
 

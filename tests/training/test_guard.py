@@ -18,9 +18,9 @@ from regpt.checkpoint import store
 from regpt.tracking.events import Event, Rollback
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
-from regpt.train.guard import Guard, Verdict, spike_limit
-from regpt.train.start import resume, train
-from regpt.train.trainer import Trainer
+from regpt.training.guard import Guard, Verdict, spike_limit
+from regpt.training.start import resume, train
+from regpt.training.trainer import Trainer
 from tests.conftest import tiny_recipe
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -159,7 +159,7 @@ def test_guard_decides_the_same_after_a_stop_and_a_resume(
     poison(monkeypatch, {3, 5, 6, 7, 8}, "gradient", INFINITY)
     assert train(longer, tmp_path / "whole").history.status is RunState.FINISHED
     # at a constant rate, so that a run of 8 steps is the beginning of one of 12: it ends amid the bad steps
-    monkeypatch.setattr("regpt.train.trainer.learning_rate", lambda step, recipe: 1e-3)
+    monkeypatch.setattr("regpt.training.trainer.learning_rate", lambda step, recipe: 1e-3)
     first = tiny_recipe(tmp_path, run={"max_steps": 8}, evaluation={"sample_every": 0})
     assert train(longer, tmp_path / "whole-2").history.status is RunState.FINISHED
     assert train(first, tmp_path / "a").history.status is RunState.FINISHED

@@ -15,9 +15,9 @@ from regpt.tracking.events import Event, OutOfMemory
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.predictions import read_predictions
-from regpt.train.oom import is_out_of_memory, smaller_micro_batch
-from regpt.train.reproduce import replay, reproduce
-from regpt.train.start import resume, train
+from regpt.training.oom import is_out_of_memory, smaller_micro_batch
+from regpt.training.reproduce import replay, reproduce
+from regpt.training.start import resume, train
 from tests.conftest import tiny_recipe
 from tests.helpers.ranks import run_ranks
 
@@ -236,7 +236,7 @@ def both_have_less(rank: int) -> None:
 
 LIMITED = """
 import resource, sys, torch
-from regpt.train.oom import is_out_of_memory
+from regpt.training.oom import is_out_of_memory
 torch.zeros(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))

@@ -23,11 +23,11 @@ from regpt.tracking.journal import History, RunState, read_history
 from regpt.tracking.predictions import read_predictions
 from regpt.tracking.run import open_run
 from regpt.tracking.window_losses import read_window_losses
-from regpt.train import periodic_eval
-from regpt.train.start import resume, start_training, train
+from regpt.training import periodic_eval
+from regpt.training.start import resume, start_training, train
 from tests.conftest import tiny_recipe
 from tests.helpers.ranks import run_ranks
-from tests.train.test_trainer import losses, same, tensors
+from tests.training.test_trainer import losses, same, tensors
 
 LOOKING: dict[str, Any] = {"hellaswag_every": 3, "hellaswag_items": 12}
 

@@ -27,9 +27,9 @@ from regpt.tracking.events import Event, Resumed, Stopped
 from regpt.tracking.journal import Journal, RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.trackers import TRACKERS, TensorBoard
-from regpt.train import checkpointing, periodic_eval
-from regpt.train.start import resume, start_training, train
-from regpt.train.trainer import Trainer
+from regpt.training import checkpointing, periodic_eval
+from regpt.training.start import resume, start_training, train
+from regpt.training.trainer import Trainer
 from tests.conftest import tiny_recipe
 
 
@@ -388,7 +388,7 @@ def test_planted_data_position_off_by_one_is_seen(
     """A planted fault: after a resume, every step reads the batch of the next."""
     train(tiny, tmp_path / "whole")
     train(tiny_recipe(tmp_path, run={"max_steps": 3}), tmp_path / "a")
-    monkeypatch.setattr("regpt.train.guard.Guard.batch_of", lambda self, step: step + 1)
+    monkeypatch.setattr("regpt.training.guard.Guard.batch_of", lambda self, step: step + 1)
     resume(tmp_path / "a", ["run.max_steps=6"])
     whole, off = (read_history(tmp_path / name).steps[3].batch for name in ("whole", "a"))
     assert whole != off

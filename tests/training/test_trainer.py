@@ -21,7 +21,7 @@ from regpt.distributed.signals import TIME_LIMIT, GracefulStop
 from regpt.prepare.dataset import prepare
 from regpt.tracking.events import Event
 from regpt.tracking.journal import RunState, read_history
-from regpt.train.start import TrainResult, resume, start_training, train
+from regpt.training.start import TrainResult, resume, start_training, train
 from tests.conftest import tiny_recipe
 
 
@@ -149,7 +149,7 @@ def test_planted_resume_without_moments_is_seen(tiny: Recipe, tmp_path: Path, mo
     with monkeypatch.context() as patched:
         stop_before(patched, 9)
         start_training(tiny, tmp_path / "stopped", handle_signals=True)
-        patched.setattr("regpt.train.parallel.load_moments", lambda *_: None)
+        patched.setattr("regpt.training.parallel.load_moments", lambda *_: None)
         resume(tmp_path / "stopped")
     assert losses(tmp_path / "whole") != losses(tmp_path / "stopped")
 
