@@ -23,7 +23,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regpt.prepare.corpora import documents, open_corpus
+from regpt.preparation.corpora import documents, open_corpus
 
 ROUNDS = 3
 MEGABYTES = 800

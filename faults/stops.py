@@ -9,7 +9,7 @@ from faults.laboratory import Laboratory, Result, newest_step, send
 from faults.process import at_call
 from regpt.checkpoint import store
 from regpt.distributed.signals import GracefulStop
-from regpt.prepare import encoders
+from regpt.preparation import encoders
 from regpt.tracking.journal import read_history
 from regpt.training import periodic_eval, trainer
 

@@ -228,13 +228,13 @@ def run_prepare(arguments: argparse.Namespace) -> int:
     from regpt.base.settings import load_recipe
     from regpt.console.preparation import PreparationConsole
     from regpt.console.training import Console
-    from regpt.prepare.dataset import prepare
+    from regpt.preparation.dataset import prepare
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.executor is None and (arguments.option or arguments.tasks is not None):
         raise UserError("--tasks and --option are for an executor", "add --executor local or slurm")
     if arguments.executor is not None:
-        from regpt.prepare.cluster import logs_folder, prepare_on
+        from regpt.preparation.cluster import logs_folder, prepare_on
 
         options = dict(option_of_executor(word) for word in arguments.option)
         made = prepare_on(arguments.executor, recipe, arguments.tasks or 14, options)

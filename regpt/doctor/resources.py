@@ -17,7 +17,7 @@ from regpt.doctor.checks import CheckFailed
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
-from regpt.prepare.dataset import open_or_prepare
+from regpt.preparation.dataset import open_or_prepare
 from regpt.tracking.events import OutOfMemory
 from regpt.tracking.journal import read_history
 

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
-from regpt.prepare.chunks import NO_TEXT, Chunk, Documents, EncodedChunk
-from regpt.prepare.progress import PreparationProgress
-from regpt.prepare.text_files import READABLE_FILES, FilePart, file_kind
+from regpt.preparation.chunks import NO_TEXT, Chunk, Documents, EncodedChunk
+from regpt.preparation.progress import PreparationProgress
+from regpt.preparation.text_files import READABLE_FILES, FilePart, file_kind
 
 PARTS_FOR_ESTIMATE = 50  # the first parts of a corpus, from which the amount of text is estimated
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.progress import StopCheck
 from regpt.data import gigatoken, tokenizer
-from regpt.prepare.chunks import Chunk, EncodedChunk
-from regpt.prepare.corpora import Part, accepted
+from regpt.preparation.chunks import Chunk, EncodedChunk
+from regpt.preparation.corpora import Part, accepted
 
 Backend = Literal["tiktoken", "gigatoken"]
 
@@ -180,7 +180,7 @@ def worker_context() -> multiprocessing.context.BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     method = multiprocessing.get_context("forkserver")
-    method.set_forkserver_preload(["regpt.prepare.encoders", "tiktoken", "pyarrow.parquet"])
+    method.set_forkserver_preload(["regpt.preparation.encoders", "tiktoken", "pyarrow.parquet"])
     return method
 
 

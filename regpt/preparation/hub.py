@@ -10,11 +10,11 @@ from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
-from regpt.prepare.chunks import TextChunk
-from regpt.prepare.corpora import Corpus
-from regpt.prepare.downloads import MAX_FILES, Download, Downloads, HubFile
-from regpt.prepare.progress import PreparationProgress
-from regpt.prepare.text_files import FilePart, file_kind
+from regpt.preparation.chunks import TextChunk
+from regpt.preparation.corpora import Corpus
+from regpt.preparation.downloads import MAX_FILES, Download, Downloads, HubFile
+from regpt.preparation.progress import PreparationProgress
+from regpt.preparation.text_files import FilePart, file_kind
 
 PREFIX = "hub:"
 PARQUET_TEXT_RATIO = 1.6  # bytes of text per byte of FineWeb-Edu's parquet files, which hold other columns too

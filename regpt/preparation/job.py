@@ -27,11 +27,11 @@ from regpt.data.shards import (
     read_json_or_empty,
     read_manifest,
 )
-from regpt.prepare.corpora import Corpus
-from regpt.prepare.encoders import Encoders, Work, backend_record, worker_count
-from regpt.prepare.hub import HubCorpus
-from regpt.prepare.progress import PreparationProgress
-from regpt.prepare.state import PrepareState
+from regpt.preparation.corpora import Corpus
+from regpt.preparation.encoders import Encoders, Work, backend_record, worker_count
+from regpt.preparation.hub import HubCorpus
+from regpt.preparation.progress import PreparationProgress
+from regpt.preparation.state import PrepareState
 
 SHARD_BYTES_PER_TEXT_BYTE = 2 / 4.2 * 1.05  # uint16 tokens of 4.2 bytes (English; FineWeb has 4.5) and a margin
 STATE_FILE = "progress.json"

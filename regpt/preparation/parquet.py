@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regpt.base.errors import DataError
-from regpt.prepare import chunks
-from regpt.prepare.chunks import Documents, TextChunk
+from regpt.preparation import chunks
+from regpt.preparation.chunks import Documents, TextChunk
 
 if TYPE_CHECKING:
     import pyarrow.parquet

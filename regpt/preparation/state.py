@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regpt.data.shard_writer import WrittenShards
-from regpt.prepare.chunks import EncodedChunk
+from regpt.preparation.chunks import EncodedChunk
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from typing import IO, Any, Literal
 import zstandard
 
 from regpt.base.errors import DataError
-from regpt.prepare import chunks
-from regpt.prepare.chunks import NO_JSON, NO_TEXT, TextChunk
-from regpt.prepare.parquet import parquet_chunks, text_bytes_of_file
+from regpt.preparation import chunks
+from regpt.preparation.chunks import NO_JSON, NO_TEXT, TextChunk
+from regpt.preparation.parquet import parquet_chunks, text_bytes_of_file
 
 FileKind = Literal["text", "jsonl", "parquet"]
 

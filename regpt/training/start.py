@@ -24,7 +24,7 @@ from regpt.distributed.env import current_launch
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS
-from regpt.prepare.dataset import open_or_prepare
+from regpt.preparation.dataset import open_or_prepare
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Resumed, Started
 from regpt.tracking.journal import RunState, read_history

@@ -9,7 +9,7 @@ from regpt.base.recipe import Recipe
 from regpt.data.batches import BatchLoader, combine_digests
 from regpt.data.order import windows_of_step
 from regpt.data.shards import TokenWindows
-from regpt.prepare.dataset import prepare
+from regpt.preparation.dataset import prepare
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from regpt.data import tokenizer
 from regpt.data.formats import LLMC_HEADER_BYTES, npy_header_bytes
 from regpt.data.import_shards import find_shards, import_shards, verify
 from regpt.data.shards import Manifest, TokenWindows, read_manifest
-from regpt.prepare.dataset import prepare
+from regpt.preparation.dataset import prepare
 from tests.conftest import TINY
 
 

@@ -8,7 +8,7 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.data.shards import read_manifest
 from regpt.data.sizes import TrainTokens, epochs, epochs_text, train_tokens
-from regpt.prepare.dataset import prepare
+from regpt.preparation.dataset import prepare
 
 
 def test_epochs_are_unknown_before_preparation(tiny: Recipe) -> None:

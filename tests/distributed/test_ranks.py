@@ -24,7 +24,7 @@ from regpt.data.batches import Batch
 from regpt.distributed.signals import GracefulStop
 from regpt.interop.open_model import load_model
 from regpt.model.gpt import GPT
-from regpt.prepare.dataset import prepare
+from regpt.preparation.dataset import prepare
 from regpt.tracking.events import Event, Started
 from regpt.tracking.journal import History, RunState, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths

@@ -32,7 +32,7 @@ from regpt.doctor.resources import expected_seconds
 from regpt.doctor.runner import CHECKS, doctor, run_checks
 from regpt.interop import open_model
 from regpt.model.gpt import GPT
-from regpt.prepare.dataset import prepare
+from regpt.preparation.dataset import prepare
 from regpt.report import page
 from regpt.training import parallel
 from tests.conftest import tiny_recipe

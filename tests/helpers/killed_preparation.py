@@ -1,4 +1,4 @@
-"""Run `regpt prepare`, and kill the process at the nth call or return of a function of regpt/prepare.
+"""Run `regpt prepare`, and kill the process at the nth call or return of a function of regpt/preparation.
 
     python -m tests.helpers.killed_preparation CALLS WORD …
 
@@ -14,7 +14,7 @@ from typing import Any
 from regpt.base import files
 from regpt.cli.main import main
 from regpt.data import shard_writer, shards
-from regpt.prepare import chunks, dataset, downloads, hub, job, parquet, state, text_files
+from regpt.preparation import chunks, dataset, downloads, hub, job, parquet, state, text_files
 
 OURS = {
     module.__file__

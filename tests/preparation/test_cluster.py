@@ -9,9 +9,9 @@ import pytest
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
-from regpt.prepare import cluster
-from regpt.prepare.cluster import encode_parts, encoded_corpus, prepare_on, seal_pieces
-from regpt.prepare.dataset import pieces_folder, prepare
+from regpt.preparation import cluster
+from regpt.preparation.cluster import encode_parts, encoded_corpus, prepare_on, seal_pieces
+from regpt.preparation.dataset import pieces_folder, prepare
 from tests.conftest import tiny_recipe
 
 # A fake Slurm that runs each job as soon as it is queued, and an srun that only runs its command.

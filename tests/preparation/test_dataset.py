@@ -12,8 +12,8 @@ from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.data import tokenizer
 from regpt.data.shards import TokenWindows, read_manifest
-from regpt.prepare.corpora import documents, open_corpus
-from regpt.prepare.dataset import prepare
+from regpt.preparation.corpora import documents, open_corpus
+from regpt.preparation.dataset import prepare
 from tests.conftest import tiny_recipe
 
 

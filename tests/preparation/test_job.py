@@ -25,10 +25,10 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.data import gigatoken, shard_writer, tokenizer
 from regpt.data.shards import Manifest
-from regpt.prepare import chunks, encoders, job, parquet
-from regpt.prepare.dataset import exclusive, prepare
-from regpt.prepare.progress import NoPreparationProgress
-from regpt.prepare.text_files import FilePart
+from regpt.preparation import chunks, encoders, job, parquet
+from regpt.preparation.dataset import exclusive, prepare
+from regpt.preparation.progress import NoPreparationProgress
+from regpt.preparation.text_files import FilePart
 from tests.conftest import tiny_recipe, wait_until
 
 

@@ -18,7 +18,7 @@ from regpt.base.files import locked
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.distributed.signals import TIME_LIMIT, GracefulStop
-from regpt.prepare.dataset import prepare
+from regpt.preparation.dataset import prepare
 from regpt.tracking.events import Event
 from regpt.tracking.journal import RunState, read_history
 from regpt.training.start import TrainResult, resume, start_training, train
