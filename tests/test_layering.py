@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "regpt"
 PACKAGES = [
     "base",
     "data",
-    "prepare",
+    "preparation",
     "tasks",
     "tracking",
     "model",
@@ -22,7 +22,7 @@ PACKAGES = [
     "console",
     "interop",
     "evaluation",
-    "train",
+    "training",
     "plan",
     "stats",
     "rendering",
@@ -42,7 +42,7 @@ LONG_MODULES = {  # to be split; data tables may stay here
     "regpt.training.trainer",
 }
 LONG_FUNCTIONS = {("regpt.cli.before", "add"), ("regpt.cli.results", "add")}  # declarations of arguments
-WITHOUT_TORCH = ["base", "data", "prepare", "tasks", "tracking", "stats", "rendering", "report", "compare", "watch"]
+WITHOUT_TORCH = ["base", "data", "preparation", "tasks", "tracking", "stats", "rendering", "report", "compare", "watch"]
 
 
 @cache

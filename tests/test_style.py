@@ -44,7 +44,6 @@ UNCHECKED = {
     "regpt/compare",
     "regpt/distributed",
     "regpt/interop",
-    "regpt/model",
     "regpt/rendering",
     "regpt/report",
 }
