@@ -1,0 +1,228 @@
+"""The functions of `import regpt`: what the commands do, for scripts and notebooks.
+
+They return runs, models, paths and numbers. They print nothing unless `progress=True`, install no signal handlers
+unless `handle_signals=True`, and raise UserError (with `.problem` and `.fix`) for everything that the caller can fix.
+Each function imports what it needs when it is called.
+"""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regpt.base.errors import UserError
+from regpt.base.recipe import Recipe
+from regpt.tracking.run import Run, find_run
+from regpt.tracking.run import open_run as open_run_directory
+
+if TYPE_CHECKING:
+    from regpt.console.training import Console
+    from regpt.data.shards import Manifest
+    from regpt.evaluation.results import Result
+    from regpt.interop.open_model import LoadedModel
+
+__all__ = [
+    "Run",
+    "UserError",
+    "compare",
+    "evaluate",
+    "generate",
+    "load_model",
+    "load_recipe",
+    "open_run",
+    "prepare",
+    "report",
+    "resume",
+    "train",
+]
+
+RUNS = Path("runs")  # where runs lie unless the caller names another folder
+AnyPath = str | PathLike[str]
+
+
+def load_recipe(recipe: AnyPath, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Load a recipe: a .toml file, or the name of one that regpt ships, such as "gpt2-modern".
+
+    `overrides` change settings: {"run.max_steps": 20}, or ["run.max_steps=20"] as on the command line. Raises UserError
+    that lists every problem at once.
+    """
+    from regpt.base.settings import load_recipe as load
+    from regpt.base.settings import toml_value
+
+    if isinstance(overrides, Mapping):
+        overrides = [f"{setting}={toml_value(value)}" for setting, value in overrides.items()]
+    return load(Path(recipe) if isinstance(recipe, PathLike) else recipe, overrides)
+
+
+def prepare(recipe: Recipe, *, progress: bool = False) -> "Manifest":
+    """Prepare the data set at `data.path` from `data.source`, or open it if it exists. Returns its manifest.
+
+    An interrupted preparation continues where it stopped. Raises DataError if the text cannot be read or is too short.
+    """
+    from regpt.preparation import dataset
+
+    make = dataset.open_or_prepare if recipe.data.directory.exists() else dataset.prepare
+    if not progress:
+        return make(recipe)
+    from regpt.console.preparation import PreparationConsole
+    from regpt.console.training import Console
+
+    with Console() as console:
+        return make(recipe, PreparationConsole(console))
+
+
+def train(
+    recipe: Recipe,
+    run_dir: AnyPath | None = None,
+    *,
+    progress: bool = False,
+    handle_signals: bool = False,
+) -> Run:
+    """Train a new run until it is finished or stopped, and return it.
+
+    `run_dir` defaults to runs/NAME, with the recipe's name; it must not exist yet. Missing data is prepared first.
+    Under torchrun every rank calls this; ranks other than 0 need to see the same file system. With `handle_signals`,
+    SIGINT and SIGTERM save a checkpoint before the run stops.
+    """
+    from regpt.training.start import train as start
+
+    path = Path(run_dir) if run_dir is not None else RUNS / recipe.name
+    run = start(recipe, path, console=console_for(progress), handle_signals=handle_signals)
+    return run if run is not None else open_run_directory(path)
+
+
+def resume(
+    run: "Run | AnyPath",
+    overrides: Sequence[str] = (),
+    *,
+    progress: bool = False,
+    handle_signals: bool = False,
+) -> Run:
+    """Resume a run from its newest valid checkpoint, for example with ["run.max_steps=400"], and return it.
+
+    Raises CheckpointError if there is no checkpoint, or if a setting would change the results of earlier steps.
+    """
+    from regpt.training.start import resume as start
+
+    path = run_path(run)
+    resumed = start(path, overrides, console=console_for(progress), handle_signals=handle_signals)
+    return resumed if resumed is not None else open_run_directory(path)
+
+
+def open_run(run: AnyPath, runs: AnyPath = RUNS) -> Run:
+    """Open a run by its directory, or by its name in `runs`; it may still be training."""
+    return open_run_directory(find_run(str(run), Path(runs)))
+
+
+def load_model(model: "Run | AnyPath", runs: AnyPath = RUNS) -> "LoadedModel":
+    """Load a model on the CPU, in float32 and evaluation mode; `.model` is a torch.nn.Module.
+
+    `model` is a run (its newest valid checkpoint), the directory of a checkpoint, or a Hugging Face directory with
+    GPT-2's or Llama's architecture.
+    """
+    from regpt.interop.open_model import open_model
+
+    return open_model(str(model.path if isinstance(model, Run) else model), Path(runs), [])
+
+
+def generate(
+    model: "LoadedModel | Run | AnyPath",
+    prompt: str = "",
+    *,
+    tokens: int = 64,
+    count: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    seed: int = 42,
+) -> list[str]:
+    """Continue a prompt `count` times by up to `tokens` new tokens; returns prompt and continuation of each.
+
+    Temperature 0 takes the most likely token. The same seed gives the same texts.
+    """
+    from regpt.evaluation.sampling import Sampling, continuations
+
+    loaded = loaded_model(model)
+    if not loaded.has_gpt2_tokens:
+        raise UserError(
+            f"{loaded.name}: has its own tokenizer", "generate with transformers; regpt samples GPT-2 tokens"
+        )
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    return continuations(loaded.model, prompt, count, tokens, sampling)
+
+
+def evaluate(
+    model: "LoadedModel | Run | AnyPath",
+    tasks: Sequence[str] | None = None,
+    *,
+    items: int = 0,
+    into: AnyPath | None = None,
+) -> "list[Result]":
+    """Measure the validation loss and multiple-choice tasks; returns one result for each task and metric.
+
+    `tasks` are names such as "validation", "hellaswag" or "piqa". The default is HellaSwag, and the validation loss if
+    the model's data set exists. `items` limits a task to a fixed subset; 0 takes all. Predictions and losses are kept
+    in `into`, by default in the run's evaluations/ directory.
+    """
+    from regpt.distributed.device import open_device
+    from regpt.distributed.rank_group import RankGroup
+    from regpt.evaluation.evaluate import default_tasks, parse_tasks
+    from regpt.evaluation.evaluate import evaluate as measure
+    from regpt.evaluation.results import evaluation_dir
+
+    loaded = loaded_model(model)
+    names = parse_tasks(",".join(tasks)) if tasks else default_tasks(loaded)
+    target = Path(into) if into is not None else evaluation_dir(loaded)
+    return measure(loaded, names, target, open_device(loaded.recipe.run), RankGroup(), items)
+
+
+def compare(
+    *models: "Run | AnyPath",
+    into: AnyPath | None = None,
+    runs: AnyPath = RUNS,
+    html: bool = False,
+) -> Path:
+    """Compare runs and evaluated models; returns the path of comparison.md, or of comparison.html with `html`."""
+    from regpt.compare.models import open_all
+    from regpt.compare.page import default_directory, write_comparison
+
+    names = [str(model.path if isinstance(model, Run) else model) for model in models]
+    opened = open_all(names, Path(runs))
+    target = Path(into) if into is not None else default_directory(opened, Path())
+    return write_comparison(opened, target, html)[-1]
+
+
+def report(
+    run: "Run | AnyPath",
+    against: "Sequence[Run | AnyPath]" = (),
+    *,
+    runs: AnyPath = RUNS,
+    html: bool = False,
+) -> Path:
+    """Write the report of a run, compared with other runs. Returns the path of report.md, with `html` of report.html.
+
+    `against` are runs, or recipes (.toml) with recorded figures.
+    """
+    from regpt.report.page import write_page, write_report
+    from regpt.report.scores import open_baseline
+
+    opened = run if isinstance(run, Run) else open_run(run, runs)
+    baselines = [open_baseline(str(one.path if isinstance(one, Run) else one), Path(runs)) for one in against]
+    path = write_report(opened, baselines)
+    return write_page(opened, baselines) if html else path
+
+
+def run_path(run: "Run | AnyPath") -> Path:
+    return run.path if isinstance(run, Run) else find_run(str(run), RUNS)
+
+
+def loaded_model(model: "LoadedModel | Run | AnyPath") -> "LoadedModel":
+    from regpt.interop.open_model import LoadedModel
+
+    return model if isinstance(model, LoadedModel) else load_model(model)
+
+
+def console_for(progress: bool) -> "Console | None":
+    from regpt.console.training import Console
+
+    return Console() if progress else None
