@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 DOCS = Path(__file__).parent
 LIBRARY = DOCS.parent / "regpt" / "library.py"
+LIBRARY_EXAMPLE = DOCS / "library_example.py"
 LIBRARY_FUNCTIONS = (
     "load_recipe",
     "prepare",
@@ -152,7 +153,11 @@ def library_page() -> str:
         "# Library\n",
         f"{NOTICE}\n",
         "Functions load on first use, so `import regpt` is fast. A run is given as a `Run`, as the name of a folder\n"
-        "in `runs/`, or as a path.\n",
+        "in `runs/`, or as a path. Functions return runs, models, numbers and paths. They print nothing unless\n"
+        "`progress=True`, install no signal handlers unless `handle_signals=True`, and raise `regpt.UserError` for\n"
+        "everything that the caller can fix. All of them in one script (`docs/library_example.py`, run by a test):\n",
+        f"```python\n{LIBRARY_EXAMPLE.read_text(encoding='utf-8')}```\n",
+        "[examples/](../examples) has scripts for your own data, for replacing a part of the model, and for a sweep.\n",
     ]
     for name in LIBRARY_FUNCTIONS:
         node = functions[name]

@@ -26,6 +26,19 @@ def run_example(folder: Path, name: str, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
+def test_library_page_example_runs(tmp_path: Path) -> None:
+    """The script that docs/library.md shows, as it is, with the small model of the demo."""
+    example = EXAMPLES.parent / "docs" / "library_example.py"
+    done = subprocess.run([sys.executable, str(example)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    run = regpt.open_run(tmp_path / "runs" / "short")
+    assert run.history.step == 30
+    assert "hellaswag" in done.stdout and "run.max_steps" in done.stdout
+    assert (run.path / "report.html").is_file()
+    assert list((tmp_path / "comparisons").rglob("comparison.md"))
+
+
 @pytest.fixture
 def text(tmp_path: Path, real_text: str) -> Path:
     path = tmp_path / "my-texts"

@@ -1,0 +1,22 @@
+import regpt
+
+settings = {"run.max_steps": 20, "evaluation.hellaswag_every": 0}
+recipe = regpt.load_recipe("demo-modern", settings)  # a shipped name or a .toml file
+regpt.prepare(recipe)  # writes token shards to data/stdlib, once
+run = regpt.train(recipe, "runs/short", progress=True)
+print(run.validation_loss, run.tokens, run.history.steps[-1].loss)
+
+run = regpt.resume(run, ["run.max_steps=30"])  # continues from the checkpoint of step 20
+model = regpt.load_model(run)
+print(regpt.generate(model, "def main(", tokens=20, seed=1)[0])
+for result in regpt.evaluate(model, ["validation", "hellaswag"], items=40):
+    print(result.task, result.metric, result.value, result.error)
+
+other = regpt.train(regpt.load_recipe("demo-classic", settings), "runs/short-classic")
+print(regpt.report(run, against=[other], html=True))
+print(regpt.compare(run, other))
+
+try:
+    regpt.load_recipe("demo-modern", {"run.max_step": 20})
+except regpt.UserError as error:
+    print(error.problem, error.fix, sep="\n")
