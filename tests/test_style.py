@@ -43,7 +43,6 @@ UNCHECKED = {
     "regpt/cli",
     "regpt/compare",
     "regpt/distributed",
-    "regpt/interop",
     "regpt/rendering",
     "regpt/report",
 }

@@ -141,7 +141,7 @@ class Evaluation:
         started_at = time.perf_counter()
         model = self.loaded.model
         max_tokens = max_batch_tokens(self.loaded.recipe, self.device)
-        task = PackedTask(items, model.recipe.block_size, max_tokens, self.loaded.vocabulary)
+        task = PackedTask(items, model.recipe.block_size, max_tokens, self.loaded.tokenizer)
         predictions = make_predictions(task, choice_losses(model, task, self.device, progress, self.ranks))
         if not self.ranks.is_main:
             return

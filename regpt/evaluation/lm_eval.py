@@ -44,10 +44,10 @@ def make_harness_model(loaded: LoadedModel, device: Device, ranks: RankGroup, pr
 
         @property
         def eot_token_id(self) -> int:
-            return loaded.vocabulary.end_of_text
+            return loaded.tokenizer.end_of_text
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            return [int(token) for token in loaded.vocabulary.encode(string)]
+            return [int(token) for token in loaded.tokenizer.encode(string)]
 
         def _loglikelihood_tokens(self, requests: Sequence[Request], **kwargs: Any) -> list[tuple[float, bool]]:
             # Requests with one context follow each other, as the choices of an item do: they share one forward pass.

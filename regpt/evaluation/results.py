@@ -67,7 +67,7 @@ def create_results(into: Path, loaded: LoadedModel, weights: str) -> None:
         ) from None
     into.mkdir(parents=True, exist_ok=True)
     description = {"model": loaded.name, "weights": weights, "step": loaded.step, "tokens": loaded.tokens}
-    write_json(path, {**description, "tokenizer": loaded.tokenizer, "tasks": {}})
+    write_json(path, {**description, "tokenizer": loaded.tokenizer_record, "tasks": {}})
 
 
 def add_result(into: Path, device: Device, name: str, summary: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""Checkpoint <-> Hugging Face directory: the one table of names, used both ways.
+"""Convert weights between regpt's names and Hugging Face's, and export a model.
 
-A run whose parts are all classic is a GPT2LMHeadModel, one whose parts are all modern a LlamaForCausalLM; what lies
-between has no name there.
+A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM. A mixture has no
+Hugging Face class.
 """
 
 import shutil
@@ -43,7 +43,7 @@ LLAMA_BLOCK = {
 
 
 def family(model: ModelRecipe) -> str:
-    """'gpt2' or 'llama'. Raises UserError for a mixture of the two."""
+    """Return 'gpt2' or 'llama'. Raises UserError for a mixture of the two."""
     parts = (model.positions, model.activation, model.normalization)
     if parts == ("learned", "gelu", "layernorm") and model.bias and model.tied_head:
         return "gpt2"
@@ -57,7 +57,7 @@ def family(model: ModelRecipe) -> str:
 
 
 def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
-    """The weights under Hugging Face's names and in its shapes, on the CPU unless they shall stay where they are."""
+    """Return the weights under Hugging Face's names and in its shapes; on their own device unless `on_cpu`."""
     ours = {
         name: parameter.detach().cpu() if on_cpu else parameter.detach() for name, parameter in model.named_parameters()
     }
@@ -74,7 +74,7 @@ def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
 
 
 def from_hugging_face(recipe: ModelRecipe, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a Hugging Face model of the recipe's shape, under our names."""
+    """Return a Hugging Face model's weights under regpt's names. Raises KeyError for a missing tensor."""
     with torch.device("meta"):
         names = [name for name, _ in GPT(recipe).named_parameters()]
     if family(recipe) == "llama":
@@ -103,7 +103,7 @@ def llama_names(name: str) -> list[str]:
 
 
 def split_name(name: str) -> tuple[str, str, str]:
-    """'blocks.3.mlp.down.weight' -> ('3', 'mlp.down', 'weight'); no layer outside the blocks."""
+    """Split 'blocks.3.mlp.down.weight' into ('3', 'mlp.down', 'weight'); the layer is "" outside the blocks."""
     place, _, kind = name.rpartition(".")
     if place.startswith("blocks."):
         _, layer, place = place.split(".", 2)
@@ -112,7 +112,7 @@ def split_name(name: str) -> tuple[str, str, str]:
 
 
 def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
-    """What transformers has to know to build the same model."""
+    """Return the config.json from which transformers builds the same model."""
     shared = {
         "vocab_size": recipe.vocab_size,
         "bos_token_id": tokenizer.END_OF_TEXT,
@@ -156,9 +156,12 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
 
 
 def export(model: GPT, target: Path) -> None:
-    """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with GPT-2's tokenizer if at hand."""
+    """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with GPT-2's tokenizer if available.
+
+    Raises UserError if `target` exists.
+    """
     if target.exists():
-        raise UserError(f"{target}: exists already", "name a folder that does not")
+        raise UserError(f"{target}: exists already", "choose a new directory")
     weights, config = to_hugging_face(model), hugging_face_config(model.recipe)
     with new_directory(target) as directory:
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})

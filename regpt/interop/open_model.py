@@ -1,4 +1,4 @@
-"""A trained model by the name that a user gives: a run, a checkpoint, or a Hugging Face directory."""
+"""Open a trained model: a run, a checkpoint, or a Hugging Face directory."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,63 +19,76 @@ from regpt.tracking.run import find_run
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model on the CPU, in evaluation mode and float32, and what is known of it."""
+    """A model on the CPU, in float32 and evaluation mode, with its recipe, tokenizer and origin."""
 
     name: str
     model: GPT
     recipe: Recipe  # with the overrides of the command line
-    vocabulary: Tokenizer
+    tokenizer: Tokenizer
     run: Path | None = None
     step: int | None = None
     tokens: int | None = None  # seen in training
-    tokenizer: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as a data set's manifest says it
+    tokenizer_record: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as in a data set's manifest
 
     @property
     def has_gpt2_tokens(self) -> bool:
-        """Whether it can read the data sets here."""
-        return self.vocabulary is GPT2_TOKENIZER
+        """Whether the model uses GPT-2's tokens, as regpt's data sets do."""
+        return self.tokenizer is GPT2_TOKENIZER
 
 
 def load_model(run: Path) -> GPT:
-    """The model of a run's newest whole checkpoint, in evaluation mode, float32."""
+    """Load the newest valid checkpoint of a run; return the model in float32 and evaluation mode."""
     return load_checkpoint_model(store.newest_valid(run), load_resolved_recipe(RunPaths(run).recipe))
 
 
 def load_checkpoint_model(path: Path, recipe: Recipe) -> GPT:
+    """Load the weights of a checkpoint; return the model in float32 and evaluation mode."""
     model = GPT(recipe.model)
     store.load_weights(path, model)
     return model.eval()
 
 
 def open_model(where: str, root: Path, overrides: list[str]) -> LoadedModel:
-    """A model by a run's name or folder, a checkpoint's folder, or a Hugging Face directory."""
+    """Open a model by the name or directory of a run, or by the directory of a checkpoint or Hugging Face model.
+
+    Args:
+        where: the name or path
+        root: directory of runs
+        overrides: settings such as `run.device=cpu`
+
+    Raises UserError for an override of model.* and if there is no such model, CheckpointError for a damaged one.
+    """
     if any(word.startswith("model.") for word in overrides):
-        raise UserError(f"{overrides}: the model is what it is", "leave model.… out")
+        raise UserError(
+            f"{' '.join(overrides)}: model.* cannot be overridden for a trained model", "remove those settings"
+        )
     path = Path(where)
     if (path / "state.json").is_file():
         return open_checkpoint(path, overrides)
     if is_pretrained(path):
-        model, vocabulary = load_pretrained(path)
+        model, tokenizer = load_pretrained(path)
         recipe = replace(override(Recipe(name=path.resolve().name), overrides), model=model.recipe)
-        return LoadedModel(recipe.name, model, recipe, vocabulary, tokenizer=tokenizer_of(path, vocabulary))
+        return LoadedModel(
+            recipe.name, model, recipe, tokenizer, tokenizer_record=make_tokenizer_record(path, tokenizer)
+        )
     try:
         run = find_run(where, root)
     except UserError as error:
         raise UserError(
-            f"'{where}' is no run in {root}, no checkpoint and no Hugging Face directory", error.fix
+            f"'{where}' is not a run in {root}, a checkpoint or a Hugging Face directory", error.fix
         ) from None
     return open_checkpoint(store.newest_valid(run), overrides)
 
 
-def tokenizer_of(directory: Path, vocabulary: Tokenizer) -> dict[str, Any]:
-    """GPT-2's, or a Hugging Face directory's own, by the SHA-256 of its file."""
-    if vocabulary is GPT2_TOKENIZER:
+def make_tokenizer_record(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return the record of a tokenizer; one that is not GPT-2's has the SHA-256 of its tokenizer.json."""
+    if tokenizer is GPT2_TOKENIZER:
         return gpt2_tokenizer_record()
     return {"name": "its own", "vocabulary_sha256": sha256_of_file(directory / "tokenizer.json")}
 
 
 def open_checkpoint(path: Path, overrides: list[str]) -> LoadedModel:
-    """A checkpoint, in its run or copied out of it, held against its hashes."""
+    """Open a checkpoint, inside its run or copied elsewhere, after comparing its files with their hashes."""
     for fault in store.find_faults(path):
         raise CheckpointError(f"{path}: {fault}", "choose another checkpoint")
     state = store.load_state(path)

@@ -1,6 +1,6 @@
-"""A Hugging Face directory that somebody else wrote, as a model of ours: GPT-2's shape, or Llama's.
+"""Load a Hugging Face directory of GPT-2's or Llama's architecture as a regpt model.
 
-What these files can say and our model cannot do is refused by name, never passed over.
+A feature that regpt's model does not support is an error that names it; nothing is ignored.
 """
 
 import json
@@ -20,7 +20,7 @@ from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.interop.huggingface import from_hugging_face, to_hugging_face
 from regpt.model.gpt import GPT
 
-LONGEST_BLOCK = 8192  # more no question here needs
+MAX_BLOCK_SIZE = 8192  # tokens; no task needs a longer context
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
 
 
@@ -29,22 +29,25 @@ def is_pretrained(directory: Path) -> bool:
 
 
 def load_pretrained(directory: Path) -> tuple[GPT, Tokenizer]:
-    """The model, in float32 and evaluation mode, and its tokens."""
+    """Return the model, in float32 and evaluation mode, and its tokenizer.
+
+    Raises UserError for files that are missing, damaged or of an unsupported model.
+    """
     config = read_config(directory)
-    recipe = recipe_of(config, directory)
+    recipe = recipe_from_config(config, directory)
     theirs = read_weights(directory)
     if config["model_type"] == "gpt2" and not any(name.startswith("transformer.") for name in theirs):
         theirs = {f"transformer.{name}": tensor for name, tensor in theirs.items()}  # OpenAI's own files
     if config["model_type"] == "llama":
-        theirs = with_all_heads(theirs, recipe, config.get("num_key_value_heads") or recipe.n_head)
-    refuse_what_is_left(theirs, recipe, directory)
+        theirs = expand_key_value_heads(theirs, recipe, config.get("num_key_value_heads") or recipe.n_head)
+    check_all_tensors_used(theirs, recipe, directory)
     model = GPT(recipe)
     try:
         model.load_state_dict(from_hugging_face(recipe, theirs))
     except (KeyError, RuntimeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error).splitlines()[-1].strip()
         raise UserError(f"{directory}: its weights do not fit its config.json ({what})", "fetch it again") from None
-    return model.eval(), vocabulary_of(directory, recipe, config)
+    return model.eval(), load_tokenizer(directory, recipe, config)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -58,10 +61,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def recipe_of(config: Mapping[str, Any], directory: Path) -> ModelRecipe:
-    """The shape that a config.json describes. Raises UserError where it asks for what our model does not do."""
+def recipe_from_config(config: Mapping[str, Any], directory: Path) -> ModelRecipe:
+    """Return the model recipe that a config.json describes. Raises UserError for an unsupported feature."""
     try:
-        refused, recipe = (gpt2_shape if config["model_type"] == "gpt2" else llama_shape)(config)
+        refused, recipe = (gpt2_recipe if config["model_type"] == "gpt2" else llama_recipe)(config)
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
         what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"{directory / 'config.json'}: cannot be used ({what})", "fetch it again") from None
@@ -77,8 +80,8 @@ def recipe_of(config: Mapping[str, Any], directory: Path) -> ModelRecipe:
     return recipe
 
 
-def gpt2_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
-    """(what it asks for that we do not do, its shape)"""
+def gpt2_recipe(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
+    """Return the names of unsupported features that the config asks for, and the recipe."""
     activation = config.get("activation_function", "gelu_new")
     asks = {
         f"activation_function = '{activation}'": activation not in TANH_GELU,
@@ -103,8 +106,8 @@ def gpt2_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
     )
 
 
-def llama_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
-    """(what it asks for that we do not do, its shape)"""
+def llama_recipe(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
+    """Return the names of unsupported features that the config asks for, and the recipe."""
     heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
     rotary = config.get("rope_parameters") or config.get("rope_scaling") or {}
     kind = rotary.get("rope_type", rotary.get("type", "default"))
@@ -122,7 +125,7 @@ def llama_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
         n_layer=int(config["num_hidden_layers"]),
         n_head=heads,
         n_embd=width,
-        block_size=min(int(config["max_position_embeddings"]), LONGEST_BLOCK),
+        block_size=min(int(config["max_position_embeddings"]), MAX_BLOCK_SIZE),
         vocab_size=int(config["vocab_size"]),
         positions="rope",
         rope_theta=float(rotary.get("rope_theta") or config.get("rope_theta") or 10_000.0),
@@ -136,7 +139,7 @@ def llama_shape(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
 
 
 def read_weights(directory: Path) -> dict[str, Tensor]:
-    """All tensors of model.safetensors, or of the files that its index names, in float32."""
+    """Read all tensors of model.safetensors, or of the files that its index names, in float32."""
     paths = [directory / "model.safetensors"]
     index = directory / "model.safetensors.index.json"
     try:
@@ -157,15 +160,15 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
     return weights
 
 
-# What files of these models hold besides weights: causal masks, and the angles of rotary positions.
-NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
+# Tensors that are not weights: causal masks, and the angles of rotary positions.
+BUFFER_SUFFIXES = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
 
 
-def refuse_what_is_left(theirs: Mapping[str, Tensor], recipe: ModelRecipe, directory: Path) -> None:
-    """Raise UserError for a tensor that our model has no place for: without it, it would be another model."""
+def check_all_tensors_used(theirs: Mapping[str, Tensor], recipe: ModelRecipe, directory: Path) -> None:
+    """Raise UserError for a tensor that regpt's model does not use: without it, it would be another model."""
     with torch.device("meta"):
         ours = to_hugging_face(GPT(recipe), on_cpu=False)
-    left = [name for name in theirs if name not in ours and not name.endswith(NO_WEIGHTS)]
+    left = [name for name in theirs if name not in ours and not name.endswith(BUFFER_SUFFIXES)]
     embedding = "model.embed_tokens.weight" if "model.embed_tokens.weight" in theirs else "transformer.wte.weight"
     tied = [name for name in left if name.endswith("lm_head.weight") and recipe.tied_head]
     if tied and embedding in theirs and torch.equal(theirs[tied[0]], theirs[embedding]):
@@ -178,8 +181,11 @@ def refuse_what_is_left(theirs: Mapping[str, Tensor], recipe: ModelRecipe, direc
         )
 
 
-def with_all_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, groups: int) -> dict[str, Tensor]:
-    """Where several heads share a key and a value (grouped-query attention), each gets a copy: the same sums."""
+def expand_key_value_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, groups: int) -> dict[str, Tensor]:
+    """Repeat keys and values that several heads share (grouped-query attention), so that every head has its own.
+
+    (groups * D, C) -> (heads * D, C); the results are the same.
+    """
     if groups == recipe.n_head:
         return theirs
     D = recipe.n_embd // recipe.n_head
@@ -192,8 +198,8 @@ def with_all_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, groups: int) 
     }
 
 
-def is_gpt2s(path: Path) -> bool:
-    """Whether a vocab.json or tokenizer.json holds GPT-2's tokens under GPT-2's ids."""
+def has_gpt2_vocabulary(path: Path) -> bool:
+    """Return whether a vocab.json or tokenizer.json holds GPT-2's tokens with GPT-2's ids."""
     package = tokenizer.package_folder()
     if not path.is_file() or package is None:
         return path.is_file() and sha256_of_file(path) == tokenizer.FILES["encoder.json"]
@@ -205,12 +211,15 @@ def is_gpt2s(path: Path) -> bool:
         return False
 
 
-def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Tokenizer:
-    """GPT-2's tokens, or those of a tokenizer.json, which the package `tokenizers` reads."""
+def load_tokenizer(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Tokenizer:
+    """Return GPT-2's tokenizer, or the one in tokenizer.json, which the package `tokenizers` reads.
+
+    Raises UserError if the tokenizer is missing, damaged or does not fit the model.
+    """
     vocabulary, own = directory / "vocab.json", directory / "tokenizer.json"
     if (
-        is_gpt2s(vocabulary)
-        or is_gpt2s(own)
+        has_gpt2_vocabulary(vocabulary)
+        or has_gpt2_vocabulary(own)
         or not (own.is_file() or (directory / "tokenizer.model").is_file() or vocabulary.is_file())
     ):
         if recipe.vocab_size < tokenizer.VOCABULARY:
@@ -229,7 +238,7 @@ def vocabulary_of(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any
     try:
         found = tokenizers.Tokenizer.from_file(str(own))
     except Exception as error:  # the library raises plain Exceptions
-        raise UserError(f"{own}: is no tokenizer ({error})", "fetch it again") from None
+        raise UserError(f"{own}: is not a tokenizer ({error})", "fetch it again") from None
     found.encode_special_tokens = True  # a literal '<|endoftext|>' in a text is text
     if found.get_vocab_size() > recipe.vocab_size:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -271,7 +272,8 @@ def test_damage_to_one_part_is_found(place: Place, damage: str) -> None:
         shutil.copy(part.with_name("optimizer-00001-of-00002.safetensors"), part)
     ended = place.carry_out("resume", 2, "damaged-parts", [*MODES["fsdp"], "run.max_steps=12"])
     assert [outcome.code for outcome in ended] == [0, 0], ended
-    assert "going on from an earlier checkpoint, step_000005" in " ".join(ended[0].output.split())
+    note = " ".join(ended[0].output.split())
+    assert part.name in note and "step_000005" in note
     assert read_history(where).step == 12
 
 
@@ -318,7 +320,7 @@ def test_ranks_that_do_not_divide_the_batch_are_refused_before_anything_is_made(
     assert [outcome.code for outcome in ended] == [2, 2, 2], ended
     told = [outcome.output for outcome in ended if outcome.output.strip()]
     assert len(told) == 1 and "Traceback" not in told[0]
-    assert "= 1 x 32 x 3 ranks = 96; 1 or 2 or 4 ranks would" in " ".join(told[0].split())
+    assert "= 1 x 32 x 3 ranks = 96; try 1 or 2 or 4 ranks" in " ".join(told[0].split())
     assert not place.path("thirds").exists()
 
 
@@ -521,7 +523,8 @@ def test_a_rank_that_freezes_while_all_wait_for_a_save_is_given_up(place: Place)
     ranks[1].kill()
     assert ranks[0].exitcode == 7, (folder / "rank0").read_text()
     told = (folder / "rank0").read_text()
-    assert "rank 1 did not answer within 3 s" in told and "in collect_checkpoint" in told
+    assert "rank 1 did not answer within 3 s" in told
+    assert re.search(r"checkpointing\.py\", line \d+, in collect\b", told)
 
 
 @pytest.mark.slow

@@ -147,11 +147,11 @@ def test_predictions_of_steps_that_a_resume_undid_do_not_count(runs: Path, capsy
     [
         (
             ["evaluate", "none"],
-            "'none' is no run in runs, no checkpoint and no Hugging Face directory — there are a, b",
+            "'none' is not a run in runs, a checkpoint or a Hugging Face directory — there are a, b",
         ),
         (["evaluate", "a", "--tasks", "hellaswagg"], "hellaswagg"),
         (["evaluate", "a", "--tasks", ","], "--tasks ,"),
-        (["evaluate", "a", "model.n_layer=3"], "the model is what it is"),
+        (["evaluate", "a", "model.n_layer=3"], "model.n_layer=3: model.*"),
         (["evaluate", "a", "run.devise=cpu"], "did you mean 'run.device'"),
         (["evaluate", "a", "--include-path", "x"], "add --lm-eval"),
         (["evaluate", "a", "--lm-eval"], "--tasks"),

@@ -102,7 +102,7 @@ def test_lm_eval_agrees_with_our_hellaswag_scores(place: Path, capsys: pytest.Ca
 def test_greedy_flag_equals_greedy_decoding(place: Path) -> None:
     opened = open_model("a", place / "runs", [])
     model = make_harness_model(opened, open_device(opened.recipe.run), RankGroup(), lambda what, done, of: None)
-    context = opened.vocabulary.encode("def run(self")
+    context = opened.tokenizer.encode("def run(self")
     with torch.no_grad():
         hidden = opened.model.hidden(torch.tensor([[int(t) for t in context]]))
         best = int(opened.model.logits(hidden)[0, -1].argmax())
