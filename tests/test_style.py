@@ -41,7 +41,6 @@ UNCHECKED = {
     "regpt/base",
     "regpt/checkpoint",
     "regpt/cli",
-    "regpt/compare",
     "regpt/distributed",
     "regpt/rendering",
     "regpt/report",

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from regpt.base.errors import DONE
 from regpt.base.settings import load_recipe
-from regpt.compare.models import open_all
-from regpt.compare.page import folder_of, write_comparison
+from regpt.compare.loading import load_models
+from regpt.compare.page import default_directory, write_comparison
 from regpt.console.training import Console
 from regpt.report.page import write_page, write_report
 from regpt.report.scores import open_baseline
@@ -32,8 +32,8 @@ def demo(root: Path, overrides: Sequence[str] = ()) -> int:
         write_report(other.run, [])
     last = open_run(runs[-1])
     report = [write_report(last, others), write_page(last, others)]
-    models = open_all([run.name for run in reversed(runs)], root)
-    comparison = write_comparison(models, folder_of(models, root.parent), html=True)
+    models = load_models([run.name for run in reversed(runs)], root)
+    comparison = write_comparison(models, default_directory(models, root.parent), html=True)
     for name, written in (("report", report), ("comparison", comparison)):
         print(f"{name}: {' and '.join(map(str, written))}")
     return DONE

@@ -229,15 +229,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from regpt.compare.models import open_all
+    from regpt.compare.loading import load_models
 
-    models = open_all(arguments.models, arguments.runs)
-    from regpt.compare.page import folder_of, write_comparison
-    from regpt.compare.tables import in_short
+    models = load_models(arguments.models, arguments.runs)
+    from regpt.compare.page import default_directory, write_comparison
+    from regpt.compare.terminal import print_summary
 
-    written = write_comparison(models, arguments.into or folder_of(models, Path()), arguments.html)
-    for line in in_short(models):
-        print(line)
+    written = write_comparison(models, arguments.into or default_directory(models, Path()), arguments.html)
+    print_summary(models)
     print(f"comparison: {' and '.join(map(str, written))}")
     return DONE
 

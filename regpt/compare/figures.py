@@ -1,4 +1,4 @@
-"""The pictures of a comparison: what all runs lost over tokens, time or work, and their HellaSwag."""
+"""Draw the figures of a comparison: losses over tokens, time or FLOPs, and HellaSwag accuracy."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,88 +21,87 @@ UNITS = ((86_400, "days", "d"), (3_600, "hours", "h"), (60, "minutes", "min"), (
 
 @dataclass(frozen=True)
 class Axis:
-    """What losses are drawn over."""
+    """The x axis of a figure."""
 
     label: str
-    ticks: Callable[[float], str]
-    x_of: Callable[[LearningCurve, float, float], float]  # of a course, tokens and seconds
+    tick_text: Callable[[float], str]
+    x_of: Callable[[LearningCurve, float, float], float]  # of a curve, tokens and seconds
 
 
-def unit_of(seconds: float) -> tuple[int, str, str]:
-    """(how many seconds, name, in short) of the unit in which a time is three or more, else of the smallest."""
+def time_unit(seconds: float) -> tuple[int, str, str]:
+    """Return (seconds, name, short name) of the largest unit of which a time has at least three."""
     return next((unit for unit in UNITS if seconds >= 3 * unit[0]), UNITS[-1])
 
 
-def seconds_in_short(value: float) -> str:
-    size, _, short = unit_of(value)
+def duration_text(value: float) -> str:
+    size, _, short = time_unit(value)
     return f"{value / size:.3g} {short}"
 
 
-def axis(over: str, courses: Sequence[LearningCurve]) -> Axis:
-    if over == "tokens":
-        return Axis("training tokens", short_count, lambda course, tokens, seconds: tokens)
-    if over == "flops":
+def x_axis(quantity: str, curves: Sequence[LearningCurve]) -> Axis:
+    if quantity == "tokens":
+        return Axis("Training tokens", short_count, lambda curve, tokens, seconds: tokens)
+    if quantity == "flops":
         return Axis(
-            "floating-point operations of training",
+            "Training FLOPs",
             lambda value: f"{value:.1e}" if value else "0",
-            lambda course, tokens, seconds: tokens * course.flops_per_token,
+            lambda curve, tokens, seconds: tokens * curve.flops_per_token,
         )
-    size, name, _ = unit_of(max((seconds for course in courses for _, seconds, _ in course.steps), default=0.0))
+    unit, name, _ = time_unit(max((seconds for curve in curves for _, seconds, _ in curve.steps), default=0.0))
     return Axis(
-        f"{name} in training steps; evaluation and saving excluded",
+        f"Training time in {name}, evaluation and saving excluded",
         lambda value: f"{value:g}",
-        lambda course, tokens, seconds: seconds / size,
+        lambda curve, tokens, seconds: seconds / unit,
     )
 
 
-def draw_learning_curves(courses: Sequence[LearningCurve], over: str, path: Path) -> None:
-    """Validation loss with its standard error, and the smoothed training loss, of all runs over one axis."""
-    chosen = axis(over, courses)
-    figure, axes = new_figure("Loss, nats per token")
+def draw_learning_curves(curves: Sequence[LearningCurve], quantity: str, path: Path) -> None:
+    """Draw validation loss with its standard error and smoothed training loss over tokens, seconds or flops."""
+    axis = x_axis(quantity, curves)
+    figure, axes = new_figure("Loss (nats per token)")
     points = []
-    for one, color in reversed(list(zip(courses, cycle(COLORS), strict=False))):
-        x = [chosen.x_of(one, tokens, seconds) for tokens, seconds, _ in one.steps]
-        losses = smoothed([loss for _, _, loss in one.steps], max(SMOOTHING_STEPS, len(x) // 50))
+    for curve, color in reversed(list(zip(curves, cycle(COLORS), strict=False))):
+        x = [axis.x_of(curve, tokens, seconds) for tokens, seconds, _ in curve.steps]
+        losses = smoothed([loss for _, _, loss in curve.steps], max(SMOOTHING_STEPS, len(x) // 50))
         axes.plot(*thin_out(x, losses), color=color, linewidth=0.9, alpha=0.6)
-        at = [chosen.x_of(one, look.tokens, look.seconds) for look in one.evaluations]
-        last = f" (last {one.evaluations[-1].loss:.3f})" if one.evaluations else ", no validation"
-        values, errors = [look.loss for look in one.evaluations], [look.standard_error for look in one.evaluations]
-        plot_band(axes, at, values, errors, color, short_name(one.name) + last)
+        at = [axis.x_of(curve, point.tokens, point.seconds) for point in curve.evaluations]
+        last = f" (last {curve.evaluations[-1].loss:.3f})" if curve.evaluations else "; no validation"
+        values, errors = (
+            [point.loss for point in curve.evaluations],
+            [point.standard_error for point in curve.evaluations],
+        )
+        plot_band(axes, at, values, errors, color, short_name(curve.name) + last)
         points += [*zip(x, losses, strict=True), *zip(at, values, strict=True)]
     clipped = set_loss_limits(axes, points, [])
-    above = f" It begins above, at {clipped:.1f}." if clipped else ""
-    label(
-        axes,
-        chosen,
-        f"Thick: validation ± standard error. Thin: training loss, smoothed.{above}",
-    )
+    above = f" Highest loss: {clipped:.1f}." if clipped else ""
+    label_x_axis(axes, axis, f"Thick: validation loss ± standard error. Thin: smoothed training loss.{above}")
     save_figure(figure, path)
 
 
-def hellaswag_of(model: ComparedModel) -> list[TaskRecord]:
-    """On the way to the step that is compared."""
+def hellaswag_records(model: ComparedModel) -> list[TaskRecord]:
+    """Return the scores of a run up to the step that is compared."""
     return [record for record in model.run.hellaswag if record.step <= (model.step or 0)] if model.run else []
 
 
 def draw_hellaswag_curves(models: Sequence[ComparedModel], path: Path) -> None:
-    """HellaSwag's accuracy over tokens, of all runs that were asked on the way."""
+    """Draw the HellaSwag accuracy over tokens of all runs that were scored during training."""
     figure, axes = new_figure("HellaSwag accuracy")
     for model, color in reversed(list(zip(models, cycle(COLORS), strict=False))):
-        records = hellaswag_of(model)
+        records = hellaswag_records(model)
         if not records:
             continue
-        rule = next(iter(records[-1].accuracy))
+        metric = next(iter(records[-1].accuracy))
         tokens = [record.tokens for record in records]
-        shares = [record.accuracy[rule] for record in records]
-        errors = [record.standard_error[rule] for record in records]
-        score = f" ({shares[-1]:.3f} ± {errors[-1]:.3f}; {records[-1].items})"
-        plot_band(axes, tokens, shares, errors, color, short_name(model.name) + score)
-    label(axes, axis("tokens", []), "Bands: ± one standard error.")
+        accuracies = [record.accuracy[metric] for record in records]
+        errors = [record.standard_error[metric] for record in records]
+        score = f" ({accuracies[-1]:.3f} ± {errors[-1]:.3f}; {records[-1].items})"
+        plot_band(axes, tokens, accuracies, errors, color, short_name(model.name) + score)
+    label_x_axis(axes, x_axis("tokens", []), "Bands: ± one standard error.")
     draw_lines(axes, [Line("chance", CHANCE)])
     save_figure(figure, path)
 
 
-def label(axes: Axes, chosen: Axis, note: str) -> None:
-    axes.set_xlabel(chosen.label, color=INK, fontsize=9.5)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: chosen.ticks(value)))
+def label_x_axis(axes: Axes, axis: Axis, note: str) -> None:
+    axes.set_xlabel(axis.label, color=INK, fontsize=9.5)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: axis.tick_text(value)))
     finish_axes(axes, note)

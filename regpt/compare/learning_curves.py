@@ -1,4 +1,4 @@
-"""Losses on the way, held against each other at equal tokens and at equal time, and where each first reached a loss."""
+"""Learning curves of runs, and their losses at equal tokens, at equal time, and at equal loss."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -8,149 +8,155 @@ from itertools import accumulate
 from regpt.compare.models import ComparedModel
 from regpt.tracking.journal import SkippedRecord, StepRecord
 
-ROWS = 4  # of a table, the last ones
+MAX_ROWS = 4  # of a table; the last ones are kept
 
 
 @dataclass(frozen=True)
 class EvalPoint:
-    """A validation on the way."""
+    """A validation during training."""
 
     tokens: int
-    seconds: float  # in training steps until then
+    seconds: float  # of training steps before it
     loss: float
     standard_error: float
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """How a run went, until the step that is compared."""
+    """The losses of a run up to the step that is compared."""
 
     name: str
-    on: tuple[str, int, int]  # what the losses were measured on
+    measured_on: tuple[str, int, int]  # digest of the data, block size, number of windows
     flops_per_token: int
-    steps: list[tuple[int, float, float]]  # (tokens, seconds until then, training loss)
+    steps: list[tuple[int, float, float]]  # (tokens, seconds of training steps, training loss)
     evaluations: list[EvalPoint]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A loss read off a course."""
+class CurveValue:
+    """The loss of a learning curve at some number of tokens or seconds."""
 
     loss: float
     standard_error: float
-    exact: bool  # measured there; else on the straight line between the looks before and after
+    is_measured: bool  # else interpolated between the two nearest evaluations
 
 
 @dataclass(frozen=True)
-class Reached:
-    """Where a course first came down to a loss."""
+class Crossing:
+    """The tokens and seconds after which a learning curve first reached a loss."""
 
     tokens: float
     seconds: float
-    exact: bool
+    is_measured: bool  # else interpolated between the two nearest evaluations
+
+
+Row = tuple[float, list[CurveValue | None]]  # tokens or seconds, and the loss of each curve there
 
 
 def learning_curve(model: ComparedModel) -> LearningCurve | None:
-    """None of what is no run's. Looks at other windows than the last one's are left out."""
+    """Return the curve of a run; None for other models. Only validations on the windows of the last one count."""
     if model.run is None or model.step is None:
         return None
-    run, end = model.run, model.step
-    spent = [record for record in spent_steps(model) if record.step <= end]
-    numbers = [record.step for record in spent]
-    until = [0.0, *accumulate(record.seconds for record in spent)]
-    seconds = {step: until[bisect_right(numbers, step)] for step in [0, *numbers]}
-    validations = [v for v in run.history.validations if v.step <= end]
+    run, last_step = model.run, model.step
+    timed = [record for record in timed_steps(model) if record.step <= last_step]
+    numbers = [record.step for record in timed]
+    elapsed = [0.0, *accumulate(record.seconds for record in timed)]
+    validations = [v for v in run.history.validations if v.step <= last_step]
     windows = validations[-1].windows if validations else 0
     return LearningCurve(
-        model.name,
-        (run.environment.data.digest, run.recipe.model.block_size, windows),
-        run.recipe.model.flops_per_token,
-        [(s.tokens, seconds[s.step], s.loss) for s in run.history.steps if s.step <= end],
-        [
-            EvalPoint(v.tokens, until[bisect_right(numbers, v.step)], v.loss, v.standard_error)
+        name=model.name,
+        measured_on=(run.environment.data.digest, run.recipe.model.block_size, windows),
+        flops_per_token=run.recipe.model.flops_per_token,
+        steps=[
+            (s.tokens, elapsed[bisect_right(numbers, s.step)], s.loss) for s in run.history.steps if s.step <= last_step
+        ],
+        evaluations=[
+            EvalPoint(v.tokens, elapsed[bisect_right(numbers, v.step)], v.loss, v.standard_error)
             for v in validations
             if v.windows == windows
         ],
     )
 
 
-def spent_steps(model: ComparedModel) -> list[StepRecord | SkippedRecord]:
-    """All steps that cost time, those included that the guard passed over."""
+def timed_steps(model: ComparedModel) -> list[StepRecord | SkippedRecord]:
+    """Return all steps that took time, including those that the guard skipped."""
     assert model.run is not None
     history = model.run.history
     return sorted([*history.steps, *history.skipped], key=lambda record: record.step)
 
 
 def training_seconds(model: ComparedModel) -> float:
-    """Until the step that is compared; evaluation and saving are not counted."""
-    return sum(record.seconds for record in spent_steps(model) if record.step <= (model.step or 0))
+    """Seconds of training steps up to the step that is compared, evaluation and saving excluded."""
+    return sum(record.seconds for record in timed_steps(model) if record.step <= (model.step or 0))
 
 
-def alike(courses: Sequence[LearningCurve]) -> list[LearningCurve]:
-    """Those with a loss on the way that compare with each other: most of them, the first ones where there is a tie."""
+def comparable_curves(curves: Sequence[LearningCurve]) -> list[LearningCurve]:
+    """Return the largest group of curves that were validated on the same windows; the first of equal groups."""
     groups: dict[tuple[str, int, int], list[LearningCurve]] = {}
-    for course in courses:
-        if course.evaluations:
-            groups.setdefault(course.on, []).append(course)
+    for curve in curves:
+        if curve.evaluations:
+            groups.setdefault(curve.measured_on, []).append(curve)
     return max(groups.values(), key=len, default=[])
 
 
-def by_tokens(look: EvalPoint) -> float:
-    return look.tokens
+def tokens_of(point: EvalPoint) -> float:
+    return point.tokens
 
 
-def by_seconds(look: EvalPoint) -> float:
-    return look.seconds
+def seconds_of(point: EvalPoint) -> float:
+    return point.seconds
 
 
-def reading(course: LearningCurve, by: Callable[[EvalPoint], float], place: float) -> Reading | None:
-    """The loss at so many tokens or seconds; None outside what was measured."""
-    places = [by(look) for look in course.evaluations]
-    after = bisect_left(places, place)
-    if after == len(places) or (after == 0 and places[0] != place):
+def interpolate_at(curve: LearningCurve, coordinate: Callable[[EvalPoint], float], x: float) -> CurveValue | None:
+    """Return the loss at x tokens or seconds, linear between evaluations; None outside the measured range."""
+    xs = [coordinate(point) for point in curve.evaluations]
+    after = bisect_left(xs, x)
+    if after == len(xs) or (after == 0 and xs[0] != x):
         return None
-    look = course.evaluations[after]
-    if places[after] == place:
-        return Reading(look.loss, look.standard_error, exact=True)
-    before = course.evaluations[after - 1]
-    share = (place - places[after - 1]) / (places[after] - places[after - 1])
-    return Reading(before.loss + share * (look.loss - before.loss), 0.0, exact=False)
+    point = curve.evaluations[after]
+    if xs[after] == x:
+        return CurveValue(point.loss, point.standard_error, is_measured=True)
+    before = curve.evaluations[after - 1]
+    fraction = (x - xs[after - 1]) / (xs[after] - xs[after - 1])
+    return CurveValue(before.loss + fraction * (point.loss - before.loss), 0.0, is_measured=False)
 
 
-def at_equal_tokens(courses: Sequence[LearningCurve]) -> list[tuple[float, list[Reading | None]]]:
-    """At the last token counts that all have looked at, and at the end of the shortest; where hardly any is common, at
-    those of any."""
-    counts = [{look.tokens for look in course.evaluations} for course in courses]
-    shortest = min(max(of) for of in counts)
+def losses_at_equal_tokens(curves: Sequence[LearningCurve]) -> list[Row]:
+    """Return the losses at the last token counts that all curves have, and at the end of the shortest curve.
+
+    Without two common token counts, use those of every curve.
+    """
+    counts = [{point.tokens for point in curve.evaluations} for curve in curves]
+    shortest = min(max(own) for own in counts)
     common = {count for count in set.intersection(*counts) if count > 0} | {shortest}
     if len(common) < 2:
         common |= {count for count in set.union(*counts) if 0 < count < shortest}
-    return readings(courses, by_tokens, sorted(common))
+    return losses_at(curves, tokens_of, sorted(common))
 
 
-def at_equal_time(courses: Sequence[LearningCurve]) -> list[tuple[float, list[Reading | None]]]:
-    """At the looks of the course that took the shortest."""
-    shortest = min(courses, key=lambda course: course.evaluations[-1].seconds)
-    return readings(courses, by_seconds, [look.seconds for look in shortest.evaluations if look.seconds > 0])
+def losses_at_equal_time(curves: Sequence[LearningCurve]) -> list[Row]:
+    """Return the losses at the evaluation times of the run that took the shortest time."""
+    shortest = min(curves, key=lambda curve: curve.evaluations[-1].seconds)
+    return losses_at(curves, seconds_of, [p.seconds for p in shortest.evaluations if p.seconds > 0])
 
 
-def readings(
-    courses: Sequence[LearningCurve], by: Callable[[EvalPoint], float], places: Sequence[float]
-) -> list[tuple[float, list[Reading | None]]]:
-    return [(place, [reading(course, by, place) for course in courses]) for place in places[-ROWS:]]
+def losses_at(
+    curves: Sequence[LearningCurve], coordinate: Callable[[EvalPoint], float], xs: Sequence[float]
+) -> list[Row]:
+    return [(x, [interpolate_at(curve, coordinate, x) for curve in curves]) for x in xs[-MAX_ROWS:]]
 
 
-def reached(course: LearningCurve, loss: float) -> Reached | None:
-    """Where its validation loss first was as low; None where it never was."""
-    for number, look in enumerate(course.evaluations):
-        if look.loss <= loss:
-            if number == 0 or look.loss == loss:
-                return Reached(look.tokens, look.seconds, exact=look.loss == loss)
-            before = course.evaluations[number - 1]
-            share = (before.loss - loss) / (before.loss - look.loss)
-            return Reached(
-                before.tokens + share * (look.tokens - before.tokens),
-                before.seconds + share * (look.seconds - before.seconds),
-                exact=False,
+def first_time_below(curve: LearningCurve, loss: float) -> Crossing | None:
+    """Return where the validation loss first was `loss` or lower; None if it never was."""
+    for number, point in enumerate(curve.evaluations):
+        if point.loss <= loss:
+            if number == 0 or point.loss == loss:
+                return Crossing(point.tokens, point.seconds, is_measured=point.loss == loss)
+            before = curve.evaluations[number - 1]
+            fraction = (before.loss - loss) / (before.loss - point.loss)
+            return Crossing(
+                before.tokens + fraction * (point.tokens - before.tokens),
+                before.seconds + fraction * (point.seconds - before.seconds),
+                is_measured=False,
             )
     return None

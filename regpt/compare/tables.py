@@ -1,189 +1,189 @@
-"""What each model scored, and the first against each other one: Markdown lines, for a terminal or a page."""
+"""The tables of a comparison as text, for Markdown and for the terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from datetime import timedelta
+from typing import Any
 
-from regpt.compare.caveats import lines_of
-from regpt.compare.fairness import find_caveats
-from regpt.compare.learning_curves import LearningCurve, training_seconds
-from regpt.compare.models import ComparedModel, TaskScore, rule_in_words, tasks_of
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from regpt.base.format import with_error
+from regpt.base.settings import run_settings
+from regpt.compare.figures import duration_text
+from regpt.compare.final_metrics import Cell, MetricRow, Missing, ModelState, Quantity, Value, final_metrics
+from regpt.compare.learning_curves import CurveValue, LearningCurve, Row, first_time_below
+from regpt.compare.models import ComparedModel, metric_text
 from regpt.rendering.markdown import inline
-from regpt.stats.describe import accuracy_test_text, identity_text, values_text, verdict_text
-from regpt.stats.identical import Identity, identical
-from regpt.stats.outcome import Outcome
-from regpt.stats.paired import mcnemar_test
-from regpt.stats.verdicts import Verdict, compare_losses, speed_verdict
-from regpt.tracking.status import state_of
 
-NOT_MEASURED = "not measured"
-NONE = "—"
+DASH = "—"
 
 
-def in_short(models: Sequence[ComparedModel]) -> Iterator[str]:
-    """For a terminal: what is unfair, what each scored, and the first against each other one."""
-    yield from lines_of(find_caveats(models))
-    yield from scores(models)
-    yield ""
-    yield from left_out(models)
-    for other in models[1:]:
-        yield from against(models[0], other)
+@dataclass(frozen=True)
+class Table:
+    """Plain text in rows of equal length; each renderer escapes it."""
+
+    header: list[str]
+    rows: list[list[str]]
 
 
-def row(name: str, cells: Sequence[str]) -> str:
-    return f"| {name}{' ' if name else ''}| {' | '.join(cells)} |"
-
-
-def head(name: str, models: Sequence[ComparedModel | LearningCurve]) -> Iterator[str]:
-    yield row(name, [inline(model.name) for model in models])
-    yield f"|---|{'---|' * len(models)}"
-
-
-def left_out(models: Sequence[ComparedModel]) -> Iterator[str]:
-    """What is missing, and why."""
-    lines = [f"- {inline(model.name)} has made no step yet" for model in models if model.is_run and not model.step]
-    lines += [f"- left out: {inline(problem)}" for model in models for problem in model.problems]
-    yield from lines
-    if lines:
-        yield ""
-
-
-def scores(models: Sequence[ComparedModel]) -> Iterator[str]:
-    """The table of final metrics; rows that nobody has are left out."""
-    yield from head("", models)
-    rows = {
-        "State": [state(model) for model in models],
-        "Parameters": [f"{m.recipe.model.parameters:,}" if m.recipe else NONE for m in models],
-        "Tokens seen in training": [f"{m.tokens:,}" if m.tokens is not None else "not known" for m in models],
-        "Validation loss, last": [loss_of(model) for model in models],
-        "Validation loss, best on the way": [best_of(model) for model in models],
-        "Bits per byte": [f"{m.loss.bits_per_byte:.4f}" if m.loss and m.loss.bits_per_byte else NONE for m in models],
-    }
-    if any(model.recorded for model in models):
-        rows["hellaswag, recorded"] = [recorded_share(model) for model in models]
-    for task in tasks_of(models):
-        rules = {rule: None for model in models for one in model.to(task)[:1] for rule in one.by_rule}
-        rows |= {f"{task}, by {rule_in_words(rule)}": [score_of(m, task, rule) for m in models] for rule in rules}
-    rows |= {
-        "Time in training steps": [time_of(model) for model in models],
-        "Tokens/s, median step": [speed_of(model) for model in models],
-        "FLOPs in training": [flops_of(model) for model in models],
-        "Share of peak": [peak_of(model) for model in models],
-    }
-    yield from (row(name, cells) for name, cells in rows.items() if set(cells) != {NONE})
-
-
-def state(model: ComparedModel) -> str:
-    if model.recorded:
-        return "recorded"
-    if model.run is None:
-        return "evaluated"
-    steps = f"step {model.step or 0:,} of {model.run.recipe.run.max_steps:,}"
-    return f"{state_of(model.run)}, {steps}" if model.is_run else f"a checkpoint, {steps}"
-
-
-def loss_of(model: ComparedModel) -> str:
-    if model.recorded:
-        return f"{model.recorded.validation_loss} (recorded)" if model.recorded.validation_loss else "not recorded"
-    if model.loss is None:
-        return NOT_MEASURED
-    earlier = f" (step {model.loss.step:,})" if model.loss.step is not None and model.loss.step != model.step else ""
-    return with_error(model.loss.loss, model.loss.standard_error) + earlier
-
-
-def with_error(value: float, error: float) -> str:
-    return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
-
-
-def best_of(model: ComparedModel) -> str:
-    """On the data of the loss that is shown."""
-    own = model.is_run and model.run and model.loss and model.loss.data == model.run.environment.data.digest
-    looks = model.run.history.validations if own and model.run else []
-    best = min(looks, key=lambda look: look.loss, default=None)
-    return f"{best.loss:.4f} (step {best.step:,})" if best else NONE
-
-
-def recorded_share(model: ComparedModel) -> str:
-    if model.recorded is None:
-        return NONE
-    return f"{model.recorded.hellaswag} (recorded)" if model.recorded.hellaswag else "not recorded"
-
-
-def score_of(model: ComparedModel, task: str, rule: str) -> str:
-    """What was answered, to which items, and when."""
-    if model.recorded:
-        return NONE
-    one = next(iter(model.to(task)), None)
-    if one is None or rule not in one.by_rule:
-        return NOT_MEASURED
-    after = f", step {one.step:,}" if one.step is not None else ""
-    return f"{with_error(*one.by_rule[rule])} ({inline(one.items)}{after})"
-
-
-def time_of(model: ComparedModel) -> str:
-    return str(timedelta(seconds=round(training_seconds(model)))) if model.run and model.step else NONE
-
-
-def speed_of(model: ComparedModel) -> str:
-    return f"{model.run.tokens_per_second:,.0f}" if model.run and model.step else NONE
-
-
-def flops_of(model: ComparedModel) -> str:
-    return f"{model.tokens * model.recipe.model.flops_per_token:.3g}" if model.tokens and model.recipe else NONE
-
-
-def peak_of(model: ComparedModel) -> str:
-    share = model.run.share_of_peak if model.run and model.step else None
-    return f"{100 * share:.3g} %" if share is not None else NONE
-
-
-def against(first: ComparedModel, other: ComparedModel) -> Iterator[str]:
-    """What of the first's figures and the other's is a difference."""
-    yield f"**{inline(first.name)} against {inline(other.name)}**"
-    yield ""
-    if alike := identical_runs(first, other):
-        yield f"- **the two are identical**: {identity_text(alike)}"
-    elif first.loss and other.loss:
-        loss = compare_losses(first.loss, other.loss)
-        yield f"- validation loss: {inline(verdict_text(loss, other.name))}"
-    if first.tokens is not None and other.tokens and first.tokens != other.tokens:
-        yield f"- {inline(first.name)} saw {first.tokens / other.tokens:.3g} times as many tokens"
-    if (speed := speed_of_runs(first, other)) and not alike:
-        yield f"- speed: {values_text(speed)}, {inline(verdict_text(speed, other.name))}"
-    alone = []
-    for task in tasks_of([first, other]):
-        same = [
-            (one, two, one.answers, two.answers)
-            for one in first.to(task)
-            for two in other.to(task)
-            if one.answers and two.answers and (one.digest, one.count) == (two.digest, two.count)
+def markdown_table(table: Table) -> Iterator[str]:
+    """Write the lines of a Markdown table; nothing for a table without rows."""
+    if table.rows:
+        lines = [
+            f"| {' | '.join(map(inline, cells))} |".replace("|  |", "| |") for cells in [table.header, *table.rows]
         ]
-        if not same:
-            alone.append(task)
-            continue
-        one, two, ours, theirs = max(same, key=lambda pair: pair[0].count)
-        names = (after(inline(first.name), one), after(inline(other.name), two))
-        for rule in ours.metrics:
-            result = mcnemar_test(ours.right(rule), theirs.right(rule))
-            yield f"- {task} ({inline(one.items)}), by {rule.description}: {accuracy_test_text(result, *names)}"
-    if alone:
-        yield f"- not both were asked the same items, so no test: {', '.join(alone)}"
-    yield ""
+        yield from (lines[0], "|---" * len(table.header) + "|", *lines[1:])
 
 
-def identical_runs(first: ComparedModel, other: ComparedModel) -> Identity | None:
-    """Compare two whole runs; None where they differ, or where one is not a whole run."""
-    if not (first.run and other.run and first.is_run and other.is_run):
-        return None
-    return identical(first.run, other.run)
+def rich_table(table: Table) -> RichTable:
+    drawn = RichTable(*map(escape, table.header), box=None, pad_edge=False)
+    for cells in table.rows:
+        drawn.add_row(*map(escape, cells))
+    return drawn
 
 
-def speed_of_runs(first: ComparedModel, other: ComparedModel) -> Verdict | None:
-    """Compare the speeds of two whole runs, as a report does; None where they were not tested."""
-    if not (first.run and other.run and first.is_run and other.is_run):
-        return None
-    verdict = speed_verdict(first.run, other.run)
-    return None if verdict.outcome is Outcome.NOT_TESTED else verdict
+QUANTITY_NAMES = {
+    Quantity.STATE: "State",
+    Quantity.PARAMETERS: "Parameters",
+    Quantity.TOKENS: "Training tokens",
+    Quantity.LAST_LOSS: "Validation loss, last",
+    Quantity.BEST_LOSS: "Validation loss, best",
+    Quantity.BITS_PER_BYTE: "Bits per byte",
+    Quantity.PUBLISHED_HELLASWAG: "HellaSwag accuracy, published",
+    Quantity.TRAINING_TIME: "Training time",
+    Quantity.SPEED: "Tokens/s, median step",
+    Quantity.FLOPS: "Training FLOPs",
+    Quantity.PEAK_SHARE: "Share of peak (MFU)",
+}
+NUMBER_TEXT: dict[Quantity, Callable[[float], str]] = {
+    Quantity.PARAMETERS: lambda value: f"{value:,.0f}",
+    Quantity.TOKENS: lambda value: f"{value:,.0f}",
+    Quantity.LAST_LOSS: lambda value: f"{value:.4f}",
+    Quantity.BEST_LOSS: lambda value: f"{value:.4f}",
+    Quantity.BITS_PER_BYTE: lambda value: f"{value:.4f}",
+    Quantity.PUBLISHED_HELLASWAG: str,
+    Quantity.ACCURACY: lambda value: f"{value:.4f}",
+    Quantity.TRAINING_TIME: lambda value: str(timedelta(seconds=round(value))),
+    Quantity.SPEED: lambda value: f"{value:,.0f}",
+    Quantity.FLOPS: lambda value: f"{value:.3g}",
+    Quantity.PEAK_SHARE: lambda value: f"{100 * value:.3g} %",
+}
+MISSING_TEXT = {
+    Missing.NOT_APPLICABLE: DASH,
+    Missing.NOT_MEASURED: "not measured",
+    Missing.NOT_PUBLISHED: "not published",
+    Missing.UNKNOWN: "unknown",
+}
 
 
-def after(name: str, one: TaskScore) -> str:
-    return f"{name} after step {one.step:,}" if one.step is not None and "step" not in name else name
+def final_metrics_table(models: Sequence[ComparedModel]) -> Table:
+    rows = final_metrics(models)
+    return Table(
+        ["", *(model.name for model in models)],
+        [[row_name(row), *(cell_text(row.quantity, cell) for cell in row.cells)] for row in rows],
+    )
+
+
+def row_name(row: MetricRow) -> str:
+    if row.quantity is Quantity.ACCURACY:
+        return f"{row.task}, by {metric_text(row.metric)}"
+    return QUANTITY_NAMES[row.quantity]
+
+
+def cell_text(quantity: Quantity, cell: Cell) -> str:
+    match cell:
+        case Missing():
+            return MISSING_TEXT[cell]
+        case ModelState():
+            return state_text(cell)
+        case Value():
+            return value_text(quantity, cell)
+
+
+def state_text(cell: ModelState) -> str:
+    if not cell.max_steps:
+        return "published" if cell.is_published else "evaluated"
+    return f"{cell.state or 'checkpoint'}, step {cell.step:,} of {cell.max_steps:,}"
+
+
+def value_text(quantity: Quantity, cell: Value) -> str:
+    if cell.is_published:
+        return f"{cell.value} (published)"
+    number = NUMBER_TEXT[quantity](cell.value) + (f" ± {cell.standard_error:.4f}" if cell.standard_error else "")
+    notes = [cell.items, f"step {cell.step:,}" if cell.step is not None else ""]
+    details = ", ".join(filter(None, notes))
+    return f"{number} ({details})" if details else number
+
+
+def equal_tokens_table(curves: Sequence[LearningCurve], rows: Sequence[Row]) -> Table:
+    return curve_table("Training tokens", curves, rows, "{:,.0f}".format)
+
+
+def equal_time_table(curves: Sequence[LearningCurve], rows: Sequence[Row]) -> Table:
+    return curve_table("Training time", curves, rows, duration_text)
+
+
+def curve_table(name: str, curves: Sequence[LearningCurve], rows: Sequence[Row], text: Callable[[float], str]) -> Table:
+    return Table(
+        [name, *(curve.name for curve in curves)], [[text(x), *map(curve_value_text, values)] for x, values in rows]
+    )
+
+
+def curve_value_text(value: CurveValue | None) -> str:
+    if value is None:
+        return DASH
+    return with_error(value.loss, value.standard_error) if value.is_measured else f"≈ {value.loss:.4f}"
+
+
+def first_reached_table(curves: Sequence[LearningCurve]) -> Table:
+    """Return when each curve first reached the last loss of each curve."""
+    rows = []
+    for curve in curves:
+        loss = curve.evaluations[-1].loss
+        rows.append([f"{loss:.4f}, last of {curve.name}", *(crossing_text(other, loss) for other in curves)])
+    return Table(["Loss", *(curve.name for curve in curves)], rows)
+
+
+def crossing_text(curve: LearningCurve, loss: float) -> str:
+    found = first_time_below(curve, loss)
+    if found is None:
+        return f"not reached (lowest {min(point.loss for point in curve.evaluations):.4f})"
+    about = "" if found.is_measured else "≈ "
+    return f"{about}{found.tokens:,.0f} tokens, {about}{duration_text(found.seconds)}"
+
+
+def differences_table(models: Sequence[ComparedModel]) -> Table:
+    """Return the settings, machines and versions that differ among the models whose recipe is known."""
+    known = [model for model in models if model.recipe is not None]
+    settings = [run_settings(model.recipe) for model in known if model.recipe is not None]
+    environments = [environment_texts(model) for model in known]
+    names = dict.fromkeys(name for own in settings for name in own)
+    rows = [[name, *(setting_text(own[name], settings[0][name]) for own in settings)] for name in names]
+    facts = dict.fromkeys(name for own in environments for name in own)
+    rows += [[name, *(own.get(name, DASH) for own in environments)] for name in facts]
+    different = [cells for cells in rows if len(set(cells[1:])) > 1]
+    return Table(["Setting", *(model.name for model in known)], different)
+
+
+def setting_text(value: Any, first: Any) -> str:
+    """Write a value, and its ratio to the first model's if both are numbers."""
+    are_numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (value, first))
+    return str(value) + (f" (× {value / first:.3g})" if are_numbers and first and value != first else "")
+
+
+def environment_texts(model: ComparedModel) -> dict[str, str]:
+    """Describe the environment of a run; empty for other models."""
+    if model.run is None:
+        return {}
+    environment = model.run.environment
+    return {
+        "Data": f"{environment.data.source.description}, digest {environment.data.digest[:12]}",
+        "Device": model.device,
+        "Precision": environment.device.precision,
+        "torch.compile": "on" if environment.device.compiled else "off",
+        "Ranks": ", then ".join(map(str, dict.fromkeys(model.run.ranks or [environment.ranks]))),
+        "System": environment.system,
+        "Code": f"regpt {environment.code_version}",
+        **{name: str(version) for name, version in asdict(environment.packages).items()},
+    }

@@ -125,13 +125,13 @@ def accuracy_test_text(test: PairedAccuracyTest, first: str, other: str) -> str:
     low, high = test.interval()
     accuracy = [right / test.items for right in test.right]
     numbers = (
-        f"{first} {accuracy[0]:.4f}, {other} {accuracy[1]:.4f}, {test.difference:+.4f}"
-        f" (95 % of resamples {low:+.4f} to {high:+.4f}; only one was right on {test.only[0]:,} and"
+        f"{first}: {accuracy[0]:.4f}, {other}: {accuracy[1]:.4f}, difference {test.difference:+.4f}"
+        f" (95 % bootstrap interval {low:+.4f} to {high:+.4f}; only one is right on {test.only[0]:,} and"
         f" {test.only[1]:,} items, McNemar's p = {test.p_value:.2g})"
     )
     if not test.is_difference:
-        return f"{numbers}. No difference at the {100 * LEVEL:.0f} % level."
-    return f"{numbers}. {first if test.difference > 0 else other} is better."
+        return f"{numbers}. No significant difference at the {100 * LEVEL:.0f} % level."
+    return f"{numbers}. {first if test.difference > 0 else other} is significantly better."
 
 
 def value_text(quantity: Quantity, value: float | None) -> str:

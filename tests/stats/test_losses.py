@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from regpt.base.settings import load_recipe
-from regpt.compare.models import of_run, settled
+from regpt.compare.loading import load_run
+from regpt.compare.models import align_on_shared_data
 from regpt.stats.losses import ErrorBoundsTest, MeasuredLoss, error_bounds_test
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.paired import PairedLossTest
@@ -131,7 +132,7 @@ def verdict_of_report(ours: Run, theirs: Run) -> Verdict:
 
 
 def verdict_of_comparison(ours: Run, theirs: Run) -> Verdict:
-    first, second = settled([of_run(ours, "a"), of_run(theirs, "b")])
+    first, second = align_on_shared_data([load_run(ours, "a"), load_run(theirs, "b")])
     return compare_losses(first.loss, second.loss)
 
 

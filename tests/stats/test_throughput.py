@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regpt.compare.models import open_all
-from regpt.compare.tables import against
+from regpt.compare.loading import load_models
+from regpt.compare.markup import MARKDOWN
+from regpt.compare.significance import paired_tests
+from regpt.compare.significance_wording import significance_lines
 from regpt.report.page import write_report
 from regpt.report.scores import Baseline
 from regpt.stats.describe import describe_test, describe_test_briefly, values_text
@@ -81,7 +83,9 @@ def test_threefold_is_reported_with_the_uneven_load_it_was_measured_under(plante
     opening, table = text.split("## Model Architecture")[0], text.split("## Performance Analysis")[1]
     for part in (opening, table):
         assert "slower" in part and words in part
-    (line,) = [line for line in against(*open_all(["one", "two"], one.path.parent)) if line.startswith("- speed: ")]
+    tests = paired_tests(*load_models(["one", "two"], one.path.parent))
+    assert tests.speed == verdict
+    (line,) = [line for line in significance_lines(tests, MARKDOWN) if line.startswith("- Speed: ")]
     assert values_text(verdict) in line and words in line
 
 

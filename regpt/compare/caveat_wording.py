@@ -1,0 +1,168 @@
+"""Describe caveats: a title, the value of each model, and the remedy."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from regpt.base.sections import PublishedRecipe
+from regpt.compare.caveats import Caveat, CaveatKind, Remedy, RemedyKind
+from regpt.compare.markup import Markup, command_line
+from regpt.compare.models import TaskScore, metric_text
+from regpt.compare.run_checks import CheckpointStep, LastAndBest, Progress
+
+FAIR = "No reason was found why these results should not be compared."
+SEVERE_TITLE = "Not comparable:"
+CARE_TITLE = "Compare with care:"
+
+TITLES = {
+    CaveatKind.OTHER_DATA: "Validation loss on different data",
+    CaveatKind.OTHER_BLOCK_SIZE: "Validation loss with different block sizes",
+    CaveatKind.OTHER_WINDOWS: "Validation loss on different windows",
+    CaveatKind.OTHER_TOKENIZER: "Different tokenizers",
+    CaveatKind.UNKNOWN_TOKENIZER: "Unknown tokenizer",
+    CaveatKind.SUBSET_AND_FULL_SET: "{task}: a subset and the full set",
+    CaveatKind.OTHER_ITEMS: "{task}: different items",
+    CaveatKind.OTHER_PROMPTS: "{task}: different prompts",
+    CaveatKind.OTHER_METRIC: "{task}: different metrics",
+    CaveatKind.MISSING_LOSS: "Validation loss: not measured for every model",
+    CaveatKind.MISSING_SCORE: "{task}: not scored for every model",
+    CaveatKind.EARLIER_SCORE: "{task}: scored at an earlier step",
+    CaveatKind.BEST_AND_LAST: "Best checkpoint compared with a last one",
+    CaveatKind.EARLIER_AND_LAST: "Earlier checkpoint compared with a last one",
+    CaveatKind.LAST_ABOVE_BEST: "Last loss far above the run's best",
+    CaveatKind.UNFINISHED: "Unfinished run",
+    CaveatKind.OTHER_TOKENS: "Different numbers of training tokens",
+    CaveatKind.OTHER_DEVICE: "Time measured on different devices",
+    CaveatKind.OTHER_PRECISION: "Different precision",
+    CaveatKind.OTHER_COMPILE: "torch.compile used for some models only",
+    CaveatKind.TRUNCATED_CONTEXTS: "{task}: truncated contexts",
+    CaveatKind.PUBLISHED_ON_OTHER_DATA: "Published figures from different data",
+    CaveatKind.PUBLISHED: "Published figures",
+}
+
+
+def scores_text(scores: Sequence[TaskScore]) -> str:
+    return " and ".join(f"{score.task}, by {metric_text(score.headline_metric)}" for score in scores)
+
+
+def checkpoint_text(value: CheckpointStep) -> str:
+    if value.step == value.last_step:
+        return f"step {value.step:,}, the last{' and best' if value.is_best else ''}"
+    return f"step {value.step:,} of {value.last_step:,}, {'the best' if value.is_best else 'an earlier one'}"
+
+
+def last_and_best_text(value: LastAndBest) -> str:
+    last, best = value.last, value.best
+    return f"last {last.loss:.4f} (step {last.step:,}), best {best.loss:.4f} (step {best.step:,})"
+
+
+def progress_text(value: Progress) -> str:
+    if value.state is None:
+        return "finished"
+    return f"step {value.step:,} of {value.max_steps:,} ({value.state})"
+
+
+def published_text(value: PublishedRecipe) -> str:
+    """Name the source of published figures, with hardware, time and cost."""
+    conditions = [
+        value.hardware or "hardware unknown",
+        f"{value.hours:g} h" if value.hours else "",
+        f"{value.cost_usd:g} USD" if value.cost_usd >= 0 else "",
+    ]
+    return (
+        f"from {value.origin or 'the recipe'} ({', '.join(filter(None, conditions))}), not measured here;"
+        " windows and items are unknown"
+    )
+
+
+VALUE_TEXT: dict[CaveatKind, Callable[[Any], str]] = {
+    CaveatKind.OTHER_DATA: lambda digest: f"data {digest[:12]}",
+    CaveatKind.OTHER_BLOCK_SIZE: lambda tokens: f"{tokens:,} tokens",
+    CaveatKind.OTHER_WINDOWS: lambda windows: f"the first {windows:,} windows",
+    CaveatKind.OTHER_TOKENIZER: lambda tokenizer: tokenizer or "unknown",
+    CaveatKind.UNKNOWN_TOKENIZER: lambda tokenizer: tokenizer or "unknown",
+    CaveatKind.SUBSET_AND_FULL_SET: lambda score: score.items,
+    CaveatKind.OTHER_ITEMS: lambda score: f"{score.items}, digest {score.digest[:12]}" if score.digest else score.items,
+    CaveatKind.OTHER_PROMPTS: scores_text,
+    CaveatKind.OTHER_METRIC: lambda metric: f"by {metric_text(metric)}" if metric else "no metric",
+    CaveatKind.MISSING_LOSS: lambda is_measured: "measured" if is_measured else "not measured",
+    CaveatKind.MISSING_SCORE: lambda score: score.items if score else "not scored",
+    CaveatKind.EARLIER_SCORE: lambda steps: f"scored at step {steps[0]:,} of {steps[1]:,}",
+    CaveatKind.BEST_AND_LAST: checkpoint_text,
+    CaveatKind.EARLIER_AND_LAST: checkpoint_text,
+    CaveatKind.LAST_ABOVE_BEST: last_and_best_text,
+    CaveatKind.UNFINISHED: progress_text,
+    CaveatKind.OTHER_TOKENS: lambda tokens: f"{tokens:,}" if tokens is not None else "unknown",
+    CaveatKind.OTHER_DEVICE: str,
+    CaveatKind.OTHER_PRECISION: str,
+    CaveatKind.OTHER_COMPILE: lambda compiled: "compiled" if compiled else "not compiled",
+    CaveatKind.TRUNCATED_CONTEXTS: lambda items: f"{items:,} items",
+    CaveatKind.PUBLISHED_ON_OTHER_DATA: lambda value: f"{value[0]}, context length {value[1]:,}",
+    CaveatKind.PUBLISHED: published_text,
+}
+
+REMEDY_TEXT = {
+    RemedyKind.EVALUATE: "run {commands}, then compare again",
+    RemedyKind.EVALUATE_ALL_ITEMS: "score all items with {commands}, then compare again",
+    RemedyKind.EVALUATE_IN_THIS_PRECISION: "see the effect of the precision with {commands}",
+    RemedyKind.EVALUATE_BEST: "compare best checkpoints after {commands}",
+    RemedyKind.COMPARE_LAST: "compare last steps with {commands}",
+    RemedyKind.RESUME: "wait for the end, or run {commands}",
+    RemedyKind.TRAIN_SHORTER: "train again with a schedule that ends there: {commands}",
+    RemedyKind.TRAIN_PUBLISHED: "measure them with {commands}",
+    RemedyKind.TRAIN_WITH_BLOCK_SIZE: "none for these models; train with {commands}",
+    RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "none for these models; a longer {commands} truncates fewer contexts",
+    RemedyKind.IDENTIFY_DATA: "see how the data was made with {commands}; this version records the tokenizer",
+    RemedyKind.READ_EQUAL_TOKENS: "read the table at equal tokens",
+    RemedyKind.IGNORE_TIME: "compare at equal tokens, not at equal time, or train all models on one machine",
+    RemedyKind.IGNORE_TIME_OR_COMPILE: "compare at equal tokens, not at equal time, or train all models with the same"
+    " {commands}",
+    RemedyKind.USE_BITS_PER_BYTE: "none for losses per token; bits per byte and accuracies by byte do not depend on the"
+    " tokenizer",
+    RemedyKind.NO_CHECKPOINT: "none; the checkpoint of the best step was not kept",
+    RemedyKind.NO_CURVES: "none; a table at equal tokens needs two runs",
+    RemedyKind.NONE: "none; compare each result only with results on the same data",
+}
+CODE = {  # a setting or command that a remedy mentions
+    RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "model.block_size",
+    RemedyKind.IDENTIFY_DATA: "regpt data show FOLDER",
+    RemedyKind.IGNORE_TIME_OR_COMPILE: "run.compile",
+}
+
+
+def caveat_lines(caveats: Sequence[Caveat], markup: Markup) -> list[str]:
+    """Describe all caveats, the severe ones first. An empty line ends each group."""
+    if not caveats:
+        return [FAIR, ""]
+    lines = []
+    for is_severe, title in ((True, SEVERE_TITLE), (False, CARE_TITLE)):
+        group = [caveat for caveat in caveats if caveat.kind.is_severe is is_severe]
+        if group:
+            lines += [markup.bold(title), "", *(f"- {caveat_text(caveat, markup)}" for caveat in group), ""]
+    return lines
+
+
+def caveat_text(caveat: Caveat, markup: Markup) -> str:
+    title = markup.bold(f"{markup.text(TITLES[caveat.kind].format(task=caveat.task))}.")
+    remedies = "; or ".join(remedy_text(remedy, markup) for remedy in caveat.remedies)
+    return f"{title} {values_text(caveat, markup)}. Remedy: {remedies}."
+
+
+def values_text(caveat: Caveat, markup: Markup) -> str:
+    """Group the models with equal values: 'a, c: finished; b: step 6 of 12'."""
+    names: dict[str, list[str]] = {}
+    for name, value in caveat.values:
+        names.setdefault(VALUE_TEXT[caveat.kind](value), []).append(markup.text(name))
+    return "; ".join(f"{', '.join(having)}: {markup.text(value)}" for value, having in names.items())
+
+
+def remedy_text(remedy: Remedy, markup: Markup) -> str:
+    commands = [
+        markup.code(command_line(command.arguments))
+        + (f" (MODEL: the path of {markup.text(command.model)})" if command.model else "")
+        for command in remedy.commands
+    ]
+    if remedy.kind in CODE:
+        commands = [markup.code(CODE[remedy.kind])]
+    if remedy.kind is RemedyKind.TRAIN_WITH_BLOCK_SIZE:
+        commands = [markup.code(f"model.block_size={remedy.block_size}")]
+    return REMEDY_TEXT[remedy.kind].format(commands=" and ".join(commands))

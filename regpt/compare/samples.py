@@ -1,0 +1,41 @@
+"""The generated samples of each model, side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from regpt.compare.models import ComparedModel
+from regpt.tracking.journal import SampleRecord
+
+
+@dataclass(frozen=True)
+class ComparedSamples:
+    """The last samples of each model, with the same prompt, seed and top-k if all models have any."""
+
+    drawn: list[tuple[str, SampleRecord]]  # (name of the model, samples)
+    without: list[str]  # names of models without samples
+    same_sampling: bool
+
+    @property
+    def same_step(self) -> bool:
+        return len({record.step for _, record in self.drawn}) < 2
+
+
+def compare_samples(models: Sequence[ComparedModel]) -> ComparedSamples:
+    """Choose the samples to show."""
+    own = [
+        (model.name, records)
+        for model in models
+        if model.run and (records := [r for r in model.run.history.samples if r.step <= (model.step or 0)])
+    ]
+    names = [name for name, _ in own]
+    without = [model.name for model in models if model.name not in names]
+    if not own:
+        return ComparedSamples([], without, same_sampling=True)
+    shared = set.intersection(*({sampling_of(record) for record in records} for _, records in own))
+    chosen = next((sampling_of(r) for r in reversed(own[0][1]) if sampling_of(r) in shared), None)
+    drawn = [(name, next(r for r in reversed(records) if chosen in (None, sampling_of(r)))) for name, records in own]
+    return ComparedSamples(drawn, without, same_sampling=chosen is not None)
+
+
+def sampling_of(record: SampleRecord) -> tuple[str, int, int]:
+    return record.prompt, record.seed, record.top_k

@@ -1,0 +1,48 @@
+"""What the figures of a comparison show."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from regpt.compare import figures
+from regpt.compare.figures import duration_text
+from regpt.compare.learning_curves import EvalPoint, LearningCurve, learning_curve
+from regpt.compare.loading import load_models
+from regpt.tracking.journal import read_history
+from tests.compare.runs import edit_journal
+
+
+def test_curve_over_time_has_each_step_and_validation_at_its_own_time(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With steps of 10, 20, … seconds, a stretched curve over tokens would differ."""
+    edit_journal(runs / "a", lambda r: {**r, "seconds": 10.0 * r["step"]} if r["kind"] == "step" else r)
+    found = learning_curve(load_models(["a", "b"], runs)[0])
+    assert found
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    figures.draw_learning_curves([found], "seconds", tmp_path / "loss.png")
+    training, validation = (np.asarray(line.get_xydata()) * [60, 1] for line in drawn[0].axes[0].lines)
+    assert list(training[:, 0]) == pytest.approx([10, 30, 60, 100, 150, 210])
+    assert list(validation[:, 0]) == pytest.approx([0, 60, 210])
+    assert list(validation[:, 1]) == [point.loss for point in read_history(runs / "a").validations]
+
+
+def test_note_with_the_highest_loss_fits_above_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A longer note would make the axes narrow."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    steps = [(100 * n, 10.0 * n, 3 + 7.85 * 0.8**n) for n in range(200)]
+    points = [EvalPoint(*step, 0.1) for step in steps[::50]]
+    for over in ("tokens", "seconds", "flops"):
+        figures.draw_learning_curves([LearningCurve("a", ("d", 1, 1), 1, steps, points)], over, tmp_path / "loss.png")
+        drawn[-1].draw_without_rendering()
+        (note,) = (text for text in drawn[-1].axes[0].texts if "Highest loss" in text.get_text())
+        assert note.get_window_extent().x1 <= drawn[-1].bbox.x1
+        assert drawn[-1].axes[0].get_position().x1 > 0.95
+
+
+def test_duration_has_a_suitable_unit() -> None:
+    assert [duration_text(value) for value in (0.0, 46.02, 300.0, 4e4)] == ["0 s", "46 s", "5 min", "11.1 h"]
