@@ -183,12 +183,12 @@ def compare(
     html: bool = False,
 ) -> Path:
     """Compare runs and evaluated models; returns the path of comparison.md, or of comparison.html with `html`."""
-    from regpt.compare.models import open_all
-    from regpt.compare.page import folder_of, write_comparison
+    from regpt.compare.loading import load_models
+    from regpt.compare.page import default_directory, write_comparison
 
     names = [str(model.path if isinstance(model, Run) else model) for model in models]
-    opened = open_all(names, Path(runs))
-    target = Path(into) if into is not None else folder_of(opened, Path())
+    opened = load_models(names, Path(runs))
+    target = Path(into) if into is not None else default_directory(opened, Path())
     return write_comparison(opened, target, html)[-1]
 
 

@@ -232,8 +232,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
     from regpt.compare.loading import load_models
 
     models = load_models(arguments.models, arguments.runs)
+    from regpt.cli.comparison import print_summary
     from regpt.compare.page import default_directory, write_comparison
-    from regpt.compare.terminal import print_summary
 
     written = write_comparison(models, arguments.into or default_directory(models, Path()), arguments.html)
     print_summary(models)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from regpt.base.files import write_text
-from regpt.compare.caveat_wording import caveat_lines
 from regpt.compare.fairness import find_caveats
 from regpt.compare.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_records
 from regpt.compare.learning_curves import (
@@ -18,11 +18,8 @@ from regpt.compare.learning_curves import (
     losses_at_equal_time,
     losses_at_equal_tokens,
 )
-from regpt.compare.markup import MARKDOWN
 from regpt.compare.models import ComparedModel
-from regpt.compare.samples import ComparedSamples, compare_samples
 from regpt.compare.significance import paired_tests
-from regpt.compare.significance_wording import problem_lines, significance_lines
 from regpt.compare.tables import (
     differences_table,
     equal_time_table,
@@ -31,9 +28,11 @@ from regpt.compare.tables import (
     first_reached_table,
     markdown_table,
 )
+from regpt.compare.wording import caveat_lines, problem_lines, significance_lines
 from regpt.rendering.figure_style import as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import fenced, inline
+from regpt.rendering.markup import MARKDOWN
 from regpt.report.summary import model_sentence
 from regpt.tracking.journal import SampleRecord
 from regpt.tracking.layout import IMAGES_DIR
@@ -122,6 +121,40 @@ def template_values(
         "sample_notes": sample_notes(samples),
         "samples": sample_blocks(samples),
     }
+
+
+@dataclass(frozen=True)
+class ComparedSamples:
+    """The last samples of each model, with the same prompt, seed and top-k if all models have any."""
+
+    drawn: list[tuple[str, SampleRecord]]  # (name of the model, samples)
+    without: list[str]  # names of models without samples
+    same_sampling: bool
+
+    @property
+    def same_step(self) -> bool:
+        return len({record.step for _, record in self.drawn}) < 2
+
+
+def compare_samples(models: Sequence[ComparedModel]) -> ComparedSamples:
+    """Choose the samples to show."""
+    own = [
+        (model.name, records)
+        for model in models
+        if model.run and (records := [r for r in model.run.history.samples if r.step <= (model.step or 0)])
+    ]
+    names = [name for name, _ in own]
+    without = [model.name for model in models if model.name not in names]
+    if not own:
+        return ComparedSamples([], without, same_sampling=True)
+    shared = set.intersection(*({sampling_of(record) for record in records} for _, records in own))
+    chosen = next((sampling_of(r) for r in reversed(own[0][1]) if sampling_of(r) in shared), None)
+    drawn = [(name, next(r for r in reversed(records) if chosen in (None, sampling_of(r)))) for name, records in own]
+    return ComparedSamples(drawn, without, same_sampling=chosen is not None)
+
+
+def sampling_of(record: SampleRecord) -> tuple[str, int, int]:
+    return record.prompt, record.seed, record.top_k
 
 
 def sample_notes(samples: ComparedSamples) -> list[str]:

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from regpt.base.settings import shipped_recipes
-from regpt.compare.caveat_wording import (
+from regpt.compare.caveats import Caveat, CaveatKind, RemedyKind
+from regpt.compare.fairness import find_caveats
+from regpt.compare.final_metrics import Missing, Quantity, Value, final_metrics
+from regpt.compare.loading import load_models
+from regpt.compare.models import TaskScore
+from regpt.compare.run_checks import CheckpointStep, LastAndBest, Progress
+from regpt.compare.significance import paired_tests
+from regpt.compare.wording import (
     CARE_TITLE,
     FAIR,
     REMEDY_TEXT,
@@ -21,14 +28,7 @@ from regpt.compare.caveat_wording import (
     caveat_lines,
     values_text,
 )
-from regpt.compare.caveats import Caveat, CaveatKind, RemedyKind
-from regpt.compare.fairness import find_caveats
-from regpt.compare.final_metrics import Missing, Quantity, Value, final_metrics
-from regpt.compare.loading import load_models
-from regpt.compare.markup import MARKDOWN
-from regpt.compare.models import TaskScore
-from regpt.compare.run_checks import CheckpointStep, LastAndBest, Progress
-from regpt.compare.significance import paired_tests
+from regpt.rendering.markup import MARKDOWN
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.paired import PairedLossTest
 from tests.compare.runs import (

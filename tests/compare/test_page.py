@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from regpt.compare.loading import load_models
-from regpt.compare.samples import compare_samples
+from regpt.compare.page import compare_samples
 from regpt.rendering.markdown import inline
 from regpt.tracking.journal import read_history
 from tests.compare.runs import edit_journal, edit_recipe, read_page, replace_values, run_command

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from regpt.compare.loading import load_models
-from regpt.compare.markup import MARKDOWN
 from regpt.compare.significance import paired_tests
-from regpt.compare.significance_wording import significance_lines
+from regpt.compare.wording import significance_lines
+from regpt.rendering.markup import MARKDOWN
 from regpt.report.page import write_report
 from regpt.report.scores import Baseline
 from regpt.stats.describe import describe_test, describe_test_briefly, values_text

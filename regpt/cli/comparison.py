@@ -5,13 +5,12 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from regpt.compare.caveat_wording import caveat_lines
 from regpt.compare.fairness import find_caveats
-from regpt.compare.markup import TERMINAL
 from regpt.compare.models import ComparedModel
 from regpt.compare.significance import paired_tests
-from regpt.compare.significance_wording import problem_lines, significance_lines
 from regpt.compare.tables import final_metrics_table, rich_table
+from regpt.compare.wording import caveat_lines, problem_lines, significance_lines
+from regpt.rendering.markup import TERMINAL
 
 WIDTH_OF_A_PIPE = 400  # no line of the table is broken
 
