@@ -248,6 +248,7 @@ def test_caveats_come_before_the_metrics(runs: Path, capsys: pytest.CaptureFixtu
     assert "### At equal tokens" not in read_page(out)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lower", [3, 0])
 def test_selected_checkpoint_is_not_compared_with_a_last_one(
     runs: Path, capsys: pytest.CaptureFixture[str], lower: int
@@ -286,6 +287,7 @@ def test_published_figures_are_marked(runs: Path) -> None:
     assert rows[Quantity.PUBLISHED_HELLASWAG] == [Missing.NOT_APPLICABLE, Value(0.28, is_published=True)]
 
 
+@pytest.mark.slow
 def test_remedy_for_other_data_makes_the_losses_comparable(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command is copied from the page."""
     loss = paired_tests(*load_models(["a", "c"], Path("runs"))).loss

@@ -81,6 +81,7 @@ def test_page_has_whole_tables_and_all_figures(runs: Path, capsys: pytest.Captur
     assert "run.max_steps" not in page.partition("## What differs")[2]
 
 
+@pytest.mark.slow
 def test_samples_are_side_by_side_with_differences_in_step_and_sampling(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,6 +98,7 @@ def test_samples_are_side_by_side_with_differences_in_step_and_sampling(
     assert "seed 7" in read_page(run_command(capsys, "compare", "a", "b"))
 
 
+@pytest.mark.slow
 def test_comparison_includes_active_runs_and_runs_without_steps(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = runs / "b" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
