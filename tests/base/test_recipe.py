@@ -65,6 +65,24 @@ def test_resume_policy_of_each_setting_decides_what_may_change(
     assert changes(begun_with, load_recipe("demo-modern", overrides)) == (refused, noted)
 
 
+def test_resume_policy_refuses_every_change_that_would_make_it_another_run() -> None:
+    """A changed setting is refused, noted or free, and nothing else of the recipe is."""
+    recipe = load_recipe("demo-modern")
+    begun_with = as_tables(recipe)
+    refused_names = set()
+    for name, value in run_settings(recipe).items():
+        section, key = name.split(".")
+        other = value + "x" if isinstance(value, str) else value + 1
+        changed = replace(recipe, **{section: replace(getattr(recipe, section), **{key: other})})
+        refused, noted = changes(begun_with, changed)
+        pair = {name: [value, other]}
+        assert (refused, noted) == {"refused": (pair, {}), "noted": ({}, pair), "free": ({}, {})}[on_resume(name)], name
+        refused_names |= refused.keys()
+    whole_sections = {name for name in run_settings(recipe) if name.startswith(("model.", "optimizer.", "guard."))}
+    of_run = {f"run.{key}" for key in ("seed", "precision", "matmul_precision", "compile", "deterministic")}
+    assert refused_names == whole_sections | of_run | {"data.order", "data.total_batch_tokens"}
+
+
 def test_resume_policy_keeps_free_settings_out_of_the_digest() -> None:
     recipe = load_recipe("demo-modern")
     for name, value in run_settings(recipe).items():

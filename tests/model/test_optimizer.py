@@ -55,3 +55,13 @@ def test_learning_rate_without_warm_up_starts_at_the_maximum() -> None:
     recipe = load_recipe("demo-modern", ["optimizer.warmup_steps=0"])
     assert learning_rate(0, recipe) == recipe.optimizer.max_lr
     assert learning_rate(0, replace(recipe)) > learning_rate(100, recipe)
+
+
+def test_learning_rate_follows_the_cosine_at_every_step_and_is_lowest_at_max_steps() -> None:
+    """A short schedule, where one step more or less changes the rate by several percent."""
+    settings = ["run.max_steps=8", "optimizer.warmup_steps=2", "optimizer.max_lr=1.0", "optimizer.min_lr=0.2"]
+    recipe = load_recipe("demo-modern", settings)
+    rates = [learning_rate(step, recipe) for step in range(10)]
+    half = 0.5 * 3**0.5  # cos(30 degrees)
+    cosines = [1.0, half, 0.5, 0.0, -0.5, -half, -1.0, -1.0]
+    assert rates == pytest.approx([0.5, 1.0, *(0.6 + 0.4 * cosine for cosine in cosines)])
