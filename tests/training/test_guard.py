@@ -125,6 +125,19 @@ def test_rollback_without_a_checkpoint_returns_to_the_start(
     ]
 
 
+def test_rollback_to_the_same_step_keeps_the_batches_excluded_before(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard that is restored was stored before the first rollback and does not know of it."""
+    guard = {"max_skips": 0, "max_rollbacks": 2}
+    recipe = tiny_recipe(tmp_path, guard=guard, checkpoint={"every": 1}, run={"max_steps": 3})
+    poison(monkeypatch, {2, 3}, "loss", NAN)
+    assert train(recipe, tmp_path / "a").history.status is RunState.FINISHED
+    rollbacks = [event for event in read_history(tmp_path / "a").events if event.event is Event.ROLLBACK]
+    assert [event.step for event in rollbacks] == [2, 2]
+    assert [event.detail.excluded_batches for event in rollbacks] == [[2], [2, 3]]
+
+
 def test_endless_bad_steps_end_with_code_5_and_a_good_checkpoint(
     longer: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
