@@ -1,30 +1,36 @@
-"""Escape text for Markdown: lines, table cells, code spans and code blocks."""
+"""Escape text for Markdown: running text, table cells, code spans and code blocks."""
 
 import re
 
+# An underscore between two letters or digits cannot open or close emphasis, so that names stay readable.
+SPECIAL = re.compile(r"[\\`*<>\[\]|$~]|(?<![^\W_])_|_(?![^\W_])|&(?=#?\w+;)")
+# A heading, a list item or a rule at the start of a line.
+BLOCK_START = re.compile(r"^(?:\d{1,9}(?=[.)](?:\s|$)))?(?=[.)#+-](?:\s|$)|#{1,6}(?:\s|$)|[-=][-=\s]*$)")
+
 
 def escaped(text: object) -> str:
-    """Text that Markdown shows as it is, also in a cell of a table."""
-    return re.sub(r"([\\`*<>\[\]|$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(str(text).split("\n")))
+    """Escape text so that Markdown shows it unchanged, in a line or in a table cell.
+
+    Each run of whitespace becomes one space.
+    """
+    line = SPECIAL.sub(r"\\\g<0>", " ".join(str(text).split()))
+    return BLOCK_START.sub(r"\g<0>\\", line)
 
 
 def code(text: object) -> str:
-    """Text as code that nothing inside it can end, also in a cell of a table."""
-    words = " ".join(str(text).split("\n"))
-    fence = "`" * (max((len(run) for run in re.findall("`+", words)), default=0) + 1)
-    space = " " if "`" in words else ""
-    return f"{fence}{space}{words}{space}{fence}".replace("|", "\\|")
+    """Format text as a code span of one line. Not for table cells: a vertical bar would end the cell."""
+    line = " ".join(str(text).splitlines())
+    fence = "`" * (longest_run(line) + 1)
+    padding = " " if not line or line.startswith(("`", " ")) or line.endswith(("`", " ")) else ""
+    return f"{fence}{padding}{line}{padding}{fence}"
 
 
 def fenced(text: str) -> str:
-    """A sample as a block that nothing inside it can end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
+    """Format text as a code block that no line of the text can end."""
+    fence = "`" * max(3, longest_run(text) + 1)
     return f"{fence}text\n{text}\n{fence}"
 
 
-def inline(text: object) -> str:
-    """Text as it is, in a line or a table's cell of Markdown."""
-    words = re.sub(r"\s+", " ", str(text))
-    return re.sub(r"([\\`*<\[\]|~]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", words)
+def longest_run(text: str) -> int:
+    """Return the length of the longest run of backticks."""
+    return max((len(run) for run in re.findall("`+", text)), default=0)

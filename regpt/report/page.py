@@ -1,4 +1,4 @@
-"""A run's record, as one would write it by hand, from its directory alone: report.md, a page, their pictures."""
+"""Write the report of a run: report.md, report.html and their figures."""
 
 import shlex
 from collections.abc import Callable, Sequence
@@ -6,13 +6,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from regpt.base.files import write_text
 from regpt.data.public_corpora import PublicCorpus
 from regpt.rendering.figure_style import Line, as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import code, escaped, fenced
+from regpt.rendering.templates import render_template
 from regpt.report.figures import draw_hellaswag, draw_losses, draw_training_dynamics
 from regpt.report.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.report.recipe_diff import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
@@ -62,25 +61,25 @@ ROW_NAMES = {
     Quantity.SPEED: "Training Efficiency",
 }
 
-STANDING_IN_WORDS = {
-    "previous": "Meant as improvements.",
-    "earlier": "The other run is an earlier one, but not the one before.",
-    "later": "The other run is the later one.",
-    "recorded": "The other's figures are recorded, not measured here.",
-    "other data": "The other learned from other data.",
-    "same": "The other run came out the same.",
+RELATION_TEXT = {
+    "previous": "Intended improvements.",
+    "earlier": "The other run is an earlier one, but not the previous one.",
+    "later": "The other run is a later one.",
+    "recorded": "The figures of the other run are recorded, not measured here.",
+    "other data": "The other run was trained on other data.",
+    "same": "The other run is identical.",
 }
 
 
 def write_report(run: Run, others: Sequence[Baseline]) -> Path:
-    """Write report.md and its pictures into the run's folder; returns the report's path. Works on a live run too."""
+    """Write report.md and its figures into the run's directory and return its path. The run may still be training."""
     images = run.paths.images
     runs = [run, *(other.run for other in others if other.run)]
     draw_losses(runs, images / "train-val_loss.png", lines_of_losses(run))
     draw_training_dynamics(run, images / "course.png")
     if run.hellaswag:
         items = run.hellaswag[-1].items
-        # a subset does not compare with figures of all items, so they are not drawn beside it
+        # a subset does not compare with figures of all items, so they are not drawn
         lines = LINES_OF_HELLASWAG if run.hellaswag[-1].is_full_set else LINES_OF_HELLASWAG[:1]
         draw_hellaswag(runs, images / "hellaswag.png", lines, items)
     path = run.paths.report
@@ -89,7 +88,7 @@ def write_report(run: Run, others: Sequence[Baseline]) -> Path:
 
 
 def write_page(run: Run, others: Sequence[Baseline]) -> Path:
-    """The same as one page that needs no other file, with the pictures that `write_report` has drawn."""
+    """Write report.html, one self-contained file, with the figures that `write_report` has drawn."""
     markdown = render(run, others, as_markdown)
     path = run.paths.html_report
     write_text(path, html_page(markdown, run.path))
@@ -97,18 +96,11 @@ def write_page(run: Run, others: Sequence[Baseline]) -> Path:
 
 
 def render(run: Run, others: Sequence[Baseline], picture: Callable[[str, str], str]) -> str:
-    environment = Environment(
-        loader=PackageLoader("regpt.report", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["escaped"] = escaped
-    return environment.get_template("report.md.j2").render(**contents(run, others), picture=picture)
+    return render_template("regpt.report", "report.md.j2", {**contents(run, others), "picture": picture})
 
 
 def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:
-    """Everything that the template asks for."""
+    """Return the values of the template."""
     recipe = run.recipe
     events = run.history.events
     found = columns(run, others)
@@ -123,7 +115,6 @@ def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:
         "n": lambda value: f"{value:,}",
         "percent": lambda value: f"{100 * value:.3g} %",
         "every": lambda steps, otherwise: f"Every {steps:,} steps" if steps else otherwise,
-        "escaped": escaped,
         "code": code,
         "fenced": fenced,
         "scientific": scientific,
@@ -149,7 +140,7 @@ def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:
         "published": [published_row(run, one) for one in REFERENCES],
         "samples": run.history.samples[-1] if run.history.samples else None,
         "from_gpt2": differences_from_gpt2(run),
-        "standing_in_words": STANDING_IN_WORDS,
+        "relation_text": RELATION_TEXT,
         "others": [
             contents_of(run, other) | {"heading": escaped(name), "standing": as_what}
             for other, name, as_what in zip(others, headings(run, others), relations(run, others), strict=True)
@@ -162,7 +153,7 @@ def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:
 
 
 def contents_of(run: Run, other: Baseline) -> dict[str, Any]:
-    """What the template asks for of something that the run is held against."""
+    """Return the values of the template for one baseline."""
     found = changes(run.recipe, other.recipe)
     factors = [change for change in found if change.matters]
     examples = [*(change for change in factors if change.settings[0].startswith("model.")), *factors]
@@ -204,7 +195,7 @@ def command(run: Run) -> str:
 
 
 def lines_of_losses(run: Run) -> list[Line]:
-    """Published losses that were measured on the same kind of data."""
+    """Return published losses on the corpus of this run."""
     compared = [one for one in REFERENCES if one.data is run.corpus and one.validation_loss]
     if run.corpus is PublicCorpus.FINEWEB_EDU:
         compared = [GPT2, RERUNS[0], RERUNS[3]]

@@ -189,8 +189,9 @@ def test_held_against_the_run_before_a_report_compares_what_the_seed_record_does
     assert improvements["Validation Loss"][:3] == ["10.8782", "10.3363", "-0.5419"]
     assert improvements["HellaSwag Accuracy"][:3] == ["0.2000 (20.0 %)", "0.2500 (25.0 %)", "+5.0 percentage points"]
     assert all(improvements["Training Efficiency"])
-    assert "nothing here separates their effects" in found["Contributing Factors"]
-    assert "(3x that of trial-230126)" in rows(found["Learning Rate Schedule"])["Max Learning Rate"][0]
+    factors = found["Contributing Factors"]
+    assert "`regpt train " in factors and "That is 7 runs per seed" in factors
+    assert "(3x trial-230126)" in rows(found["Learning Rate Schedule"])["Max Learning Rate"][0]
 
 
 def test_a_later_run_is_not_called_a_previous_one_nor_its_absence_an_improvement(trials: Path) -> None:
@@ -233,9 +234,9 @@ def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_wha
         "trial-230126",
         "Previous Run (trial-230126)",
     ]
-    assert text.count("Meant as improvements.") == 1
-    assert "### Distance from Run on Other Data (elsewhere)" in text
-    assert "### Key Changes Over elsewhere\n\nThe other learned from other data." in text
+    assert text.count("Intended improvements.") == 1
+    assert "### Comparison with Run on Other Data (elsewhere)" in text
+    assert "### Key Changes Over elsewhere\n\nThe other run was trained on other data." in text
 
 
 def test_a_record_is_the_previous_run_where_there_is_no_other_before_and_never_its_own(tmp_path: Path) -> None:
