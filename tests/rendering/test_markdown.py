@@ -12,9 +12,9 @@ from regpt.rendering.markdown import code, escaped, fenced
 CHARACTERS = st.characters(exclude_characters="\0", exclude_categories=["Cs"])
 TEXTS = st.text(st.sampled_from("ab1 \n\t\\`*_~<>[](){}#+-=.!|$&;:/'\"é模") | CHARACTERS, max_size=30)
 HARD_TEXTS = [
-    "a|b", "\\|", "~~gone~~", "~one~", "__a__", "a_b _c_", "**b**", "&amp; &#42; AT&T", "<b>x</b>", "<http://a.b>", "# a",
-    "1. a", "12) a", "- a", "+ a", "---", "- - -", "===", "> a", "$x$", "![a](b)", "[a]: b", "`a`", "``a`b", "a\\", "-",
-    "1.", "-0.5", "+5 %", "~3.29",
+    "a|b", "\\|", "~~gone~~", "~one~", "__a__", "a_b _c_", "**b**", "&amp; &#42; AT&T", "<b>x</b>", "<http://a.b>",
+    "# a", "1. a", "12) a", "- a", "+ a", "---", "- - -", "===", "> a", "$x$", "![a](b)", "[a]: b", "`a`", "``a`b",
+    "a\\", "-", "1.", "-0.5", "+5 %", "~3.29",
 ]  # fmt: skip
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 
