@@ -21,7 +21,9 @@ def code(text: object) -> str:
     """Format text as a code span of one line. Not for table cells: a vertical bar would end the cell."""
     line = " ".join(str(text).splitlines())
     fence = "`" * (longest_run(line) + 1)
-    padding = " " if not line or line.startswith(("`", " ")) or line.endswith(("`", " ")) else ""
+    # Markdown removes one space at both ends of a code span, unless the span is all spaces.
+    needs_padding = line.startswith(("`", " ")) or line.endswith(("`", " "))
+    padding = " " if not line or (needs_padding and line.strip(" ")) else ""
     return f"{fence}{padding}{line}{padding}{fence}"
 
 

@@ -17,6 +17,7 @@ from regpt.report.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.report.recipe_diff import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
 from regpt.report.scores import (
     Baseline,
+    Relation,
     columns,
     headings,
     notes,
@@ -62,12 +63,12 @@ ROW_NAMES = {
 }
 
 RELATION_TEXT = {
-    "previous": "Intended improvements.",
-    "earlier": "The other run is an earlier one, but not the previous one.",
-    "later": "The other run is a later one.",
-    "recorded": "The figures of the other run are recorded, not measured here.",
-    "other data": "The other run was trained on other data.",
-    "same": "The other run is identical.",
+    Relation.PREVIOUS: "Intended improvements.",
+    Relation.EARLIER: "The other run is an earlier one, but not the previous one.",
+    Relation.LATER: "The other run is a later one.",
+    Relation.RECORDED: "The figures of the other run are recorded, not measured here.",
+    Relation.OTHER_DATA: "The other run was trained on other data.",
+    Relation.IDENTICAL: "The other run is identical.",
 }
 
 
@@ -141,9 +142,10 @@ def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:
         "samples": run.history.samples[-1] if run.history.samples else None,
         "from_gpt2": differences_from_gpt2(run),
         "relation_text": RELATION_TEXT,
+        "PREVIOUS": Relation.PREVIOUS,
         "others": [
-            contents_of(run, other) | {"heading": escaped(name), "standing": as_what}
-            for other, name, as_what in zip(others, headings(run, others), relations(run, others), strict=True)
+            contents_of(run, other) | {"heading": escaped(name), "relation": found}
+            for other, name, found in zip(others, headings(run, others), relations(run, others), strict=True)
         ],
         "command": code(command(run)),
         "attempts": run.history.attempts,

@@ -1,8 +1,9 @@
-"""What came out, side by side: a run's scores, those of other runs, and published ones, and what of them compares."""
+"""The table of final metrics: a run next to its baselines and published results, and which of them compare."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from regpt.base.format import with_error
@@ -33,7 +34,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What a run is held against: another run, or a recipe with the figures that its record claims."""
+    """What a run is compared with: another run, or a recipe with published figures."""
 
     name: str
     recipe: Recipe
@@ -41,7 +42,7 @@ class Baseline:
 
 
 def open_baseline(where: str, root: Path) -> Baseline:
-    """A run by id or path, or a recipe by its .toml file."""
+    """Open a run by its name or path, or a recipe by its .toml file."""
     if where.endswith(".toml"):
         recipe = load_recipe(where)
         return Baseline(f"{recipe.name} (recorded)", recipe, None)
@@ -49,8 +50,19 @@ def open_baseline(where: str, root: Path) -> Baseline:
     return Baseline(run.id, run.recipe, run)
 
 
+class Relation(Enum):
+    """How a baseline is related to the run of a report."""
+
+    PREVIOUS = "Previous Run"
+    EARLIER = "Earlier Run"
+    LATER = "Later Run"
+    RECORDED = "Recorded Run"
+    OTHER_DATA = "Run on Other Data"
+    IDENTICAL = "The Same Run"
+
+
 def columns(run: Run, others: Sequence[Baseline]) -> list[Column]:
-    """The seed record's: the value, the original, the run before; then what the recipe's own record claims."""
+    """Return the columns: this run, the original GPT-2, the baselines, and the published results of the recipe."""
     return [
         measured_column(run, "Value"),
         Column(
@@ -70,50 +82,48 @@ def columns(run: Run, others: Sequence[Baseline]) -> list[Column]:
 
 
 def headings(run: Run, others: Sequence[Baseline]) -> list[str]:
-    """What each stands under, in a table and in a title."""
-    titles = {"previous": "Previous Run", "earlier": "Earlier Run", "later": "Later Run", "recorded": "Recorded Run"}
-    titles |= {"other data": "Run on Other Data", "same": "The Same Run"}
+    """Return the heading of each baseline."""
     names = [other.name if other.run else f"{other.recipe.name}, recorded" for other in others]
-    return [f"{titles[as_what]} ({name})" for as_what, name in zip(relations(run, others), names, strict=True)]
+    return [f"{found.value} ({name})" for found, name in zip(relations(run, others), names, strict=True)]
 
 
-def relations(run: Run, others: Sequence[Baseline]) -> list[str]:
-    """How each stands to this run: previous, earlier, later, recorded, other data, same.
+def relations(run: Run, others: Sequence[Baseline]) -> list[Relation]:
+    """Return the relation of each baseline to the run.
 
-    One at most is the previous one: of the runs on the same data the last that began before this one; where there is
-    none, the first recorded one, unless it is this recipe's own record.
+    At most one is the previous run: the latest run on the same data that began before this one, or else the first
+    recorded one that is not this recipe's own record.
     """
     found = [relation(run, other) for other in others]
-    before = [n for n, as_what in enumerate(found) if as_what == "earlier"]
+    before = [n for n, one in enumerate(found) if one is Relation.EARLIER]
     own = run.recipe.name
-    noted = [n for n, as_what in enumerate(found) if as_what == "recorded" and others[n].recipe.name != own]
+    recorded = [n for n, one in enumerate(found) if one is Relation.RECORDED and others[n].recipe.name != own]
     runs = {n: began(other.run) for n, other in enumerate(others) if other.run}
-    for n in sorted(before, key=lambda n: runs[n])[-1:] or noted[:1]:
-        found[n] = "previous"
+    for n in sorted(before, key=lambda n: runs[n])[-1:] or recorded[:1]:
+        found[n] = Relation.PREVIOUS
     return found
 
 
-def relation(run: Run, other: Baseline) -> str:
-    """By itself, without regard to whether others stand between."""
+def relation(run: Run, other: Baseline) -> Relation:
+    """Return the relation of one baseline, regardless of the other baselines."""
     if other.run is None:
         same = other.recipe.data.source == run.recipe.data.source
         corpus = corpus_of_source(other.recipe.data.source)
         known = corpus is not PublicCorpus.OTHER and corpus is run.corpus
-        return "recorded" if same or known else "other data"
+        return Relation.RECORDED if same or known else Relation.OTHER_DATA
     if identical(run, other.run):
-        return "same"
+        return Relation.IDENTICAL
     if run.environment.data.digest != other.run.environment.data.digest:
-        return "other data"
-    return "later" if began(other.run) > began(run) else "earlier"
+        return Relation.OTHER_DATA
+    return Relation.LATER if began(other.run) > began(run) else Relation.EARLIER
 
 
 def began(run: Run) -> float:
-    """When, in seconds since 1970; infinity if it has not."""
+    """Return when a run began, in seconds since 1970; infinity if it has not."""
     return run.history.events[0].at if run.history.events else math.inf
 
 
 def table_of(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
-    """The columns as rows of a table: (name, cells)."""
+    """Transpose the columns into rows: (name, cells)."""
     return [
         ("Validation Loss", [column.last for column in columns]),
         ("Validation Loss, best", [column.best for column in columns]),
@@ -142,12 +152,12 @@ def measured_column(run: Run, name: str) -> Column:
     )
 
 
-def hellaswag_of(run: Run, rule: str) -> str:
-    """The last one."""
+def hellaswag_of(run: Run, metric: str) -> str:
+    """Format the last accuracy by a metric."""
     if not run.hellaswag:
         return NOT_MEASURED
     last = run.hellaswag[-1]
-    return with_error(last.accuracy[rule], last.standard_error[rule])
+    return with_error(last.accuracy[metric], last.standard_error[metric])
 
 
 def in_percent(run: Run) -> str:
@@ -157,7 +167,7 @@ def in_percent(run: Run) -> str:
 
 
 def recorded_column(recipe: Recipe, name: str) -> Column:
-    """A recipe of which a run changed the length still bears the figures of the one that came with regpt."""
+    """Return the published figures. They belong to the shipped recipe, even where a run changed its length."""
     shipped = shipped_recipe(recipe.name)
     tokens = f"{(load_recipe(shipped) if shipped else recipe).total_tokens:,} (by the recipe)"
     claimed = recipe.published
@@ -171,22 +181,22 @@ def recorded_column(recipe: Recipe, name: str) -> Column:
 
 
 def recorded_where(recipe: Recipe) -> str:
-    """Where recorded figures stand, and what they took: 'the record (4 x RTX 3090, 11 h, 7 USD)'."""
+    """Say where published figures come from and what they cost: 'the record (4 x RTX 3090, 11 h, 7 USD)'."""
     claimed = recipe.published
     took = [
         claimed.hardware,
         f"{claimed.hours:g} h" if claimed.hours else "",
         f"{claimed.cost_usd:g} USD" if claimed.cost_usd >= 0 else "",
     ]
-    return f"{claimed.origin or 'its recipe'} ({', '.join(filter(None, took)) or 'nothing said of hardware'})"
+    return f"{claimed.origin or 'its recipe'} ({', '.join(filter(None, took)) or 'hardware not recorded'})"
 
 
 def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
-    """(name, loss, HellaSwag, what of it compares with this run)"""
+    """Return (name, loss, HellaSwag, what is comparable with this run)."""
     loss = f"{one.validation_loss} on {one.data}" if one.validation_loss else "—"
     compares = []
     if one.validation_loss and one.data is run.corpus:
-        compares.append("the loss, as far as the validation split is the public one's")
+        compares.append("the loss, if the validation split is the public one")
     if run.hellaswag and run.hellaswag[-1].is_full_set and one.judged == GPT2.judged:
         compares.append("HellaSwag")
     return (
@@ -200,32 +210,32 @@ def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
 
 
 def guessing(record: TaskRecord) -> bool:
-    """Whether an accuracy lies within two standard errors, those that guessing itself would have, of guessing's."""
+    """Return whether an accuracy is within two standard errors of chance, with the error that guessing has."""
     share, error = primary_accuracy(record)
-    of_guessing = math.sqrt(CHANCE * (1 - CHANCE) / record.count) if record.count else error
-    return abs(share - CHANCE) < 2 * of_guessing
+    chance_error = math.sqrt(CHANCE * (1 - CHANCE) / record.count) if record.count else error
+    return abs(share - CHANCE) < 2 * chance_error
 
 
 def notes_of_hellaswag(run: Run) -> list[str]:
     if not run.hellaswag:
         why = run.hellaswag_unmeasured
-        return [f"HellaSwag: {NOT_MEASURED}{f', because {why}' if why else ''}."]
+        return [f"HellaSwag: {NOT_MEASURED}{f' ({why})' if why else ''}."]
     last = run.hellaswag[-1]
     lines = [
-        f"HellaSwag after step {last.step:,}: {last.items}. An ending is judged by its mean loss per token, as"
-        " build-nanogpt does; ± is one standard error; guessing gives 0.25."
+        f"HellaSwag after step {last.step:,}: {last.items}. The choice with the lowest mean loss per token counts,"
+        " as in build-nanogpt. ± is one standard error; guessing gives 0.25."
     ]
     if not last.is_full_set:
         lines.append(f"Published scores are of all {HELLASWAG_ITEMS:,} items, so this one is not exactly comparable.")
     if last.cut:
-        lines.append(f"{last.cut:,} of its items lost the beginning of their context to the model's block size.")
+        lines.append(f"{last.cut:,} items did not fit the model's context; the beginning of their text was cut off.")
     if guessing(last):
-        lines.append("This accuracy cannot be told from guessing (less than two of its standard errors from 0.25).")
+        lines.append("This accuracy is not significantly different from guessing (within two standard errors of 0.25).")
     return lines
 
 
 def notes(run: Run, others: Sequence[Baseline]) -> list[str]:
-    """What a reader must know before comparing two numbers of the table."""
+    """Return what a reader must know before comparing two numbers of the table."""
     lines = [
         "Losses are nats per token on fixed windows of the validation split; ± is one standard error over the windows."
     ]
@@ -233,11 +243,11 @@ def notes(run: Run, others: Sequence[Baseline]) -> list[str]:
         if other.run is None:
             lines.append(f"{other.name}: figures from {recorded_where(other.recipe)}, not measured here.")
         elif same_windows(run, other.run):
-            lines.append(f"{other.name} was validated on the same windows of the same data; the two losses compare.")
+            lines.append(f"{other.name} was validated on the same windows; the two losses are comparable.")
         else:
-            lines.append(f"{other.name} was validated on other windows or other data; the two losses do not compare.")
+            lines.append(f"{other.name} was validated on other windows or data; the two losses are not comparable.")
     if run.corpus is PublicCorpus.FINEWEB_EDU:
         lines.append(f"The loss of {GPT2.name} was measured on {GPT2.data}'s public validation shard.")
     else:
-        lines.append(f"The loss of {GPT2.name} was measured on {GPT2.data}; on this run's data it says nothing.")
+        lines.append(f"The loss of {GPT2.name} was measured on {GPT2.data}; losses on other data are not comparable.")
     return [*lines, *notes_of_hellaswag(run)]

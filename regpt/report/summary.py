@@ -1,4 +1,4 @@
-"""How a record opens: what was trained, how long, what came out; then a paragraph for each that it is held against."""
+"""The first paragraphs of a report: model, data, time and results, then a comparison with each baseline."""
 
 from collections.abc import Iterator, Sequence
 
@@ -38,21 +38,22 @@ SUBJECTS = {
 
 
 def summary(run: Run, others: Sequence[Baseline]) -> list[str]:
-    """Short paragraphs, the run's own first; nothing in them that the figures do not carry."""
+    """Return the paragraphs, the run's own first. They claim only differences that a test supports."""
     own = " ".join(filter(None, [model_sentence(run), outcome_sentence(run)]))
     return [own, *(baseline_paragraph(run, other) for other in others), *against_gpt2(run)]
 
 
 def model_sentence(run: Run) -> str:
+    """Say what was trained, on what and for how long."""
     model, asked, made = run.recipe.model, run.recipe.run.max_steps, run.history.step
     words = f"**{escaped(run.id)}** is a GPT-2 of {model.parameters:,} parameters with {listed(parts(model))}"
     if not made:
-        return f"{words}. It has made none of its {asked:,} steps yet."
+        return f"{words}. It has not made any of its {asked:,} steps yet."
     text = escaped(run.environment.data.source.description)
     device = escaped(run.environment.device.name)
-    steps = f"Its {asked:,} steps" if made == asked else f"The {made:,} of {asked:,} steps that it has made"
+    steps = f"Its {asked:,} steps" if made == asked else f"The first {made:,} of {asked:,} steps"
     return (
-        f"{words}, trained from nothing on {run.tokens:,} tokens of {text}."
+        f"{words}, trained from scratch on {run.tokens:,} tokens of {text}."
         f" {steps} took {in_words(run.training_seconds)} on {device}."
     )
 
@@ -62,41 +63,46 @@ def parts(model: ModelRecipe) -> list[str]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """'a, b and c'"""
+    """Join names as in 'a, b and c'."""
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def outcome_sentence(run: Run) -> str:
-    looks, words = run.history.validations, ""
-    if len(looks) > 1:
-        first, last = looks[0], looks[-1]
+    """Say how the validation loss changed, and how HellaSwag compares with chance."""
+    validations, words = run.history.validations, ""
+    if len(validations) > 1:
+        first, last = validations[0], validations[-1]
         change = compare_losses(loss_at(run, last), loss_at(run, first))
         verb = {Outcome.LOWER: "fell", Outcome.HIGHER: "rose"}.get(change.outcome, "went")
         words = f"Its validation loss {verb} from {first.loss:.4f} to {last.loss:.4f} nats per token."
     if run.hellaswag:
-        last_answers = run.hellaswag[-1]
-        share, error = primary_accuracy(last_answers)
-        words += f" Its HellaSwag accuracy ({last_answers.items}) is {share:.3f} ± {error:.3f}"
-        words += ", which cannot be told from guessing." if guessing(last_answers) else f"; guessing gives {CHANCE}."
+        last_record = run.hellaswag[-1]
+        share, error = primary_accuracy(last_record)
+        words += f" Its HellaSwag accuracy ({last_record.items}) is {share:.3f} ± {error:.3f}"
+        words += (
+            ", not significantly different from guessing." if guessing(last_record) else f"; guessing gives {CHANCE}."
+        )
     return words.strip()
 
 
 def baseline_paragraph(run: Run, other: Baseline) -> str:
-    """A sentence for each claim; a recorded figure has no error, so nothing is claimed of it."""
+    """Compare a run with a baseline. Recorded figures have no error, so they are not tested."""
     name = f"**{escaped(other.name)}**"
     if other.run is None:
-        return f"Against {name}: not tested, its figures are from {escaped(recorded_where(other.recipe))}."
+        return (
+            f"Compared with {name}: not tested, because its figures are from {escaped(recorded_where(other.recipe))}."
+        )
     if same := identical(run, other.run):
-        return f"Against {name}: the two are identical, with {identity_text(same)}."
+        return f"Compared with {name}: the two runs are identical: {identity_text(same)}."
     unlike = [part for part in parts(other.recipe.model) if part not in parts(run.recipe.model)]
-    tokens = "as many" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
+    tokens = "the same number of" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
     hellaswag, loss, speed = verdicts(run, other.run)
     sentences = [*sentences_of([loss, hellaswag, speed])]
     if run.tokens > other.run.tokens and same_windows(run, other.run):
         sentences[1:1] = at_equal_tokens(run, other.run)
     which = f"which has {listed(unlike)} and" if unlike else "which"
     first, *rest = sentences
-    return f"Against {name}, {which} saw {tokens} tokens: {'. '.join([first, *map(upper, rest)])}."
+    return f"Compared with {name}, {which} saw {tokens} tokens: {'. '.join([first, *map(capitalized, rest)])}."
 
 
 def at_equal_tokens(run: Run, other: Run) -> Iterator[str]:
@@ -131,7 +137,7 @@ def difference_sentence(verdict: Verdict) -> str:
     )
 
 
-def upper(sentence: str) -> str:
+def capitalized(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
@@ -144,8 +150,8 @@ def against_gpt2(run: Run) -> Iterator[str]:
     test, reason = error_bounds_test((accuracy, error), published, HELLASWAG_ITEMS)
     outcome = test.outcome if test else Outcome.NOT_TESTED
     why = f" ({bounds_text(test)})" if test else f" ({REASON_TEXT[reason]})" if reason else ""
-    loss = "" if run.corpus is GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} says nothing of this run's data."
+    loss = "" if run.corpus is GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} is not comparable."
     yield (
-        f"Against **{GPT2.name}**, as published: this run's HellaSwag accuracy is {OUTCOME_TEXT[outcome]},"
-        f" {100 * accuracy:.1f} % against {100 * GPT2.hellaswag:.1f} %{why}.{loss}"
+        f"Compared with **{GPT2.name}** as published: this run's HellaSwag accuracy is {OUTCOME_TEXT[outcome]},"
+        f" {100 * accuracy:.1f} % and {100 * GPT2.hellaswag:.1f} %{why}.{loss}"
     )

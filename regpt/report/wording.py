@@ -1,4 +1,4 @@
-"""What stands in a record's cells and lists, in words."""
+"""The wording of a report's cells and lists."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -43,16 +43,16 @@ def source_of(run: Run) -> str:
     if asked.startswith("hub:"):
         return f"HuggingFace, {code(asked.removeprefix('hub:'))}"
     if asked == "stdlib":
-        return "the sources of the Python that prepared it"
+        return "source code of the standard library of the Python that prepared it"
     return f"{code(asked)}, on the machine that prepared it"
 
 
 def validation_steps(run: Run) -> str:
-    """How much is read each time; says so where the split held fewer windows than the recipe asks for."""
+    """Describe the validation windows, and whether the split has fewer than the recipe asks for."""
     asked, block = run.recipe.evaluation, run.recipe.model.block_size
     windows = asked.validation_batches * asked.validation_batch_size
     read = run.history.validations[-1].windows if run.history.validations else windows
-    cut = f"; the split holds {read:,} windows, all were read" if read < windows else ""
+    cut = f"; the split has only {read:,} windows" if read < windows else ""
     return (
         f"{asked.validation_batches} batches of {asked.validation_batch_size} × {block:,} tokens"
         f" ({read * block:,}), always the same{cut}"
@@ -66,7 +66,7 @@ def hellaswag_interval(run: Run) -> str:
     every = f"every {asked.hellaswag_every:,} steps"
     if not run.hellaswag:
         why = f": {escaped(run.hellaswag_unmeasured)}" if run.hellaswag_unmeasured else ""
-        return f"asked for {every}; {NOT_MEASURED}{why}"
+        return f"planned {every}; {NOT_MEASURED}{why}"
     return f"{every.capitalize()}, at the start and the end; {run.hellaswag[-1].items}"
 
 
@@ -76,7 +76,7 @@ def place_of(run: Run) -> str:
 
 def gpu_type(run: Run) -> str:
     name = escaped(run.environment.device.name)
-    return name if place_of(run) != "cpu" else f"none; on the CPU, {name}"
+    return name if place_of(run) != "cpu" else f"none; trained on the CPU, {name}"
 
 
 def gpus(run: Run) -> str:
@@ -84,49 +84,49 @@ def gpus(run: Run) -> str:
 
 
 def ranks(run: Run) -> str:
-    """How many, attempt by attempt where they changed, and how the model lay on them."""
+    """Return the number of ranks, of each attempt where it changed, and the kind of parallelism."""
     counts = [count for number, count in enumerate(run.ranks) if number == 0 or count != run.ranks[number - 1]]
-    together = run.recipe.run.parallel + (", sums in one order" if run.recipe.run.strict_sum else "")
+    together = run.recipe.run.parallel + (", gradients summed in a fixed order" if run.recipe.run.strict_sum else "")
     return ", then ".join(map(str, counts or [1])) + (f" ({together})" if max(counts, default=1) > 1 else "")
 
 
 def framework(run: Run) -> tuple[str, str]:
-    """(framework, backend)"""
+    """Return (framework, backend)."""
     if max(run.ranks, default=1) == 1:
         kind = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}.get(place_of(run), place_of(run))
         return f"Single {kind} (no DDP)", "N/A"
     name = {"ddp": "DDP (DistributedDataParallel)", "fsdp": "FSDP (fully_shard)"}[run.recipe.run.parallel]
-    return f"{name} over {ranks(run)} ranks", "NCCL, and gloo for single numbers" if place_of(run) == "cuda" else "gloo"
+    return f"{name} over {ranks(run)} ranks", "NCCL, gloo for CPU tensors" if place_of(run) == "cuda" else "gloo"
 
 
 def durations(run: Run) -> str:
     events = run.history.events
-    whole = f"; {span(events[-1].at - events[0].at)} from the first start to the last entry" if len(events) > 1 else ""
-    return f"{span(run.training_seconds)} in training steps{whole}"
+    total = f"; {span(events[-1].at - events[0].at)} from first start to last event" if len(events) > 1 else ""
+    return f"{span(run.training_seconds)} in training steps{total}"
 
 
 def memory(run: Run) -> str:
-    """The most that was written down when the run ended or stopped."""
+    """Return the highest memory use that the ends of attempts recorded."""
     most = max((end.memory_bytes for end in run.history.details(Ended)), default=0)
-    of = "of the card at most" if place_of(run) == "cuda" else "of the process at the end"
+    of = "peak on the GPU" if place_of(run) == "cuda" else "of the process at the end"
     return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
 
 
 def cost(run: Run) -> str:
     price = run.recipe.run.price_per_hour
     if not price:
-        return "not known, no price given (`run.price_per_hour`)"
+        return "unknown; set `run.price_per_hour`"
     hours = run.training_seconds / 3600
-    return f"{hours * price:.2f} USD ({hours:.2f} h at {price} USD an hour, training steps only)"
+    return f"{hours * price:.2f} USD ({hours:.2f} h at {price} USD per hour, training steps only)"
 
 
 def span(seconds: float) -> str:
-    """A duration, as hours:minutes:seconds."""
+    """Format a duration as h:mm:ss."""
     return str(timedelta(seconds=round(seconds)))
 
 
 def in_words(seconds: float) -> str:
-    """A duration by its two largest units: 22 h 5 min, 2 min 32 s."""
+    """Format a duration by its two largest units: 22 h 5 min, 2 min 32 s."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, left = divmod(rest, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"

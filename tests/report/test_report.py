@@ -17,6 +17,7 @@ from regpt.tracking.journal import read_history
 from regpt.tracking.run import find_run, open_run
 from regpt.training.start import train
 from tests.conftest import tiny_recipe
+from tests.helpers.golden import assert_golden
 
 # The full-size recipes, two and four steps of 4,096 tokens each, on a CPU.
 TRIALS = Path(__file__).parent.parent / "fixtures" / "runs"
@@ -256,42 +257,31 @@ def test_a_record_is_the_previous_run_where_there_is_no_other_before_and_never_i
     assert "| Recorded Run (gpt2-classic, recorded) | Previous Run (trial-230126) |" in beside_a_run
 
 
-def test_it_opens_with_what_was_trained_how_long_and_what_came_out(trials: Path) -> None:
-    first = report_of(trials, "trial-050226", "trial-230126").split("\n\n")[1]
-    assert first == (
-        "**trial-050226** is a GPT-2 of 123,587,328 parameters with RoPE, SwiGLU and RMSNorm, trained from nothing on"
-        " 16,384 tokens of fineweb-sample. Its 4 steps took 2 min 32 s on AMD EPYC, 2 threads. Its validation loss fell"
-        " from 10.9787 to 10.3363 nats per token. Its HellaSwag accuracy (subset of 20 of 10,042 items) is"
-        " 0.250 ± 0.099, which cannot be told from guessing."
-    )
-
-
-def test_then_comes_a_paragraph_for_each_that_it_is_held_against(trials: Path) -> None:
+def test_report_wording_is_that_of_the_golden_file(trials: Path) -> None:
+    """The whole report of a full-size run, compared with another run and with recorded figures."""
     recorded = str(find_recipe_file("gpt2-classic"))
-    text = report_of(trials, "trial-050226", "trial-230126", recorded)
-    _, first, second, third, rest = text.split("\n\n", 4)
-    assert "230126" not in first and rest.startswith("- **Training Date:**")
-    assert second == (
-        "Against **trial-230126**, which has learned positions, GELU and LayerNorm and saw 8,192 tokens: this run's"
-        " validation loss is lower, 10.3363 against 10.8782 (-0.5419, above 0.1157, the largest possible threshold for"
-        " errors of 0.0385 and 0.0104). At equal tokens its validation loss was 10.7835 against 10.8782. Not"
-        " significantly different: HellaSwag accuracy, 25.0 % against 20.0 % (McNemar's p = 1). Not tested: speed"
-        " (fewer than 96 steps, and not twofold)."
-    )
-    assert third.startswith("Against **gpt2-classic (recorded)**: not tested, its figures are from the owner's record")
+    assert_golden("report-modern.md", report_of(trials, "trial-050226", "trial-230126", recorded))
 
 
-def test_of_a_run_that_goes_on_it_says_how_far_it_is(trials: Path, tmp_path: Path) -> None:
+def test_report_opens_with_the_run_and_a_paragraph_for_each_baseline(trials: Path) -> None:
+    recorded = str(find_recipe_file("gpt2-classic"))
+    _, first, second, third, rest = report_of(trials, "trial-050226", "trial-230126", recorded).split("\n\n", 4)
+    for value in ("123,587,328", "16,384", "fineweb-sample", "2 min 32 s", "10.9787", "10.3363", "0.250 ± 0.099"):
+        assert value in first
+    assert "230126" not in first
+    for value in ("**trial-230126**", "8,192", "10.3363", "10.8782", "-0.5419", "10.7835", "25.0 %", "20.0 %"):
+        assert value in second
+    assert "**gpt2-classic (recorded)**" in third and rest.startswith("- **Training Date:**")
+
+
+def test_report_of_an_unfinished_run_says_how_far_it_is(trials: Path, tmp_path: Path) -> None:
     shutil.copytree(trials / "trial-050226", tmp_path / "live")
     journal = tmp_path / "live" / "journal.jsonl"
     lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
     third = next(number for number, line in enumerate(lines) if '"step": 3,' in line)
-    for kept, says in (
-        (lines[:third], "The 2 of 4 steps that it has made took "),
-        (lines[:1], "It has made none of its 4"),
-    ):
+    for kept, done in ((lines[:third], "first 2 of 4 steps"), (lines[:1], "not made any of its 4 steps")):
         journal.write_text("".join(kept), encoding="utf-8")
-        assert says in report_of(tmp_path, "live").split("\n\n")[1]
+        assert done in report_of(tmp_path, "live").split("\n\n")[1]
 
 
 def test_a_report_holds_the_figures_of_its_run(two_runs: Path) -> None:
@@ -338,7 +328,7 @@ def test_a_comparison_on_other_data_is_not_called_one(two_runs: Path, tmp_path: 
     environment["data"]["digest"] = "0" * 64
     path.write_text(json.dumps(environment))
     text = report_of(two_runs, "modern", "classic")
-    assert "the two losses do not compare" in text
+    assert "the two losses are not comparable" in text
     assert "not tested: validation loss (measured on other windows or other data)" in text
 
 

@@ -45,7 +45,7 @@ def test_copy_of_a_run_is_identical_in_report_and_comparison(root: Path, capsys:
     assert main(["report", "run", "--against", "copy", *where]) == 0
     report = (root / "run" / "report.md").read_text(encoding="utf-8")
     says = identity_text(COPY)
-    assert f"\n\nAgainst **copy**: the two are identical, with {says}.\n\n" in report.split("## Model")[0]
+    assert f"\n\nCompared with **copy**: the two runs are identical: {says}.\n\n" in report.split("## Model")[0]
     assert f"The two are identical: {says}." in report.split("## Performance Analysis")[1]
     capsys.readouterr()
     assert main(["compare", "run", "copy", "--into", str(root / "page"), *where]) == 0

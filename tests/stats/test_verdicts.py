@@ -11,7 +11,7 @@ from scipy import stats
 
 from regpt.base.settings import load_recipe
 from regpt.report.scores import Baseline
-from regpt.report.summary import at_equal_tokens, baseline_paragraph, summary, upper
+from regpt.report.summary import at_equal_tokens, baseline_paragraph, capitalized, summary
 from regpt.stats.describe import describe_test_briefly
 from regpt.stats.losses import ErrorBoundsTest
 from regpt.stats.outcome import NotTested, Outcome, Quantity
@@ -185,7 +185,9 @@ def test_equal_tokens_need_a_validation_of_both_runs(tmp_path: Path) -> None:
     further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
     ours = replace(ours, history=replace(ours.history, steps=further))
     (sentence,) = at_equal_tokens(ours, other)
-    assert "2.9000 against 3.0000, lower (" in sentence and upper(sentence) in baseline_paragraph(ours, as_other(other))
+    assert "2.9000 against 3.0000, lower (" in sentence and capitalized(sentence) in baseline_paragraph(
+        ours, as_other(other)
+    )
     ours, kept = with_windows(ours, -0.05, 0.1), with_windows(other, 0.0, 0.1)
     (sentence,) = at_equal_tokens(ours, kept)
     assert re.search(r"[\d.]+ against [\d.]+, lower \(-0\.0", sentence)
