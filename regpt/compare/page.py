@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from regpt.base.files import write_text
 from regpt.compare.fairness import find_caveats
 from regpt.compare.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_records
@@ -31,8 +29,9 @@ from regpt.compare.tables import (
 from regpt.compare.wording import caveat_lines, problem_lines, significance_lines
 from regpt.rendering.figure_style import as_markdown, in_both_lights
 from regpt.rendering.html import html_page
-from regpt.rendering.markdown import fenced, inline
+from regpt.rendering.markdown import escaped, fenced
 from regpt.rendering.markup import MARKDOWN
+from regpt.rendering.templates import render_template
 from regpt.report.summary import model_sentence
 from regpt.tracking.journal import SampleRecord
 from regpt.tracking.layout import IMAGES_DIR
@@ -79,13 +78,8 @@ def draw_figures(models: Sequence[ComparedModel], curves: Sequence[LearningCurve
 
 
 def render(values: dict[str, Any], figure: Callable[[str, str], str]) -> str:
-    template = Environment(
-        loader=PackageLoader("regpt.compare", ""),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    ).get_template("comparison.md.j2")
-    return template.render(**values, figure=lambda name: figure(name, FIGURE_TITLES[name]))
+    values = {**values, "figure": lambda name: figure(name, FIGURE_TITLES[name])}
+    return render_template("regpt.compare", "comparison.md.j2", values)
 
 
 def default_directory(models: Sequence[ComparedModel], parent: Path) -> Path:
@@ -102,7 +96,7 @@ def template_values(
     has_tables = len(comparable) > 1
     samples = compare_samples(models)
     return {
-        "title": ", ".join(inline(model.name) for model in models),
+        "title": ", ".join(escaped(model.name) for model in models),
         "runs": [model_sentence(model.run) for model in models if model.is_run and model.run],
         "caveats": caveat_lines(find_caveats(models), MARKDOWN),
         "final_metrics": list(markdown_table(final_metrics_table(models))),
@@ -112,7 +106,7 @@ def template_values(
         ],
         "loss_figures": [name for name in figures if name != "hellaswag"],
         "has_hellaswag": "hellaswag" in figures,
-        "excluded": [inline(curve.name) for curve in curves if curve not in comparable],
+        "excluded": [escaped(curve.name) for curve in curves if curve not in comparable],
         "equal_tokens": equal_tokens_table(comparable, losses_at_equal_tokens(comparable)) if has_tables else None,
         "equal_time": equal_time_table(comparable, losses_at_equal_time(comparable)) if has_tables else None,
         "first_reached": first_reached_table(comparable) if has_tables else None,
@@ -164,25 +158,25 @@ def sample_notes(samples: ComparedSamples) -> list[str]:
     if samples.same_sampling:
         notes = [f"All samples: {sampling_text(samples.drawn[0][1])}."]
     else:
-        each = "; ".join(f"{inline(name)}: {sampling_text(record)}" for name, record in samples.drawn)
+        each = "; ".join(f"{escaped(name)}: {sampling_text(record)}" for name, record in samples.drawn)
         notes = [f"Not comparable, because prompt, seed or top-k differ: {each}."]
     if not samples.same_step:
-        steps = ", ".join(f"{inline(name)} at step {record.step:,}" for name, record in samples.drawn)
+        steps = ", ".join(f"{escaped(name)} at step {record.step:,}" for name, record in samples.drawn)
         notes.append(f"From different steps: {steps}.")
     if samples.without:
-        notes.append(f"No samples of {', '.join(map(inline, samples.without))}.")
+        notes.append(f"No samples of {', '.join(map(escaped, samples.without))}.")
     return notes
 
 
 def sampling_text(record: SampleRecord) -> str:
-    return f"prompt “{inline(record.prompt)}”, seed {record.seed}, top-k {record.top_k}"
+    return f"prompt “{escaped(record.prompt)}”, seed {record.seed}, top-k {record.top_k}"
 
 
 def sample_blocks(samples: ComparedSamples) -> list[list[tuple[str, str]]]:
     """Return, for each sample number, the titles and texts of all models."""
     return [
         [
-            (f"{inline(name)}, step {record.step:,}", fenced(record.texts[number]))
+            (f"{escaped(name)}, step {record.step:,}", fenced(record.texts[number]))
             for name, record in samples.drawn
             if number < len(record.texts)
         ]

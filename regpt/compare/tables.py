@@ -14,7 +14,7 @@ from regpt.compare.figures import duration_text
 from regpt.compare.final_metrics import Cell, MetricRow, Missing, ModelState, Quantity, Value, final_metrics
 from regpt.compare.learning_curves import CurveValue, LearningCurve, Row, first_time_below
 from regpt.compare.models import ComparedModel, metric_text
-from regpt.rendering.markdown import inline
+from regpt.rendering.markdown import escaped
 
 DASH = "—"
 
@@ -31,7 +31,7 @@ def markdown_table(table: Table) -> Iterator[str]:
     """Write the lines of a Markdown table; nothing for a table without rows."""
     if table.rows:
         lines = [
-            f"| {' | '.join(map(inline, cells))} |".replace("|  |", "| |") for cells in [table.header, *table.rows]
+            f"| {' | '.join(map(escaped, cells))} |".replace("|  |", "| |") for cells in [table.header, *table.rows]
         ]
         yield from (lines[0], "|---" * len(table.header) + "|", *lines[1:])
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rich.markup import escape
 
-from regpt.rendering.markdown import inline
+from regpt.rendering.markdown import code, escaped
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,7 @@ class Markup:
     code: Callable[[str], str]
 
 
-def markdown_code(text: str) -> str:
-    """Return a code span that no backtick in the text can end."""
-    ticks = "`"
-    while ticks in text:
-        ticks += "`"
-    return f"{ticks}{text}{ticks}"
-
-
-MARKDOWN = Markup(text=inline, bold=lambda text: f"**{text}**", code=markdown_code)
+MARKDOWN = Markup(text=escaped, bold=lambda text: f"**{text}**", code=code)
 TERMINAL = Markup(
     text=lambda text: escape(str(text)), bold=lambda text: f"[bold]{text}[/bold]", code=lambda text: f"`{escape(text)}`"
 )

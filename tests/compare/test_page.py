@@ -10,7 +10,7 @@ from markdown_it.token import Token
 
 from regpt.compare.loading import load_models
 from regpt.compare.page import compare_samples
-from regpt.rendering.markdown import inline
+from regpt.rendering.markdown import escaped
 from regpt.tracking.journal import read_history
 from tests.compare.runs import edit_journal, edit_recipe, read_page, replace_values, run_command
 
@@ -114,5 +114,5 @@ def test_comparison_includes_active_runs_and_runs_without_steps(runs: Path, caps
 
 
 def test_markdown_shows_names_unchanged() -> None:
-    assert inline("demo-modern_2") == "demo-modern_2"
-    assert inline("a|b\n*") == "a\\|b \\*"
+    assert escaped("demo-modern_2") == "demo-modern_2"
+    assert escaped("a|b\n*") == "a\\|b \\*"

@@ -260,7 +260,8 @@ def test_a_record_is_the_previous_run_where_there_is_no_other_before_and_never_i
 def test_report_wording_is_that_of_the_golden_file(trials: Path) -> None:
     """The whole report of a full-size run, compared with another run and with recorded figures."""
     recorded = str(find_recipe_file("gpt2-classic"))
-    assert_golden("report-modern.md", report_of(trials, "trial-050226", "trial-230126", recorded))
+    text = report_of(trials, "trial-050226", "trial-230126", recorded)
+    assert_golden("report-modern.md", text.replace(str(trials), "RUNS"))
 
 
 def test_report_opens_with_the_run_and_a_paragraph_for_each_baseline(trials: Path) -> None:
