@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import regpt.interop.huggingface
-import regpt.report.page
+import regpt.reporting.page
 import regpt.training.reproduce  # noqa: F401  import everything before the fork
 from regpt.cli.main import main
 

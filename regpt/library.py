@@ -203,8 +203,8 @@ def report(
 
     `against` are runs, or recipes (.toml) with recorded figures.
     """
-    from regpt.report.page import write_page, write_report
-    from regpt.report.scores import open_baseline
+    from regpt.reporting.page import write_page, write_report
+    from regpt.reporting.scores import open_baseline
 
     opened = run if isinstance(run, Run) else open_run(run, runs)
     baselines = [open_baseline(str(one.path if isinstance(one, Run) else one), Path(runs)) for one in against]

@@ -43,7 +43,7 @@ UNCHECKED = {
     "regpt/cli",
     "regpt/distributed",
     "regpt/rendering",
-    "regpt/report",
+    "regpt/reporting",
 }
 FILES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 FILES += [path for kind in ("regpt/**/*.py", "regpt/**/*.j2", "docs/**/*.md") for path in ROOT.glob(kind)]

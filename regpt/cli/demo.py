@@ -8,8 +8,8 @@ from regpt.base.settings import load_recipe
 from regpt.compare.loading import load_models
 from regpt.compare.page import default_directory, write_comparison
 from regpt.console.training import Console
-from regpt.report.page import write_page, write_report
-from regpt.report.scores import open_baseline
+from regpt.reporting.page import write_page, write_report
+from regpt.reporting.scores import open_baseline
 from regpt.tracking.run import open_run
 from regpt.training.start import start_training
 

@@ -245,8 +245,8 @@ def run_report(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run, open_run
 
     run = open_run(find_run(arguments.run, arguments.runs))
-    from regpt.report.page import write_page, write_report
-    from regpt.report.scores import open_baseline
+    from regpt.reporting.page import write_page, write_report
+    from regpt.reporting.scores import open_baseline
 
     others = [open_baseline(other, arguments.runs) for other in arguments.against]
     written = [write_report(run, others), *([write_page(run, others)] if arguments.html else [])]

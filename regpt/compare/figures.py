@@ -13,7 +13,7 @@ from regpt.compare.learning_curves import LearningCurve
 from regpt.compare.models import ComparedModel
 from regpt.rendering.charts import SMOOTHING_STEPS, plot_band, set_loss_limits, thin_out
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
-from regpt.report.published import CHANCE
+from regpt.reporting.published import CHANCE
 from regpt.tracking.journal import TaskRecord
 
 UNITS = ((86_400, "days", "d"), (3_600, "hours", "h"), (60, "minutes", "min"), (1, "seconds", "s"))

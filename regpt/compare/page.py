@@ -32,7 +32,7 @@ from regpt.rendering.html import html_page
 from regpt.rendering.markdown import escaped, fenced
 from regpt.rendering.markup import MARKDOWN
 from regpt.rendering.templates import render_template
-from regpt.report.summary import model_sentence
+from regpt.reporting.summary import model_sentence
 from regpt.tracking.journal import SampleRecord
 from regpt.tracking.layout import IMAGES_DIR
 

@@ -12,7 +12,7 @@ from regpt.evaluation.evaluate import evaluate
 from regpt.evaluation.sampling import Sampling, continuations
 from regpt.interop.huggingface import export
 from regpt.interop.open_model import load_model, open_model
-from regpt.report.page import write_report
+from regpt.reporting.page import write_report
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import EVALUATIONS_DIR, VALIDATION, RunPaths
 from regpt.tracking.run import open_run

@@ -12,10 +12,10 @@ from regpt.rendering.figure_style import Line, as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import code, escaped, fenced
 from regpt.rendering.templates import render_template
-from regpt.report.figures import draw_hellaswag, draw_losses, draw_training_dynamics
-from regpt.report.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
-from regpt.report.recipe_diff import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
-from regpt.report.scores import (
+from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics
+from regpt.reporting.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
+from regpt.reporting.recipe_diff import changes, differences_from_gpt2, one_change, rows_of_differences, scientific
+from regpt.reporting.scores import (
     Baseline,
     Relation,
     columns,
@@ -26,8 +26,8 @@ from regpt.report.scores import (
     relations,
     table_of,
 )
-from regpt.report.summary import summary
-from regpt.report.wording import (
+from regpt.reporting.summary import summary
+from regpt.reporting.wording import (
     architecture,
     cost,
     durations,
@@ -97,7 +97,7 @@ def write_page(run: Run, others: Sequence[Baseline]) -> Path:
 
 
 def render(run: Run, others: Sequence[Baseline], picture: Callable[[str, str], str]) -> str:
-    return render_template("regpt.report", "report.md.j2", {**contents(run, others), "picture": picture})
+    return render_template("regpt.reporting", "report.md.j2", {**contents(run, others), "picture": picture})
 
 
 def contents(run: Run, others: Sequence[Baseline]) -> dict[str, Any]:

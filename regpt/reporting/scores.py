@@ -10,7 +10,7 @@ from regpt.base.format import with_error
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, shipped_recipe
 from regpt.data.public_corpora import PublicCorpus, corpus_of_source
-from regpt.report.published import CHANCE, GPT2, HELLASWAG_ITEMS, Reference
+from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS, Reference
 from regpt.stats.identical import identical
 from regpt.stats.verdicts import same_windows
 from regpt.tracking.journal import TaskRecord

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from regpt.base.architecture import ModelRecipe
 from regpt.rendering.markdown import escaped
-from regpt.report.published import CHANCE, GPT2, HELLASWAG_ITEMS
-from regpt.report.scores import Baseline, guessing, recorded_where
-from regpt.report.wording import in_words
+from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS
+from regpt.reporting.scores import Baseline, guessing, recorded_where
+from regpt.reporting.wording import in_words
 from regpt.stats.describe import (
     OUTCOME_TEXT,
     REASON_TEXT,

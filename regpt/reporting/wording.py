@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from regpt.base.format import short_count
 from regpt.base.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
-from regpt.report.scores import NOT_MEASURED
+from regpt.reporting.scores import NOT_MEASURED
 from regpt.tracking.events import Ended, Event, OutOfMemory, Started, Stopped
 from regpt.tracking.journal import EventRecord
 from regpt.tracking.run import Run

@@ -33,7 +33,7 @@ from regpt.doctor.runner import CHECKS, doctor, run_checks
 from regpt.interop import open_model
 from regpt.model.gpt import GPT
 from regpt.preparation.dataset import prepare
-from regpt.report import page
+from regpt.reporting import page
 from regpt.training import parallel
 from tests.conftest import tiny_recipe
 

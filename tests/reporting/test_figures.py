@@ -24,8 +24,8 @@ from regpt.rendering.figure_style import (
     new_figure,
     spread_labels,
 )
-from regpt.report import figures as report_figures
-from regpt.report.figures import draw_hellaswag, draw_losses, draw_training_dynamics, smoothed
+from regpt.reporting import figures as report_figures
+from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics, smoothed
 from regpt.tracking.journal import History, StepRecord, TaskRecord, ValidationRecord
 from regpt.tracking.run import Run
 

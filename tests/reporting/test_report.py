@@ -10,9 +10,9 @@ import pytest
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.report.page import write_report
-from regpt.report.recipe_diff import differences_from_gpt2, rows_of_differences
-from regpt.report.scores import open_baseline
+from regpt.reporting.page import write_report
+from regpt.reporting.recipe_diff import differences_from_gpt2, rows_of_differences
+from regpt.reporting.scores import open_baseline
 from regpt.tracking.journal import read_history
 from regpt.tracking.run import find_run, open_run
 from regpt.training.start import train

@@ -13,8 +13,8 @@ from regpt.compare.loading import load_models
 from regpt.compare.significance import paired_tests
 from regpt.compare.wording import significance_lines
 from regpt.rendering.markup import MARKDOWN
-from regpt.report.page import write_report
-from regpt.report.scores import Baseline
+from regpt.reporting.page import write_report
+from regpt.reporting.scores import Baseline
 from regpt.stats.describe import describe_test, describe_test_briefly, values_text
 from regpt.stats.outcome import Outcome
 from regpt.stats.throughput import ThroughputTest, throughput_of

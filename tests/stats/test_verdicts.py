@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from regpt.base.settings import load_recipe
-from regpt.report.scores import Baseline
-from regpt.report.summary import at_equal_tokens, baseline_paragraph, capitalized, summary
+from regpt.reporting.scores import Baseline
+from regpt.reporting.summary import at_equal_tokens, baseline_paragraph, capitalized, summary
 from regpt.stats.describe import describe_test_briefly
 from regpt.stats.losses import ErrorBoundsTest
 from regpt.stats.outcome import NotTested, Outcome, Quantity

@@ -16,7 +16,7 @@ from regpt.base.settings import to_toml
 from regpt.cli.main import main
 from regpt.console.training import Console
 from regpt.evaluation import scoring
-from regpt.report.page import write_report
+from regpt.reporting.page import write_report
 from regpt.tasks import items
 from regpt.tasks.catalog import BY_SUM, BY_TOKEN
 from regpt.tracking.journal import History, RunState, read_history
