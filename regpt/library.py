@@ -183,8 +183,8 @@ def compare(
     html: bool = False,
 ) -> Path:
     """Compare runs and evaluated models; returns the path of comparison.md, or of comparison.html with `html`."""
-    from regpt.compare.loading import load_models
-    from regpt.compare.page import default_directory, write_comparison
+    from regpt.comparison.loading import load_models
+    from regpt.comparison.page import default_directory, write_comparison
 
     names = [str(model.path if isinstance(model, Run) else model) for model in models]
     opened = load_models(names, Path(runs))

@@ -229,11 +229,11 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from regpt.compare.loading import load_models
+    from regpt.comparison.loading import load_models
 
     models = load_models(arguments.models, arguments.runs)
     from regpt.cli.comparison import print_summary
-    from regpt.compare.page import default_directory, write_comparison
+    from regpt.comparison.page import default_directory, write_comparison
 
     written = write_comparison(models, arguments.into or default_directory(models, Path()), arguments.html)
     print_summary(models)

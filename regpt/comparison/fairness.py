@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from regpt.compare import run_checks
-from regpt.compare.caveats import Caveat, CaveatKind, Remedy, RemedyKind, are_different, evaluate_command
-from regpt.compare.models import ComparedModel, TaskScore, all_tasks
+from regpt.comparison import run_checks
+from regpt.comparison.caveats import Caveat, CaveatKind, Remedy, RemedyKind, are_different, evaluate_command
+from regpt.comparison.models import ComparedModel, TaskScore, all_tasks
 from regpt.data.public_corpora import PublicCorpus, corpus_of_source
 from regpt.stats.losses import MeasuredLoss
 from regpt.tasks.catalog import TASKS

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
 from regpt.base.format import short_count, smoothed
-from regpt.compare.learning_curves import LearningCurve
-from regpt.compare.models import ComparedModel
+from regpt.comparison.learning_curves import LearningCurve
+from regpt.comparison.models import ComparedModel
 from regpt.rendering.charts import SMOOTHING_STEPS, plot_band, set_loss_limits, thin_out
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
 from regpt.reporting.published import CHANCE

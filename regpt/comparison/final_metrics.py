@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from regpt.compare.learning_curves import training_seconds
-from regpt.compare.models import ComparedModel, all_tasks
-from regpt.compare.run_checks import best_validation
+from regpt.comparison.learning_curves import training_seconds
+from regpt.comparison.models import ComparedModel, all_tasks
+from regpt.comparison.run_checks import best_validation
 from regpt.tracking.status import State, state_of
 
 

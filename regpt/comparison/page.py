@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.files import write_text
-from regpt.compare.fairness import find_caveats
-from regpt.compare.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_records
-from regpt.compare.learning_curves import (
+from regpt.comparison.fairness import find_caveats
+from regpt.comparison.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_records
+from regpt.comparison.learning_curves import (
     LearningCurve,
     comparable_curves,
     learning_curve,
     losses_at_equal_time,
     losses_at_equal_tokens,
 )
-from regpt.compare.models import ComparedModel
-from regpt.compare.significance import paired_tests
-from regpt.compare.tables import (
+from regpt.comparison.models import ComparedModel
+from regpt.comparison.significance import paired_tests
+from regpt.comparison.tables import (
     differences_table,
     equal_time_table,
     equal_tokens_table,
@@ -26,7 +26,7 @@ from regpt.compare.tables import (
     first_reached_table,
     markdown_table,
 )
-from regpt.compare.wording import caveat_lines, problem_lines, significance_lines
+from regpt.comparison.wording import caveat_lines, problem_lines, significance_lines
 from regpt.rendering.figure_style import as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import escaped, fenced
@@ -79,7 +79,7 @@ def draw_figures(models: Sequence[ComparedModel], curves: Sequence[LearningCurve
 
 def render(values: dict[str, Any], figure: Callable[[str, str], str]) -> str:
     values = {**values, "figure": lambda name: figure(name, FIGURE_TITLES[name])}
-    return render_template("regpt.compare", "comparison.md.j2", values)
+    return render_template("regpt.comparison", "comparison.md.j2", values)
 
 
 def default_directory(models: Sequence[ComparedModel], parent: Path) -> Path:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from regpt.compare.caveats import (
+from regpt.comparison.caveats import (
     Caveat,
     CaveatKind,
     Remedy,
@@ -13,7 +13,7 @@ from regpt.compare.caveats import (
     evaluate_command,
     values_if_different,
 )
-from regpt.compare.models import ComparedModel
+from regpt.comparison.models import ComparedModel
 from regpt.tracking.journal import ValidationRecord
 from regpt.tracking.run import Run
 from regpt.tracking.status import State, state_of

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from regpt.compare.models import ComparedModel, TaskScore, all_tasks
+from regpt.comparison.models import ComparedModel, TaskScore, all_tasks
 from regpt.stats.identical import Identity, identical
 from regpt.stats.outcome import Outcome
 from regpt.stats.paired import PairedAccuracyTest, mcnemar_test

@@ -10,10 +10,10 @@ from rich.table import Table as RichTable
 
 from regpt.base.format import with_error
 from regpt.base.settings import run_settings
-from regpt.compare.figures import duration_text
-from regpt.compare.final_metrics import Cell, MetricRow, Missing, ModelState, Quantity, Value, final_metrics
-from regpt.compare.learning_curves import CurveValue, LearningCurve, Row, first_time_below
-from regpt.compare.models import ComparedModel, metric_text
+from regpt.comparison.figures import duration_text
+from regpt.comparison.final_metrics import Cell, MetricRow, Missing, ModelState, Quantity, Value, final_metrics
+from regpt.comparison.learning_curves import CurveValue, LearningCurve, Row, first_time_below
+from regpt.comparison.models import ComparedModel, metric_text
 from regpt.rendering.markdown import escaped
 
 DASH = "—"

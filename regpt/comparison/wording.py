@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from regpt.base.sections import PublishedRecipe
-from regpt.compare.caveats import Caveat, CaveatKind, Remedy, RemedyKind
-from regpt.compare.models import ComparedModel, TaskScore, metric_text
-from regpt.compare.run_checks import CheckpointStep, LastAndBest, Progress
-from regpt.compare.significance import AccuracyTest, PairedTests
+from regpt.comparison.caveats import Caveat, CaveatKind, Remedy, RemedyKind
+from regpt.comparison.models import ComparedModel, TaskScore, metric_text
+from regpt.comparison.run_checks import CheckpointStep, LastAndBest, Progress
+from regpt.comparison.significance import AccuracyTest, PairedTests
 from regpt.rendering.markup import Markup, command_line
 from regpt.stats.describe import accuracy_test_text, identity_text, verdict_text
 from regpt.stats.describe import values_text as both_values_text

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from regpt.compare import figures
-from regpt.compare.figures import duration_text
-from regpt.compare.learning_curves import EvalPoint, LearningCurve, learning_curve
-from regpt.compare.loading import load_models
+from regpt.comparison import figures
+from regpt.comparison.figures import duration_text
+from regpt.comparison.learning_curves import EvalPoint, LearningCurve, learning_curve
+from regpt.comparison.loading import load_models
 from regpt.tracking.journal import read_history
-from tests.compare.runs import edit_journal
+from tests.comparison.runs import edit_journal
 
 
 def test_curve_over_time_has_each_step_and_validation_at_its_own_time(

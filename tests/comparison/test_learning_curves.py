@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regpt.compare.learning_curves import (
+from regpt.comparison.learning_curves import (
     CurveValue,
     EvalPoint,
     LearningCurve,
@@ -13,9 +13,9 @@ from regpt.compare.learning_curves import (
     losses_at_equal_time,
     losses_at_equal_tokens,
 )
-from regpt.compare.loading import load_models
+from regpt.comparison.loading import load_models
 from regpt.tracking.journal import read_history
-from tests.compare.runs import edit_journal, replace_values
+from tests.comparison.runs import edit_journal, replace_values
 
 
 def curve(name: str, *points: tuple[int, float, float]) -> LearningCurve:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regpt.compare.loading import load_models
-from regpt.compare.significance import paired_tests
-from regpt.compare.wording import significance_lines
+from regpt.comparison.loading import load_models
+from regpt.comparison.significance import paired_tests
+from regpt.comparison.wording import significance_lines
 from regpt.rendering.markup import MARKDOWN
 from regpt.reporting.page import write_report
 from regpt.reporting.scores import Baseline
