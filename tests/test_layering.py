@@ -26,8 +26,8 @@ PACKAGES = [
     "plan",
     "stats",
     "rendering",
-    "report",
-    "compare",
+    "reporting",
+    "comparison",
     "watch",
     "doctor",
     "cli",
@@ -42,7 +42,18 @@ LONG_MODULES = {  # to be split; data tables may stay here
     "regpt.training.trainer",
 }
 LONG_FUNCTIONS = {("regpt.cli.before", "add"), ("regpt.cli.results", "add")}  # declarations of arguments
-WITHOUT_TORCH = ["base", "data", "preparation", "tasks", "tracking", "stats", "rendering", "report", "compare", "watch"]
+WITHOUT_TORCH = [
+    "base",
+    "data",
+    "preparation",
+    "tasks",
+    "tracking",
+    "stats",
+    "rendering",
+    "reporting",
+    "comparison",
+    "watch",
+]
 
 
 @cache

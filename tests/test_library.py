@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 import regpt
-from regpt import library
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 
@@ -46,6 +45,14 @@ def test_names_are_the_public_functions() -> None:
         assert getattr(regpt, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         getattr(regpt, "trian")  # noqa: B009  mypy would refuse the attribute
+
+
+def test_functions_stay_functions_after_use(run: regpt.Run) -> None:
+    """A package of the same name, imported later, must not replace a function."""
+    regpt.report(run)
+    for name in regpt.__all__:
+        if name not in ("Run", "UserError", "__version__"):
+            assert type(getattr(regpt, name)).__name__ == "function", name
 
 
 def test_load_recipe_takes_a_mapping_or_command_line_words() -> None:
@@ -105,12 +112,12 @@ def test_model_generates_and_evaluates(run: regpt.Run, tmp_path: Path) -> None:
 
 def test_report_and_comparison_are_written(run: regpt.Run, tmp_path: Path, tiny: Recipe) -> None:
     other = regpt.train(tiny, tmp_path / "other")
-    assert f"{run.validation_loss:.4f}" in library.report(run, [other]).read_text(encoding="utf-8")
-    assert library.report(run, html=True).suffix == ".html"
-    page = library.compare(run, other, into=tmp_path / "comparison")
+    assert f"{run.validation_loss:.4f}" in regpt.report(run, [other]).read_text(encoding="utf-8")
+    assert regpt.report(run, html=True).suffix == ".html"
+    page = regpt.compare(run, other, into=tmp_path / "comparison")
     assert f"{other.validation_loss:.4f}" in page.read_text(encoding="utf-8")
     with pytest.raises(regpt.UserError):
-        library.compare(run)
+        regpt.compare(run)
 
 
 def test_types_are_marked_for_users() -> None:
