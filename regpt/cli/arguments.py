@@ -1,63 +1,66 @@
-"""What the commands' arguments have in common: runs, recipes, settings, numbers."""
+"""Arguments that several commands share: recipes, settings, runs, numbers."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 Run = Callable[[argparse.Namespace], int]
 
 
-class Commands(Protocol):
-    """Adds a command: its name, what carries it out, a line of help, examples; and whether torchrun may start it."""
+def add_command(
+    commands: "Subparsers", name: str, run: Run, help: str, more: str = "", on_ranks: bool = False
+) -> argparse.ArgumentParser:
+    """Add a command: the function that runs it, one line of help, and examples and details after the options.
 
-    def __call__(
-        self, name: str, run: Run, help: str, more: str = "", on_ranks: bool = False
-    ) -> argparse.ArgumentParser: ...
-
-
-def adding_to(commands: Any) -> Commands:
-    """`commands` is what argparse's add_subparsers gave."""
-
-    def command(name: str, run: Run, help: str, more: str = "", on_ranks: bool = False) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = commands.add_parser(
-            name,
-            help=help,
-            description=f"{help[0].upper()}{help[1:]}.",
-            epilog=more,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        added.set_defaults(command=run, on_ranks=on_ranks)
-        return added
-
-    return command
+    With `on_ranks`, torchrun may start the command on several ranks.
+    """
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=run, on_ranks=on_ranks)
+    return parser
 
 
-def add_recipe(to: argparse.ArgumentParser) -> None:
-    to.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of one that regpt comes with")
-    add_overrides(to)
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="a .toml file, or the name of a shipped recipe")
+    add_overrides(parser)
 
 
-def add_directory(to: argparse.ArgumentParser) -> None:
-    to.add_argument("directory", type=Path, metavar="DIR", help="the folder of shards")
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the data set")
 
 
-def add_overrides(to: argparse.ArgumentParser) -> None:
-    to.add_argument(
-        "overrides", metavar="section.key=value", nargs="*", help="settings to change (`regpt recipe help`)"
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "overrides", metavar="section.key=value", nargs="*", help="settings to change (`regpt recipe help` lists them)"
     )
 
 
-def add_run(to: argparse.ArgumentParser) -> None:
-    to.add_argument("run", metavar="RUN", help="a run's name or folder")
-    add_runs(to)
+def add_run(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="name or directory of a run")
+    add_runs(parser)
 
 
-def add_runs(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--runs", type=Path, default=Path("runs"), metavar="FOLDER", help="where runs lie (default: runs)")
+def add_runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="folder that contains the runs (default: runs)",
+    )
 
 
 def at_least(kind: Callable[[str], float], least: float) -> Callable[[str], float]:
+    """Return a type for argparse: a number that is not below `least`."""
+
     def number(text: str) -> float:
         value = kind(text)
         if not value >= least:

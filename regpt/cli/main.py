@@ -1,7 +1,8 @@
-"""The command line: words in, an exit code out. The only place that prints an error to a user."""
+"""The command line: parse arguments, run a command, return an exit code. Only this module prints errors."""
 
 import argparse
 import contextlib
+import difflib
 import io
 import os
 import sys
@@ -14,53 +15,72 @@ from typing import Any, NoReturn
 from regpt import __version__
 from regpt.base.aliases import RenamedSetting
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
-from regpt.cli import before, results, train
-from regpt.cli.arguments import adding_to
+from regpt.cli import evaluate, plan, prepare, recipe, report, train
 from regpt.distributed.env import current_launch, exit_process
 from regpt.distributed.signals import StopRequested
 
-DESCRIPTION = "Retrain GPT-2 (124M) from nothing, classic and modern, and write down what came out."
+DESCRIPTION = "Train GPT-2 (124M) from scratch and write a report that you can verify."
 EPILOG = """\
 from text to report:
-  regpt demo                                            all of it in miniature, in a few minutes
-  regpt recipe show gpt2-modern --against gpt2-classic   what a run will do, before it does it
-  regpt plan gpt2-modern --gpu "RTX 5090"               memory, hours, energy, money; and what cannot be
-  regpt doctor gpt2-modern                              a rehearsal on this machine, in two minutes
-  regpt prepare gpt2-modern                             text of the hub, or data.source=FOLDER -> token shards
-  regpt train gpt2-modern                               token shards -> runs/gpt2-modern
-  regpt watch gpt2-modern                               look on from another terminal
-  regpt resume gpt2-modern                              go on after Ctrl-C or a crash
-  regpt report gpt2-modern --against gpt2-classic        the record, with pictures
-  regpt evaluate gpt2-modern --tasks hellaswag,piqa     a finished model asked more, or somebody else's
-  regpt compare gpt2-modern gpt2-classic                 which differences are differences
+  regpt demo                                             train two small models and compare them, in minutes
+  regpt recipe show gpt2-modern --against gpt2-classic   every setting, and what differs
+  regpt plan gpt2-modern --gpu "RTX 5090"                memory, hours, energy, cost
+  regpt doctor gpt2-modern                               rehearse the run on this machine
+  regpt prepare gpt2-modern                              text -> token shards
+  regpt train gpt2-modern                                token shards -> runs/gpt2-modern
+  regpt watch gpt2-modern                                in another terminal: curve, speed, time left
+  regpt resume gpt2-modern                               continue after Ctrl-C or a crash
+  regpt evaluate gpt2-modern --tasks hellaswag,piqa      score a finished model, or a Hugging Face model
+  regpt report gpt2-modern --against gpt2-classic        the report, with figures
+  regpt compare gpt2-modern gpt2-classic                 caveats and paired significance tests
 
-RECIPE is a .toml file or the name of one that regpt comes with. Any setting can be changed for one command by writing
-section.key=value behind it, as in: regpt train demo-modern run.max_steps=20 optimizer.max_lr=1e-3
+RECIPE is a .toml file or the name of a shipped recipe. Change any setting for one command by adding section.key=value,
+as in: regpt train demo-modern run.max_steps=20 optimizer.max_lr=1e-3
 `regpt recipe help` lists all settings. RUN is the name of a folder in runs/, or a path.
 
-on several cards: torchrun --standalone --nproc_per_node=4 -m regpt train gpt2-modern   (docs/scale.md)
+on several GPUs: torchrun --standalone --nproc_per_node=4 -m regpt train gpt2-modern   (docs/scale.md)
 
-exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 numbers that are none, 6 locked, 7 a rank was lost,
-            130 stopped by Ctrl-C after saving, 143 by SIGTERM, SIGUSR1 or run.time_limit after saving
+exit codes: 0 done, 2 usage or recipe, 3 data, 4 checkpoint, 5 NaN or Inf loss, 6 locked by another process,
+            7 lost a rank; after saving: 130 stopped by Ctrl-C, 143 by SIGTERM, SIGUSR1 or run.time_limit, 129 by SIGHUP
 """
 
 
+COMMANDS = (  # in the order of `regpt --help`
+    recipe.add_demo,
+    recipe.add_recipe_command,
+    plan.add_plan,
+    plan.add_doctor,
+    prepare.add_prepare,
+    prepare.add_data,
+    train.add_train,
+    train.add_resume,
+    report.add_watch,
+    report.add_runs_command,
+    train.add_checks,
+    evaluate.add_sample,
+    evaluate.add_evaluate,
+    report.add_report,
+    report.add_compare,
+    evaluate.add_export,
+)
+
+
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. As one rank of several it ends the process."""
-    return carry_out(parsed(words)) if current_launch().ranks == 1 else carry_out_as_rank(words)
+    """Run one command and return its exit code. As one rank of several, end the process instead."""
+    return run_command(parse(words)) if current_launch().ranks == 1 else run_as_rank(words)
 
 
-def carry_out_as_rank(words: Sequence[str] | None) -> NoReturn:
-    """What all ranks would say, the first says; errors of one rank alone, that rank."""
+def run_as_rank(words: Sequence[str] | None) -> NoReturn:
+    """Run a command on one rank of several. Rank 0 prints what is common; a rank prints its own errors."""
     nowhere = Path(os.devnull).open("w", encoding="utf-8") if current_launch().rank else None  # noqa: SIM115  to the end
     sys.stdout = nowhere or sys.stdout
     code = 1
     try:
         with contextlib.redirect_stderr(nowhere or sys.stderr):
-            arguments = parsed(words)
+            arguments = parse(words)
         if not getattr(arguments, "on_ranks", False):
             arguments.command = refuse_ranks
-        code = carry_out(arguments)
+        code = run_command(arguments)
     except SystemExit as ended:
         code = int(ended.code or 0)
     except BaseException:
@@ -68,13 +88,14 @@ def carry_out_as_rank(words: Sequence[str] | None) -> NoReturn:
     exit_process(code)
 
 
-def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+def parse(words: Sequence[str] | None) -> argparse.Namespace:
     top = parser()
+    check_command(top, sys.argv[1:] if words is None else words)
     if words is None and len(sys.argv) == 1:
         top.print_help()
         sys.exit(USAGE)
     arguments, left = top.parse_known_args(words)
-    # argparse takes settings in one group only; those behind a later option are left over
+    # argparse takes settings in one place only; those after a later option are left over
     if left and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in left)):
         top.error(f"unrecognized arguments: {' '.join(left)}")
     if left:
@@ -82,10 +103,21 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def carry_out(arguments: argparse.Namespace) -> int:
-    """Run a command, and say what went wrong."""
+def check_command(top: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """Exit with a suggestion if the first word is not a command."""
+    known = next(action.choices for action in top._subparsers._group_actions if action.choices)  # type: ignore[union-attr]
+    word = next((word for word in words if not word.startswith("-")), None)
+    if word is not None and word not in known:
+        near = difflib.get_close_matches(word, list(known), n=1)
+        advice = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(known)}"
+        print(f"error: no command is named '{word}' — {advice}", file=sys.stderr)
+        sys.exit(USAGE)
+
+
+def run_command(arguments: argparse.Namespace) -> int:
+    """Run a command and print its error, if any, as one line."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        with contextlib.suppress(OSError):  # a model's text may hold what a console cannot show
+        with contextlib.suppress(OSError):  # a sample may contain characters that the console cannot show
             sys.stdout.reconfigure(errors="replace")
     try:
         with notes_for_renamed_settings():
@@ -96,7 +128,7 @@ def carry_out(arguments: argparse.Namespace) -> int:
         if error.reported_by_this_rank or (error.reported_by_this_rank is None and current_launch().local_rank == 0):
             print(f"error: {error}", file=sys.stderr)
         return error.code
-    except BrokenPipeError:  # whoever read our output has left, as `head` does
+    except BrokenPipeError:  # the reader of a pipe has left, as `head` does
         sys.stdout = None  # nothing is left to flush at exit
         return DONE
     except OSError as error:
@@ -104,9 +136,9 @@ def carry_out(arguments: argparse.Namespace) -> int:
         problem = f"{where}{error.strerror or error}"
         print(f"error: {problem} — check the path, its permissions and the space left", file=sys.stderr)
         return USAGE
-    except StopRequested as stopped:  # a preparation; a run of training has its own last line
+    except StopRequested as stopped:  # preparation; training prints its own last line
         if current_launch().rank == 0:
-            print(f"stopped by {stopped.name}; the same command goes on from there", file=sys.stderr)
+            print(f"stopped by {stopped.name}; the same command continues from there", file=sys.stderr)
         return stopped.code
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -140,9 +172,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"regpt {__version__}")
-    command = adding_to(top.add_subparsers(title="commands", metavar="COMMAND", required=True))
-    for group in (before, train, results):
-        group.add(command)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for add in COMMANDS:
+        add(commands)
     return top
 
 

@@ -1,65 +1,81 @@
-"""Commands that train, and what is kept of it: train, resume, checkpoints, replay, reproduce."""
+"""The commands train, resume, checkpoints, replay and reproduce."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import CHECKPOINT, DONE, NUMERICS, UserError
-from regpt.cli.arguments import Commands, add_overrides, add_recipe, add_run, add_runs, at_least
+from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_run, add_runs, at_least
 
 if TYPE_CHECKING:
-    pass
+    from regpt.cli.arguments import Subparsers
 
 
-def add(command: Commands) -> None:
-    train = command(
+def add_train(commands: "Subparsers") -> None:
+    train = add_command(
+        commands,
         "train",
         run_train,
-        "train a model from nothing",
+        "train a model from scratch",
         "example: regpt train demo-modern run.max_steps=20 --name trial\n\n"
-        "A data set that is missing is prepared first, where its text is at hand. Ctrl-C saves and says how to go on.",
+        "Writes runs/NAME. A missing data set is prepared first, unless it must be downloaded. Ctrl-C saves a\n"
+        "checkpoint and prints the command that resumes the run.",
         on_ranks=True,
     )
-    train.add_argument("--name", metavar="NAME", help="of the run; the recipe's name if not given")
+    train.add_argument("--name", metavar="NAME", help="name of the run (default: the recipe's name)")
     add_runs(train)
     add_recipe(train)
 
-    resume = command(
+
+def add_resume(commands: "Subparsers") -> None:
+    resume = add_command(
+        commands,
         "resume",
         run_resume,
-        "go on from a run's newest whole checkpoint",
-        "Settings that change no result may be given anew, such as data.path when the data set has moved; and more\n"
-        "steps (run.max_steps=…) and other looks (evaluation.…), which is written down. The rest is refused.",
+        "continue a run from its newest intact checkpoint",
+        "examples: regpt resume gpt2-modern\n"
+        "          regpt resume gpt2-modern run.max_steps=40000\n\n"
+        "Settings that do not change results may differ, such as data.path after a data set has moved. More steps and\n"
+        "other evaluations are allowed and recorded. Any other change is refused; docs/settings.md lists which.",
         on_ranks=True,
     )
     add_run(resume)
     add_overrides(resume)
 
-    checkpoints = command(
+
+def add_checks(commands: "Subparsers") -> None:
+    """Add checkpoints, replay and reproduce."""
+    checkpoints = add_command(
+        commands,
         "checkpoints",
         run_checkpoints,
-        "list a run's checkpoints and hold each against its hashes; exit code 4 if one is not",
+        "list and verify the checkpoints of a run; exit code 4 if one is damaged",
     )
     add_run(checkpoints)
 
-    replay = command(
+    replay = add_command(
+        commands,
         "replay",
         run_replay,
-        "show what a step trained on, and that it is what the journal says",
+        "print the batch of a step, and verify it against the journal",
         "example: regpt replay gpt2-modern --step 1200 | head",
     )
     add_run(replay)
-    replay.add_argument("--step", type=at_least(int, 1), required=True, metavar="N", help="the step, counted from 1")
-    replay.add_argument("--text", action="store_true", help="all of the text, not only its beginning")
+    replay.add_argument("--step", type=at_least(int, 1), required=True, metavar="N", help="step, counted from 1")
+    replay.add_argument("--text", action="store_true", help="print the whole text, not only the beginning")
 
-    reproduce = command(
+    reproduce = add_command(
+        commands,
         "reproduce",
         run_reproduce,
-        "train a run's first steps again and say where, if anywhere, the two part; exit code 5 if they do",
+        "train the first steps of a run again and compare them; exit code 5 if they differ",
+        "example: regpt reproduce demo-modern --steps 5",
         on_ranks=True,
     )
     add_run(reproduce)
-    reproduce.add_argument("--steps", type=at_least(int, 1), default=10, metavar="K", help="to train (default: 10)")
+    reproduce.add_argument(
+        "--steps", type=at_least(int, 1), default=10, metavar="K", help="steps to train (default: 10)"
+    )
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -68,7 +84,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     name = recipe.name if arguments.name is None else arguments.name
     if not name or name != Path(name).name:
-        raise UserError(f"--name '{name}' is no name of a run", "use letters, digits, '-', '_' and '.', no slash")
+        raise UserError(f"--name '{name}' is not a valid run name", "use letters, digits, '-', '_' and '.', no slash")
     from regpt.console.training import Console
     from regpt.training.start import start_training
 
@@ -89,8 +105,6 @@ def run_checkpoints(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run
 
     path = find_run(arguments.run, arguments.runs)
-    from regpt.cli.tables import checkpoints_table
-
     all_whole, lines = checkpoints_table(path)
     print("\n".join(lines))
     return DONE if all_whole else CHECKPOINT
@@ -124,3 +138,22 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
         " (see environment.json)"
     )
     return NUMERICS
+
+
+def checkpoints_table(run: Path) -> tuple[bool, list[str]]:
+    """Return (whether all are intact, a line per checkpoint: step, size, damage or "intact", validation loss)."""
+    from regpt.checkpoint import store
+    from regpt.tracking.journal import read_history
+
+    losses = {record.step: record.loss for record in read_history(run).validations}
+    best = min(losses.values(), default=None)
+    lines, all_whole = [], True
+    for step, path in store.list_checkpoints(run):
+        problem = next(store.find_faults(path), None)
+        all_whole = all_whole and problem is None
+        size = sum(file.stat().st_size for file in path.iterdir())
+        loss = (
+            f"validation loss {losses[step]:.4f}{' (best)' if losses[step] == best else ''}" if step in losses else ""
+        )
+        lines.append(f"step {step:>8,}  {size / 1e6:>9,.1f} MB  {problem or 'intact'}  {loss}".rstrip())
+    return all_whole, lines or [f"{run}: has no checkpoint yet"]

@@ -1,5 +1,6 @@
 """Read a run directory: recipe, environment and history of a live run, a finished one, or a copy."""
 
+import difflib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -132,9 +133,9 @@ def find_run(where: str, root: Path) -> Path:
         if known
         else "there are none yet"
     )
-    raise UserError(
-        f"no run '{where}' in {root}{'/' if root.name else ''}", f"{names}; name one of them, or a run's folder"
-    )
+    near = difflib.get_close_matches(Path(where).name, [path.name for path in known], n=1)
+    advice = f"did you mean '{near[0]}'? {names}" if near else f"{names}; name one of them, or a run's folder"
+    raise UserError(f"no run '{where}' in {root}{'/' if root.name else ''}", advice)
 
 
 def run_paths(root: Path) -> list[Path]:

@@ -251,7 +251,7 @@ def test_import_verify_show_and_train(
     assert main(["data", "import", str(llmc)]) == 0
     assert f"{len(tokens) - 5_000:,} training and 5,000 validation tokens in 3 shards" in capsys.readouterr().out
     assert main(["data", "verify", str(llmc)]) == 0
-    assert "all 3 shards are what was sealed" in capsys.readouterr().out
+    assert f"{llmc}: all 3 shards" in capsys.readouterr().out
     assert main(["data", "show", str(llmc), "--block-size", "32"]) == 0
     shown = capsys.readouterr().out
     assert "shards of llmc" in shown and "val: 5,000 tokens in 1 shards, 156 windows of 32" in shown

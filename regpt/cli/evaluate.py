@@ -1,0 +1,188 @@
+"""The commands evaluate, sample and export."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regpt.base.errors import DONE, UserError
+from regpt.cli.arguments import add_command, add_overrides, add_run, add_runs, at_least
+from regpt.cli.tables import print_table
+from regpt.distributed.env import current_launch
+from regpt.distributed.signals import StopRequested
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from regpt.cli.arguments import Subparsers
+    from regpt.evaluation.results import Result
+
+
+def add_evaluate(commands: "Subparsers") -> None:
+    evaluate = add_command(
+        commands,
+        "evaluate",
+        run_evaluate,
+        "score a model on multiple-choice tasks and measure its validation loss",
+        "examples: regpt evaluate demo-modern\n"
+        "          regpt evaluate runs/gpt2-modern/checkpoints/step_005000 --tasks hellaswag,arc_easy,piqa\n"
+        "          regpt evaluate some/hugging-face-directory --tasks validation data.path=data/fineweb-edu-10BT\n"
+        "          regpt evaluate gpt2-modern --tasks lambada_openai --lm-eval\n\n"
+        "tasks: validation, hellaswag, hellaswag_lm_eval, arc_easy, arc_challenge, piqa, sciq, winogrande,\n"
+        "       openbookqa, social_iqa, boolq\n\n"
+        "Prints each accuracy with its standard error and its metric. Writes the predictions for every item to\n"
+        "RUN/evaluations/step_N, or to evaluations/NAME for other models; `regpt compare` reads them.",
+        on_ranks=True,
+    )
+    evaluate.add_argument("model", metavar="MODEL", help="a run, a checkpoint directory, or a Hugging Face directory")
+    evaluate.add_argument(
+        "--tasks", metavar="A,B", help="tasks (default: hellaswag, and validation if the data set exists)"
+    )
+    evaluate.add_argument(
+        "--items",
+        type=at_least(int, 1),
+        default=0,
+        metavar="N",
+        help="score a fixed subset of N items (default: all); with --lm-eval, the first N",
+    )
+    evaluate.add_argument("--into", type=Path, metavar="FOLDER", help="write the results to another folder")
+    evaluate.add_argument(
+        "--lm-eval", action="store_true", help="use tasks of lm-evaluation-harness (pip install 'regpt[lm-eval]')"
+    )
+    evaluate.add_argument(
+        "--include-path", type=Path, metavar="FOLDER", help="with --lm-eval, folder of your own tasks (.yaml)"
+    )
+    add_runs(evaluate)
+    add_overrides(evaluate)
+
+
+def add_sample(commands: "Subparsers") -> None:
+    sample = add_command(
+        commands,
+        "sample",
+        run_sample,
+        "let a model continue a prompt",
+        "example: regpt sample demo-modern --prompt 'def main(' --tokens 40 --temperature 0.8",
+    )
+    add_run(sample)
+    sample.add_argument("--prompt", default="", help="text to continue (default: start a new document)")
+    sample.add_argument(
+        "--tokens", type=at_least(int, 1), default=64, metavar="N", help="new tokens per sample (default: 64)"
+    )
+    sample.add_argument("--count", type=at_least(int, 1), default=1, metavar="N", help="number of samples (default: 1)")
+    sample.add_argument(
+        "--temperature",
+        type=at_least(float, 0),
+        default=1.0,
+        metavar="X",
+        help="sampling temperature; 0 takes the most likely token (default: 1)",
+    )
+    sample.add_argument(
+        "--top-k", type=at_least(int, 0), default=50, metavar="K", help="sample from the K best; 0: all (default: 50)"
+    )
+    sample.add_argument(
+        "--top-p", type=at_least(float, 0), default=1.0, metavar="P", help="nucleus sampling; 1: off (default: 1)"
+    )
+    sample.add_argument("--seed", type=at_least(int, 0), default=42, metavar="N", help="random seed (default: 42)")
+
+
+def add_export(commands: "Subparsers") -> None:
+    export = add_command(
+        commands,
+        "export",
+        run_export,
+        "write a run's newest checkpoint as a Hugging Face directory",
+        "example: regpt export demo-modern exported    then: AutoModelForCausalLM.from_pretrained('exported')",
+    )
+    add_run(export)
+    export.add_argument("target", type=Path, metavar="DIRECTORY", help="directory to create")
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    from regpt.tracking.run import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.evaluation.sampling import Sampling, continuations
+    from regpt.interop.open_model import load_model
+
+    texts = continuations(
+        load_model(path),
+        arguments.prompt,
+        arguments.count,
+        arguments.tokens,
+        Sampling(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed),
+    )
+    print("\n---\n".join(texts))
+    return DONE
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    from regpt.console.training import Console, EvaluationConsole, quiet_console
+    from regpt.distributed.device import open_device
+    from regpt.distributed.rendezvous import open_rank_group
+    from regpt.evaluation.evaluate import default_tasks, evaluate, parse_tasks
+    from regpt.evaluation.results import evaluation_dir
+    from regpt.interop.open_model import open_model
+
+    by_harness, tasks = arguments.lm_eval, arguments.tasks
+    names = parse_tasks(tasks) if tasks and not by_harness else []
+    if arguments.include_path and not by_harness:
+        raise UserError("--include-path is for lm-eval's tasks", "add --lm-eval")
+    opened = open_model(arguments.model, arguments.runs, arguments.overrides)
+    device = open_device(opened.recipe.run)
+    into = arguments.into or evaluation_dir(opened)
+    try:
+        with (
+            open_rank_group(device, opened.recipe.run.rank_timeout) as ranks,
+            Console() if ranks.is_main else quiet_console() as console,
+            console.stoppable(several_ranks=ranks.size > 1),
+        ):
+            given = (into, device, ranks, arguments.items, EvaluationConsole(console).evaluating)
+            if by_harness:
+                from regpt.evaluation.lm_eval import evaluate_with_lm_eval
+
+                results = evaluate_with_lm_eval(opened, tasks, *given, arguments.include_path)
+            else:
+                results = evaluate(opened, names or default_tasks(opened), *given)
+    except StopRequested as stopped:
+        if current_launch().rank == 0:
+            print(f"stopped by {stopped.name}; finished tasks are kept in {into}", file=sys.stderr)
+        return stopped.code
+    if results:
+        print_table(results_table(results))
+        print(f"written to {into}")
+    return DONE
+
+
+def run_export(arguments: argparse.Namespace) -> int:
+    from regpt.tracking.run import find_run
+
+    path = find_run(arguments.run, arguments.runs)
+    from regpt.interop.huggingface import export
+    from regpt.interop.open_model import load_model
+
+    export(load_model(path), arguments.target)
+    print(f"exported: {arguments.target}")
+    return DONE
+
+
+def results_table(results: "Sequence[Result]") -> "Table":
+    """Return a table with a row for each task and metric."""
+    from rich.table import Table
+
+    columns = ("task", "metric", "name elsewhere", "value", "± error", "dataset")
+    table = Table(*columns, box=None, pad_edge=False)
+    previous = ""
+    for result in results:
+        is_new = result.task != previous
+        table.add_row(
+            result.task if is_new else "",
+            result.metric,
+            result.name_elsewhere,
+            f"{result.value:.4f}",
+            "" if result.error is None else f"{result.error:.4f}",
+            result.dataset if is_new else "",
+        )
+        previous = result.task
+    return table

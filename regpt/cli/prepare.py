@@ -1,0 +1,154 @@
+"""The commands prepare and data."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regpt.base.errors import DATA, DONE, UserError
+from regpt.cli.arguments import add_command, add_directory, add_recipe, at_least
+
+if TYPE_CHECKING:
+    from regpt.cli.arguments import Subparsers
+
+
+def add_prepare(commands: "Subparsers") -> None:
+    prepare = add_command(
+        commands,
+        "prepare",
+        run_prepare,
+        "turn text into token shards",
+        "example: regpt prepare demo-modern data.source=my-texts data.path=data/mine data.validation_tokens=20000\n\n"
+        "data.source is a file or a folder of text (.txt, .md, .py, ...), JSON lines (.jsonl, .jsonl.gz, .jsonl.zst)\n"
+        "or parquet; 'stdlib', the source code of Python's standard library; or hub:OWNER/NAME/FOLDER.\n\n"
+        "If it is stopped or killed, run the same command again: it continues. docs/data.md has the details.",
+    )
+    prepare.add_argument(
+        "--executor",
+        choices=["local", "slurm"],
+        help="run with datatrove, one task per file, for clusters (pip install 'regpt[cluster]')",
+    )
+    prepare.add_argument("--tasks", type=at_least(int, 1), metavar="N", help="tasks of the executor (default: 14)")
+    prepare.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="option of the executor, such as partition=cpu, time=04:00:00 or cpus_per_task=2",
+    )
+    add_recipe(prepare)
+
+
+def add_data(commands: "Subparsers") -> None:
+    data = add_command(commands, "data", run_data_show, "import, verify and show data sets")
+    actions = data.add_subparsers(metavar="import|verify|show", required=True)
+    imported = actions.add_parser(
+        "import",
+        help="use the shards of build-nanogpt (.npy), llm.c or modded-nanogpt (.bin)",
+        description="Read a folder of token shards once and write a manifest. The shards are not changed.",
+        epilog="example: regpt data import edu_fineweb10B && regpt train gpt2-modern data.path=edu_fineweb10B",
+    )
+    imported.set_defaults(command=run_data_import)
+    add_directory(imported)
+    imported.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="make a folder of links, if DIR cannot be written"
+    )
+    verified = actions.add_parser("verify", help="read a whole data set and compare it with its manifest")
+    verified.set_defaults(command=run_data_verify)
+    add_directory(verified)
+    shown = actions.add_parser(
+        "show",
+        help="describe a data set, or print one window",
+        epilog="example: regpt data show data/fineweb-edu-10BT --window 12 --text",
+    )
+    shown.set_defaults(command=run_data_show)
+    add_directory(shown)
+    shown.add_argument("--window", type=at_least(int, 0), metavar="N", help="print the tokens of this window")
+    shown.add_argument("--text", action="store_true", help="print text instead of tokens")
+    shown.add_argument(
+        "--split", choices=["train", "val"], default="train", help="split of the window (default: train)"
+    )
+    shown.add_argument(
+        "--block-size", type=at_least(int, 1), default=1024, metavar="N", help="tokens per window (default: 1024)"
+    )
+
+
+def run_prepare(arguments: argparse.Namespace) -> int:
+    from regpt.base.settings import load_recipe
+    from regpt.console.preparation import PreparationConsole
+    from regpt.console.training import Console
+    from regpt.preparation.dataset import prepare
+
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.executor is None and (arguments.option or arguments.tasks is not None):
+        raise UserError("--tasks and --option need an executor", "add --executor local or slurm")
+    if arguments.executor is not None:
+        from regpt.preparation.cluster import logs_folder, prepare_on
+
+        options = dict(option_of_executor(word) for word in arguments.option)
+        made = prepare_on(arguments.executor, recipe, arguments.tasks or 14, options)
+        if made is None:
+            print(f"queued; the last job writes {recipe.data.path}. Logs: {logs_folder(recipe)}")
+            return DONE
+        manifest = made
+    else:
+        with Console() as console, console.stoppable():
+            manifest = prepare(recipe, PreparationConsole(console))
+    print(f"digest {manifest.digest}")
+    return DONE
+
+
+def option_of_executor(word: str) -> tuple[str, str | int]:
+    key, equals, value = word.partition("=")
+    if not (key and equals):
+        raise UserError(f"--option {word}: is not KEY=VALUE", "write for example --option partition=cpu")
+    return key, int(value) if value.isdecimal() else value
+
+
+def run_data_import(arguments: argparse.Namespace) -> int:
+    from regpt.console.preparation import ReadingConsole
+    from regpt.console.training import Console
+    from regpt.data.import_shards import find_shards, import_shards
+
+    found = find_shards(arguments.directory)
+    with Console() as console:
+        manifest = import_shards(arguments.directory, found, arguments.into, ReadingConsole(console, "import"))
+    where = arguments.into or arguments.directory
+    print(
+        f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"
+        f" in {len(manifest.shards)} shards; train on it with data.path={where}"
+    )
+    print(f"digest {manifest.digest}")
+    return DONE
+
+
+def run_data_verify(arguments: argparse.Namespace) -> int:
+    from regpt.console.preparation import ReadingConsole
+    from regpt.console.training import Console
+    from regpt.data.import_shards import verify
+    from regpt.data.shards import read_manifest
+
+    shards = read_manifest(arguments.directory).shards
+    with Console() as console:
+        problems = list(verify(arguments.directory, ReadingConsole(console, "verify")))
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if problems:
+        fix = "download or prepare them again before training"
+        print(f"error: {len(problems)} of {len(shards)} shards differ from the manifest — {fix}", file=sys.stderr)
+        return DATA
+    print(f"{arguments.directory}: all {len(shards)} shards match the manifest")
+    return DONE
+
+
+def run_data_show(arguments: argparse.Namespace) -> int:
+    from regpt.data.inspect import describe, describe_window
+
+    if arguments.window is None:
+        lines = describe(arguments.directory, arguments.block_size)
+    else:
+        wanted = (arguments.split, arguments.window, arguments.block_size, arguments.text)
+        lines = describe_window(arguments.directory, *wanted)
+    for line in lines:
+        print(line)
+    return DONE

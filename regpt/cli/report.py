@@ -1,0 +1,160 @@
+"""The commands report, compare, runs and watch."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from regpt.base.errors import DONE, UserError
+from regpt.cli.arguments import add_command, add_run, add_runs, at_least
+from regpt.cli.tables import print_table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from regpt.cli.arguments import Subparsers
+
+
+def add_watch(commands: "Subparsers") -> None:
+    watch = add_command(
+        commands,
+        "watch",
+        run_watch,
+        "watch a run live: loss curve, speed, time left",
+        "example: regpt watch gpt2-modern      in a second terminal, or on another machine that sees the folder\n\n"
+        "Only reads, so it never disturbs the run; shows stopped and killed runs too. q or Ctrl-C leaves the view\n"
+        "and the run continues. In a pipe, or with --once, it prints one plain view. docs/running.md explains the\n"
+        "time left.",
+    )
+    add_run(watch)
+    watch.add_argument(
+        "--every", type=at_least(float, 0.1), default=1.0, metavar="SECONDS", help="time between updates (default: 1)"
+    )
+    watch.add_argument("--once", action="store_true", help="print the current state once")
+    watch.add_argument("--wait", action="store_true", help="wait for a run that does not exist yet")
+
+
+def add_runs_command(commands: "Subparsers") -> None:
+    add_runs(add_command(commands, "runs", run_runs, "list the runs with their state, losses and speed"))
+
+
+def add_compare(commands: "Subparsers") -> None:
+    compare = add_command(
+        commands,
+        "compare",
+        run_compare,
+        "compare models: caveats, paired significance tests, losses at equal tokens and time",
+        "example: regpt compare demo-modern demo-classic\n\n"
+        "The first model is compared with each of the others. Where both scored the same items, McNemar's exact test\n"
+        "decides; losses on the same windows are compared by a paired t-test. Writes comparison.md and its figures to\n"
+        "comparisons/A-vs-B. docs/compare.md explains the tests.",
+    )
+    compare.add_argument(
+        "models",
+        metavar="RUN",
+        nargs="+",
+        help="a run, a folder written by `regpt evaluate`, or a .toml recipe with published figures",
+    )
+    compare.add_argument("--into", type=Path, metavar="FOLDER", help="write the comparison to another folder")
+    compare.add_argument("--html", action="store_true", help="also write comparison.html, one self-contained file")
+    add_runs(compare)
+
+
+def add_report(commands: "Subparsers") -> None:
+    report = add_command(
+        commands,
+        "report",
+        run_report,
+        "write the report of a run",
+        "example: regpt report demo-modern --against demo-classic --html\n\n"
+        "Writes report.md and its figures to the run's folder. The run may still be training.",
+    )
+    add_run(report)
+    report.add_argument(
+        "--against",
+        metavar="OTHER",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="runs, or .toml recipes with published figures, to compare with",
+    )
+    report.add_argument("--html", action="store_true", help="also write report.html, one self-contained file")
+
+
+def run_watch(arguments: argparse.Namespace) -> int:
+    from regpt.tracking.run import find_run
+    from regpt.watch.view import wait_for, watch
+
+    where = (arguments.run, arguments.runs)
+    try:
+        path = wait_for(*where, arguments.every, print_note) if arguments.wait else find_run(*where)
+        return watch(path, arguments.every, arguments.once)
+    except KeyboardInterrupt:  # one more way to leave
+        return DONE
+
+
+def print_note(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def run_runs(arguments: argparse.Namespace) -> int:
+    from regpt.tracking.run import run_paths
+
+    paths = run_paths(arguments.runs)
+    if not paths:
+        print(f"no runs in {arguments.runs}/ yet; `regpt demo` makes two")
+        return DONE
+    print_table(runs_table(paths))
+    return DONE
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    from regpt.comparison.loading import load_models
+
+    models = load_models(arguments.models, arguments.runs)
+    from regpt.cli.comparison import print_summary
+    from regpt.comparison.page import default_directory, write_comparison
+
+    written = write_comparison(models, arguments.into or default_directory(models, Path()), arguments.html)
+    print_summary(models)
+    print(f"comparison: {' and '.join(map(str, written))}")
+    return DONE
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    from regpt.tracking.run import find_run, open_run
+
+    run = open_run(find_run(arguments.run, arguments.runs))
+    from regpt.reporting.page import write_page, write_report
+    from regpt.reporting.scores import open_baseline
+
+    others = [open_baseline(other, arguments.runs) for other in arguments.against]
+    written = [write_report(run, others), *([write_page(run, others)] if arguments.html else [])]
+    print(f"report: {' and '.join(map(str, written))}")
+    return DONE
+
+
+def runs_table(paths: Sequence[Path]) -> "Table":
+    """Return a table with a row for each run. The state comes from the process, as in `regpt watch`."""
+    from rich.table import Table
+
+    from regpt.tracking.run import open_run, primary_accuracy
+    from regpt.tracking.status import state_of
+
+    table = Table(
+        "run", "state", "step", "tokens", "validation loss", "HellaSwag", "tokens/s", box=None, pad_edge=False
+    )
+    for path in paths:
+        try:
+            run = open_run(path)
+        except UserError as error:
+            table.add_row(path.name, f"cannot be read: {error.problem}")
+            continue
+        state = state_of(run)
+        loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
+        step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
+        share = "{:.3f} ± {:.3f}".format(*primary_accuracy(run.hellaswag[-1])) if run.hellaswag else "—"
+        speed = f"{run.tokens_per_second:,.0f}"
+        table.add_row(run.id, state, step, f"{run.tokens:,}", loss, share, speed)
+    return table
