@@ -30,4 +30,4 @@ def test_the_demo_names_its_report_and_its_comparison_and_a_second_one_writes_be
         assert f"**{modern} compared with {classic}**" in text and "| model.positions | rope | learned |" in text
         page = Path(f"{comparison}.html").read_text(encoding="utf-8")
         assert len(re.findall(r'<img [^>]*src="data:image/svg', page)) == len(re.findall("<picture>", text)) > 1
-        assert f"Against <strong>{classic}</strong>" in Path(f"{report}.html").read_text(encoding="utf-8")
+        assert f"Compared with <strong>{classic}</strong>" in Path(f"{report}.html").read_text(encoding="utf-8")

@@ -97,7 +97,7 @@ def test_runs_with_the_same_items_are_compared_by_paired_tests(runs: Path, capsy
     assert "McNemar's p = " in out
     printed(capsys, "evaluate", "b", "--tasks", "piqa", "--items", "10")
     out = printed(capsys, "compare", "a", "b")
-    assert "- not both were asked the same items, so no test: piqa" in out
+    assert "Not tested, because the models were not scored on the same items: piqa" in out
 
 
 def test_predictions_of_two_models_never_share_a_directory(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

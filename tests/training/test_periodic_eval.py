@@ -160,7 +160,7 @@ def test_training_without_hellaswag_items_reports_why(
     assert "HellaSwag is not evaluated: hellaswag: it is nowhere to be had" in capsys.readouterr().out
     assert steps(read_history(run)) == []
     text = write_report(open_run(run), []).read_text(encoding="utf-8")
-    assert "asked for every 3 steps; not measured: hellaswag: it is nowhere to be had" in text
+    assert "planned every 3 steps; not measured: hellaswag: it is nowhere to be had" in text
     assert "| HellaSwag Accuracy | not measured |" in text
     assert "hellaswag.png" not in text
 
