@@ -55,7 +55,7 @@ def load_recipe(recipe: AnyPath, overrides: Sequence[str] | Mapping[str, Any] = 
 
 
 def prepare(recipe: Recipe, *, progress: bool = False) -> "Manifest":
-    """Prepare the data set at `data.path` from `data.source`, or open it if it exists. Returns its manifest.
+    """Prepare the dataset at `data.path` from `data.source`, or open it if it exists. Returns its manifest.
 
     An interrupted preparation continues where it stopped. Raises DataError if the text cannot be read or is too short.
     """
@@ -161,7 +161,7 @@ def evaluate(
     """Measure the validation loss and multiple-choice tasks; returns one result for each task and metric.
 
     `tasks` are names such as "validation", "hellaswag" or "piqa". The default is HellaSwag, and the validation loss if
-    the model's data set exists. `items` limits a task to a fixed subset; 0 takes all. Predictions and losses are kept
+    the model's dataset exists. `items` limits a task to a fixed subset; 0 takes all. Predictions and losses are kept
     in `into`, by default in the run's evaluations/ directory.
     """
     from regpt.distributed.device import open_device

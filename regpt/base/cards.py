@@ -12,7 +12,7 @@ BLACKWELL = "NVIDIA RTX Blackwell whitepaper, table 3"
 ADA = "NVIDIA Ada whitepaper 2.1, appendix A"
 GA102 = "NVIDIA GA102 whitepaper 2, appendix A"
 PRO = "NVIDIA RTX PRO Blackwell whitepaper 1.0, table 4"
-CLOCK = "reckoned: 4 x CUDA cores x boost clock, which gives the whitepapers' figures of the RTX 3090, 4090 and 5090"
+CLOCK = "derived: 4 x CUDA cores x boost clock, which gives the whitepapers' figures of the RTX 3090, 4090 and 5090"
 A100_SHEET = "NVIDIA A100 data sheet"
 H100_SHEET = "NVIDIA H100 data sheet"
 UNSAID = "data sheet; it does not say in what products are added up, and half of it may be true"
@@ -117,7 +117,7 @@ def find_card(name: str) -> Card:
 
 
 def card_of_device(name: str, gigabytes: float = 0.0) -> Card | None:
-    """The card that a driver calls so, as in 'NVIDIA A100-SXM4-80GB'; None where its peak is not known.
+    """The card that a driver calls so, as in 'NVIDIA A100-SXM4-80GB'; None where its peak is unknown.
 
     `gigabytes` of its memory tell cards of one name apart.
     """

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside, flushed, renamed; hashed; locked; appended line by line."""
+"""Files written completely or not at all; hashes; locks; files appended line by line."""
 
 import contextlib
 import hashlib
@@ -36,16 +36,16 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file under a temporary name beside its place, flush it to the disk, and rename it there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file under a temporary name in the same directory, flush it to the disk, and rename it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with beside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        beside.replace(path)
+        temporary.replace(path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     flush_directory(path.parent)
 
 
@@ -109,7 +109,7 @@ def locked(path: Path, what: Path | None = None) -> Iterator[None]:
 
     `what` is being written under the lock: the lock's folder, unless it is said. Raises LockedError.
 
-    The holder's process number and machine stand in a file beside the lock, because Windows does not let others read
+    The holder's process number and machine are written to a second file, because Windows does not let others read
     a locked one.
     """
     from filelock import FileLock, Timeout

@@ -1,4 +1,4 @@
-"""Errors of the Hugging Face hub, in one plain line."""
+"""Errors of the Hugging Face hub, each as one line with a remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from regpt.base.errors import DataError
 
 @contextmanager
 def plain_hub_errors(repository: str, revision: str) -> Iterator[None]:
-    """What the hub's client raises and another attempt would not change, as one line with its remedy."""
+    """Turn errors of the hub's client that a retry would not change into a DataError with a remedy."""
     from huggingface_hub import errors
 
     what = f"{repository} at revision {revision}"
@@ -16,22 +16,24 @@ def plain_hub_errors(repository: str, revision: str) -> Iterator[None]:
         yield
     except errors.GatedRepoError:
         raise DataError(
-            f"{what}: asks for its terms to be accepted", "accept them on its page on the hub, then: hf auth login"
+            f"{what}: its terms of use are not accepted", "accept them on its page on the hub, then: hf auth login"
         ) from None
     except errors.RepositoryNotFoundError:
         raise DataError(
-            f"{what}: the hub knows no such data set", "mend data.source; if it is private: hf auth login"
+            f"{what}: the hub has no such dataset", "correct data.source; if the dataset is private: hf auth login"
         ) from None
     except errors.RevisionNotFoundError:
         raise DataError(
-            f"{what}: the hub knows no such revision", "write data.revision=main, or a commit of this data set"
+            f"{what}: the hub has no such revision", "set data.revision=main, or a commit of this dataset"
         ) from None
     except errors.EntryNotFoundError:
-        raise DataError(f"{what}: has no such file or folder", "mend data.source (hub:OWNER/NAME/FOLDER)") from None
+        raise DataError(
+            f"{what}: the dataset has no such file or folder", "correct data.source (hub:OWNER/NAME/FOLDER)"
+        ) from None
 
 
 def is_network_error(error: BaseException) -> bool:
-    """The client raises OSError and ValueError itself; what its HTTP library raises derives from neither."""
+    """Return whether a retry may help. The client raises OSError and ValueError; its HTTP library raises neither."""
     return isinstance(error, (OSError, ValueError)) or type(error).__module__.startswith("httpx")
 
 

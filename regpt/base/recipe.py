@@ -6,13 +6,13 @@ from dataclasses import dataclass, field, fields
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import Problem
+from regpt.base.published import PublishedRecipe
 from regpt.base.sections import (
     CheckpointRecipe,
     DataRecipe,
     EvaluationRecipe,
     GuardRecipe,
     OptimizerRecipe,
-    PublishedRecipe,
     RunRecipe,
 )
 

@@ -1,4 +1,4 @@
-"""Saving beside the training: a copy is taken, a thread writes it, all ranks hear how it went, old ones are removed."""
+"""Save checkpoints while training continues: copy the state, write it in a thread, tell all ranks, remove old ones."""
 
 import contextlib
 import threading
@@ -24,7 +24,7 @@ SAVE_TIMEOUT_FACTOR = 10  # times that a rank waits longer for a save than for a
 
 
 class AsyncCheckpointer:
-    """Writes checkpoints, one at a time, beside the training or at once, and removes those that need not be kept.
+    """Writes checkpoints, one at a time, in a thread or directly, and removes those that need not be kept.
 
     `begin` copies; `finished` hands over what has been written, or raises what went wrong, the same on every rank.
     Where every rank has the whole model, rank 0 writes it and the others only hear of it. Use as a context manager.

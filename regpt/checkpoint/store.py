@@ -52,7 +52,7 @@ def write(
     """Write a snapshot, hashed, flushed and then renamed. A whole checkpoint of that step is left as it is.
 
     Where it is one of several `parts`, `begun` is called once there is a directory for the others, and `others` waits
-    for their files. Raises NumericsError where a number in it is none, CheckpointError where there is no room.
+    for their files. Raises NumericsError if a value is NaN or infinite, CheckpointError if the disk is too full.
     """
     started_at = time.perf_counter()
     path = RunPaths(run).checkpoint(taken.step)
@@ -162,7 +162,7 @@ def newest_valid(
 ) -> Path:
     """Return the newest checkpoint whose files are intact, of step `before` or earlier.
 
-    `passed_over` is called with the problem of each newer one. Raises CheckpointError if there is none.
+    `passed_over` is called with the problem of each newer one. Raises CheckpointError if no checkpoint is intact.
     """
     problems = []
     for step, path in reversed(list_checkpoints(run)):
@@ -175,7 +175,7 @@ def newest_valid(
         problems.append(problem)
     if problems:
         raise CheckpointError(
-            f"{run}: no checkpoint is whole ({problems[0]})", "start the run again under another run id"
+            f"{run}: no checkpoint is intact ({problems[0]})", "start the run again under another --name"
         )
     fix = "wait for the first one, or start a new run under another --name"
     raise CheckpointError(f"{run}: has no checkpoint yet", fix)

@@ -34,7 +34,7 @@ def add_recipe(parser: argparse.ArgumentParser) -> None:
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the data set")
+    parser.add_argument("directory", type=Path, metavar="DIR", help="directory of the dataset")
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

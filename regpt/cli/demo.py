@@ -13,7 +13,7 @@ from regpt.reporting.scores import open_baseline
 from regpt.tracking.run import open_run
 from regpt.training.start import start_training
 
-RECIPES = ("demo-classic", "demo-modern")  # the report is the last one's, held against those before it
+RECIPES = ("demo-classic", "demo-modern")  # the report is about the last one, compared with the others
 
 
 def demo(root: Path, overrides: Sequence[str] = ()) -> int:

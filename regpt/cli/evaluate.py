@@ -37,7 +37,7 @@ def add_evaluate(commands: "Subparsers") -> None:
     )
     evaluate.add_argument("model", metavar="MODEL", help="a run, a checkpoint directory, or a Hugging Face directory")
     evaluate.add_argument(
-        "--tasks", metavar="A,B", help="tasks (default: hellaswag, and validation if the data set exists)"
+        "--tasks", metavar="A,B", help="tasks (default: hellaswag, and validation if the dataset exists)"
     )
     evaluate.add_argument(
         "--items",

@@ -40,7 +40,7 @@ def add_prepare(commands: "Subparsers") -> None:
 
 
 def add_data(commands: "Subparsers") -> None:
-    data = add_command(commands, "data", run_data_show, "import, verify and show data sets")
+    data = add_command(commands, "data", run_data_show, "import, verify and show datasets")
     actions = data.add_subparsers(metavar="import|verify|show", required=True)
     imported = actions.add_parser(
         "import",
@@ -53,12 +53,12 @@ def add_data(commands: "Subparsers") -> None:
     imported.add_argument(
         "--into", type=Path, metavar="FOLDER", help="make a folder of links, if DIR cannot be written"
     )
-    verified = actions.add_parser("verify", help="read a whole data set and compare it with its manifest")
+    verified = actions.add_parser("verify", help="read a whole dataset and compare it with its manifest")
     verified.set_defaults(command=run_data_verify)
     add_directory(verified)
     shown = actions.add_parser(
         "show",
-        help="describe a data set, or print one window",
+        help="describe a dataset, or print one window",
         epilog="example: regpt data show data/fineweb-edu-10BT --window 12 --text",
     )
     shown.set_defaults(command=run_data_show)

@@ -18,7 +18,7 @@ def add_train(commands: "Subparsers") -> None:
         run_train,
         "train a model from scratch",
         "example: regpt train demo-modern run.max_steps=20 --name trial\n\n"
-        "Writes runs/NAME. A missing data set is prepared first, unless it must be downloaded. Ctrl-C saves a\n"
+        "Writes runs/NAME. A missing dataset is prepared first, unless it must be downloaded. Ctrl-C saves a\n"
         "checkpoint and prints the command that resumes the run.",
         on_ranks=True,
     )
@@ -35,7 +35,7 @@ def add_resume(commands: "Subparsers") -> None:
         "continue a run from its newest intact checkpoint",
         "examples: regpt resume gpt2-modern\n"
         "          regpt resume gpt2-modern run.max_steps=40000\n\n"
-        "Settings that do not change results may differ, such as data.path after a data set has moved. More steps and\n"
+        "Settings that do not change results may differ, such as data.path after a dataset has moved. More steps and\n"
         "other evaluations are allowed and recorded. Any other change is refused; docs/settings.md lists which.",
         on_ranks=True,
     )

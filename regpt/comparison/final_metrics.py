@@ -37,7 +37,7 @@ class Missing(StrEnum):
 @dataclass(frozen=True)
 class Value:
     value: float
-    standard_error: float = 0.0  # 0: not known
+    standard_error: float = 0.0  # 0: unknown
     step: int | None = None  # set where it must be shown
     items: str = ""  # description of a task's items
     is_published: bool = False

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from regpt.base.published import PublishedRecipe
 from regpt.base.recipe import Recipe
-from regpt.base.sections import PublishedRecipe
 from regpt.stats.losses import MeasuredLoss
 from regpt.tasks.catalog import METRICS, TASKS
 from regpt.tracking.predictions import Predictions
@@ -18,8 +18,8 @@ class TaskScore:
 
     task: str
     items: str  # description; decisions use the digest and the counts
-    digest: str  # of the items; empty: not known
-    n_items: int  # 0: not known
+    digest: str  # of the items; empty: unknown
+    n_items: int  # 0: unknown
     by_metric: dict[str, tuple[float, float]]  # accuracy and its standard error; the headline metric first
     truncated: int  # items whose context was cut at its start
     step: int | None
@@ -44,7 +44,7 @@ class ComparedModel:
     losses: list[MeasuredLoss] = field(default_factory=list)  # the first one is shown
     scores: list[TaskScore] = field(default_factory=list)  # the first one of each task is shown
     problems: list[str] = field(default_factory=list)  # of files that cannot be read
-    tokenizer: str = ""  # name and digest; empty: not known
+    tokenizer: str = ""  # name and digest; empty: unknown
     device: str = ""  # of training, or of the evaluation
     precision: str = ""
     compiled: bool | None = None

@@ -18,7 +18,7 @@ from regpt.tracking.journal import ValidationRecord
 from regpt.tracking.run import Run
 from regpt.tracking.status import State, state_of
 
-NEAR = 0.01  # nats; allowed distance of the last loss from the best one if its standard error is not known
+NEAR = 0.01  # nats; allowed distance of the last loss from the best one if its standard error is unknown
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The console of a data set's preparation, import and verification."""
+"""The console of a dataset's preparation, import and verification."""
 
 import time
 

@@ -49,7 +49,7 @@ class FoundShard:
 def find_shards(directory: Path) -> list[FoundShard]:
     """Return the shards in a folder by name, validation first, as regpt writes them.
 
-    Raise DataError if there are none, if a header and a size disagree, or if a name does not tell the split.
+    Raise DataError if the directory holds no shards, if a header and a size disagree, or if a name has no split.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder", "name the folder that holds the shards")

@@ -6,7 +6,7 @@ from enum import StrEnum
 class PublicCorpus(StrEnum):
     FINEWEB_EDU = "FineWeb-Edu"
     FINEWEB = "FineWeb"
-    OTHER = "other"  # not one of these, or not known
+    OTHER = "other"  # not one of these, or unknown
 
 
 REPOSITORIES = {

@@ -15,7 +15,7 @@ class Launch:
     ranks: int = 1
     local_rank: int = 0  # on this machine
     local_ranks: int = 1
-    elastic: bool = False  # whether torchrun starts all ranks anew when one is lost
+    elastic: bool = False  # whether torchrun restarts all ranks when one fails
 
 
 def current_launch() -> Launch:

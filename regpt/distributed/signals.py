@@ -5,6 +5,7 @@ import math
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -31,19 +32,19 @@ class StopRequested(Exception):
 
 
 def handled_signals() -> list[signal.Signals]:
-    """The signals that ask for an end; not SIGHUP where nohup has it ignored."""
+    """Return the termination signals, without SIGHUP where nohup made the process ignore it."""
     hung_up = getattr(signal, "SIGHUP", None)
     return [number for number in EXIT_CODES if number != hung_up or signal.getsignal(number) != signal.SIG_IGN]
 
 
-class SignalHandler:
-    """While in use, the signals that ask for an end go to `notice`; afterwards to whoever had them before."""
+class SignalHandler(ABC):
+    """Context manager that handles the termination signals with `on_signal`, and restores the previous handlers."""
 
     def __init__(self) -> None:
         self.before: dict[signal.Signals, Any] = {}
 
-    def on_signal(self, number: int, frame: FrameType | None) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def on_signal(self, number: int, frame: FrameType | None) -> None: ...
 
     def __enter__(self) -> Self:
         for number in handled_signals():

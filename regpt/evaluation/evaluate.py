@@ -45,7 +45,7 @@ def parse_tasks(text: str) -> list[str]:
 
 
 def default_tasks(loaded: LoadedModel) -> list[str]:
-    """Return validation, where the model's recipe has a prepared data set, and HellaSwag."""
+    """Return validation, where the model's recipe has a prepared dataset, and HellaSwag."""
     has_data = loaded.has_gpt2_tokens and (loaded.recipe.data.directory / "manifest.json").is_file()
     return [*([VALIDATION] if has_data else []), "hellaswag"]
 
@@ -63,7 +63,7 @@ def evaluate(
 
     Returns the rows of a table on rank 0, and nothing on other ranks. `items` limits each task to a stratified subset;
     0: all items. `progress(task, done, total)` is called between two groups of items. Raises UserError, before
-    anything is computed, where a data set is missing or `into` belongs to another model.
+    anything is computed, where a dataset is missing or `into` belongs to another model.
     """
     evaluation = Evaluation(loaded, into, device, ranks)
     inputs = {
@@ -99,11 +99,11 @@ class Evaluation:
         return model
 
     def open_windows(self) -> TokenWindows:
-        """Open the validation split of the recipe's data set."""
+        """Open the validation split of the recipe's dataset."""
         loaded = self.loaded
         if not loaded.has_gpt2_tokens:
             raise UserError(
-                f"{loaded.name}: has its own tokenizer, but data sets contain GPT-2 tokens",
+                f"{loaded.name}: has its own tokenizer, but datasets contain GPT-2 tokens",
                 f"leave '{VALIDATION}' out of --tasks",
             )
         directory, block_size = loaded.recipe.data.directory, loaded.recipe.model.block_size
@@ -111,7 +111,7 @@ class Evaluation:
         if not len(windows):
             raise UserError(
                 f"{directory}: the validation split is shorter than one window of {block_size} tokens",
-                "name another data set with data.path=…",
+                "name another dataset with data.path=…",
             )
         return windows
 

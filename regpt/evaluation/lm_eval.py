@@ -116,10 +116,10 @@ def evaluate_with_lm_eval(
         found = simple_evaluate(model, tasks=wanted, limit=items or None, task_manager=manager, bootstrap_iters=1000)
     except UserError:
         raise
-    except Exception as error:  # loading a data set may raise anything
+    except Exception as error:  # loading a dataset may raise anything
         raise UserError(
             f"lm-eval failed on {names} ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
-            "it loads its data sets from the Hugging Face hub; give local tasks with --include-path",
+            "it loads its datasets from the Hugging Face hub; give local tasks with --include-path",
         ) from error
     if not ranks.is_main or found is None:
         return []

@@ -28,11 +28,11 @@ class LoadedModel:
     run: Path | None = None
     step: int | None = None
     tokens: int | None = None  # seen in training
-    tokenizer_record: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as in a data set's manifest
+    tokenizer_record: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as in a dataset's manifest
 
     @property
     def has_gpt2_tokens(self) -> bool:
-        """Whether the model uses GPT-2's tokens, as regpt's data sets do."""
+        """Whether the model uses GPT-2's tokens, as regpt's datasets do."""
         return self.tokenizer is GPT2_TOKENIZER
 
 

@@ -70,6 +70,6 @@ def finite_points(run: Run, values: Sequence[float]) -> tuple[list[float], list[
 
 
 def thin_out(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Of many points every so many-th, and the last."""
+    """Return at most about `POINTS` evenly spaced points, and the last one."""
     kept = sorted({*range(0, len(x), -(-len(x) // POINTS) or 1), *range(max(0, len(x) - 1), len(x))})
     return [x[i] for i in kept], [y[i] for i in kept]

@@ -19,7 +19,7 @@ from regpt.base.format import short_count
 from regpt.tracking.layout import IMAGES_DIR
 
 INK, FAINT, PAPER = "#30343b", "#e2e5ea", "#ffffff"
-# The run itself, then what it is held against; neighbours differ in lightness as well.
+# The run itself, then the runs it is compared with; neighbouring colors differ in lightness as well.
 COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5", "#0f7f8a", "#b0306e", "#86700c", "#6e5d55")
 DARK_COLORS = ("#f0894a", "#6aa6f0", "#6cc382", "#bd97e0", "#4fc4ce", "#f07ab2", "#d3bb45", "#b9a69c")
 DARK = dict(zip((INK, FAINT, PAPER, *COLORS), ("#d3d9e1", "#2a313a", "#0d1117", *DARK_COLORS), strict=True))
@@ -132,9 +132,9 @@ def as_markdown(name: str, words: str) -> str:
 
 
 def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
-    """Lines across, each with its name beside the picture, moved apart where two would share a place.
+    """Draw horizontal lines with their names in the right margin, and move names apart that would overlap.
 
-    To be called last: where the names go depends on how everything else is laid out.
+    Call it last: the positions of the names depend on the layout of everything else.
     """
     ordered = sorted(lines, key=lambda line: line.value)
     for line, style in zip(ordered, cycle(((0, (1, 2)), (0, (5, 3)), "-.", (0, (9, 3)))), strict=False):

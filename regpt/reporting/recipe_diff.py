@@ -7,7 +7,7 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import differences, toml_value
 from regpt.tracking.run import Run
 
-# The seed record's names of what can be chosen: (as a part, as a difference, in words).
+# The seed record's names of what can be chosen: (as a part, as a difference, as a description).
 CHOICES = {
     "rope": ("RoPE Embeddings", "RoPE", "rotary position embedding of queries and keys"),
     "learned": ("Learned Embeddings", "Learned Embeddings", "a learned table of positions"),

@@ -19,9 +19,9 @@ class MeasuredLoss:
     """A validation loss and the windows it was measured on."""
 
     loss: float  # nats per token
-    standard_error: float  # 0: not known
-    bits_per_byte: float  # 0: not known
-    data: str  # digest of the dataset; empty: not known
+    standard_error: float  # 0: unknown
+    bits_per_byte: float  # 0: unknown
+    data: str  # digest of the dataset; empty: unknown
     block_size: int
     windows: int
     step: int | None = None  # completed steps of the model

@@ -21,7 +21,7 @@ class DeviceInfo:
     name: str = ""
     precision: str = ""
     compiled: bool = False
-    peak_flops: float = 0.0  # per second; 0: not known
+    peak_flops: float = 0.0  # per second; 0: unknown
     peak_source: str = ""
 
     @property
@@ -46,7 +46,7 @@ class TokenizerInfo:
 
     @property
     def label(self) -> str:
-        """Name and short digest; empty where they are not known."""
+        """Name and short digest; empty where they are unknown."""
         return f"{self.name} {self.vocabulary_sha256[:12]}".strip()
 
 
@@ -64,7 +64,7 @@ class SourceInfo:
 
     asked: str = ""  # data.source when it was prepared: hub:…, stdlib, or a path
     description: str = ""
-    imported: bool = False  # shards that regpt did not prepare; their text is not known
+    imported: bool = False  # shards that regpt did not prepare; their text is unknown
     other: dict[str, Any] = field(default_factory=dict)  # further entries, kept as they are
 
 
@@ -75,11 +75,11 @@ class DataInfo:
     digest: str = ""
     tokenizer: TokenizerInfo = field(default_factory=TokenizerInfo)
     source: SourceInfo = field(default_factory=SourceInfo)
-    train_tokens: int = 0  # 0: not known
+    train_tokens: int = 0  # 0: unknown
     validation_tokens: int = 0
     shards: int = 0
-    text_bytes: int = 0  # 0: not known
-    made_with: TokenizerBackend | None = None  # None: not known
+    text_bytes: int = 0  # 0: unknown
+    made_with: TokenizerBackend | None = None  # None: unknown
 
     def corpus(self, path: str) -> PublicCorpus:
         """Return the public corpus of the text. `path` is data.path of the run; it counts for imported shards only."""

@@ -75,7 +75,7 @@ class CheckpointFailed:
 class Ended:
     """The end of an attempt that wrote its last record itself."""
 
-    memory_bytes: int = 0  # the most in use on rank 0; 0: not known
+    memory_bytes: int = 0  # the most in use on rank 0; 0: unknown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,8 @@ class ValidationRecord:
     loss: float  # mean over the fixed windows, nats per token
     windows: int
     seconds: float
-    standard_error: float = 0.0  # of the loss, from the spread over the windows; 0: not known
-    bits_per_byte: float = 0.0  # of the same windows' text; 0: not known
+    standard_error: float = 0.0  # of the loss, from the spread over the windows; 0: unknown
+    bits_per_byte: float = 0.0  # of the same windows' text; 0: unknown
     path: str = ""  # of the file of window losses, within the run; empty: not kept
 
 
@@ -70,8 +70,8 @@ class TaskRecord:
     cut: int  # items whose context was cut at its start
     path: str  # within the run
     seconds: float
-    count: int = 0  # of the items; 0: not known
-    dataset_size: int = 0  # items in the whole dataset; 0: not known
+    count: int = 0  # of the items; 0: unknown
+    dataset_size: int = 0  # items in the whole dataset; 0: unknown
     published: bool = False  # whether the items are from the published dataset
 
     @property

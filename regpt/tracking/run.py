@@ -60,13 +60,13 @@ class Run:
 
     @property
     def share_of_peak(self) -> float | None:
-        """Achieved share of the first attempt's devices' peak; None where the peak is not known."""
+        """Achieved share of the first attempt's devices' peak; None where the peak is unknown."""
         peak = self.environment.device.peak_flops * self.environment.ranks
         return self.tokens_per_second * self.recipe.model.flops_per_token / peak if peak else None
 
     @property
     def epochs(self) -> float | None:
-        """Passes over the training split so far; None where its size is not known."""
+        """Passes over the training split so far; None where its size is unknown."""
         return self.tokens / self.environment.data.train_tokens if self.environment.data.train_tokens else None
 
     @property
@@ -131,7 +131,7 @@ def find_run(where: str, root: Path) -> Path:
     names = (
         f"there {'is' if len(known) == 1 else 'are'} {', '.join(path.name for path in known)}"
         if known
-        else "there are none yet"
+        else "it has no runs yet"
     )
     near = difflib.get_close_matches(Path(where).name, [path.name for path in known], n=1)
     advice = f"did you mean '{near[0]}'? {names}" if near else f"{names}; name one of them, or a run's folder"

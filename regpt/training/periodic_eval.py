@@ -73,7 +73,7 @@ class PeriodicEvaluation:
         check_stop: Callable[[], None],
         console: TrainingConsole,
     ) -> None:
-        """`windows` are those of the validation split of the data set with `data_digest`; `hellaswag` its items.
+        """`windows` are those of the validation split of the dataset with `data_digest`; `hellaswag` its items.
 
         `write` records a result. `check_stop` is called between two pieces of work and may raise to stop.
         """

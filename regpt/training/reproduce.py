@@ -50,7 +50,7 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
     """Yield lines that describe the batch of step `step`, counted from 1: windows, documents, offsets, text.
 
     `as_text` yields all of the text instead of its beginning. Raises UserError where the journal has no such step,
-    DataError where the data set gives another batch than the one in the journal.
+    DataError where the dataset gives another batch than the one in the journal.
     """
     recipe, history = load_resolved_recipe(RunPaths(run).recipe), read_history(run)
     logged = records_by_step(history).get(step)

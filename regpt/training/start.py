@@ -58,7 +58,7 @@ def train(recipe: Recipe, run_dir: Path, *, console: Console | None = None, hand
     console is given. With `handle_signals` SIGINT, SIGTERM, SIGHUP and SIGUSR1 save a checkpoint and stop the run;
     otherwise no signal handler is installed. Under torchrun, call it on every rank, once in a process.
 
-    Raises UserError for anything that the caller can fix: an unusable recipe or data set, a run directory that exists,
+    Raises UserError for anything that the caller can fix: an unusable recipe or dataset, a run directory that exists,
     a batch that does not fit into memory, a loss that stays NaN or infinite.
     """
     return start_training(recipe, run_dir, console=console, handle_signals=handle_signals).open()
@@ -189,7 +189,7 @@ def allowed_changes(path: Path, state: dict[str, Any], recipe: Recipe, manifest:
         problems.append(f"data digest was {state['data'][:12]}…, is {manifest.digest[:12]}… in {recipe.data.path}")
     if problems:
         raise CheckpointError(
-            f"{path}: was made with another {'recipe' if refused else 'data set'} ({'; '.join(problems)})",
+            f"{path}: was made with another {'recipe' if refused else 'dataset'} ({'; '.join(problems)})",
             "restore it, or start a new run",
         )
     if recipe.run.max_steps < state["step"]:
@@ -215,16 +215,16 @@ def open_session(recipe: Recipe, console: Console | None) -> Iterator[tuple[Devi
 
 
 def check_same_on_all_ranks(recipe: Recipe, device: Device, ranks: RankGroup) -> Manifest:
-    """Open the data set and return its manifest.
+    """Open the dataset and return its manifest.
 
-    Raises DataError or UserError where another rank has another data set, recipe, version or precision.
+    Raises DataError or UserError where another rank has another dataset, recipe, version or precision.
     """
     manifest = read_manifest(recipe.data.directory)
     if ranks.size == 1:
         return manifest
     saving = as_tables(recipe)["checkpoint"]  # not part of the digest, but all ranks save together
     seen = {
-        f"the data set at data.path = '{recipe.data.path}'": manifest.digest,
+        f"the dataset at data.path = '{recipe.data.path}'": manifest.digest,
         "the recipe, with the settings of the command line": sha256_of_json([recipe_digest(recipe), saving]),
         "the version of regpt or of torch": sha256_of_json([code_version(), torch.__version__]),
         "the precision or torch.compile": sha256_of_json([device.precision_name, device.compiled]),

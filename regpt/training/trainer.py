@@ -46,7 +46,7 @@ class Trainer:
     ) -> None:
         """Open the data, build the model and prepare the evaluations. Nothing is written.
 
-        Raises UserError where a data set is too small or the file of an evaluation cannot be used.
+        Raises UserError where a dataset is too small or the file of an evaluation cannot be used.
         """
         self.run_dir, self.device, self.ranks = run_dir, device, ranks
         self.console = console.training_console(recipe, device, ranks.size)

@@ -33,7 +33,7 @@ def describe_event(event: EventRecord) -> str:
     match event.detail:
         case Started(device=device, ranks=ranks):
             on_ranks = f" on {ranks} ranks" if ranks != 1 else ""
-            return f"{event.event} {at}{on_ranks}, {device or 'device not known'}"
+            return f"{event.event} {at}{on_ranks}, {device or 'device unknown'}"
         case Rollback(from_step=start, excluded_batches=excluded):
             return f"rolled back from step {start:,} to {event.step:,}; {len(excluded)} batches excluded"
         case OutOfMemory(micro_batch_before=before, micro_batch_after=after):

@@ -331,7 +331,7 @@ def test_a_misspelt_setting_is_told_once(place: Place) -> None:
 
 
 def other_data(of_rank: int, folder: str, rank: int) -> None:
-    """One of the ranks sees a data set of other tokens."""
+    """One of the ranks sees a dataset of other tokens."""
     if rank == of_rank:
         from regpt.training import start
 

@@ -106,7 +106,7 @@ def test_downloads_kept_with_keep_raw_are_reused(server: HubServer, files: dict[
     for path in PATHS:
         assert (tmp_path / "data-raw" / path).read_bytes() == files[path]
     prepare(recipe_for(tmp_path, keep_raw=True, path=str(tmp_path / "other"), revision=COMMIT))
-    assert len(server.requests) == 6  # another data set has another folder
+    assert len(server.requests) == 6  # another dataset has another folder
     (tmp_path / "data").rename(tmp_path / "moved")
     prepare(recipe_for(tmp_path, keep_raw=True, revision=COMMIT))
     assert len(server.requests) == 6
@@ -198,7 +198,7 @@ def test_hub_path_outside_the_folder_is_refused(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"source": "hub:someone/other"}, "no such data set"),
+        ({"source": "hub:someone/other"}, "no such dataset"),
         ({"revision": "f" * 40}, "no such revision"),
         ({"revision": "v9"}, "no such revision"),
         ({"source": "hub:someone/edu/sample/9BT"}, "no such file or folder"),

@@ -382,6 +382,6 @@ def test_a_live_run_a_cut_journal_and_one_without_a_step_can_be_reported(two_run
 def test_an_unknown_run_is_told_which_there_are(two_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are classic, modern"):
         find_run("moderm", two_runs)
-    with pytest.raises(UserError, match="there are none yet"):
+    with pytest.raises(UserError, match="it has no runs yet"):
         find_run("x", tmp_path / "nowhere")
     assert find_run(str(two_runs / "modern"), tmp_path / "nowhere") == two_runs / "modern"
