@@ -20,24 +20,24 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.model.gpt import GPT
 from regpt.tracking.layout import RunPaths
 
-SAVE_TIMEOUT_FACTOR = 10  # times that a rank waits longer for a save than for a step
+SAVE_TIMEOUT_FACTOR = 10  # how many times longer a rank waits for a save than for a step
 
 
 class AsyncCheckpointer:
-    """Writes checkpoints, one at a time, in a thread or directly, and removes those that need not be kept.
+    """Writes checkpoints in a thread, one at a time, and removes those that the recipe does not keep.
 
-    `begin` copies; `finished` hands over what has been written, or raises what went wrong, the same on every rank.
-    Where every rank has the whole model, rank 0 writes it and the others only hear of it. Use as a context manager.
+    `start` copies the state and starts the write. `collect` returns the written checkpoint or raises the error of the
+    write, the same on every rank. If each rank holds the full model, only rank 0 writes. Use as a context manager.
     """
 
     def __init__(self, run: Path, asked: CheckpointRecipe, ranks: RankGroup | None = None) -> None:
         self.run, self.asked, self.ranks = run, asked, ranks or RankGroup()
         self.writing: Future[SavedCheckpoint] | None = None
         self.memory: Snapshot | None = None
-        self.step = 0  # of what was begun last
+        self.step = 0  # of the save started last
         self.count = 0
         self.timeout = SAVE_TIMEOUT_FACTOR * self.ranks.timeout
-        self.abandoned = threading.Event()  # by an error: nobody waits for notes any more
+        self.abandoned = threading.Event()  # set after an error: threads stop waiting for messages
 
     def __enter__(self) -> "AsyncCheckpointer":
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -53,7 +53,7 @@ class AsyncCheckpointer:
     def start(
         self, step: int, model: GPT, optimizer: Optimizer, state: dict[str, Any], losses: dict[int, float]
     ) -> None:
-        """Copy what is to be saved and begin to write it. What was begun before must have been taken by `finished`.
+        """Copy the state and start to write it. `collect` must have returned the previous checkpoint.
 
         `losses` are validation losses by step, for keep_best.
         """
@@ -70,18 +70,18 @@ class AsyncCheckpointer:
             self.writing = self.thread.submit(self.write_part_and_wait, step, self.memory if is_sharded else None, note)
 
     def collect(self, wait: bool) -> SavedCheckpoint | None:
-        """What was written since it was asked last; with `wait`, once it is. Raises what went wrong."""
+        """Return the checkpoint once it is written, else None; `wait` waits for it. Raises the error of the write."""
         if self.writing is None or not (wait or self.writing.done()):
             return None
         writing, self.writing = self.writing, None
         return writing.result()
 
-    # On the thread
+    # In the thread
 
     def write_checkpoint(
         self, taken: Snapshot, is_sharded: bool, note: str, losses: dict[int, float]
     ) -> SavedCheckpoint:
-        """Rank 0's: write, with the others' parts where there are any, and tell them."""
+        """On rank 0: write the checkpoint, wait for the other ranks' parts if it is sharded, and publish the result."""
         ranks, parts = self.ranks, self.ranks.size if is_sharded else 1
 
         def made() -> dict[str, float]:
@@ -107,7 +107,7 @@ class AsyncCheckpointer:
         return files
 
     def write_part_and_wait(self, step: int, taken: Snapshot | None, note: str) -> SavedCheckpoint:
-        """Another rank's: write its part, if it has one, and hear how all of it went."""
+        """On other ranks: write this rank's part if the model is sharded, and wait for the result of the whole save."""
         ranks = self.ranks
         notes = begun, done = f"{note}/begun", f"{note}/done"
         if (
@@ -115,7 +115,7 @@ class AsyncCheckpointer:
             and ranks.wait_for(*notes, while_waiting=self.check_abandoned, timeout=self.timeout) == begun
         ):
             part = partial(store.write_part, self.run, taken, ranks.rank, ranks.size)
-            with contextlib.suppress(UserError):  # rank 0 hears of it, and then all
+            with contextlib.suppress(UserError):  # rank 0 receives it and publishes it to all
                 ranks.publish(f"{note}/part {ranks.rank}", part)
         told = ranks.receive(done, while_waiting=self.check_abandoned, timeout=self.timeout)
         return SavedCheckpoint(RunPaths(self.run).checkpoint(step), step, int(told["bytes"]), told["seconds"])
@@ -126,12 +126,12 @@ class AsyncCheckpointer:
 
 
 def holds_shard(model: GPT) -> bool:
-    """Whether this rank holds a share of the model only."""
+    """Return whether this rank holds only a shard of the model."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
 def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[Path]:
-    """Remove checkpoints that the recipe does not keep; returns them. Nothing goes unless the newest is whole."""
+    """Remove checkpoints that the recipe does not keep, and return them. Removes none unless the newest is intact."""
     found = store.list_checkpoints(run)
     if asked.keep_last == 0 or len(found) <= asked.keep_last:
         return []

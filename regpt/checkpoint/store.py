@@ -49,17 +49,17 @@ def write(
     begun: Callable[[], None] = lambda: None,
     others: Callable[[], Files] = dict,
 ) -> SavedCheckpoint:
-    """Write a snapshot, hashed, flushed and then renamed. A whole checkpoint of that step is left as it is.
+    """Write a snapshot with hashes, flush it, and rename it into place. An intact checkpoint of that step is kept.
 
-    Where it is one of several `parts`, `begun` is called once there is a directory for the others, and `others` waits
-    for their files. Raises NumericsError if a value is NaN or infinite, CheckpointError if the disk is too full.
+    With several `parts`, `begun` is called once the directory exists, and `others` waits for the files of the other
+    ranks. Raises NumericsError if a value is NaN or infinite, CheckpointError if the disk is too full.
     """
     started_at = time.perf_counter()
     path = RunPaths(run).checkpoint(taken.step)
     if path.exists():
         if next(find_faults(path), None) is None:
             return SavedCheckpoint(path, taken.step, 0, 0.0)
-        shutil.rmtree(path)  # damaged, and known to be
+        shutil.rmtree(path)  # damaged
     check_finite(taken)
     path.parent.mkdir(exist_ok=True)
     check_space(path, taken.bytes * parts)
@@ -79,7 +79,7 @@ def write(
 
 
 def write_part(run: Path, taken: Snapshot, part: int, parts: int) -> Files:
-    """Write another rank's part into the directory that `write` has begun, flushed; returns sizes and hashes."""
+    """Write this rank's part into the directory that `write` made on rank 0, and return sizes and hashes."""
     path = RunPaths(run).checkpoint(taken.step)
     check_finite(taken)
     folder = staging_dir(path)
@@ -101,7 +101,7 @@ def write_tensor_files(folder: Path, taken: Snapshot, part: int, parts: int) -> 
 
 
 def tensor_files(parts: int) -> list[str]:
-    """The names of the files that hold tensors: weights and moments of each part."""
+    """Return the names of the tensor files: weights and optimizer moments of each part."""
     numbers = [f"-{part:05d}-of-{parts:05d}" if parts > 1 else "" for part in range(1, parts + 1)]
     return [f"{kind}{number}.safetensors" for number in numbers for kind in ("model", "optimizer")]
 
@@ -213,7 +213,7 @@ def file_fault(file: Path, expected: dict[str, Any]) -> str:
 
 
 def load_weights(path: Path, model: GPT) -> None:
-    """Put a checkpoint's weights into a model of the same recipe; into a sharded one, this rank's rows."""
+    """Load a checkpoint's weights into a model of the same recipe; if it is sharded, this rank's rows."""
     saved = saved_tensors(path, "model")
     ours = dict(model.named_parameters())
     if saved.shapes.keys() != ours.keys() or any(saved.shapes[name] != ours[name].shape for name in ours):
@@ -226,7 +226,7 @@ def load_weights(path: Path, model: GPT) -> None:
 
 
 def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:
-    """Put a checkpoint's optimizer state into the optimizer of a model of the same recipe, sharded as the model is."""
+    """Load a checkpoint's optimizer state; the optimizer is sharded like its model."""
     saved = saved_tensors(path, "optimizer")
     for name, parameter in model.named_parameters():
         prefix = f"{name}/"
@@ -240,7 +240,7 @@ def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:
 
 
 def saved_tensors(path: Path, kind: str) -> SavedTensors:
-    """Those of a checkpoint's model, or of its optimizer."""
+    """Return the tensor files of a checkpoint's model, or of its optimizer."""
     parts = json.loads((path / "manifest.json").read_text(encoding="utf-8")).get("parts", 1)
     return SavedTensors([path / name for name in tensor_files(parts) if name.startswith(kind)])
 

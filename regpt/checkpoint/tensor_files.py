@@ -1,4 +1,4 @@
-"""Tensors by name, in safetensors files and out of them; a rank that holds some rows of each writes and reads those."""
+"""Write and read named tensors as safetensors files; with sharded tensors, the rows of this rank."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ from torch import Tensor
 from regpt.base.errors import CheckpointError
 
 DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64"}  # safetensors' names
-ROWS = "rows"  # in a file's metadata: of each tensor that is a share, its first row and how many the whole has
+ROWS = "rows"  # key of the metadata: first row and total number of rows of each sharded tensor
 
 
 # In memory
@@ -25,9 +25,9 @@ ROWS = "rows"  # in a file's metadata: of each tensor that is a share, its first
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], rows: dict[str, list[int]]) -> dict[str, int | str]:
-    """Write a safetensors file, hashed on the way; returns its size and hash.
+    """Write a safetensors file and return its size and hash.
 
-    `rows` says of which tensors only a share is written: its first row, and how many rows the whole has.
+    `rows` maps each sharded tensor to its first row and the number of rows of the full tensor.
 
     The library's `save_file` copies everything into Python's bytes first and holds the interpreter while it does, which
     training would wait for. The form (https://github.com/huggingface/safetensors#format) is a length, a header in JSON,
@@ -53,16 +53,16 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], rows: dict[str, list[i
 
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
-    """A contiguous tensor's memory."""
+    """Return the memory of a contiguous tensor."""
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)
 
 
 class SavedTensors:
-    """Whole tensors, or rows of them, out of files that each hold all or a share. Raises CheckpointError."""
+    """Reads full tensors or rows of them from files that hold full tensors or shards. Raises CheckpointError."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self.paths = paths
-        self.shapes: dict[str, tuple[int, ...]] = {}  # of the whole tensors
+        self.shapes: dict[str, tuple[int, ...]] = {}  # of the full tensors
         self.shares: dict[str, list[tuple[int, int, Any]]] = {}  # first row, last + 1, and the open file
         try:
             for path in paths:
@@ -80,7 +80,7 @@ class SavedTensors:
             self.shares.setdefault(name, []).append((first, first + here, file))
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
-        """Rows `first` to `last` - 1 of a tensor; all of a number."""
+        """Return rows `first` to `last` - 1 of a tensor; a scalar is returned whole."""
         if not self.shapes[name]:
             number: Tensor = self.shares[name][0][2].get_tensor(name)
             return number

@@ -12,9 +12,9 @@ from regpt.distributed.failures import RankConnections
 
 
 class Collectives(RankConnections):
-    """Exchange of arrays and tensors. Every rank calls the same method in the same order; with one rank it is free.
+    """Exchange of arrays and tensors. All ranks call the same methods in the same order; one rank alone skips them.
 
-    NumPy arrays travel by gloo, which does not wait for a GPU; tensors by the default backend.
+    NumPy arrays use gloo, which does not wait for a GPU; tensors use the default backend.
     """
 
     def all_gather(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -31,7 +31,7 @@ class Collectives(RankConnections):
         return np.stack([tensor.numpy() for tensor in gathered])
 
     def all_reduce_max(self, number: int) -> int:
-        """Return the largest of all ranks' numbers."""
+        """Return the largest number of all ranks."""
         return int(self.all_gather(np.array([number], dtype=np.int64)).max())
 
     def all_gather_tensors(self, tensor: Tensor) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a rank computes on: device, precision, threads, peak rate, seeds."""
+"""The device of a rank: precision, threads, peak rate, seeds, memory."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ class Device:
     """Where and how a run computes."""
 
     torch_device: torch.device
-    name: str  # as the maker calls it
+    name: str  # the manufacturer's name
     precision: torch.dtype  # of matrix products: bfloat16 by autocast, or float32
     compiled: bool
     peak_flops: float  # per second
@@ -33,7 +33,7 @@ class Device:
         return torch.autocast(self.torch_device.type, self.precision)
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was told, so that a clock reading means something."""
+        """Wait until the device has finished its queued work, so that timings are correct."""
         if self.torch_device.type == "cuda":
             torch.cuda.synchronize()
         elif self.torch_device.type == "mps":
@@ -45,7 +45,7 @@ class Device:
 
 
 def open_device(recipe: RunRecipe) -> Device:
-    """This rank's device, set up as the recipe asks. Raises UserError where the machine lacks what was asked for."""
+    """Return this rank's device, set up as the recipe asks. Raises UserError if the machine lacks it."""
     launch = current_launch()
     kind = recipe.device if recipe.device != "auto" else best_device()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
@@ -81,12 +81,12 @@ def best_device() -> str:
 
 
 def local_device_count(recipe: RunRecipe) -> int:
-    """Ranks that this machine has a device for, where the recipe does not ask for the CPU."""
+    """Return the number of ranks that this machine has a device for, if the recipe does not ask for the CPU."""
     return max(1, torch.cuda.device_count()) if recipe.device in ("auto", "cuda") else 1
 
 
 def device_of_rank(kind: str, launch: Launch) -> torch.device:
-    """The device of that kind that is this rank's own: on CUDA the card of its number on this machine."""
+    """Return this rank's device of that kind: on CUDA the card with its local rank."""
     if kind == "mps" and launch.ranks > 1:
         raise UserError(f"run.device = 'mps' is one device, torchrun started {launch.ranks} ranks", "start one")
     if kind != "cuda" or launch.ranks == 1:
@@ -125,7 +125,7 @@ def device_name(kind: str) -> str:
 
 
 def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:
-    """FLOP/s that the device can reach, and where the figure comes from: a table for known cards, else measured now."""
+    """Return the peak FLOP/s of the device and the source of the figure: a table for known cards, else a measurement."""
     card = known_card(device)
     if card is not None and precision == torch.bfloat16:
         return card.peak, f"published for {card.name}"
@@ -133,7 +133,7 @@ def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]
 
 
 def known_card(device: torch.device) -> Card | None:
-    """What the data sheets say of this device; None where it is no card, or none that is known."""
+    """Return the data-sheet figures of this device; None if it is not a known card."""
     if device.type != "cuda":
         return None
     about = torch.cuda.get_device_properties(device)
@@ -159,23 +159,23 @@ def measure_matmul_rate(device: torch.device, precision: torch.dtype, threads: i
 
 
 def seed_micro_batch(seed: int, step: int, number: int) -> None:
-    """Make the random numbers of a step's micro-batch (dropout) a function of (seed, step, number in the global batch).
+    """Seed the dropout of a micro-batch with (seed, step, index in the global batch).
 
-    So resume needs no state, and it does not matter which rank computes it.
+    So a resume needs no generator state, and any rank may compute the micro-batch.
     """
     digest = hashlib.blake2b(f"regpt step|{seed}|{step}|{number}".encode(), digest_size=8).digest()
     torch.manual_seed(int.from_bytes(digest, "little") >> 1)
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Memory that this process holds now: the device's on CUDA (at its highest), else the process's."""
+    """Return the memory of this process in bytes: on CUDA the peak of the device's, else the process's memory now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return int(psutil.Process().memory_info().rss)
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that are free now: on CUDA the card's, else the machine's."""
+    """Return the free memory in bytes: on CUDA the card's, else the machine's."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
     return float(psutil.virtual_memory().available)

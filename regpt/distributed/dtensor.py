@@ -5,22 +5,22 @@ from torch.distributed.tensor import DTensor
 
 
 def to_local(tensor: Tensor) -> Tensor:
-    """What of a tensor is on this rank."""
+    """Return this rank's rows of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def full_scalar(tensor: Tensor) -> Tensor:
-    """A number that every rank holds, or to which every rank holds a part."""
+    """Return a scalar that is replicated or is a sum over ranks."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_rows(tensor: Tensor) -> tuple[int, int]:
-    """The first row that this rank holds, and the last + 1: all of them, unless the tensor is sharded."""
+    """Return this rank's first row and last row + 1: all rows unless the tensor is sharded."""
     count = tensor.shape[0] if tensor.ndim else 1
     if not isinstance(tensor, DTensor):
         return 0, count
     rank, ranks = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
-    each = -(-count // ranks)  # fully_shard cuts as torch.chunk does
+    each = -(-count // ranks)  # fully_shard splits like torch.chunk
     return min(count, rank * each), min(count, (rank + 1) * each)
 
 
@@ -31,7 +31,7 @@ def copy_local_(tensor: Tensor, whole: Tensor) -> None:
 
 
 def shard_like(model: Tensor, rows: Tensor) -> Tensor:
-    """This rank's rows as a tensor that is sharded as `model` is."""
+    """Return this rank's rows as a tensor with the sharding of `model`."""
     if not isinstance(model, DTensor):
         return rows
     mesh, placements = model.device_mesh, model.placements

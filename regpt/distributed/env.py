@@ -1,4 +1,4 @@
-"""How this process was started: alone, or by torchrun as one of several ranks. The only reader of the environment."""
+"""How this process was started: alone, or as a rank of torchrun. No other module reads environment variables."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ from typing import NoReturn
 
 @dataclass(frozen=True)
 class Launch:
-    """What torchrun says of this process (https://docs.pytorch.org/docs/stable/elastic/run.html)."""
+    """What torchrun tells this process (https://docs.pytorch.org/docs/stable/elastic/run.html)."""
 
     rank: int = 0
     ranks: int = 1
@@ -33,7 +33,7 @@ def current_launch() -> Launch:
 
 
 def set_cublas_workspace() -> None:
-    """Keep cuBLAS from adding in another order next time. Before CUDA's first product."""
+    """Make cuBLAS add in a fixed order. Call it before the first matrix product on CUDA."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
@@ -43,7 +43,7 @@ def disable_lm_eval_multiprocessing() -> None:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End this rank at once. Torn down in order, gloo's threads can wait for the interpreter that waits for them."""
+    """End this rank at once, without clean-up: gloo's threads and the interpreter can wait for each other forever."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):

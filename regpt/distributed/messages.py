@@ -1,4 +1,4 @@
-"""Messages between ranks, through the store that torchrun keeps: for work that takes long or runs on a thread."""
+"""Messages between ranks through torchrun's store, for work that is slow or runs in a thread."""
 
 import json
 import time
@@ -15,7 +15,7 @@ ERROR_TYPES = {
 
 
 class Messages(RankConnections):
-    """Named messages. A rank posts or publishes a message, other ranks wait for it; values must be JSON."""
+    """Named messages. One rank posts or publishes a message, other ranks wait for it. Values must be valid JSON."""
 
     def post(self, name: str, value: Any) -> None:
         """Write a message for all ranks."""

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGUSR1, a closed terminal, and the end of the time: noticed where stopping loses nothing."""
+"""Stop at a safe point after Ctrl-C, SIGTERM, SIGUSR1, a closed terminal or the time limit."""
 
 import contextlib
 import math
@@ -13,14 +13,14 @@ from typing import Any, Self
 from regpt.base.errors import HUNG_UP, INTERRUPTED, TERMINATED
 
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
-if hasattr(signal, "SIGHUP"):  # a closed terminal; Windows has none
+if hasattr(signal, "SIGHUP"):  # a closed terminal; not on Windows
     EXIT_CODES[signal.SIGHUP] = HUNG_UP
-if hasattr(signal, "SIGUSR1"):  # what Slurm sends before the end, with --signal=USR1@120
+if hasattr(signal, "SIGUSR1"):  # sent by Slurm before the time limit, with --signal=USR1@120
     EXIT_CODES[signal.SIGUSR1] = TERMINATED
 TIME_LIMIT = "run.time_limit"
-# Whatever may stop a run, by name: exit code. Ranks agree on one by its place here.
+# Reasons to stop: name to exit code. Ranks exchange the index in this table.
 STOP_REASONS = {"": 0} | {number.name: code for number, code in EXIT_CODES.items()} | {TIME_LIMIT: TERMINATED}
-DUPLICATE_SIGNAL_SECONDS = 3.0  # torchrun hands signals on, so that one stop may come twice to a rank
+DUPLICATE_SIGNAL_SECONDS = 3.0  # torchrun forwards signals, so a rank may receive one stop twice
 
 
 class StopRequested(Exception):
@@ -62,15 +62,15 @@ class SignalHandler(ABC):
 
 
 class GracefulStop(SignalHandler):
-    """While in use, the first signal waits for `check()`; the second ends the process as it would have without us.
+    """The first signal stops the run at the next `check()`; the second has the effect it has without this handler.
 
-    With a time limit, `check()` also ends a run in time for its last checkpoint: `reserve` seconds before.
+    With a time limit, `check()` also stops the run `reserve` seconds before it, in time for the last checkpoint.
     """
 
     def __init__(self, time_limit: float = math.inf, several_ranks: bool = False, handle_signals: bool = True) -> None:
-        """`time_limit` is in seconds from now on. With `several_ranks` signals that come together are one.
+        """`time_limit` is in seconds from now. With `several_ranks`, signals in quick succession count as one.
 
-        Without `handle_signals` no handler is installed, and only the time limit stops.
+        Without `handle_signals` no handler is installed; only the time limit stops the run.
         """
         super().__init__()
         self.handle_signals = handle_signals
@@ -84,13 +84,13 @@ class GracefulStop(SignalHandler):
         return super().__enter__() if self.handle_signals else self
 
     def stop_reason(self) -> str:
-        """What asks the run to stop, by its name in REASONS; empty if nothing does."""
+        """Return the reason to stop, a key of STOP_REASONS; empty if there is no reason."""
         if self.received is not None:
             return self.received.name
         return TIME_LIMIT if time.monotonic() > self.ends_at - self.reserve else ""
 
     def check(self) -> None:
-        """Raise Stopped if a signal has come or the time is out. Call it every few seconds at least."""
+        """Raise StopRequested after a signal or the time limit. Call it at least every few seconds."""
         if name := self.stop_reason():
             raise StopRequested(name, STOP_REASONS[name])
 
@@ -98,7 +98,7 @@ class GracefulStop(SignalHandler):
         if self.received is None:
             self.received, self.received_at = signal.Signals(number), time.monotonic()
             later = f" (after {self.one_stop_seconds:.0f} s)" if self.one_stop_seconds else ""
-            with contextlib.suppress(OSError):  # print() may not be entered twice
+            with contextlib.suppress(OSError):  # print() is not reentrant
                 os.write(
                     2, f"\nstopping at the next safe point, then saving; once more{later} to end at once\n".encode()
                 )
@@ -110,9 +110,9 @@ class GracefulStop(SignalHandler):
 
 
 class ImmediateStop(SignalHandler):
-    """The first signal is kept in `stopped`, and raised wherever the work is, but only amid `now()`: not in tidying.
+    """Stores the first signal in `stopped`, and raises it at once inside `now()`, but not during clean-up.
 
-    Where Python swallows what a handler raises (amid a `__del__`, a callback), `check()` raises it again.
+    If Python ignores the exception of a handler (in `__del__` or a callback), `check()` raises it again.
     """
 
     def __init__(self) -> None:
@@ -142,6 +142,6 @@ class ImmediateStop(SignalHandler):
 
 
 def ignore_stop_signals() -> None:
-    """From here on nothing but SIGKILL stops this process: it has done its work and is about to end."""
+    """Ignore all signals but SIGKILL from now on: the work is done and the process is about to end."""
     for number in EXIT_CODES:
         signal.signal(number, signal.SIG_IGN)
