@@ -125,7 +125,7 @@ def device_name(kind: str) -> str:
 
 
 def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:
-    """Return the peak FLOP/s of the device and the source of the figure: a table for known cards, else a measurement."""
+    """Return the peak FLOP/s of the device and its source: a table for known cards, else a measurement."""
     card = known_card(device)
     if card is not None and precision == torch.bfloat16:
         return card.peak, f"published for {card.name}"
