@@ -53,7 +53,7 @@ from regpt.tracking.status import state_of
 LINES_OF_HELLASWAG = [
     Line("chance", CHANCE),
     *(Line(f"{one.name}, all items", one.hellaswag) for one in (GPT2, RERUNS[-2])),
-    Line(f"{GPT3.name}, all items, judged {GPT3.judged}", GPT3.hellaswag),
+    Line(f"{GPT3.name}, all items, {GPT3.scored}", GPT3.hellaswag),
 ]
 
 ROW_NAMES = {

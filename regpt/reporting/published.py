@@ -13,13 +13,13 @@ class Reference:
     validation_loss: float | None  # nats per token
     hellaswag: float  # accuracy on all 10,042 items
     data: PublicCorpus  # on which the loss was measured; losses on other data do not compare
-    judged: str = "mean loss per token"  # how HellaSwag's endings were
-    by_sum: float | None = None  # accuracy where they are judged by their summed loss
+    scored: str = "by mean loss per token"  # how HellaSwag's choices are scored
+    by_sum: float | None = None  # accuracy by summed loss
 
 
 # OpenAI's GPT-2 124M, measured on FineWeb-Edu's validation shard by build-nanogpt; HellaSwag completion style.
 GPT2 = Reference("GPT-2 124M (OpenAI)", 3.29, 0.294, PublicCorpus.FINEWEB_EDU, by_sum=0.2859)
-GPT3 = Reference("GPT-3 124M (OpenAI)", None, 0.337, PublicCorpus.OTHER, judged="as its paper does")
+GPT3 = Reference("GPT-3 124M (OpenAI)", None, 0.337, PublicCorpus.OTHER, scored="scored as in its paper")
 
 # Public reruns of build-nanogpt on FineWeb-Edu 10BT, and of llm.c on FineWeb 10B: one change at a time.
 RERUNS = (

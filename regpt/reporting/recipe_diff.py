@@ -13,8 +13,8 @@ CHOICES = {
     "learned": ("Learned Embeddings", "Learned Embeddings", "a learned table of positions"),
     "swiglu": ("SwiGLU Activation", "SwiGLU", "a gated activation"),
     "gelu": ("GELU Activation", "GELU", "GELU in its tanh form"),
-    "rmsnorm": ("RMSNorm", "RMSNorm", "division by the root mean square, no mean taken off"),
-    "layernorm": ("LayerNorm", "LayerNorm", "mean and variance taken out"),
+    "rmsnorm": ("RMSNorm", "RMSNorm", "division by the root mean square, without subtracting the mean"),
+    "layernorm": ("LayerNorm", "LayerNorm", "subtraction of the mean and division by the standard deviation"),
 }
 
 

@@ -28,7 +28,7 @@ class Column:
     best: str
     hellaswag: str
     tokens: str
-    by_sum: str = "—"  # HellaSwag, judged by the summed loss
+    by_sum: str = "—"  # HellaSwag, scored by the summed loss
     bits_per_byte: str = "—"
 
 
@@ -197,15 +197,13 @@ def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
     compares = []
     if one.validation_loss and one.data is run.corpus:
         compares.append("the loss, if the validation split is the public one")
-    if run.hellaswag and run.hellaswag[-1].is_full_set and one.judged == GPT2.judged:
+    if run.hellaswag and run.hellaswag[-1].is_full_set and one.scored == GPT2.scored:
         compares.append("HellaSwag")
     return (
         one.name,
         loss,
-        f"{one.hellaswag:.3f}, judged by {one.judged}"
-        if one.judged == GPT2.judged
-        else (f"{one.hellaswag:.3f}, judged {one.judged}"),
-        " and ".join(compares) or "nothing",
+        f"{one.hellaswag:.3f}, {one.scored}",
+        " and ".join(compares) or "no",
     )
 
 

@@ -309,6 +309,12 @@ def test_every_picture_is_there_for_light_and_for_dark(two_runs: Path) -> None:
         assert (two_runs / "modern" / image).with_suffix(".svg").stat().st_size > 5_000
 
 
+def test_every_list_item_begins_a_line(two_runs: Path) -> None:
+    lines = report_of(two_runs, "modern", "classic").splitlines()
+    assert [line for line in lines if "- **" in line[1:]] == []
+    assert sum(line.startswith(("- **Training Epochs:**", "- **Digest:**")) for line in lines) == 2
+
+
 def test_every_table_is_well_formed(two_runs: Path) -> None:
     lines = report_of(two_runs, "modern", "classic").splitlines()
     for i, line in enumerate(lines):
