@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from regpt.base.published import PublishedRecipe
+from regpt.base.recipe import PublishedRecipe
 from regpt.comparison.caveats import Caveat, CaveatKind, Remedy, RemedyKind
 from regpt.comparison.models import ComparedModel, TaskScore, metric_text
 from regpt.comparison.run_checks import CheckpointStep, LastAndBest, Progress
