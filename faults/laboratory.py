@@ -183,7 +183,7 @@ def fingerprint(run_dir: Path) -> str:
 
 
 def newest_step(run_dir: Path) -> int:
-    """Return the step of the newest intact checkpoint; 0 if there is none."""
+    """Return the step of the newest intact checkpoint; 0 if no checkpoint is intact."""
     intact = [step for step, path in store.list_checkpoints(run_dir) if next(store.find_faults(path), None) is None]
     return max(intact, default=0)
 
