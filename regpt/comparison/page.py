@@ -39,9 +39,9 @@ from regpt.tracking.layout import IMAGES_DIR
 COMPARISONS_DIR = "comparisons"
 LONGEST_NAME = 120  # of a directory
 FIGURE_TITLES = {
-    "loss-over-tokens": "Loss over training tokens",
-    "loss-over-seconds": "Loss over training time",
-    "loss-over-flops": "Loss over training FLOPs",
+    "loss_over_tokens": "Loss over training tokens",
+    "loss_over_seconds": "Loss over training time",
+    "loss_over_flops": "Loss over training FLOPs",
     "hellaswag": "HellaSwag accuracy over training tokens",
 }
 
@@ -70,11 +70,11 @@ def draw_figures(models: Sequence[ComparedModel], curves: Sequence[LearningCurve
     if len({curve.flops_per_token for curve in curves}) > 1:
         axes.append("flops")
     for axis in axes:
-        draw_learning_curves(curves, axis, images / f"loss-over-{axis}.png")
+        draw_learning_curves(curves, axis, images / f"loss_over_{axis}.png")
     if not any(hellaswag_records(model) for model in models):
-        return [f"loss-over-{axis}" for axis in axes]
+        return [f"loss_over_{axis}" for axis in axes]
     draw_hellaswag_curves(models, images / "hellaswag.png")
-    return [*(f"loss-over-{axis}" for axis in axes), "hellaswag"]
+    return [*(f"loss_over_{axis}" for axis in axes), "hellaswag"]
 
 
 def render(values: dict[str, Any], figure: Callable[[str, str], str]) -> str:

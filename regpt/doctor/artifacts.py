@@ -12,7 +12,7 @@ from regpt.evaluation.evaluate import evaluate
 from regpt.evaluation.sampling import Sampling, continuations
 from regpt.interop.huggingface import export
 from regpt.interop.open_model import load_model, open_model
-from regpt.reporting.page import write_report
+from regpt.reporting.page import LOSS_CURVE, TRAINING_DYNAMICS, write_report
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import EVALUATIONS_DIR, VALIDATION, RunPaths
 from regpt.tracking.run import open_run
@@ -90,7 +90,7 @@ def check_report(rehearsal: Rehearsal) -> str:
     text = write_report(run, []).read_text(encoding="utf-8")
     assert run.validation_loss is not None
     images = RunPaths(rehearsal.run).images
-    missing = [image for image in ("train-val_loss.png", "course.png") if not (images / image).exists()]
+    missing = [image for image in (f"{LOSS_CURVE}.png", f"{TRAINING_DYNAMICS}.png") if not (images / image).exists()]
     if missing or f"{run.validation_loss:.4f}" not in text:
         raise CheckFailed(
             f"the report lacks {', '.join(missing) or 'the last validation loss'}",

@@ -38,6 +38,12 @@ def architecture(recipe: Recipe) -> list[str]:
     ]
 
 
+def start_text(run: Run) -> str:
+    """Return when the run was started first."""
+    events = run.history.events
+    return f"{datetime.fromtimestamp(events[0].at, UTC):%Y-%m-%d %H:%M} UTC" if events else "not started"
+
+
 def source_of(run: Run) -> str:
     asked = run.environment.data.source.asked
     if asked.startswith("hub:"):

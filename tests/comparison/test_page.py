@@ -69,7 +69,7 @@ def test_page_has_whole_tables_and_all_figures(runs: Path, capsys: pytest.Captur
     assert "\n\n\n" not in page
     pictures = re.findall(r'src="(img/.*?)"', page)
     assert pictures == [
-        f"img/{n}.png" for n in ("loss-over-tokens", "loss-over-seconds", "loss-over-flops", "hellaswag")
+        f"img/{n}.png" for n in ("loss_over_tokens", "loss_over_seconds", "loss_over_flops", "hellaswag")
     ]
     for picture in pictures:
         path = Path("some/where else") / picture

@@ -74,9 +74,9 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 def test_a_run_of_any_length_is_drawn_for_light_and_dark(tmp_path: Path, steps: int) -> None:
     run = drawn(r"a run named $\frac$ and 模型", steps)
     draw_losses([run], tmp_path / "loss.png", [Line("published", 3.29)])
-    draw_training_dynamics(run, tmp_path / "course.png")
+    draw_training_dynamics(run, tmp_path / "training_dynamics.png")
     draw_hellaswag([run], tmp_path / "hellaswag.png", [Line("chance", 0.25)], "10,042 items")
-    for name in ("loss", "course", "hellaswag"):
+    for name in ("loss", "training_dynamics", "hellaswag"):
         for pattern in FOUR:
             assert (tmp_path / pattern.format(name)).stat().st_size > 5_000
         light, dark = (np.asarray(Image.open(tmp_path / f"{name}{end}.png").convert("L")) for end in ("", "-dark"))

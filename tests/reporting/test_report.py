@@ -1,5 +1,6 @@
 """A report holds what the journal says, claims nothing more, and works on live and on finished runs."""
 
+import base64
 import json
 import re
 import shutil
@@ -10,7 +11,7 @@ import pytest
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.reporting.page import write_report
+from regpt.reporting.page import write_page, write_report
 from regpt.reporting.recipe_diff import differences_from_gpt2, rows_of_differences
 from regpt.reporting.scores import open_baseline
 from regpt.tracking.journal import read_history
@@ -303,10 +304,26 @@ def test_a_report_holds_the_figures_of_its_run(two_runs: Path) -> None:
 def test_every_picture_is_there_for_light_and_for_dark(two_runs: Path) -> None:
     text = report_of(two_runs, "modern", "classic")
     images = re.findall(r'(?:src|srcset)="(img/.*?)"', text)
-    assert "img/train-val_loss.png" in images and "img/train-val_loss-dark.png" in images
+    assert "img/loss_curve.png" in images and "img/loss_curve-dark.png" in images
     for image in images:
         assert (two_runs / "modern" / image).stat().st_size > 5_000
         assert (two_runs / "modern" / image).with_suffix(".svg").stat().st_size > 5_000
+
+
+def test_figures_of_an_earlier_report_are_all_replaced(two_runs: Path) -> None:
+    """Those that the new page links to; earlier versions named some of them otherwise."""
+    images = two_runs / "modern" / "img"
+    images.mkdir(exist_ok=True)
+    stale = ("loss_curve", "training_dynamics", "hellaswag", "train-val_loss", "course")
+    for name in stale:
+        for ending in (".png", ".svg", "-dark.png", "-dark.svg"):
+            (images / f"{name}{ending}").write_text("stale", encoding="utf-8")
+    run = open_run(two_runs / "modern")
+    markdown = write_report(run, []).read_text(encoding="utf-8")
+    html = write_page(run, []).read_text(encoding="utf-8")
+    linked = re.findall(r'(?:src|srcset)="img/(.*?)"', markdown)
+    assert linked and all((images / name).read_bytes() != b"stale" for name in linked)
+    assert base64.b64encode(b"stale").decode() not in html and html.count("data:image/svg+xml") == len(linked)
 
 
 def test_every_list_item_begins_a_line(two_runs: Path) -> None:
