@@ -232,7 +232,7 @@ FAULTS: list[tuple[str, Inject, int, str]] = [
     ("evaluate", weights_change_on_loading, CHECKPOINT, "validation loss"),
     ("sample", weights_change_on_loading, CHECKPOINT, "checkpoint"),
     ("export", export_transposes_a_weight, CHECKPOINT, "logits"),
-    ("report", report_without_figures, USAGE, "train-val_loss.png"),
+    ("report", report_without_figures, USAGE, "loss_curve.png"),
     ("time", endless_steps, USAGE, "days"),
 ]
 # Faults outside of the uninterrupted run: these checks use the shared one instead of training it again.
