@@ -7,7 +7,9 @@ run = regpt.train(recipe, "runs/short", progress=True)
 print(run.validation_loss, run.tokens, run.history.steps[-1].loss)
 
 run = regpt.resume(run, ["run.max_steps=30"])  # continues from the checkpoint of step 20
-model = regpt.load_model(run)
+model = regpt.load_model(run)  # or a path: "runs/short", "runs/short/checkpoints/step_000020"
+logits = model([model.tokenizer.encode("def main(")])  # one for each token of the vocabulary, after each token given
+print(logits.shape, model.tokenizer.decode([int(logits[0, -1].argmax())]))
 print(regpt.generate(model, "def main(", tokens=20, seed=1)[0])
 for result in regpt.evaluate(model, ["validation", "hellaswag"], items=40):
     print(result.task, result.metric, result.value, result.error)

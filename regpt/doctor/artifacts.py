@@ -10,7 +10,7 @@ from regpt.doctor.checks import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.evaluation.evaluate import evaluate
 from regpt.evaluation.sampling import Sampling, continuations
-from regpt.interop.huggingface import export
+from regpt.interop.export import export
 from regpt.interop.open_model import load_model, open_model
 from regpt.reporting.page import LOSS_CURVE, TRAINING_DYNAMICS, write_report
 from regpt.tracking.journal import read_history

@@ -5,7 +5,8 @@ Import this module only where it is needed: lm-eval is an optional package.
 
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,16 @@ def make_harness_model(loaded: LoadedModel, device: Device, ranks: RankGroup, pr
 
         @property
         def eot_token_id(self) -> int:
-            return loaded.tokenizer.end_of_text
+            return min(loaded.tokenizer.eos)
+
+        @property
+        def prefix_token_id(self) -> int:
+            return loaded.tokenizer.bos
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-            return [int(token) for token in loaded.tokenizer.encode(string)]
+            # None: the tokenizer decides, as with lm-eval's own Hugging Face models
+            before = () if add_special_tokens is False else loaded.tokenizer.prefix
+            return [*before, *map(int, loaded.tokenizer.encode(string))]
 
         def _loglikelihood_tokens(self, requests: Sequence[Request], **kwargs: Any) -> list[tuple[float, bool]]:
             # Requests with one context follow each other, as the choices of an item do: they share one forward pass.
@@ -117,26 +124,60 @@ def evaluate_with_lm_eval(
     except UserError:
         raise
     except Exception as error:  # loading a dataset may raise anything
+        dataset = dataset_that_failed(error)
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
-            f"lm-eval failed on {names} ({type(error).__name__}: {str(error).splitlines()[0][:200]})",
-            "it loads its datasets from the Hugging Face hub; give local tasks with --include-path",
+            f"lm-eval cannot load the dataset {dataset} for {names} ({why})"
+            if dataset
+            else f"lm-eval failed on {names} ({why})",
+            "leave that task out of --tasks, or give one with a local dataset by --include-path",
         ) from error
     if not ranks.is_main or found is None:
         return []
     create_results(into, loaded, digest_of_weights(loaded.model))
     results = []
+    samples, groups = found.get("samples", {}), found.get("group_subtasks", {})
     for name, figures in found["results"].items():
-        results += write_task(name, figures, found.get("samples", {}).get(name, []), into, device)
+        if groups.get(name):
+            tasks = members(name, groups)
+            dataset = f"{sum(len(samples.get(task, [])) for task in tasks):,} items of {len(tasks):,} tasks"
+        else:
+            write_samples(into, name, samples.get(name, []))
+            dataset = f"{len(samples.get(name, [])):,} items"
+        results += add_figures(name, figures, dataset, into, device)
     return results
 
 
-def write_task(name: str, figures: dict[str, Any], samples: list[Any], into: Path, device: Device) -> list[Result]:
-    """Write the results of one task and return their rows of the table."""
+def dataset_that_failed(error: BaseException) -> str:
+    """Return the path and name of the dataset that lm-eval was loading when it failed; empty if it was not loading."""
+    from lm_eval.api.task import Task
+
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        task = frame.f_locals.get("self")
+        if frame.f_code.co_name == "download" and isinstance(task, Task):
+            return " ".join(filter(None, [task.DATASET_PATH, task.DATASET_NAME]))
+    return ""
+
+
+def members(name: str, groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return the tasks of a group and of the groups in it, each once."""
+    inner = [
+        task for child in groups.get(name, []) for task in (members(child, groups) if groups.get(child) else [child])
+    ]
+    return list(dict.fromkeys(inner))
+
+
+def write_samples(into: Path, name: str, samples: Sequence[Any]) -> None:
+    """Write what lm-eval logs for each item of a task."""
+    lines = [json.dumps(sample, default=str) for sample in samples]
+    write_text(into / f"lm_eval_{name}.jsonl", "\n".join([*lines, ""]))
+
+
+def add_figures(name: str, figures: Mapping[str, Any], dataset: str, into: Path, device: Device) -> list[Result]:
+    """Add the figures of a task or group to results.json and return their rows of the table. A group may have none."""
     shares = {key.removesuffix(",none"): value for key, value in figures.items() if isinstance(value, float)}
     errors = {key.replace("_stderr", ""): value for key, value in shares.items() if "_stderr" in key}
     values = {key: value for key, value in shares.items() if "_stderr" not in key}
-    dataset = f"{len(samples):,} items"
-    add_result(into, device, f"lm_eval_{name}", {"items": dataset, "accuracy": values, "standard_error": errors})
-    lines = [json.dumps(sample, default=str) for sample in samples]
-    write_text(into / f"lm_eval_{name}.jsonl", "\n".join([*lines, ""]))
+    if values:
+        add_result(into, device, f"lm_eval_{name}", {"items": dataset, "accuracy": values, "standard_error": errors})
     return [Result(name, "lm-eval", key, value, errors.get(key), dataset) for key, value in values.items()]

@@ -1,21 +1,17 @@
-"""Convert weights between regpt's names and Hugging Face's, and export a model.
+"""Convert weights between regpt's names and Hugging Face's, and describe a model in a config.json.
 
 A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM. A mixture has no
 Hugging Face class.
 """
 
-import shutil
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
-from regpt.base.files import flush_file, new_directory, write_json
 from regpt.data import tokenizer
 from regpt.model.gpt import GPT
 
@@ -153,25 +149,3 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
         "mlp_bias": False,
         **shared,
     }
-
-
-def export(model: GPT, target: Path) -> None:
-    """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with GPT-2's tokenizer if available.
-
-    Raises UserError if `target` exists.
-    """
-    if target.exists():
-        raise UserError(f"{target}: exists already", "choose a new directory")
-    weights, config = to_hugging_face(model), hugging_face_config(model.recipe)
-    with new_directory(target) as directory:
-        save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-        write_json(directory / "config.json", config)
-        vocabulary = tokenizer.package_folder()
-        if vocabulary is not None:
-            for ours, theirs in (("encoder.json", "vocab.json"), ("vocab.bpe", "merges.txt")):
-                shutil.copyfile(vocabulary / ours, directory / theirs)
-                flush_file(directory / theirs)
-            write_json(
-                directory / "tokenizer_config.json",
-                {"tokenizer_class": "GPT2Tokenizer", "model_max_length": model.recipe.block_size},
-            )

@@ -1,8 +1,15 @@
 """Open a trained model: a run, a checkpoint, or a Hugging Face directory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from regpt.base.errors import CheckpointError, UserError
 from regpt.base.files import sha256_of_file
@@ -29,6 +36,14 @@ class LoadedModel:
     step: int | None = None
     tokens: int | None = None  # seen in training
     tokenizer_record: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as in a dataset's manifest
+    pretrained: Path | None = None  # the Hugging Face directory that it is from
+
+    @torch.no_grad()
+    def __call__(self, tokens: Tensor | NDArray[np.integer] | Sequence[Sequence[int]]) -> Tensor:
+        """Return the logits of the token after each one, without gradient.  (B, T) -> (B, T, V)"""
+        ids = tokens if isinstance(tokens, Tensor) else torch.from_numpy(np.array(tokens, dtype=np.int64))
+        logits: Tensor = self.model(ids)
+        return logits
 
     @property
     def has_gpt2_tokens(self) -> bool:
@@ -36,8 +51,9 @@ class LoadedModel:
         return self.tokenizer is GPT2_TOKENIZER
 
 
-def load_model(run: Path) -> GPT:
+def load_model(run: str | PathLike[str]) -> GPT:
     """Load the newest valid checkpoint of a run; return the model in float32 and evaluation mode."""
+    run = Path(run)
     return load_checkpoint_model(store.newest_valid(run), load_resolved_recipe(RunPaths(run).recipe))
 
 
@@ -48,36 +64,59 @@ def load_checkpoint_model(path: Path, recipe: Recipe) -> GPT:
     return model.eval()
 
 
-def open_model(where: str, root: Path, overrides: list[str]) -> LoadedModel:
+def open_model(
+    where: str | PathLike[str], root: Path, overrides: Sequence[str] = (), step: int | None = None
+) -> LoadedModel:
     """Open a model by the name or directory of a run, or by the directory of a checkpoint or Hugging Face model.
 
     Args:
         where: the name or path
         root: directory of runs
+        step: of a run, the checkpoint after this step; None: the newest valid one
         overrides: settings such as `run.device=cpu`
 
-    Raises UserError for an override of model.* and if there is no such model, CheckpointError for a damaged one.
+    Raises UserError for an override of model.* and if there is no such model or step, CheckpointError for a damaged
+    one.
     """
     if any(word.startswith("model.") for word in overrides):
         raise UserError(
             f"{' '.join(overrides)}: model.* cannot be overridden for a trained model", "remove those settings"
         )
     path = Path(where)
-    if (path / "state.json").is_file():
-        return open_checkpoint(path, overrides)
-    if is_pretrained(path):
-        model, tokenizer = load_pretrained(path)
-        recipe = replace(override(Recipe(name=path.resolve().name), overrides), model=model.recipe)
-        return LoadedModel(
-            recipe.name, model, recipe, tokenizer, tokenizer_record=make_tokenizer_record(path, tokenizer)
-        )
+    if (path / "state.json").is_file() or is_pretrained(path):
+        if step is not None:
+            raise UserError(f"--step {step}: {where} is one model, not a run", "name a run, or leave out --step")
+        return open_checkpoint(path, overrides) if (path / "state.json").is_file() else open_pretrained(path, overrides)
     try:
-        run = find_run(where, root)
+        run = find_run(str(where), root)
     except UserError as error:
         raise UserError(
             f"'{where}' is not a run in {root}, a checkpoint or a Hugging Face directory", error.fix
         ) from None
-    return open_checkpoint(store.newest_valid(run), overrides)
+    return open_checkpoint(store.newest_valid(run) if step is None else checkpoint_of_step(run, step), overrides)
+
+
+def checkpoint_of_step(run: Path, step: int) -> Path:
+    """Return the checkpoint of a run after a step. Raises CheckpointError, which lists the others, if it is missing."""
+    found = dict(store.list_checkpoints(run))
+    if step not in found:
+        steps = ", ".join(f"{step:,}" for step in found) or "none"
+        raise CheckpointError(f"{run}: has no checkpoint of step {step:,}", f"choose one of these steps: {steps}")
+    return found[step]
+
+
+def open_pretrained(path: Path, overrides: Sequence[str]) -> LoadedModel:
+    """Open a Hugging Face directory."""
+    model, tokenizer = load_pretrained(path)
+    recipe = replace(override(Recipe(name=path.resolve().name), overrides), model=model.recipe)
+    return LoadedModel(
+        recipe.name,
+        model,
+        recipe,
+        tokenizer,
+        tokenizer_record=make_tokenizer_record(path, tokenizer),
+        pretrained=path,
+    )
 
 
 def make_tokenizer_record(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -87,7 +126,7 @@ def make_tokenizer_record(directory: Path, tokenizer: Tokenizer) -> dict[str, An
     return {"name": "its own", "vocabulary_sha256": sha256_of_file(directory / "tokenizer.json")}
 
 
-def open_checkpoint(path: Path, overrides: list[str]) -> LoadedModel:
+def open_checkpoint(path: Path, overrides: Sequence[str]) -> LoadedModel:
     """Open a checkpoint, inside its run or copied elsewhere, after comparing its files with their hashes."""
     for fault in store.find_faults(path):
         raise CheckpointError(f"{path}: {fault}", "choose another checkpoint")

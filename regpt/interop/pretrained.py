@@ -14,10 +14,9 @@ from torch import Tensor
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
-from regpt.base.files import sha256_of_file
-from regpt.data import tokenizer
-from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.data.tokenizer import Tokenizer
 from regpt.interop.huggingface import from_hugging_face, to_hugging_face
+from regpt.interop.pretrained_tokenizer import load_tokenizer
 from regpt.model.gpt import GPT
 
 MAX_BLOCK_SIZE = 8192  # tokens; no task needs a longer context
@@ -196,59 +195,3 @@ def expand_key_value_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, group
         else tensor
         for name, tensor in theirs.items()
     }
-
-
-def has_gpt2_vocabulary(path: Path) -> bool:
-    """Return whether a vocab.json or tokenizer.json holds GPT-2's tokens with GPT-2's ids."""
-    package = tokenizer.package_folder()
-    if not path.is_file() or package is None:
-        return path.is_file() and sha256_of_file(path) == tokenizer.FILES["encoder.json"]
-    try:
-        theirs = json.loads(path.read_text(encoding="utf-8"))
-        theirs = theirs["model"]["vocab"] if path.name == "tokenizer.json" else theirs
-        return bool(theirs == json.loads((package / "encoder.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def load_tokenizer(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Tokenizer:
-    """Return GPT-2's tokenizer, or the one in tokenizer.json, which the package `tokenizers` reads.
-
-    Raises UserError if the tokenizer is missing, damaged or does not fit the model.
-    """
-    vocabulary, own = directory / "vocab.json", directory / "tokenizer.json"
-    if (
-        has_gpt2_vocabulary(vocabulary)
-        or has_gpt2_vocabulary(own)
-        or not (own.is_file() or (directory / "tokenizer.model").is_file() or vocabulary.is_file())
-    ):
-        if recipe.vocab_size < tokenizer.VOCABULARY:
-            raise UserError(
-                f"{directory}: has {recipe.vocab_size:,} tokens and no tokenizer.json", "fetch its tokenizer too"
-            )
-        return GPT2_TOKENIZER
-    if not own.is_file():
-        raise UserError(f"{directory}: its tokenizer is not in tokenizer.json", "fetch or make that file")
-    try:
-        import tokenizers
-    except ImportError:
-        raise UserError(
-            f"{directory}: has a tokenizer of its own, which needs the package tokenizers", "pip install 'regpt[hf]'"
-        ) from None
-    try:
-        found = tokenizers.Tokenizer.from_file(str(own))
-    except Exception as error:  # the library raises plain Exceptions
-        raise UserError(f"{own}: is not a tokenizer ({error})", "fetch it again") from None
-    found.encode_special_tokens = True  # a literal '<|endoftext|>' in a text is text
-    if found.get_vocab_size() > recipe.vocab_size:
-        raise UserError(
-            f"{directory}: its tokenizer has {found.get_vocab_size():,} tokens, its model {recipe.vocab_size:,}",
-            "fetch both again, from one place",
-        )
-    ends = config.get("bos_token_id", config.get("eos_token_id"))
-    end = ends[0] if isinstance(ends, list) and ends else ends
-
-    def encode(text: str) -> list[int]:
-        return list(found.encode(text, add_special_tokens=False).ids)
-
-    return Tokenizer(encode, end if isinstance(end, int) and 0 <= end < recipe.vocab_size else 0)

@@ -60,9 +60,14 @@ class GPT(nn.Module):
         self.register_buffer("rotations", rotations, persistent=False)
         self.activation_checkpointing = False  # recompute the blocks in the backward pass
 
-    def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss over all targets, nats per token.  (B, T), (B, T) -> ()"""
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the mean loss over all targets, nats per token; without targets, the logits of every next token.
+
+        (B, T), (B, T) -> (); without targets (B, T) -> (B, T, V)
+        """
         hidden = self.hidden(tokens)
+        if targets is None:
+            return self.logits(hidden)
         return mean_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten())
 
     @torch.no_grad()

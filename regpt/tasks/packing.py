@@ -57,7 +57,12 @@ class Rows:
 def tokenize_separately(
     contexts: Sequence[str], choices: Sequence[str], tokenizer: Tokenizer = GPT2_TOKENIZER
 ) -> Question:
-    """Tokenize context and choice each by itself, as build-nanogpt does."""
+    """Tokenize context and choice each by itself, as build-nanogpt does with GPT-2's tokens.
+
+    A tokenizer that puts a token of its own before a choice that stands alone gets context and choice as one text.
+    """
+    if not tokenizer.encodes_alone:
+        return tokenize_together(contexts, choices, tokenizer)
     context_tokens = {text: tokenizer.context(text) for text in contexts}
     return Question(tuple(context_tokens[text] for text in contexts), tuple(tokenizer.tokens(text) for text in choices))
 

@@ -1,6 +1,7 @@
 """lm-eval on a model of ours: a task from a local file, and HellaSwag in its form, with our numbers."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from regpt.base.errors import DONE, UserError
+from regpt.base.errors import DONE, USAGE, UserError
 from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.distributed.device import open_device
 from regpt.distributed.rank_group import RankGroup
-from regpt.evaluation.lm_eval import make_harness_model
+from regpt.evaluation.lm_eval import make_harness_model, members
 from regpt.interop.open_model import open_model
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import from_package
@@ -97,6 +98,66 @@ def test_lm_eval_agrees_with_our_hellaswag_scores(place: Path, capsys: pytest.Ca
     found = np.array([[-float(answer[0][0]) for answer in line["resps"]] for line in lines])
     np.testing.assert_allclose(found, answers.losses, atol=1e-4, rtol=0)
     assert results["lm_eval_our_last_words"]["accuracy"]["perplexity"] > 1
+
+
+GROUP = """
+group: our_group
+task:
+  - our_hellaswag
+  - group: our_inner
+    task: [our_last_words]
+    aggregate_metric_list: [{metric: acc}]
+aggregate_metric_list: [{metric: acc}]
+"""
+GONE = """
+task: our_gone
+dataset_path: json
+dataset_name: moved
+dataset_kwargs:
+  data_files:
+    validation: {file}
+output_type: multiple_choice
+validation_split: validation
+doc_to_text: "{{{{query}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: "{{{{label}}}}"
+"""
+
+
+@pytest.fixture
+def own_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep lm-eval from reading its thousands of tasks, which takes ten seconds."""
+    import lm_eval.tasks
+
+    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(lm_eval.tasks.TaskManager, include_defaults=False))
+
+
+@pytest.mark.usefixtures("own_tasks_only")
+def test_group_row_counts_the_items_of_its_tasks(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "tasks" / "group.yaml").write_text(GROUP)
+    words = ["evaluate", "a", "--lm-eval", "--tasks", "our_group", "--include-path", "tasks", "--items", "5"]
+    assert main(words) == DONE
+    capsys.readouterr()
+    folder = place / "runs" / "a" / "evaluations" / "step_000001"
+    tasks = json.loads((folder / "results.json").read_text())["tasks"]
+    items = {name: tasks[f"lm_eval_{name}"]["items"] for name in ("our_hellaswag", "our_last_words", "our_group")}
+    assert items == {"our_hellaswag": "5 items", "our_last_words": "5 items", "our_group": "10 items of 2 tasks"}
+    assert len((folder / "lm_eval_our_hellaswag.jsonl").read_text().splitlines()) == 5
+    assert not (folder / "lm_eval_our_group.jsonl").exists()
+
+
+def test_group_members_are_the_tasks_of_all_groups_in_it() -> None:
+    groups = {"all": ["one", "inner", "two"], "inner": ["two", "deep"], "deep": ["three"], "one": []}
+    assert members("all", groups) == ["one", "two", "three"]
+    assert members("deep", groups) == ["three"]
+
+
+@pytest.mark.usefixtures("own_tasks_only")
+def test_dataset_that_cannot_be_loaded_is_named_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "tasks" / "gone.yaml").write_text(GONE.format(file=place / "nothing.jsonl"))
+    assert main(["evaluate", "a", "--lm-eval", "--tasks", "our_gone", "--include-path", "tasks"]) == USAGE
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert "json moved" in line and "our_gone" in line
 
 
 def test_greedy_flag_equals_greedy_decoding(place: Path) -> None:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from regpt.data.tokenizer import END_OF_TEXT, VOCABULARY
-from regpt.evaluation.sampling import Sampling, choose, continuations, generate
-from tests.model.test_gpt import SMALL, model_of
+from regpt.evaluation.sampling import Sampling, choose, continuations, first_document, generate
+from regpt.model.gpt import GPT
+from tests.model.test_gpt import CLASSIC, SMALL, model_of
 
 
 def logits(rows: int, columns: int) -> torch.Tensor:
@@ -40,10 +41,11 @@ def test_draw_frequencies_equal_the_probabilities(
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_padding_of_the_vocabulary_is_never_drawn(temperature: float) -> None:
+def test_padding_of_the_vocabulary_is_never_drawn(temperature: float, monkeypatch: pytest.MonkeyPatch) -> None:
     padded = logits(rows=40, columns=50_304)
     padded[:, VOCABULARY:] = 100.0  # more likely than all tokens
-    drawn = choose(padded, Sampling(temperature=temperature), [torch.Generator().manual_seed(1)] * 40)
+    monkeypatch.setattr(GPT, "next_logits", lambda self, unread, cache: padded)
+    drawn = generate(model_of(SMALL), torch.zeros(40, 1, dtype=torch.int64), 1, Sampling(temperature=temperature))[:, 1]
     assert set(drawn.tolist()) == ({7} if temperature == 0 else {7, 5, 3, 1})
 
 
@@ -71,4 +73,32 @@ def test_sampling_keeps_training_mode_and_random_state() -> None:
 
 def test_empty_prompt_starts_a_document_without_its_end_token() -> None:
     (text,) = continuations(model_of(SMALL), "", 1, 5, Sampling(seed=3))
-    assert "<|endoftext|>" not in text[:13]
+    assert "<|endoftext|>" not in text
+
+
+def ends_at_once(token: int) -> GPT:
+    """Return a model whose most likely next token is always this one."""
+    model = model_of(CLASSIC)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.final_norm.bias[0] = 1.0  # type: ignore[index, union-attr]
+        model.token_embedding.weight[token, 0] = 1.0
+    return model
+
+
+def test_sample_ends_where_the_model_ends_its_document() -> None:
+    greedy = Sampling(temperature=0)
+    assert continuations(ends_at_once(END_OF_TEXT), "def f(", 2, 6, greedy) == ["def f("] * 2
+    assert continuations(ends_at_once(END_OF_TEXT), "", 1, 6, greedy) == [""]
+    assert continuations(ends_at_once(64), "def f(", 1, 3, greedy) == ["def f(aaa"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "begin", "kept"),
+    [([9, 1, 2, 9, 3], 1, [9, 1, 2]), ([1, 2, 3], 1, [1, 2, 3]), ([9, 9], 1, [9]), ([8, 1, 8], 0, [])],
+)
+def test_first_document_is_cut_at_the_first_end_behind_the_prompt(
+    tokens: list[int], begin: int, kept: list[int]
+) -> None:
+    assert first_document(tokens, begin, {8, 9}) == kept

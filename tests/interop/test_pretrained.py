@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from regpt.base.errors import UserError
 from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER as GPT2_TOKENS
-from regpt.interop.huggingface import export
+from regpt.interop.export import export
 from regpt.interop.pretrained import load_pretrained
 from regpt.model.gpt import GPT
 from tests.model.test_gpt import CLASSIC, SMALL, model_of

@@ -50,6 +50,14 @@ def test_recipe_computes_the_parameter_count_of_its_model(recipe: ModelRecipe) -
     assert products + recipe.vocab_size * recipe.n_embd == recipe.matmul_parameters
 
 
+def test_logits_without_targets_give_the_loss_with_targets() -> None:
+    model, x = model_of(SMALL), tokens(SMALL, 25)
+    logits = model(x[:, :-1])
+    assert logits.shape == (2, 24, SMALL.vocab_size)
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), x[:, 1:].flatten())
+    torch.testing.assert_close(loss, model(x[:, :-1], x[:, 1:]))
+
+
 @pytest.mark.parametrize("recipe", EVERY_MIX, ids=str)
 def test_loss_starts_near_ln_v_and_falls_for_every_mix_of_parts(recipe: ModelRecipe) -> None:
     model = model_of(recipe).train()

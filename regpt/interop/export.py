@@ -1,0 +1,113 @@
+"""Export a model as a Hugging Face directory: weights, config.json and the tokenizer's files."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from regpt.base.errors import DataError, UserError
+from regpt.base.files import new_directory, write_bytes, write_json
+from regpt.checkpoint.tensor_files import write_tensors
+from regpt.data import tokenizer
+from regpt.interop.huggingface import hugging_face_config, to_hugging_face
+from regpt.model.gpt import GPT
+
+# What a tokenizer may consist of in a Hugging Face directory.
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def export(
+    model: GPT,
+    target: Path,
+    source: Path | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with the model's tokenizer.
+
+    The tokenizer is GPT-2's, or for a model of a Hugging Face directory `source` the one there. Where GPT-2's
+    vocabulary is not available, the model is written without it, and `note` is told why. Raises UserError if `target`
+    exists.
+    """
+    if target.exists():
+        raise UserError(f"{target}: exists already", "choose a new directory")
+    weights, config = to_hugging_face(model), hugging_face_config(model.recipe)
+    with new_directory(target) as directory:
+        write_tensors(directory / "model.safetensors", weights, {}, {"format": "pt"})
+        if source is not None:
+            copy_tokenizer(source, directory)
+            theirs = json.loads((source / "config.json").read_text(encoding="utf-8"))
+            config |= {key: theirs[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in theirs}
+        else:
+            try:
+                write_gpt2_tokenizer(directory, model.recipe.block_size)
+            except DataError as error:
+                note(f"no tokenizer was written: {error}")
+        write_json(directory / "config.json", config)
+
+
+def copy_tokenizer(source: Path, directory: Path) -> None:
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, directory / name)
+
+
+def write_gpt2_tokenizer(directory: Path, block_size: int) -> None:
+    """Write GPT-2's tokenizer in both forms: vocab.json with merges.txt, and tokenizer.json, which other programs read.
+
+    Raises DataError if the vocabulary is not available.
+    """
+    files = tokenizer.vocabulary_files()
+    write_bytes(directory / "vocab.json", files["encoder.json"])
+    write_bytes(directory / "merges.txt", files["vocab.bpe"])
+    end = tokenizer.END_OF_TEXT_NAME
+    about = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "model_max_length": block_size,
+        "bos_token": end,
+        "eos_token": end,
+        "unk_token": end,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,  # transformers 4 would remove spaces before punctuation
+    }
+    write_json(directory / "tokenizer_config.json", about)
+    write_json(directory / "tokenizer.json", gpt2_tokenizer_json(files))
+
+
+def gpt2_tokenizer_json(files: dict[str, bytes]) -> dict[str, Any]:
+    """Return GPT-2's tokenizer as the package `tokenizers` stores it, which needs not be installed."""
+    lines = files["vocab.bpe"].decode("utf-8").split("\n")
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    end = {"id": tokenizer.END_OF_TEXT, "content": tokenizer.END_OF_TEXT_NAME, **flags, "special": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [end],
+        "normalizer": None,
+        "pre_tokenizer": byte_level,
+        "post_processor": byte_level,
+        "decoder": byte_level,
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": "",
+            "end_of_word_suffix": "",
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": json.loads(files["encoder.json"]),
+            "merges": [line.split(" ") for line in lines[1:] if line],  # the first line is a version
+        },
+    }
