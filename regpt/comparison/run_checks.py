@@ -13,6 +13,7 @@ from regpt.comparison.caveats import (
     evaluate_command,
     values_if_different,
 )
+from regpt.comparison.learning_curves import comparable_curves, learning_curve
 from regpt.comparison.models import ComparedModel
 from regpt.tracking.journal import ValidationRecord
 from regpt.tracking.run import Run
@@ -113,13 +114,14 @@ def check_training_tokens(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     if not values:
         return
     trained = [(model.tokens, run) for model, run in models_with_runs(models) if model.tokens]
-    remedies = [Remedy(RemedyKind.READ_EQUAL_TOKENS if len(trained) > 1 else RemedyKind.NO_CURVES)]
+    curves = [curve for model in models if (curve := learning_curve(model))]
+    remedies = [Remedy(RemedyKind.READ_EQUAL_TOKENS)] if len(comparable_curves(curves)) > 1 else []
     if len({tokens for tokens, _ in trained}) > 1:
         _, longest = max(trained, key=lambda one: one[0])
         steps = -(-min(tokens for tokens, _ in trained) // longest.recipe.data.total_batch_tokens)
         train = ("train", str(longest.paths.recipe), "--name", f"{longest.id}-{steps}", f"run.max_steps={steps}")
         remedies.append(Remedy(RemedyKind.TRAIN_SHORTER, (command(*train),)))
-    yield Caveat(CaveatKind.OTHER_TOKENS, values, tuple(remedies))
+    yield Caveat(CaveatKind.OTHER_TOKENS, values, tuple(remedies) or (Remedy(RemedyKind.NO_CURVES),))
 
 
 def check_devices(models: Sequence[ComparedModel]) -> Iterator[Caveat]:

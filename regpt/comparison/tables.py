@@ -141,7 +141,7 @@ def first_reached_table(curves: Sequence[LearningCurve]) -> Table:
     rows = []
     for curve in curves:
         loss = curve.evaluations[-1].loss
-        rows.append([f"{loss:.4f}, last of {curve.name}", *(crossing_text(other, loss) for other in curves)])
+        rows.append([f"{loss:.4f} (last of {curve.name})", *(crossing_text(other, loss) for other in curves)])
     return Table(["Loss", *(curve.name for curve in curves)], rows)
 
 

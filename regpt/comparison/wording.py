@@ -12,7 +12,7 @@ from regpt.rendering.markup import Markup, command_line
 from regpt.stats.describe import accuracy_test_text, identity_text, verdict_text
 from regpt.stats.describe import values_text as both_values_text
 
-FAIR = "No reason was found why these results should not be compared."
+FAIR = "No reason was found against comparing these results."
 SEVERE_TITLE = "Not comparable:"
 CARE_TITLE = "Compare with care:"
 
@@ -110,7 +110,7 @@ REMEDY_TEXT = {
     RemedyKind.EVALUATE_BEST: "compare best checkpoints after {commands}",
     RemedyKind.COMPARE_LAST: "compare last steps with {commands}",
     RemedyKind.RESUME: "wait for the end, or run {commands}",
-    RemedyKind.TRAIN_SHORTER: "train again with a schedule that ends there: {commands}",
+    RemedyKind.TRAIN_SHORTER: "train again for fewer tokens with {commands}",
     RemedyKind.TRAIN_PUBLISHED: "measure them with {commands}",
     RemedyKind.TRAIN_WITH_BLOCK_SIZE: "none for these models; train with {commands}",
     RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "none for these models; a longer {commands} truncates fewer contexts",
@@ -119,10 +119,10 @@ REMEDY_TEXT = {
     RemedyKind.IGNORE_TIME: "compare at equal tokens, not at equal time, or train all models on one machine",
     RemedyKind.IGNORE_TIME_OR_COMPILE: "compare at equal tokens, not at equal time, or train all models with the same"
     " {commands}",
-    RemedyKind.USE_BITS_PER_BYTE: "none for losses per token; bits per byte and accuracies by byte do not depend on the"
-    " tokenizer",
+    RemedyKind.USE_BITS_PER_BYTE: "none for losses per token; use bits per byte or accuracies by loss per byte, which do not"
+    " depend on the tokenizer",
     RemedyKind.NO_CHECKPOINT: "none; the checkpoint of the best step was not kept",
-    RemedyKind.NO_CURVES: "none; a table at equal tokens needs two runs",
+    RemedyKind.NO_CURVES: "none; a table at equal tokens needs two runs with the same validation windows",
     RemedyKind.NONE: "none; compare each result only with results on the same data",
 }
 CODE = {  # a setting or command that a remedy mentions
@@ -180,7 +180,7 @@ def significance_lines(tests: PairedTests, markup: Markup) -> list[str]:
     if tests.loss:
         lines.append(f"- Validation loss: {markup.text(verdict_text(tests.loss, tests.other.name))}")
     if tests.token_ratio is not None:
-        lines.append(f"- Training tokens: {tests.token_ratio:.3g} times the tokens of {other}")
+        lines.append(f"- Training tokens: {tests.token_ratio:.3g} times those of {other}")
     if tests.speed:
         verdict = verdict_text(tests.speed, tests.other.name)
         lines.append(f"- Speed: {both_values_text(tests.speed)}, {markup.text(verdict)}")

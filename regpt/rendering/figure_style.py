@@ -44,7 +44,7 @@ def new_figure(title: str) -> tuple[Figure, Axes]:
 def style_axes(axes: Axes, title: str) -> None:
     axes.set_facecolor(PAPER)
     axes.set_title(plain(title), loc="left", fontsize=11, color=INK, pad=9)
-    axes.set_xlabel("training tokens", color=INK, fontsize=9.5)
+    axes.set_xlabel("Training tokens", color=INK, fontsize=9.5)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     axes.margins(x=0.02)
@@ -60,7 +60,7 @@ def finish_axes(axes: Axes, note: str = "") -> None:
     """A note under the title, names below the picture, where they hide nothing; or a word that nothing is there yet."""
     figure = figure_of(axes)
     if not math.isfinite(axes.dataLim.x0):
-        axes.text(0.5, 0.5, "nothing yet", transform=axes.transAxes, ha="center", color=INK, fontsize=11)
+        axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color=INK, fontsize=11)
         axes.set_xticks([])
         axes.set_yticks([])
     elif axes.dataLim.x1 <= 0:

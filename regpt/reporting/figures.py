@@ -26,7 +26,7 @@ from regpt.tracking.run import Run, primary_accuracy
 
 def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> None:
     """Training and validation loss over tokens, the latter with its standard error. The first run is the report's."""
-    figure, axes = new_figure("Loss, nats per token")
+    figure, axes = new_figure("Loss (nats per token)")
     smoothing = set()
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
         tokens, losses = finite_points(run, [step.loss for step in run.history.steps])
@@ -36,7 +36,7 @@ def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> 
             smoothing.add(width)
             axes.plot(*thin_out(tokens, smoothed(losses, width)), color=color, linewidth=1.0, alpha=0.75)
         looks = run.history.validations
-        last = f", validation {looks[-1].loss:.3f}" if looks else ", not validated yet"
+        last = f", validation {looks[-1].loss:.3f}" if looks else ", no validation yet"
         x, y, errors = ([getattr(v, name) for v in looks] for name in ("tokens", "loss", "standard_error"))
         plot_band(axes, x, y, errors, color, short_name(run.id) + last)
     points = losses_of(runs)
@@ -44,8 +44,8 @@ def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> 
     clipped = set_loss_limits(axes, points, near)
     notes = ["Thick: validation ± standard error. Thin: training"]
     notes[0] += f", mean of {' or '.join(f'{width:,}' for width in sorted(smoothing))} steps." * bool(smoothing) or "."
-    notes += [f"It begins above, at {clipped:.1f}."] * bool(clipped)
-    notes += ["Published losses are far below."] * (len(near) < len(lines))
+    notes += [f"The first losses, up to {clipped:.1f}, are cut off."] * bool(clipped)
+    notes += ["Published losses are far below this range."] * (len(near) < len(lines))
     finish_axes(axes, " ".join(notes))
     draw_lines(axes, near)
     save_figure(figure, path)

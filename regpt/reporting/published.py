@@ -23,10 +23,10 @@ GPT3 = Reference("GPT-3 124M (OpenAI)", None, 0.337, PublicCorpus.OTHER, scored=
 
 # Public reruns of build-nanogpt on FineWeb-Edu 10BT, and of llm.c on FineWeb 10B: one change at a time.
 RERUNS = (
-    Reference("rerun at 6e-4", 3.066, 0.304, PublicCorpus.FINEWEB_EDU),
-    Reference("rerun at 1.8e-3", 3.021, 0.315, PublicCorpus.FINEWEB_EDU),
-    Reference("rerun at 1.8e-3, shuffled", 3.005, 0.317, PublicCorpus.FINEWEB_EDU),
-    Reference("rerun at 1.8e-3, shuffled, RoPE", 2.987, 0.320, PublicCorpus.FINEWEB_EDU),
+    Reference("build-nanogpt rerun, LR 6e-4", 3.066, 0.304, PublicCorpus.FINEWEB_EDU),
+    Reference("build-nanogpt rerun, LR 1.8e-3", 3.021, 0.315, PublicCorpus.FINEWEB_EDU),
+    Reference("build-nanogpt rerun, LR 1.8e-3, shuffled", 3.005, 0.317, PublicCorpus.FINEWEB_EDU),
+    Reference("build-nanogpt rerun, LR 1.8e-3, shuffled, RoPE", 2.987, 0.320, PublicCorpus.FINEWEB_EDU),
     Reference("llm.c on FineWeb 10B", 3.272, 0.299, PublicCorpus.FINEWEB),
 )
 REFERENCES = (GPT2, GPT3, *RERUNS)

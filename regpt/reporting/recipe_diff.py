@@ -118,7 +118,7 @@ def model_changes(ours: ModelRecipe, theirs: ModelRecipe) -> list[Change]:
         found.append(Change(factor, name, f"{words}, instead of {CHOICES[their][2]}{of}", settings, True))
     if ours.bias != theirs.bias:
         name = "Biases" if ours.bias else "No Biases"
-        found.append(Change(name, name, "in linear layers and LayerNorm", ("model.bias",), True))
+        found.append(Change(name, name, "in linear layers and norms", ("model.bias",), True))
     return found
 
 

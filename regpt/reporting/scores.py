@@ -129,7 +129,7 @@ def table_of(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
         ("Validation Loss, best", [column.best for column in columns]),
         ("Bits per Byte", [column.bits_per_byte for column in columns]),
         ("HellaSwag Accuracy", [column.hellaswag for column in columns]),
-        ("… by summed loss", [column.by_sum for column in columns]),
+        ("HellaSwag, by summed loss", [column.by_sum for column in columns]),
         ("Tokens Seen", [column.tokens for column in columns]),
     ]
 
@@ -169,7 +169,7 @@ def in_percent(run: Run) -> str:
 def recorded_column(recipe: Recipe, name: str) -> Column:
     """Return the published figures. They belong to the shipped recipe, even where a run changed its length."""
     shipped = shipped_recipe(recipe.name)
-    tokens = f"{(load_recipe(shipped) if shipped else recipe).total_tokens:,} (by the recipe)"
+    tokens = f"{(load_recipe(shipped) if shipped else recipe).total_tokens:,} (planned)"
     claimed = recipe.published
     return Column(
         name,
@@ -220,13 +220,15 @@ def notes_of_hellaswag(run: Run) -> list[str]:
         return [f"HellaSwag: {NOT_MEASURED}{f' ({why})' if why else ''}."]
     last = run.hellaswag[-1]
     lines = [
-        f"HellaSwag after step {last.step:,}: {last.items}. The choice with the lowest mean loss per token counts,"
-        " as in build-nanogpt. ± is one standard error; guessing gives 0.25."
+        f"HellaSwag after step {last.step:,}: {last.items}. The model's answer is the choice with the lowest"
+        " mean loss per token, as in build-nanogpt. ± is one standard error; random guessing gives 0.25."
     ]
     if not last.is_full_set:
-        lines.append(f"Published scores are of all {HELLASWAG_ITEMS:,} items, so this one is not exactly comparable.")
+        lines.append(
+            f"Published accuracies are over all {HELLASWAG_ITEMS:,} items; this one, over a subset, is not exactly comparable."
+        )
     if last.cut:
-        lines.append(f"{last.cut:,} items did not fit the model's context; the beginning of their text was cut off.")
+        lines.append(f"{last.cut:,} items were longer than the model's context; their text was cut off at the start.")
     if guessing(last):
         lines.append("This accuracy is not significantly different from guessing (within two standard errors of 0.25).")
     return lines

@@ -90,7 +90,8 @@ def baseline_paragraph(run: Run, other: Baseline) -> str:
     name = f"**{escaped(other.name)}**"
     if other.run is None:
         return (
-            f"Compared with {name}: not tested, because its figures are from {escaped(recorded_where(other.recipe))}."
+            f"Compared with {name}: not tested. Its figures are from {escaped(recorded_where(other.recipe))}, without"
+            " standard errors."
         )
     if same := identical(run, other.run):
         return f"Compared with {name}: the two runs are identical: {identity_text(same)}."
@@ -112,8 +113,10 @@ def at_equal_tokens(run: Run, other: Run) -> Iterator[str]:
         return
     verdict = compare_losses(loss_at(run, ours[-1]), loss_at(other, theirs[-1]))
     tested = verdict.outcome is not Outcome.NOT_TESTED
-    result = f", {OUTCOME_TEXT[verdict.outcome]} ({escaped(describe_test_briefly(verdict))})" if tested else ""
-    yield f"at equal tokens its validation loss was {values_text(verdict)}{result}"
+    result = (
+        f", {OUTCOME_TEXT[verdict.outcome]} ({escaped(describe_test_briefly(verdict))})" if tested else " (not tested)"
+    )
+    yield f"at equal tokens, its validation loss was {values_text(verdict)}{result}"
 
 
 def sentences_of(found: Sequence[Verdict]) -> Iterator[str]:
@@ -153,5 +156,5 @@ def against_gpt2(run: Run) -> Iterator[str]:
     loss = "" if run.corpus is GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} is not comparable."
     yield (
         f"Compared with **{GPT2.name}** as published: this run's HellaSwag accuracy is {OUTCOME_TEXT[outcome]},"
-        f" {100 * accuracy:.1f} % and {100 * GPT2.hellaswag:.1f} %{why}.{loss}"
+        f" {100 * accuracy:.1f} % vs {100 * GPT2.hellaswag:.1f} %{why}.{loss}"
     )

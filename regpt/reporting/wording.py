@@ -33,7 +33,11 @@ def architecture(recipe: Recipe) -> list[str]:
         + {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[model.normalization]
         + f" before attention and MLP and at the end, epsilon {model.norm_eps}",
         "**Weight Tying:** "
-        + ("token embedding weights shared with LM head" if model.tied_head else "none; the head has its own"),
+        + (
+            "token embedding weights shared with LM head"
+            if model.tied_head
+            else "none; the LM head has its own weights"
+        ),
         "**Biases:** " + ("in linear layers and norms" if model.bias else "none"),
     ]
 
@@ -82,11 +86,11 @@ def place_of(run: Run) -> str:
 
 def gpu_type(run: Run) -> str:
     name = escaped(run.environment.device.name)
-    return name if place_of(run) != "cpu" else f"none; trained on the CPU, {name}"
+    return name if place_of(run) != "cpu" else f"none; trained on a CPU: {name}"
 
 
 def gpus(run: Run) -> str:
-    return ranks(run) if place_of(run) != "cpu" else f"0; ranks on the CPU: {ranks(run)}"
+    return ranks(run) if place_of(run) != "cpu" else f"0 (ranks on the CPU: {ranks(run)})"
 
 
 def ranks(run: Run) -> str:
@@ -114,7 +118,7 @@ def durations(run: Run) -> str:
 def memory(run: Run) -> str:
     """Return the highest memory use that the ends of attempts recorded."""
     most = max((end.memory_bytes for end in run.history.details(Ended)), default=0)
-    of = "peak on the GPU" if place_of(run) == "cuda" else "of the process at the end"
+    of = "(peak on the GPU)" if place_of(run) == "cuda" else "(process, at the end)"
     return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
 
 

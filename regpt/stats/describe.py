@@ -25,17 +25,17 @@ REASON_TEXT = {
     NotTested.NOT_FINITE: "a loss is NaN or infinite",
     NotTested.NO_STANDARD_ERRORS: "no standard errors are recorded",
     NotTested.TOO_FEW_WINDOWS: "too few windows",
-    NotTested.TOO_FEW_STEPS: f"fewer than {MIN_TESTED_STEPS} steps, and not twofold",
-    NotTested.UNKNOWN_CORRELATION: "the losses of single windows are not kept, and the two standard errors alone do"
-    " not decide",
+    NotTested.TOO_FEW_STEPS: f"fewer than {MIN_TESTED_STEPS} steps, and less than a twofold difference",
+    NotTested.UNKNOWN_CORRELATION: "the losses of single windows are not kept, and the two standard errors alone are"
+    " not enough",
     NotTested.UNREADABLE_PREDICTIONS: "the predictions cannot be read",
 }
 DASH = "—"
 
 
 def verdict_text(verdict: Verdict, other: str) -> str:
-    """Return the outcome and its test: 'lower: paired t-test …'. `other` is the name of the other run."""
-    return f"{OUTCOME_TEXT[verdict.outcome]}: {describe_test(verdict, other)}"
+    """Return the outcome and its test: 'lower (paired t-test …)'. `other` is the name of the other run."""
+    return f"{OUTCOME_TEXT[verdict.outcome]} ({describe_test(verdict, other)})"
 
 
 def describe_test(verdict: Verdict, other: str) -> str:
@@ -50,10 +50,10 @@ def describe_test_briefly(verdict: Verdict) -> str:
     """Describe the test in a few words, for a sentence that has both values already."""
     match verdict.test:
         case PairedLossTest() as test:
-            numbers = f"{test.difference:+.4f} ± {test.standard_error:.4f}"
+            numbers = f"difference {test.difference:+.4f} ± {test.standard_error:.4f}"
             return f"{numbers}, paired t-test over {test.groups} groups of windows"
         case ErrorBoundsTest() as test if verdict.reason is None:
-            return f"{test.difference:+.4f}, {bounds_text(test)}"
+            return f"difference {test.difference:+.4f}; {bounds_text(test)}"
         case PairedAccuracyTest() as test:
             return f"McNemar's p = {test.p_value:.2g}"
         case ThroughputTest() as test:
@@ -65,15 +65,15 @@ def long_text(test: Test, other: str) -> str:
     match test:
         case PairedLossTest():
             return (
-                f"{test.difference:+.4f} ± {test.standard_error:.4f} over the same {test.windows:,} windows, lower on"
-                f" {test.windows_lower:,} of them; paired t-test over {test.groups} groups of neighbouring windows,"
+                f"difference {test.difference:+.4f} ± {test.standard_error:.4f} over the same {test.windows:,} windows,"
+                f" lower on {test.windows_lower:,} of them; paired t-test over {test.groups} groups of neighbouring windows,"
                 f" threshold {test.threshold:.4f}"
             )
         case ErrorBoundsTest():
-            return f"{test.difference:+.4f} over the same {test.n:,} windows; {bounds_text(test)}"
+            return f"difference {test.difference:+.4f} over the same {test.n:,} windows; {bounds_text(test)}"
         case PairedAccuracyTest():
             return (
-                f"McNemar's p = {test.p_value:.2g} over {test.items:,} items; only this run is right on"
+                f"McNemar's p = {test.p_value:.2g} over {test.items:,} items; only this run was right on"
                 f" {test.only[0]:,}, only {other} on {test.only[1]:,}"
             )
         case ThroughputTest():
@@ -82,13 +82,13 @@ def long_text(test: Test, other: str) -> str:
 
 
 def bounds_text(test: ErrorBoundsTest) -> str:
-    """Word the two possible thresholds of a test that knows standard errors only."""
+    """Write the threshold of a test that knows standard errors only; their correlation decides where it is."""
     smaller, larger = test.thresholds
-    if test.outcome is Outcome.INDISTINGUISHABLE:
-        return f"below {smaller:.4f}, the smallest possible threshold for errors of {errors_text(test)}"
-    if test.outcome is Outcome.NOT_TESTED:
-        return f"the threshold is between {smaller:.4f} and {larger:.4f} for errors of {errors_text(test)}"
-    return f"above {larger:.4f}, the largest possible threshold for errors of {errors_text(test)}"
+    size = {
+        Outcome.INDISTINGUISHABLE: f"at least {smaller:.4f}",
+        Outcome.NOT_TESTED: f"between {smaller:.4f} and {larger:.4f}",
+    }.get(test.outcome, f"at most {larger:.4f}")
+    return f"the threshold is {size} for standard errors of {errors_text(test)}"
 
 
 def errors_text(test: ErrorBoundsTest) -> str:
@@ -96,13 +96,13 @@ def errors_text(test: ErrorBoundsTest) -> str:
 
 
 def throughput_text(test: ThroughputTest) -> str:
-    uneven = f"; but {ranges_text(test)}, as under other work on the machine" if mentions_ranges(test) else ""
+    uneven = f"; {ranges_text(test)}, which suggests other work on the machine" if mentions_ranges(test) else ""
     if test.is_twofold and not test.is_significant:
-        return f"at least twofold at the median step{uneven}"
+        return f"a difference of at least twofold at the median step{uneven}"
     counts = dict.fromkeys(len(one.groups) for one in (test.ours, test.theirs))
     needed = math.exp(math.copysign(test.threshold, test.log_ratio))
     return (
-        f"ratio {math.exp(test.log_ratio):.3g} over {' and '.join(map(str, counts))} groups of neighbouring steps,"
+        f"ratio {math.exp(test.log_ratio):.3g} over {' and '.join(map(str, counts))} groups of neighbouring steps;"
         f" Welch's t-test needs {needed:.3g}{uneven}"
     )
 
@@ -117,21 +117,21 @@ def ranges_text(test: ThroughputTest) -> str:
     def of(one: Throughput) -> str:
         return f"{min(one.groups):,.0f} to {max(one.groups):,.0f}"
 
-    return f"groups of steps ran at {of(test.ours)} here and {of(test.theirs)} there"
+    return f"groups of steps ran at {of(test.ours)} tokens/s here and {of(test.theirs)} there"
 
 
 def accuracy_test_text(test: PairedAccuracyTest, first: str, other: str) -> str:
     """Describe McNemar's test of two models, named `first` and `other`, and its conclusion."""
     low, high = test.interval()
     accuracy = [right / test.items for right in test.right]
-    numbers = (
-        f"{first}: {accuracy[0]:.4f}, {other}: {accuracy[1]:.4f}, difference {test.difference:+.4f}"
-        f" (95 % bootstrap interval {low:+.4f} to {high:+.4f}; only one is right on {test.only[0]:,} and"
-        f" {test.only[1]:,} items, McNemar's p = {test.p_value:.2g})"
+    better = f"{first if test.difference > 0 else other} is significantly better"
+    return (
+        f"{better if test.is_difference else 'no significant difference'}"
+        f" (McNemar's p = {test.p_value:.2g} over {test.items:,} items; {100 * LEVEL:.0f} % level)."
+        f" {first}: {accuracy[0]:.4f}; {other}: {accuracy[1]:.4f}; difference {test.difference:+.4f},"
+        f" 95 % bootstrap interval {low:+.4f} to {high:+.4f}."
+        f" Items that only the first got right: {test.only[0]:,}; only the second: {test.only[1]:,}."
     )
-    if not test.is_difference:
-        return f"{numbers}. No significant difference at the {100 * LEVEL:.0f} % level."
-    return f"{numbers}. {first if test.difference > 0 else other} is significantly better."
 
 
 def value_text(quantity: Quantity, value: float | None) -> str:
@@ -161,20 +161,20 @@ def difference_text(verdict: Verdict) -> str:
 
 
 def values_text(verdict: Verdict) -> str:
-    """Write both values for a sentence: '4.5344 against 4.7962', '1,027 against 2,730 tokens/s'."""
+    """Write both values for a sentence: '4.5344 vs 4.7962', '1,027 vs 2,730 tokens/s'."""
     if verdict.ours is None or verdict.theirs is None:
         return DASH
     match verdict.quantity:
         case Quantity.VALIDATION_LOSS:
-            return f"{verdict.ours:.4f} against {verdict.theirs:.4f}"
+            return f"{verdict.ours:.4f} vs {verdict.theirs:.4f}"
         case Quantity.HELLASWAG:
-            return f"{100 * verdict.ours:.1f} % against {100 * verdict.theirs:.1f} %"
+            return f"{100 * verdict.ours:.1f} % vs {100 * verdict.theirs:.1f} %"
         case Quantity.SPEED:
-            return f"{verdict.ours:,.0f} against {verdict.theirs:,.0f} tokens/s"
+            return f"{verdict.ours:,.0f} vs {verdict.theirs:,.0f} tokens/s"
 
 
 def identity_text(identity: Identity) -> str:
     counts = ((identity.training_losses, "training"), (identity.validation_losses, "validation"))
     recorded = " and ".join(f"{n:,} {kind} loss{'es' if n != 1 else ''}" for n, kind in counts if n)
-    times = "the times of the steps too, so one is a copy of the other" if identity.is_copy else "run twice"
-    return f"the same recipe, the same data, and every recorded loss ({recorded}) the same to the last digit; {times}"
+    times = "so do the step times: one is a copy of the other" if identity.is_copy else "the step times do not"
+    return f"same recipe, same data, and all recorded losses ({recorded}) agree to the last digit; {times}"

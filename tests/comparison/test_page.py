@@ -27,7 +27,7 @@ def test_page_marks_interpolated_losses(runs: Path, capsys: pytest.CaptureFixtur
     assert re.search(rf"\| 576 \| ≈ [\d.]+ \| {theirs[1].loss:.4f} ± ", equal)
     assert "≈ " in page.partition("### At equal training time")[2].partition("###")[0]
     to_reach = page.partition("### Tokens and time to reach a loss")[2].partition("###")[0]
-    assert f"| {ours[2].loss:.4f}, last of a | 768 tokens, " in to_reach
+    assert f"| {ours[2].loss:.4f} (last of a) | 768 tokens, " in to_reach
 
 
 def blocks(page: str) -> list[Token]:

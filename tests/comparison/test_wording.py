@@ -34,5 +34,6 @@ def test_page_with_many_caveats(old_runs: Path) -> None:
     edit_journal(classic, replace_values("task", task="hellaswag_lm_eval", cut=3))
     shutil.rmtree(classic / "evaluations", ignore_errors=True)
     edit_recipe(classic, "max_steps = 12", "max_steps = 48")
+    edit_journal(classic, lambda r: {**r, "event": "stopped"} if r.get("event") == "finished" else r)
     (path,) = write_comparison(load_models(["old-modern", "old-classic"], Path("runs")), Path("compared"))
     assert_golden("comparison-many-caveats.md", path.read_text(encoding="utf-8"))

@@ -129,7 +129,7 @@ def test_the_longest_recipe_is_a_small_picture_that_shows_how_the_run_ends(
     assert all(len(line.get_xydata()) <= POINTS + 2 for line in axes.lines)
     low, high = axes.get_ylim()
     assert low < 3.0 and 3.3 < high < 6.0, "the fall from ln V squeezes the rest"
-    assert any("It begins above, at 10.9" in text.get_text() for text in axes.texts)
+    assert any("up to 10.9, are cut off" in text.get_text() for text in axes.texts)
     assert axes.get_xlim()[1] >= run.tokens
 
 

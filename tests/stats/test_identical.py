@@ -46,7 +46,7 @@ def test_copy_of_a_run_is_identical_in_report_and_comparison(root: Path, capsys:
     report = (root / "run" / "report.md").read_text(encoding="utf-8")
     says = identity_text(COPY)
     assert f"\n\nCompared with **copy**: the two runs are identical: {says}.\n\n" in report.split("## Model")[0]
-    assert f"The two are identical: {says}." in report.split("## Performance Analysis")[1]
+    assert f"The two runs are identical: {says}." in report.split("## Performance Analysis")[1]
     capsys.readouterr()
     assert main(["compare", "run", "copy", "--into", str(root / "page"), *where]) == 0
     for text in (capsys.readouterr().out, (root / "page" / "comparison.md").read_text(encoding="utf-8")):

@@ -43,7 +43,7 @@ def test_accuracy_outcome_follows_from_the_p_value() -> None:
     assert PairedAccuracyTest(1000, (280, 300), (0, 20)).outcome is Outcome.LOWER
     unsure = PairedAccuracyTest(1000, (300, 295), (105, 100))
     assert unsure.outcome is Outcome.INDISTINGUISHABLE
-    assert "a: 0.3000, b: 0.2950, difference +0.0050" in accuracy_test_text(unsure, "a", "b")
+    assert "a: 0.3000; b: 0.2950; difference +0.0050" in accuracy_test_text(unsure, "a", "b")
 
 
 def losses_of(seed: int, windows: int, apart: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

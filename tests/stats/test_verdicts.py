@@ -122,7 +122,7 @@ def test_clear_difference_has_the_opposite_outcome_when_swapped(tmp_path: Path) 
     assert hellaswag.difference == pytest.approx(0.06)
     assert isinstance(speed.test, ThroughputTest) and speed.ratio == pytest.approx(1.25)
     text = "\n\n".join(summary(better, [Baseline("b", worse.recipe, worse)]))
-    for values in ("2.9000 against 3.0000", "36.0 % against 30.0 %", "1,231 against 985 tokens/s"):
+    for values in ("2.9000 vs 3.0000", "36.0 % vs 30.0 %", "1,231 vs 985 tokens/s"):
         assert values in text
     for verdict in found:
         assert describe_test_briefly(verdict) in text
@@ -185,12 +185,12 @@ def test_equal_tokens_need_a_validation_of_both_runs(tmp_path: Path) -> None:
     further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
     ours = replace(ours, history=replace(ours.history, steps=further))
     (sentence,) = at_equal_tokens(ours, other)
-    assert "2.9000 against 3.0000, lower (" in sentence and capitalized(sentence) in baseline_paragraph(
+    assert "2.9000 vs 3.0000, lower (" in sentence and capitalized(sentence) in baseline_paragraph(
         ours, as_other(other)
     )
     ours, kept = with_windows(ours, -0.05, 0.1), with_windows(other, 0.0, 0.1)
     (sentence,) = at_equal_tokens(ours, kept)
-    assert re.search(r"[\d.]+ against [\d.]+, lower \(-0\.0", sentence)
+    assert re.search(r"[\d.]+ vs [\d.]+, lower \(difference -0\.0", sentence)
     earlier = [replace(look, step=40, tokens=40_960) for look in other.history.validations]  # stopped later
     other = replace(other, history=replace(other.history, validations=earlier))
     assert not list(at_equal_tokens(ours, other))
