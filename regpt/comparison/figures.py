@@ -73,7 +73,7 @@ def draw_learning_curves(curves: Sequence[LearningCurve], quantity: str, path: P
         plot_band(axes, at, values, errors, color, short_name(curve.name) + last)
         points += [*zip(x, losses, strict=True), *zip(at, values, strict=True)]
     clipped = set_loss_limits(axes, points, [])
-    above = f" Cut off: up to {clipped:.1f}." if clipped else ""
+    above = f" Losses up to {clipped:.1f} are cut off." if clipped else ""
     label_x_axis(axes, axis, f"Thick: validation loss ± standard error. Thin: smoothed training loss.{above}")
     save_figure(figure, path)
 

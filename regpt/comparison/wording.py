@@ -119,7 +119,7 @@ REMEDY_TEXT = {
     RemedyKind.IGNORE_TIME: "compare at equal tokens, not at equal time, or train all models on one machine",
     RemedyKind.IGNORE_TIME_OR_COMPILE: "compare at equal tokens, not at equal time, or train all models with the same"
     " {commands}",
-    RemedyKind.USE_BITS_PER_BYTE: "none for losses per token; use bits per byte or accuracies by loss per byte, which do not"
+    RemedyKind.USE_BITS_PER_BYTE: "none for losses per token; bits per byte and accuracies by loss per byte do not"
     " depend on the tokenizer",
     RemedyKind.NO_CHECKPOINT: "none; the checkpoint of the best step was not kept",
     RemedyKind.NO_CURVES: "none; a table at equal tokens needs two runs with the same validation windows",

@@ -1,4 +1,4 @@
-"""In what a run leaves the original GPT-2, and in what two recipes differ: read off the recipes."""
+"""Differences between a run and the original GPT-2, and between two recipes."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,8 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import differences, toml_value
 from regpt.tracking.run import Run
 
-# The seed record's names of what can be chosen: (as a part, as a difference, as a description).
+LEARNING_SECTIONS = ("data", "model", "optimizer", "guard")  # of a recipe, that affect what is learned
+# The names in the owner's training records: (as a part, as a difference, as a description).
 CHOICES = {
     "rope": ("RoPE Embeddings", "RoPE", "rotary position embedding of queries and keys"),
     "learned": ("Learned Embeddings", "Learned Embeddings", "a learned table of positions"),
@@ -20,18 +21,18 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Change:
-    """Something that this run's recipe does otherwise than another's."""
+    """A difference between this run's recipe and another one."""
 
-    factor: str  # the seed record's name of it among contributing factors
-    name: str  # among the differences
+    factor: str  # name in the list of contributing factors
+    name: str  # name in the list of differences
     words: str
     settings: tuple[str, ...]
-    part: bool  # of the model or of its training's length: what the seed record counts as the run's key improvements
-    matters: bool = True  # for what is learned; the size of a micro-batch does not
+    part: bool  # whether it is a change of the model or of the training's length, listed as a key improvement
+    matters: bool = True  # whether it affects what is learned; the micro-batch does not
 
 
 def differences_from_gpt2(run: Run) -> list[str]:
-    """Where this run leaves what OpenAI describes for GPT-2 124M, read off its recipe and its device."""
+    """List the differences from GPT-2 124M as OpenAI describes it, from the recipe and the device of the run."""
     model, recipe, device = run.recipe.model, run.recipe, run.environment.device
     size = (model.n_layer, model.n_embd, model.n_head, model.block_size)
     compiled = ", torch.compile" if device.compiled else ""
@@ -60,13 +61,14 @@ def differences_from_gpt2(run: Run) -> list[str]:
 
 
 def changes(ours: Recipe, theirs: Recipe) -> list[Change]:
-    """What the first does otherwise than the second, under the seed record's names, the largest first."""
+    """Return the differences of two recipes, except settings that affect neither learning nor speed."""
     found = [*training_changes(ours, theirs), *model_changes(ours.model, theirs.model)]
     named = {setting for change in found for setting in change.settings}
     rest = [row for row in rows_of_differences(ours, theirs) if row[0] not in named and row[0] != "data.path"]
-    for setting, our, their, _ in rest:
-        matters = setting.split(".")[0] in ("data", "model", "optimizer", "guard") or setting == "run.seed"
-        found.append(Change(f"`{setting}`", f"`{setting}`", f"{our} vs {their}", (setting,), False, matters))
+    affecting = (row for row in rest if row[0].split(".")[0] in LEARNING_SECTIONS or row[0] == "run.seed")
+    found += [
+        Change(f"`{name}`", f"`{name}`", f"{our} vs {their}", (name,), False) for name, our, their, _ in affecting
+    ]
     return found
 
 
@@ -123,13 +125,13 @@ def model_changes(ours: ModelRecipe, theirs: ModelRecipe) -> list[Change]:
 
 
 def one_change(change: Change, ours: Recipe, theirs: Recipe) -> str:
-    """The change as words of a command line."""
+    """Return the change as settings of a command line."""
     found = [(setting, our) for setting, our, _ in differences(ours, theirs) if setting in change.settings]
     return " ".join(f"{setting}={toml_value(our).strip(chr(34))}" for setting, our in found)
 
 
 def rows_of_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, str, str]]:
-    """(setting, ours, theirs, how many times as much), where the two recipes differ."""
+    """Return the settings that differ: (setting, ours, theirs, ratio of numbers)."""
     rows = []
     for setting, our, their in differences(ours, theirs):
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (our, their))

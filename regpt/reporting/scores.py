@@ -225,7 +225,8 @@ def notes_of_hellaswag(run: Run) -> list[str]:
     ]
     if not last.is_full_set:
         lines.append(
-            f"Published accuracies are over all {HELLASWAG_ITEMS:,} items; this one, over a subset, is not exactly comparable."
+            f"Published accuracies are over all {HELLASWAG_ITEMS:,} items; this one, over a subset, is not exactly"
+            " comparable."
         )
     if last.cut:
         lines.append(f"{last.cut:,} items were longer than the model's context; their text was cut off at the start.")

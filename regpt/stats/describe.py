@@ -66,8 +66,8 @@ def long_text(test: Test, other: str) -> str:
         case PairedLossTest():
             return (
                 f"difference {test.difference:+.4f} ± {test.standard_error:.4f} over the same {test.windows:,} windows,"
-                f" lower on {test.windows_lower:,} of them; paired t-test over {test.groups} groups of neighbouring windows,"
-                f" threshold {test.threshold:.4f}"
+                f" lower on {test.windows_lower:,} of them; paired t-test over {test.groups} groups of neighbouring"
+                f" windows, threshold {test.threshold:.4f}"
             )
         case ErrorBoundsTest():
             return f"difference {test.difference:+.4f} over the same {test.n:,} windows; {bounds_text(test)}"

@@ -39,7 +39,7 @@ def test_note_with_the_highest_loss_fits_above_the_figure(tmp_path: Path, monkey
     for over in ("tokens", "seconds", "flops"):
         figures.draw_learning_curves([LearningCurve("a", ("d", 1, 1), 1, steps, points)], over, tmp_path / "loss.png")
         drawn[-1].draw_without_rendering()
-        (note,) = (text for text in drawn[-1].axes[0].texts if "Highest loss" in text.get_text())
+        (note,) = (text for text in drawn[-1].axes[0].texts if "cut off" in text.get_text())
         assert note.get_window_extent().x1 <= drawn[-1].bbox.x1
         assert drawn[-1].axes[0].get_position().x1 > 0.95
 
