@@ -65,10 +65,9 @@ def changes(ours: Recipe, theirs: Recipe) -> list[Change]:
     found = [*training_changes(ours, theirs), *model_changes(ours.model, theirs.model)]
     named = {setting for change in found for setting in change.settings}
     rest = [row for row in rows_of_differences(ours, theirs) if row[0] not in named and row[0] != "data.path"]
-    affecting = (row for row in rest if row[0].split(".")[0] in LEARNING_SECTIONS or row[0] == "run.seed")
-    found += [
-        Change(f"`{name}`", f"`{name}`", f"{our} vs {their}", (name,), False) for name, our, their, _ in affecting
-    ]
+    for setting, our, their, _ in rest:
+        if setting.split(".")[0] in LEARNING_SECTIONS or setting == "run.seed":
+            found.append(Change(f"`{setting}`", f"`{setting}`", f"{our} vs {their}", (setting,), part=False))
     return found
 
 
