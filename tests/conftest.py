@@ -86,12 +86,12 @@ def real_text() -> str:
 
 @pytest.fixture
 def texts(tmp_path: Path, real_text: str) -> Path:
-    """Write a folder of documents, two text files and one JSON lines file, and return its path."""
+    """Write a folder of documents, three JSON lines files, two of which hold one document, and return its path."""
     folder = tmp_path / "texts"
     folder.mkdir()
     third = len(real_text) // 3
-    (folder / "a.py").write_text(real_text[:third], encoding="utf-8")
-    (folder / "b.md").write_text(real_text[third : 2 * third], encoding="utf-8")
+    (folder / "a.jsonl").write_text(json.dumps({"text": real_text[:third]}), encoding="utf-8")
+    (folder / "b.jsonl").write_text(json.dumps({"text": real_text[third : 2 * third]}), encoding="utf-8")
     lines = [json.dumps({"text": piece}) for piece in real_text[2 * third :].split("\n\n") if piece.strip()]
     (folder / "c.jsonl").write_text("\n".join(lines), encoding="utf-8")
     return folder

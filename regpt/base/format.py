@@ -25,3 +25,8 @@ def three_digits(value: float) -> str:
 
 def with_error(value: float, error: float) -> str:
     return f"{value:.4f}" + (f" ± {error:.4f}" if error else "")
+
+
+def shown(path: object) -> str:
+    """Write a path for a message or a record: line ends, control characters and bytes that are no text as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))

@@ -125,6 +125,9 @@ class DataRecipe:
         "", "Commit, tag or branch of a dataset on the hub; empty: the current main branch.", on_resume="free"
     )
     text_column: str = setting("text", "Field that holds the text in JSON lines and parquet files.", on_resume="free")
+    document_separator: str = setting(
+        "", "Text at which documents are cut, such as <|endoftext|>; empty: they are not.", on_resume="free"
+    )
     validation_tokens: int = setting(
         100_000_000, "Number of tokens in the validation split, the start of the text.", on_resume="free"
     )

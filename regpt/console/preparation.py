@@ -3,7 +3,9 @@
 import time
 
 from regpt.console.training import Console
+from regpt.data import tokenizer
 from regpt.data.shards import Manifest
+from regpt.preparation.state import PARTS_NAMED
 from regpt.tracking.status import duration
 
 
@@ -57,7 +59,15 @@ class PreparationConsole:
             f" {statistics['text_bytes'] / max(seconds, 1e-3) / 1e6:,.1f} MB/s of text"
         )
         for reason, count in statistics["refused"].items():
-            self.note(f"{count:,} documents left out: {reason}")
+            self.note(f"{count:,} left out: {reason}{first_names(count, statistics.get('refused_in', {}), reason)}")
+        if marks := statistics.get("end_marks"):
+            self.note(f"{tokenizer.END_OF_TEXT_NAME} stands {marks:,} times in the text and was encoded as ordinary characters")
+
+
+def first_names(count: int, refused_in: dict[str, list[str]], reason: str) -> str:
+    """Write ' (a.txt, b.txt, …)': the first files that had documents left out for a reason."""
+    names = refused_in.get(reason, [])
+    return f" ({', '.join(names)}{', …' if len(names) == PARTS_NAMED and count > PARTS_NAMED else ''})" if names else ""
 
 
 class ReadingConsole:

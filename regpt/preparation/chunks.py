@@ -38,6 +38,9 @@ class EncodedChunk:
     text_bytes: int  # UTF-8, of the documents in `tokens`
     longest_document: int  # in tokens, with the end token
     refused: Counter[str]  # documents left out, by reason
+    continued: int = 0  # tokens at the start that belong to the last document of the chunk before
+    last_document: int = 0  # tokens of the last document that starts in the chunk, with the end token
+    end_marks: int = 0  # how often the name of the end token, <|endoftext|>, stands in the text
 
 
 Chunk = TextChunk | EncodedChunk

@@ -136,7 +136,9 @@ def logs_folder(recipe: Recipe) -> Path:
 
 def piece_identity(part: Part, recipe: Recipe) -> str:
     """Return a hash of a part and the settings that change its tokens."""
-    return sha256_of_json([part.fingerprint(), backend_record(recipe.data.tokenizer_backend), recipe.data.text_column])
+    data = recipe.data
+    values = [part.fingerprint(), backend_record(data.tokenizer_backend), data.text_column]
+    return sha256_of_json([*values, data.document_separator] if data.document_separator else values)
 
 
 # Encoding tasks
@@ -218,7 +220,7 @@ def encoded_corpus(recipe: Recipe) -> Corpus:
     parts = tuple(
         EncodedPart(part.name, piece, piece.record()) for part, piece in zip(corpus.parts, pieces, strict=True)
     )
-    return Corpus(corpus.description, parts, corpus.origin)
+    return Corpus(corpus.description, parts, corpus.origin, corpus.notes)
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class EncodedPart:
             ids = np.array(tokens[first : first + TOKENS_PER_CHUNK])
             if first == 0:
                 whole = (counts.documents, counts.text_bytes, counts.longest_document_tokens, Counter(counts.refused))
-                yield EncodedChunk(ids.nbytes, ids, *whole)
+                yield EncodedChunk(ids.nbytes, ids, *whole, end_marks=counts.end_marks)
             else:
                 yield EncodedChunk(ids.nbytes, ids, 0, 0, 0, Counter())
 

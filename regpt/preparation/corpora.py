@@ -5,12 +5,11 @@ documents in the same order, for any number of workers.
 """
 
 import hashlib
-import os
 import platform
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,8 +17,13 @@ from typing import Any, Protocol
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
 from regpt.preparation.chunks import NO_TEXT, Chunk, Documents, EncodedChunk
+from regpt.preparation.encodings import NOT_UTF8
+from regpt.preparation.file_kinds import ADVICE, READABLE_FILES, file_kind, unread_suffix
+from regpt.preparation.long_texts import TextStretch
+from regpt.preparation.notes import notes_about, notes_about_links
 from regpt.preparation.progress import PreparationProgress
-from regpt.preparation.text_files import READABLE_FILES, FilePart, file_kind
+from regpt.preparation.selection import left_out_record, list_folder, select_files
+from regpt.preparation.text_files import FilePart
 
 PARTS_FOR_ESTIMATE = 50  # the first parts of a corpus, from which the amount of text is estimated
 
@@ -59,6 +63,7 @@ class Corpus:
     description: str
     parts: tuple[Part, ...]
     origin: dict[str, Any] = field(default_factory=dict)  # more values for the manifest, such as a revision
+    notes: tuple[str, ...] = ()  # what the user should know about the choice of files
 
     @property
     def size(self) -> int:
@@ -86,58 +91,60 @@ class Corpus:
         return (self.parts[number] for number in numbers)
 
 
-def open_corpus(source: str, text_column: str) -> Corpus:
+def open_corpus(source: str, text_column: str, separator: str = "") -> Corpus:
     """Open 'stdlib', a file, or a folder (all readable files below it, by name). For the hub see `hub.open_hub`.
 
-    Raise DataError if there is nothing to read.
+    Text is cut into documents at `separator`, unless that is empty. Raise DataError if there is nothing to read.
     """
     if source == "stdlib":
         return embedded_corpus()
     path = Path(source).expanduser()
     if path.is_dir():
-        files = sorted(readable_files(path), key=lambda p: p.relative_to(path).parts)
-        if not files:
-            raise DataError(
-                f"data.source = '{path}': the folder has no files that regpt can read",
-                f"put files there: {READABLE_FILES}",
-            )
-    elif not path.exists():
+        return open_folder(path, text_column, separator)
+    if not path.exists():
         raise DataError(
             f"data.source = '{source}': no such file or folder",
             f"name {READABLE_FILES}, a folder of them, 'stdlib', or 'hub:OWNER/NAME/FOLDER'",
         )
-    elif not file_kind(path):
-        raise DataError(f"data.source = '{path}': regpt cannot read '{path.suffix}' files", f"use {READABLE_FILES}")
-    else:
-        files = [path]
-    return Corpus(str(source), tuple(FilePart(file, text_column) for file in files))
+    if not file_kind(path):
+        advice = ADVICE.get(unread_suffix(path), f"use {READABLE_FILES}")
+        raise DataError(f"data.source = '{path}': regpt cannot read '{path.suffix}' files", advice)
+    part = FilePart(path, text_column, separator)
+    return Corpus(str(source), (replace(part, listed=part.stamp()),))
 
 
-def readable_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below a folder that regpt can read, except hidden ones; links to folders are not followed.
-
-    Raise DataError if a folder cannot be listed or a link is broken: no text may be left out silently.
-    """
-
-    def refuse(error: OSError) -> None:
+def open_folder(folder: Path, text_column: str, separator: str) -> Corpus:
+    """Open the files below a folder that regpt reads."""
+    listing = list_folder(folder)
+    selection = select_files([path.relative_to(folder) for path in listing.files])
+    if not selection.chosen:
+        found = "; ".join(notes_about(selection))
         raise DataError(
-            f"{error.filename}: cannot be listed ({error.strerror})", "change its permissions, or move it elsewhere"
+            f"data.source = '{folder}': the folder has no files that regpt can read{f' ({found})' if found else ''}",
+            f"put files there: {READABLE_FILES}",
         )
-
-    for where, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for path in (Path(where, name) for name in names if not name.startswith(".")):
-            if file_kind(path) and not path.exists():
-                raise DataError(f"{path}: broken link", "repair or remove it")
-            if file_kind(path) and path.is_file():
-                yield path
+    parts = [FilePart(folder / path, text_column, separator) for path in selection.chosen]
+    return Corpus(
+        str(folder),
+        tuple(replace(part, listed=part.stamp()) for part in parts),
+        left_out_record(selection),
+        notes=(*notes_about(selection), *notes_about_links(listing)),
+    )
 
 
 def documents(part: Part, refused: Counter[str]) -> Iterator[str]:
     """Yield the documents of a part of text, in order; count those left out in `refused` by reason."""
+    last: list[str] = []  # the document that the next chunk may continue, in stretches
     for chunk in part.chunks():
         assert not isinstance(chunk, EncodedChunk)
-        yield from accepted(chunk.read(refused), refused)
+        if isinstance(chunk, TextStretch) and chunk.continues:
+            last.append(chunk.rest)
+        for text in accepted(chunk.read(refused), refused):
+            if last:
+                yield "".join(last)
+            last = [text]
+    if last:
+        yield "".join(last)
 
 
 def accepted(texts: Iterable[object], refused: Counter[str]) -> Iterator[str]:
@@ -147,7 +154,7 @@ def accepted(texts: Iterable[object], refused: Counter[str]) -> Iterator[str]:
             try:
                 text = text.decode("utf-8")
             except UnicodeDecodeError:
-                refused["not UTF-8"] += 1
+                refused[NOT_UTF8] += 1
                 continue
         if not isinstance(text, str):
             refused[NO_TEXT] += 1

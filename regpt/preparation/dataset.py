@@ -107,5 +107,6 @@ def open_source(recipe: Recipe) -> Corpus:
     """Open the corpus of a recipe, on this machine or on the hub."""
     data = recipe.data
     if data.source.startswith(PREFIX):
-        return open_hub(data.source, data.revision, data.text_column, downloads_folder(recipe), data.keep_raw)
-    return open_corpus(data.source, data.text_column)
+        folder, separator = downloads_folder(recipe), data.document_separator
+        return open_hub(data.source, data.revision, data.text_column, folder, data.keep_raw, separator)
+    return open_corpus(data.source, data.text_column, data.document_separator)

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.progress import StopCheck
 from regpt.data import gigatoken, tokenizer
-from regpt.preparation.chunks import Chunk, EncodedChunk
+from regpt.preparation.chunks import Chunk, EncodedChunk, TextChunk
 from regpt.preparation.corpora import Part, accepted
+from regpt.preparation.long_texts import TextStretch
 
 Backend = Literal["tiktoken", "gigatoken"]
 
@@ -61,21 +62,38 @@ def encode_chunk(chunk: Chunk, backend: Backend, part_name: str = "") -> Encoded
     refused: Counter[str] = Counter()
     texts = accepted(chunk.read(refused), refused)
     end = np.array([tokenizer.END_OF_TEXT], dtype=np.uint16)
+    rest = chunk.rest if isinstance(chunk, TextStretch) else ""
     pieces: list[NDArray[np.uint16]] = [np.empty(0, dtype=np.uint16)]
-    text_bytes = longest = documents = 0
+    if rest:
+        pieces.append(encoded_stretch(chunk, encode_batch([rest], backend, "")[0]).astype(np.uint16))
+    continued, text_bytes, end_marks = len(pieces[-1]), len(rest.encode()), rest.count(tokenizer.END_OF_TEXT_NAME)
+    longest = documents = last = 0
     while batch := list(islice(texts, DOCUMENTS_PER_BATCH)):
         ids_of_batch = encode_batch(batch, backend, part_name if not documents else "")
         kept = [(text, ids) for text, ids in zip(batch, ids_of_batch, strict=True) if ids is not None]
         if len(kept) < len(batch):
+            encoded_stretch(chunk, ids_of_batch[-1])
             refused[CANNOT_ENCODE] += len(batch) - len(kept)
         documents += len(kept)
         for text, ids in kept:
             text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
-            longest = max(longest, len(ids) + 1)
+            longest, last = max(longest, len(ids) + 1), len(ids) + 1
+            end_marks += text.count(tokenizer.END_OF_TEXT_NAME)
         rows = [row for _, ids in kept for row in (end, ids)]
         if rows:
             pieces.append(np.concatenate(rows, dtype=np.uint16, casting="unsafe"))  # GPT-2's ids fit
-    return EncodedChunk(chunk.size, np.concatenate(pieces), documents, text_bytes, longest, refused)
+    tokens = np.concatenate(pieces)
+    return EncodedChunk(chunk.size, tokens, documents, text_bytes, longest, refused, continued, last, end_marks)
+
+
+def encoded_stretch(chunk: TextChunk, ids: NDArray[np.integer] | None) -> NDArray[np.integer]:
+    """Return the ids of a stretch of a long document. Raise DataError without ids: the rest of it must not be lost."""
+    if ids is None and isinstance(chunk, TextStretch):
+        raise DataError(
+            f"{chunk.name}: tiktoken cannot encode a stretch of it, perhaps a very long run of white space",
+            "shorten such runs, or cut the file into documents: data.document_separator=…",
+        )
+    return np.empty(0, dtype=np.uint16) if ids is None else ids
 
 
 def encode_batch(texts: list[str], backend: Backend, part_name: str) -> list[NDArray[np.integer] | None]:

@@ -13,8 +13,10 @@ from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
 from regpt.preparation.chunks import TextChunk
 from regpt.preparation.corpora import Corpus
 from regpt.preparation.downloads import MAX_FILES, Download, Downloads, HubFile
+from regpt.preparation.notes import notes_about
 from regpt.preparation.progress import PreparationProgress
-from regpt.preparation.text_files import FilePart, file_kind
+from regpt.preparation.selection import left_out_record, select_files
+from regpt.preparation.text_files import FilePart
 
 PREFIX = "hub:"
 PARQUET_TEXT_RATIO = 1.6  # bytes of text per byte of FineWeb-Edu's parquet files, which hold other columns too
@@ -28,6 +30,7 @@ class HubPart:
     text_column: str
     keep: bool
     downloads: Downloads = field(compare=False)
+    separator: str = ""
 
     @property
     def path(self) -> Path:
@@ -35,7 +38,7 @@ class HubPart:
 
     @property
     def local(self) -> FilePart:
-        return FilePart(self.path, self.text_column)
+        return FilePart(self.path, self.text_column, self.separator)
 
     @property
     def name(self) -> str:
@@ -97,7 +100,7 @@ class HubCorpus(Corpus):
         downloaded.result()
 
 
-def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: bool) -> HubCorpus:
+def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: bool, separator: str = "") -> HubCorpus:
     """Open the files that 'hub:OWNER/NAME' or 'hub:OWNER/NAME/FOLDER' names, at a branch, tag or commit.
 
     They will be downloaded to `folder`, and stay there with `keep`. Raise DataError if the hub cannot be reached, has
@@ -105,26 +108,39 @@ def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: b
     """
     repository, inside = split_source(source)
     commit, files = list_files(repository, inside, revision or "main")
-    readable = [f for f in files if file_kind(PurePosixPath(f.path))]
-    tables = [f for f in readable if file_kind(PurePosixPath(f.path)) != "text"]
-    found = tables or readable  # text files next to tables are only documentation
+    of_path = {PurePosixPath(file.path.removeprefix(f"{inside}/")): file for file in files}
+    selection = select_files(of_path)
+    found = [of_path[PurePosixPath(path)] for path in selection.chosen]
     if not found:
         raise DataError(
             f"data.source = '{source}': no files that regpt can read at revision {commit[:12]}",
             f"choose a folder listed at https://huggingface.co/datasets/{repository}/tree/{commit}",
         )
-    found.sort(key=lambda f: PurePosixPath(f.path).parts)
     downloads = Downloads(repository, commit)
     return HubCorpus(
         f"{repository}{'/' + inside if inside else ''} at {commit[:12]}",
-        tuple(HubPart(Download(f, folder / f.path), text_column, keep, downloads) for f in found),
+        tuple(HubPart(download, text_column, keep, downloads, separator) for download in local_paths(found, folder)),
         {
             "repository": repository,
             "revision": commit,
             "files": [{"name": f.path, "bytes": f.size, "sha256": f.sha256} for f in found],
+            **left_out_record(selection),
         },
+        notes=tuple(notes_about(selection)),
         downloads=downloads,
     )
+
+
+def local_paths(files: list[HubFile], folder: Path) -> Iterator[Download]:
+    """Yield where each file is put: names that differ only in case get folders of their own.
+
+    On a disk that ignores case, the next download would otherwise replace the file that is being read.
+    """
+    seen: Counter[str] = Counter()
+    for file in files:
+        earlier = seen[file.path.casefold()]
+        seen[file.path.casefold()] += 1
+        yield Download(file, folder / f"same-name-{earlier}" / file.path if earlier else folder / file.path)
 
 
 def split_source(source: str) -> tuple[str, str]:

@@ -30,6 +30,7 @@ from regpt.data.shards import (
 from regpt.preparation.corpora import Corpus
 from regpt.preparation.encoders import Encoders, Work, backend_record, worker_count
 from regpt.preparation.hub import HubCorpus
+from regpt.preparation.notes import note_about_end_marks
 from regpt.preparation.progress import PreparationProgress
 from regpt.preparation.state import PrepareState
 
@@ -79,6 +80,8 @@ class Preparation:
         tokenizer.check_vocabulary()  # before any work is done
         backend = backend_record(self.recipe.data.tokenizer_backend)
         corpus = self.open_corpus()
+        for note in corpus.notes:
+            self.progress.note(note)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.identity = sha256_of_json([corpus.fingerprint(), backend, self.settings()])
         self.state = self.saved_state()
@@ -117,6 +120,8 @@ class Preparation:
             with Encoders(workers, self.recipe.data.tokenizer_backend) as encoders:
                 for item, encoded in encoders.encode(self.work(corpus), self.progress):
                     if encoded is not None:
+                        if encoded.end_marks and not self.state.counts.end_marks:
+                            self.progress.note(note_about_end_marks(item.part.name))
                         is_consistent = False
                         writer.add(encoded.tokens)
                         self.state = self.state.after_chunk(encoded)
@@ -124,7 +129,7 @@ class Preparation:
                         self.progress.advanced(encoded.size, len(encoded.tokens), encoded.text_bytes)
                     else:
                         item.part.check_readable(self.state.of_part.documents, Counter(self.state.of_part.refused))
-                        self.state = self.state.after_part(item.part.size)
+                        self.state = self.state.after_part(item.part.name, item.part.size)
                     now = time.monotonic()
                     self.state = replace(self.state, seconds=seconds_before + now - started_at)
                     if now > save_at or (encoded is None and isinstance(corpus, HubCorpus)):
@@ -159,7 +164,9 @@ class Preparation:
     def settings(self) -> dict[str, Any]:
         """Return the settings that change the written bytes. Stored, so the keys must stay."""
         data = self.recipe.data
+        separator = {"document_separator": data.document_separator} if data.document_separator else {}
         return {
+            **separator,
             "source": data.source,
             "revision": data.revision,
             "validation_tokens": data.validation_tokens,
@@ -267,23 +274,15 @@ def build_manifest(
 ) -> Manifest:
     """Return the manifest of a finished preparation. Raise EmptyOrTooSmall if the recipe cannot use the dataset."""
     counts, data = state.counts, recipe.data
-    refused = dict(sorted(counts.refused.items()))
     if not shards:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in refused.items()) or "no documents"
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.refused.items()) or "no documents"
         raise EmptyOrTooSmall(f"data.source = '{data.source}' has no text ({reasons})", "set data.source to other text")
     manifest = Manifest(
         tokenizer=gpt2_tokenizer_record(),
         source={"asked": data.source, "description": corpus.description, "parts": len(corpus.parts), **corpus.origin},
         split_rule=f"the first {data.validation_tokens} tokens are validation, the rest training",
         shards=shards,
-        statistics={
-            "documents": counts.documents,
-            "text_bytes": counts.text_bytes,
-            "tokens": counts.tokens,
-            "bytes_per_token": round(counts.text_bytes / counts.tokens, 4),
-            "longest_document_tokens": counts.longest_document_tokens,
-            "refused": refused,
-        },
+        statistics=state.statistics(),
         made_with=backend,
     )
     try:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regpt.base.errors import DataError
+from regpt.base.format import shown
+from regpt.base.os_errors import reading_advice
 from regpt.preparation import chunks
 from regpt.preparation.chunks import Documents, TextChunk
 
@@ -44,9 +46,13 @@ def parquet_chunks(path: Path, text_column: str) -> Iterator[TextChunk]:
     with parquet_errors(path), open_parquet(path) as table:
         names = table.schema_arrow.names
         if text_column not in names:
+            of_text = text_columns(path)
             raise DataError(
-                f"{path}: no column '{text_column}'; its columns are {', '.join(names)}",
-                "set data.text_column to the column that holds the text",
+                f"{shown(path)}: no column '{text_column}'; its columns are {', '.join(names)}"
+                + (f"; text is in {', '.join(of_text)}" if len(of_text) > 1 else ""),
+                f"set data.text_column={of_text[0]}"
+                if len(of_text) == 1
+                else "set data.text_column to the column that holds the text",
             )
         metadata = table.metadata
         text_bytes = [column_bytes(metadata.row_group(g), text_column) for g in range(metadata.num_row_groups)]
@@ -92,6 +98,15 @@ def column_values(column: Any) -> list[object]:
     return values
 
 
+def text_columns(path: Path) -> list[str]:
+    """Return the columns of strings."""
+    import pyarrow
+
+    with parquet_errors(path), open_parquet(path) as table:
+        strings = (pyarrow.string(), pyarrow.large_string(), pyarrow.string_view())
+        return [field.name for field in table.schema_arrow if field.type in strings]
+
+
 def text_bytes_of_file(path: Path, text_column: str) -> int:
     """Return the uncompressed size of a column in a whole file, in bytes, from its metadata."""
     with parquet_errors(path), open_parquet(path) as table:
@@ -128,4 +143,8 @@ def parquet_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged or not a parquet file ({error})", "download it again or remove it") from None
+        again = "download it again or remove it"
+        if isinstance(error, OSError) and error.errno is not None:
+            problem = f"{shown(path)}: cannot be read ({error.strerror or error})"
+            raise DataError(problem, reading_advice(error, again)) from None
+        raise DataError(f"{shown(path)}: damaged or not a parquet file ({error})", again) from None

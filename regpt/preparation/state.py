@@ -7,6 +7,8 @@ from typing import Any
 from regpt.data.shard_writer import WrittenShards
 from regpt.preparation.chunks import EncodedChunk
 
+PARTS_NAMED = 3  # for each reason why documents are left out
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -17,14 +19,19 @@ class Counts:
     longest_document_tokens: int = 0  # with the end token
     tokens: int = 0
     refused: dict[str, int] = field(default_factory=dict)  # documents left out, by reason
+    end_marks: int = 0  # how often <|endoftext|> stands in the text
+    last_document: int = 0  # tokens of the last document so far; the next chunk may continue it
 
     def plus(self, chunk: EncodedChunk) -> "Counts":
+        continued = self.last_document + chunk.continued
         return Counts(
             self.documents + chunk.documents,
             self.text_bytes + chunk.text_bytes,
-            max(self.longest_document_tokens, chunk.longest_document),
+            max(self.longest_document_tokens, chunk.longest_document, continued if chunk.continued else 0),
             self.tokens + len(chunk.tokens),
             dict(Counter(self.refused) + chunk.refused),
+            self.end_marks + chunk.end_marks,
+            chunk.last_document if chunk.documents else continued,
         )
 
 
@@ -38,6 +45,7 @@ class PrepareState:
     before_part: int = 0  # bytes of the earlier parts
     counts: Counts = field(default_factory=Counts)
     of_part: Counts = field(default_factory=Counts)
+    refused_in: dict[str, list[str]] = field(default_factory=dict)  # reason -> the first parts that had such documents
     written: WrittenShards = field(default_factory=WrittenShards)
     seconds: float = 0.0  # of all attempts
     attempts: int = 1
@@ -51,10 +59,34 @@ class PrepareState:
             of_part=self.of_part.plus(chunk),
         )
 
-    def after_part(self, size: int) -> "PrepareState":
+    def after_part(self, name: str, size: int) -> "PrepareState":
         """Return the state at the start of the next part. `size` corrects the rounded sizes of the chunks."""
         end = self.before_part + size
-        return replace(self, part=self.part + 1, chunk=0, done=end, before_part=end, of_part=Counts())
+        first = {reason: self.refused_in.get(reason, []) for reason in self.of_part.refused}
+        named = {reason: [*names, name] for reason, names in first.items() if len(names) < PARTS_NAMED}
+        return replace(
+            self,
+            part=self.part + 1,
+            chunk=0,
+            done=end,
+            before_part=end,
+            of_part=Counts(),
+            refused_in={**self.refused_in, **named},
+        )
+
+    def statistics(self) -> dict[str, Any]:
+        """Return the statistics of the manifest. Raise ZeroDivisionError without tokens."""
+        counts = self.counts
+        return {
+            "documents": counts.documents,
+            "text_bytes": counts.text_bytes,
+            "tokens": counts.tokens,
+            "bytes_per_token": round(counts.text_bytes / counts.tokens, 4),
+            "longest_document_tokens": counts.longest_document_tokens,
+            "refused": dict(sorted(counts.refused.items())),
+            **({"refused_in": self.refused_in} if counts.refused else {}),
+            **({"end_marks": counts.end_marks} if counts.end_marks else {}),
+        }
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> "PrepareState":

@@ -1,41 +1,41 @@
 """Files of text, JSON lines and parquet as parts of a corpus, each cut into chunks.
 
-The chunks depend on the file alone. A chunk of parquet names row groups and a chunk of plain text names its path, so
-that the worker reads the file; lines of JSON are sent unparsed, and the worker parses them.
+The chunks depend on the file alone. A chunk of parquet names row groups and a chunk of a small text file names its
+path, so that the worker reads the file; lines of JSON and stretches of long texts are sent to the worker.
 """
 
-import codecs
-import gzip
 import io
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePath
-from typing import IO, Any, Literal
-
-import zstandard
+from pathlib import Path
+from typing import IO, Any
 
 from regpt.base.errors import DataError
+from regpt.base.format import shown
+from regpt.base.os_errors import reading_advice
 from regpt.preparation import chunks
-from regpt.preparation.chunks import NO_JSON, NO_TEXT, TextChunk
-from regpt.preparation.parquet import parquet_chunks, text_bytes_of_file
-
-FileKind = Literal["text", "jsonl", "parquet"]
-
-PROSE_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".tex", ".html")
-# fmt: off
-CODE_SUFFIXES = (
-    ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".cu", ".rs", ".go", ".java", ".js", ".ts", ".rb", ".sh", ".sql",
+from regpt.preparation.chunks import NO_JSON, NO_TEXT, Documents, TextChunk
+from regpt.preparation.compression import DECOMPRESSION_ERRORS, DecompressedFile, compression_of
+from regpt.preparation.encodings import (
+    NOT_UTF8,
+    SAMPLE_BYTES,
+    Utf8Stream,
+    invalid,
+    problem_of_nuls,
+    undeclared_encoding,
 )
-# fmt: on
-COMPRESSED_SUFFIXES = (".gz", ".zst")
-TABLE_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet")
-READABLE_FILES = f"{', '.join(TABLE_SUFFIXES)}, or text such as .txt, .md, .py"
+from regpt.preparation.file_kinds import file_kind
+from regpt.preparation.long_texts import LeftOut, SeparatedChunk, long_text_chunks, problem_of_text
+from regpt.preparation.parquet import parquet_chunks, text_bytes_of_file, text_columns
 
-COMPRESSION_RATIO = 3.5  # bytes of text per byte of .gz or .zst, roughly
+COMPRESSION_RATIO = 3.5  # bytes of text per byte of a compressed file, roughly
+TRAILING_BYTES = "bytes behind the end of the compressed data"
+JSONL_WORDS = "lines is JSON with a field", "field"
+PARQUET_WORDS = "rows has text in the column", "column"
+REPAIR = "repair or remove the file"
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,18 @@ class TextFile:
     path: Path
 
     def read(self, refused: Counter[str]) -> Iterator[object]:
-        with reading_errors(self.path):
-            yield self.path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        with opened_text(self.path) as file:
+            try:
+                content = file.read()
+            except UnicodeDecodeError as error:
+                refused[invalid(error)] += 1
+                return
+            if problem := problem_of_nuls(content):
+                refused[problem] += 1
+            else:
+                yield content
+            if file.has_trailing_bytes:
+                refused[TRAILING_BYTES] += 1
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,10 @@ class JsonLines:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8", "surrogatepass"))
+            except UnicodeDecodeError:
+                refused[NOT_UTF8] += 1
+                continue
             except (ValueError, RecursionError):
                 refused[NO_JSON] += 1
                 continue
@@ -72,29 +85,51 @@ class JsonLines:
 
 @dataclass(frozen=True)
 class FilePart:
-    """One file on this machine."""
+    """A file. Its text is cut into documents at `separator`, unless that is empty."""
 
     path: Path
     text_column: str
+    separator: str = ""
+    listed: tuple[int, int] | None = None  # its size and time of change when the corpus was opened
 
     @property
     def name(self) -> str:
-        return str(self.path)
+        return shown(self.path)
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size
+        return self.listed[0] if self.listed else self.stamp()[0]
 
     @property
     def likely_text_bytes(self) -> float:
         if file_kind(self.path) == "parquet":
             return text_bytes_of_file(self.path, self.text_column)
-        return self.size * (COMPRESSION_RATIO if self.path.suffix.lower() in COMPRESSED_SUFFIXES else 1.0)
+        return self.size * (COMPRESSION_RATIO if compression_of(self.path) else 1.0)
+
+    def stamp(self) -> tuple[int, int]:
+        """Return the size of the file and the time of its last change. Raise DataError if it is gone."""
+        with reading_errors(self.path):
+            status = self.path.stat()
+        return status.st_size, status.st_mtime_ns
 
     def fingerprint(self) -> list[Any]:
-        return [self.name, self.size, self.path.stat().st_mtime_ns]
+        values = [self.name, *(self.listed or self.stamp())]
+        return [*values, "cut"] if self.is_long_text else values  # earlier versions did not cut it
+
+    @property
+    def is_long_text(self) -> bool:
+        """Whether the file is text that is read in several chunks."""
+        return file_kind(self.path) == "text" and self.likely_text_bytes > chunks.CHUNK_BYTES
 
     def chunks(self) -> Iterator[TextChunk]:
+        kind = file_kind(self.path)
+        if kind == "text" and self.is_long_text:
+            yield from self.long_text_chunks()
+            return
+        for chunk in self.whole_document_chunks():
+            yield SeparatedChunk(chunk, self.separator) if self.separator else chunk
+
+    def whole_document_chunks(self) -> Iterator[TextChunk]:
         kind = file_kind(self.path)
         if kind == "parquet":
             yield from parquet_chunks(self.path, self.text_column)
@@ -103,27 +138,36 @@ class FilePart:
         else:
             yield TextFile(self.size, self.path)
 
-    def check_readable(self, documents: int, refused: Counter[str]) -> None:
-        rows = refused[NO_JSON] + refused[NO_TEXT]
-        if documents or refused["empty"] or not rows:
+    def long_text_chunks(self) -> Iterator[TextChunk]:
+        with opened_text(self.path) as file:
+            problem = problem_of_text(file)
+        if problem and not self.separator:
+            yield LeftOut(self.size, problem)
             return
-        is_jsonl = file_kind(self.path) == "jsonl"
-        expected = "lines is JSON with a field" if is_jsonl else "rows has text in the column"
+        with opened_text(self.path) as file:
+            yield from long_text_chunks(file, self.name, self.separator, is_valid=not problem)
+            if file.has_trailing_bytes:
+                yield LeftOut(0, TRAILING_BYTES)
+
+    def check_readable(self, documents: int, refused: Counter[str]) -> None:
+        if self.listed and self.stamp() != self.listed:
+            raise DataError(
+                f"{self.name}: changed while it was read", "wait until it is complete, then run the same command again"
+            )
+        kind = file_kind(self.path)
+        rows = refused[NO_JSON] + refused[NO_TEXT] + (refused[NOT_UTF8] if kind == "jsonl" else 0)
+        if kind == "text" or documents or refused["empty"] or not rows:
+            return
+        unit, field = JSONL_WORDS if kind == "jsonl" else PARQUET_WORDS
+        others = text_fields(self.path) if kind == "jsonl" else text_columns(self.path)
         raise DataError(
-            f"{self.path}: none of its {rows:,} {expected} '{self.text_column}'",
-            f"set data.text_column to the {'field' if is_jsonl else 'column'} that holds the text",
+            f"{self.name}: none of its {rows:,} {unit} '{self.text_column}'"
+            + (f"; text is in {', '.join(others)}" if others else ""),
+            "set data.text_column" + (f"={others[0]}" if len(others) == 1 else f" to the {field} of the text"),
         )
 
     def cleanup(self) -> None:
         pass
-
-
-def file_kind(path: PurePath) -> FileKind | None:
-    """Return how a file is read, by its name; None if regpt cannot read it."""
-    name = path.name.lower()
-    if name.endswith(TABLE_SUFFIXES):
-        return "parquet" if name.endswith(".parquet") else "jsonl"
-    return "text" if path.suffix.lower() in PROSE_SUFFIXES + CODE_SUFFIXES else None
 
 
 @contextmanager
@@ -131,58 +175,81 @@ def reading_errors(path: Path) -> Iterator[None]:
     """Turn errors of reading or decompressing a file into a DataError that names it."""
     try:
         yield
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-        raise DataError(f"{path}: cannot be read ({error})", "repair or remove the file") from None
+    except DECOMPRESSION_ERRORS as error:
+        raise DataError(f"{shown(path)}: cannot be read ({error})", REPAIR) from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{shown(path)}: not valid {error.encoding.upper()} ({error.reason})", REPAIR) from None
+    except OSError as error:
+        problem = f"{shown(path)}: cannot be read ({error.strerror or error})"
+        raise DataError(problem, reading_advice(error, REPAIR)) from None
+
+
+class TextStream(io.BufferedReader):
+    """A file of text, decompressed, as UTF-8 without a byte order mark."""
+
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        compression = compression_of(path)
+        self.file = file
+        self.decompressed = DecompressedFile(file, compression) if compression else None
+        super().__init__(Utf8Stream(self.decompressed or file), chunks.CHUNK_BYTES)  # type: ignore[arg-type]
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file that have been read from the disk."""
+        return self.file.tell()
+
+    @property
+    def has_trailing_bytes(self) -> bool:
+        """Whether other data follows the compressed data, known at its end."""
+        return self.decompressed is not None and self.decompressed.has_trailing_bytes
+
+
+@contextmanager
+def opened_text(path: Path) -> Iterator[TextStream]:
+    """Open a file of text. Errors of reading it become a DataError that names it."""
+    with reading_errors(path), path.open("rb") as file:
+        if compression_of(path) and path.stat().st_size == 0:
+            raise DataError(f"{shown(path)}: cannot be read (it is empty)", "download it again or remove it")
+        yield TextStream(file, path)
 
 
 def line_chunks(path: Path, text_column: str) -> Iterator[TextChunk]:
-    """Cut lines, compressed or not, into chunks. Their sizes are in bytes of the file, as the progress bar counts."""
-    if path.suffix.lower() in COMPRESSED_SUFFIXES and path.stat().st_size == 0:
-        raise DataError(f"{path}: cannot be read (it is empty)", "download it again or remove it")
-    with reading_errors(path), path.open("rb") as file, decompressed(file, path.name) as lines:
+    """Cut lines, compressed or not, into chunks. Their sizes are in bytes of the file, as the progress bar counts.
+
+    Raise DataError if the lines are in UTF-16 or UTF-32 without a byte order mark.
+    """
+    with opened_text(path) as file:
+        if encoding := undeclared_encoding_of(file):
+            raise DataError(
+                f"{shown(path)}: is {encoding} without a byte order mark",
+                f"convert it: iconv -f {encoding} -t UTF-8 '{path.name}' > '{path.stem}-utf8{path.suffix}'",
+            )
         chunk: list[bytes] = []
         chunk_bytes = chunk_start = 0
-        for line in lines:
+        for line in file:
             chunk.append(line)
             chunk_bytes += len(line)
             if chunk_bytes >= chunks.CHUNK_BYTES:
-                position = file.tell()
-                yield JsonLines(position - chunk_start, chunk, text_column)
-                chunk, chunk_bytes, chunk_start = [], 0, position
+                yield JsonLines(file.position - chunk_start, chunk, text_column)
+                chunk, chunk_bytes, chunk_start = [], 0, file.position
         if chunk:
-            yield JsonLines(file.tell() - chunk_start, chunk, text_column)
+            yield JsonLines(file.position - chunk_start, chunk, text_column)
+        elif chunk_start == 0:
+            yield Documents(0, [""])  # counted as empty
+        if file.has_trailing_bytes:
+            yield LeftOut(0, TRAILING_BYTES)
 
 
-def decompressed(file: IO[bytes], name: str) -> IO[bytes]:
-    if name.lower().endswith(".gz"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=file))
-    if name.lower().endswith(".zst"):
-        return io.BufferedReader(ZstandardReader(file))
-    return file
+def undeclared_encoding_of(file: TextStream) -> str:
+    head = file.peek(SAMPLE_BYTES)[:SAMPLE_BYTES]
+    return undeclared_encoding(head) if b"\0" in head else ""
 
 
-class ZstandardReader(io.RawIOBase):
-    """Decompress a Zstandard file. Unlike the library's reader, raise EOFError if the file is truncated."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.frame = zstandard.ZstdDecompressor().decompressobj()
-        self.pending = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self.pending:
-            piece = self.frame.unused_data or self.file.read(1 << 17)
-            if not piece:
-                if not self.frame.eof:
-                    raise EOFError("the file is truncated")
-                return 0
-            if self.frame.eof:  # another frame follows
-                self.frame = zstandard.ZstdDecompressor().decompressobj()
-            self.pending = self.frame.decompress(piece)
-        taken = self.pending[: len(buffer)]
-        buffer[: len(taken)] = taken
-        self.pending = self.pending[len(taken) :]
-        return len(taken)
+def text_fields(path: Path) -> list[str]:
+    """Return the fields of the first line of JSON that hold text."""
+    with opened_text(path) as file:
+        try:
+            row = json.loads(file.readline())
+        except (ValueError, RecursionError):
+            return []
+    return [name for name, value in row.items() if isinstance(value, str)] if isinstance(row, dict) else []

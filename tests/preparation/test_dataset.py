@@ -48,8 +48,9 @@ def test_dataset_of_the_same_text_has_the_same_bytes(tiny: Recipe, tmp_path: Pat
 
 def test_dataset_digest_changes_with_one_character(tiny: Recipe, tmp_path: Path) -> None:
     digest = prepare(tiny).digest
-    path = tmp_path / "texts" / "a.py"
-    path.write_text("#" + path.read_text(encoding="utf-8"), encoding="utf-8")
+    path = tmp_path / "texts" / "a.jsonl"
+    row = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({"text": "#" + row["text"]}), encoding="utf-8")
     assert prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "again")})).digest != digest
 
 

@@ -1,5 +1,6 @@
 """A preparation gives the same bytes for any number of workers, and after any number of stops and kills."""
 
+import gzip
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -25,7 +26,7 @@ from regpt.base.errors import DataError, LockedError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.data import gigatoken, shard_writer, tokenizer
-from regpt.data.shards import Manifest
+from regpt.data.shards import Manifest, read_manifest
 from regpt.preparation import chunks, encoders, job, parquet
 from regpt.preparation.dataset import exclusive, prepare
 from regpt.preparation.progress import NoPreparationProgress
@@ -35,12 +36,12 @@ from tests.conftest import tiny_recipe, wait_until
 
 @pytest.fixture
 def many(tmp_path: Path, real_text: str) -> Path:
-    """Text in every file type, in enough files for several workers."""
+    """Tables of both types, in enough files for several workers. Text files are not read next to tables."""
     folder = tmp_path / "texts"
     folder.mkdir()
     pieces = [real_text[first : first + 2_000] for first in range(0, len(real_text), 2_000)]
     for number, piece in enumerate(pieces[:15]):
-        (folder / f"{number:02d}.txt").write_text(piece, encoding="utf-8")
+        (folder / f"{number:02d}.jsonl").write_text(json.dumps({"text": piece}), encoding="utf-8")
     (folder / "lines.jsonl").write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces[15:30]))
     pq.write_table(pa.table({"text": pieces[30:]}), folder / "rows.parquet", row_group_size=3)
     return folder
@@ -250,7 +251,7 @@ def test_changed_attempt_starts_again_with_a_note(many: Path, tmp_path: Path, ch
     partial = tmp_path / ".data.preparing"
     settings: dict[str, object] = {}
     if change == "text":
-        (many / "00.txt").write_text("another beginning")
+        (many / "00.jsonl").write_text(json.dumps({"text": "another beginning"}))
     elif change == "setting":
         settings = {"validation_tokens": 3_000}
     elif change == "progress":
@@ -368,6 +369,53 @@ def test_parquet_column_with_a_dot_in_its_name_is_chunked(tmp_path: Path, real_t
     pq.write_table(pa.table({"my.text": [real_text] * 100}), path, row_group_size=1, use_dictionary=False)
     parts = list(FilePart(path, "my.text").chunks())
     assert len(parts) > 1 and sum(len(part.groups) for part in parts) == 100  # type: ignore[attr-defined]
+
+
+def test_files_with_documents_left_out_are_named(tmp_path: Path, real_text: str) -> None:
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(real_text, encoding="utf-8")
+    for number in range(5):
+        (tmp_path / "texts" / f"latin-{number}.txt").write_bytes("müde".encode("latin-1"))
+    (tmp_path / "texts" / "wide.txt").write_bytes("words".encode("utf-16-le"))
+    manifest = prepare(recipe_at(tmp_path, "data"))
+    assert manifest.statistics["refused"] == {"UTF-16LE without a byte order mark": 1, "not UTF-8": 5}
+    named = {reason: [Path(name).name for name in names] for reason, names in manifest.statistics["refused_in"].items()}
+    assert named["not UTF-8"] == ["latin-0.txt", "latin-1.txt", "latin-2.txt"]
+    assert named["UTF-16LE without a byte order mark"] == ["wide.txt"]
+
+
+def test_end_marks_in_the_text_are_counted_and_noted_once(tmp_path: Path, real_text: str) -> None:
+    (tmp_path / "texts").mkdir()
+    text = real_text.replace("\n\n", "\n<|endoftext|>\n")
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "texts" / name).write_text(text, encoding="utf-8")
+    progress = StopAfter(-1)
+    kept = prepare(recipe_at(tmp_path, "kept"), progress)
+    (note,) = progress.notes
+    assert "a.txt" in note and "data.document_separator='<|endoftext|>'" in note
+    assert kept.statistics["end_marks"] == 2 * text.count("<|endoftext|>") and kept.statistics["documents"] == 2
+    progress = StopAfter(-1)
+    cut = prepare(recipe_at(tmp_path, "cut", document_separator="<|endoftext|>"), progress)
+    assert cut.statistics["documents"] == 2 * sum(bool(piece.strip()) for piece in text.split("<|endoftext|>"))
+    assert "end_marks" not in cut.statistics and progress.notes == []
+
+
+@pytest.mark.parametrize("separator", ["", "\n\n"])
+def test_long_texts_have_the_same_bytes_after_stops_and_for_any_workers(
+    tmp_path: Path, real_text: str, monkeypatch: pytest.MonkeyPatch, separator: str
+) -> None:
+    (tmp_path / "texts").mkdir()
+    for name in ("a.txt", "b.txt", "c.txt.gz"):
+        content = (real_text[:20_000] if name == "b.txt" else real_text).encode()
+        (tmp_path / "texts" / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    whole = prepare(recipe_at(tmp_path, "whole", document_separator=separator))
+    monkeypatch.setattr(chunks, "CHUNK_BYTES", 7_000)
+    while not (tmp_path / "data").exists():
+        with suppress(KeyboardInterrupt):
+            prepare(recipe_at(tmp_path, "data", document_separator=separator), StopAfter(6))
+    prepare(recipe_at(tmp_path, "by-2", document_separator=separator, workers=2))
+    assert read_manifest(tmp_path / "data").statistics == whole.statistics
+    assert contents(tmp_path / "data") == contents(tmp_path / "by-2") == contents(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("left", [b"", b"null", b"[1]", b"{"])
