@@ -19,8 +19,8 @@ def add_prepare(commands: "Subparsers") -> None:
         run_prepare,
         "turn text into token shards",
         "example: regpt prepare demo-modern data.source=my-texts data.path=data/mine data.validation_tokens=20000\n\n"
-        "data.source is a file or a folder of text (.txt, .md, .py, ...), JSON lines (.jsonl, .jsonl.gz, .jsonl.zst)\n"
-        "or parquet; 'stdlib', the source code of Python's standard library; or hub:OWNER/NAME/FOLDER.\n\n"
+        "data.source is a file or a folder of text (.txt, .md, .py, ...), JSON lines (.jsonl, .ndjson), both also\n"
+        "compressed, or parquet; 'stdlib', the source code of Python's standard library; or hub:OWNER/NAME/FOLDER.\n\n"
         "If it is stopped or killed, run the same command again: it continues. docs/data.md has the details.",
     )
     prepare.add_argument(

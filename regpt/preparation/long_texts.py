@@ -95,7 +95,7 @@ def split_at(content: bytes, separator: str) -> list[bytes]:
 
 
 def last_separator(content: bytes, separator: str) -> int:
-    """Return where the last separator starts; 0 if there is none behind the start."""
+    """Return where the last separator starts; 0 without one behind the start."""
     places = [match.start() for match in separator_pattern(separator).finditer(content)] if separator else []
     return places[-1] if places else 0
 
@@ -145,7 +145,7 @@ def long_text_chunks(file: TextSource, name: str, separator: str, is_valid: bool
 
 
 def within_document(content: bytes, separator: str) -> int:
-    """Return the last position at which a document may be cut; 0 if there is none.
+    """Return the last position at which a document may be cut; 0 without such a place.
 
     It is not in or directly behind a separator, whose line end may follow.
     """
