@@ -23,7 +23,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from regpt.preparation.corpora import documents, open_corpus
+from regpt.corpus.corpora import documents, open_corpus
 
 ROUNDS = 3
 MEGABYTES = 800

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "regpt"
 PACKAGES = [
     "base",
     "data",
+    "corpus",
     "preparation",
     "tasks",
     "tracking",
@@ -40,6 +41,7 @@ LONG_FUNCTIONS: set[tuple[str, str]] = set()  # declarations of arguments may be
 WITHOUT_TORCH = [
     "base",
     "data",
+    "corpus",
     "preparation",
     "tasks",
     "tracking",

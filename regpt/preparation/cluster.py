@@ -22,14 +22,14 @@ import numpy as np
 from regpt.base.errors import DataError, UserError
 from regpt.base.files import sha256_of_json, write_json
 from regpt.base.recipe import Recipe
+from regpt.corpus.chunks import EncodedChunk
+from regpt.corpus.corpora import Corpus, Part
+from regpt.corpus.progress import NoPreparationProgress
 from regpt.data.shard_writer import ShardFile
 from regpt.data.shards import Manifest, read_json_or_empty, read_manifest
-from regpt.preparation.chunks import EncodedChunk
-from regpt.preparation.corpora import Corpus, Part
 from regpt.preparation.dataset import exclusive, open_source, pieces_folder, refuse_existing
 from regpt.preparation.encoders import Encoders, Work, backend_record
 from regpt.preparation.job import Preparation
-from regpt.preparation.progress import NoPreparationProgress
 from regpt.preparation.state import Counts
 
 Executor = Literal["local", "slurm"]

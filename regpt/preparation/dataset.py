@@ -10,11 +10,11 @@ from pathlib import Path
 from regpt.base.errors import DataError
 from regpt.base.files import locked
 from regpt.base.recipe import Recipe
+from regpt.corpus.corpora import Corpus, open_corpus
+from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
 from regpt.data.shards import Manifest, read_manifest
-from regpt.preparation.corpora import Corpus, open_corpus
 from regpt.preparation.hub import PREFIX, open_hub
 from regpt.preparation.job import Preparation, staging_folder
-from regpt.preparation.progress import NoPreparationProgress, PreparationProgress
 
 
 def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:

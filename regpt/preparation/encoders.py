@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.progress import StopCheck
+from regpt.corpus.chunks import Chunk, EncodedChunk, TextChunk
+from regpt.corpus.corpora import Part, accepted
+from regpt.corpus.long_texts import TextStretch
 from regpt.data import gigatoken, tokenizer
-from regpt.preparation.chunks import Chunk, EncodedChunk, TextChunk
-from regpt.preparation.corpora import Part, accepted
-from regpt.preparation.long_texts import TextStretch
 
 Backend = Literal["tiktoken", "gigatoken"]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
-from regpt.preparation.chunks import TextChunk
-from regpt.preparation.corpora import Corpus
+from regpt.corpus.chunks import TextChunk
+from regpt.corpus.corpora import Corpus
+from regpt.corpus.notes import notes_about
+from regpt.corpus.progress import PreparationProgress
+from regpt.corpus.selection import left_out_record, select_files
+from regpt.corpus.text_files import FilePart
 from regpt.preparation.downloads import MAX_FILES, Download, Downloads, HubFile
-from regpt.preparation.notes import notes_about
-from regpt.preparation.progress import PreparationProgress
-from regpt.preparation.selection import left_out_record, select_files
-from regpt.preparation.text_files import FilePart
 
 PREFIX = "hub:"
 PARQUET_TEXT_RATIO = 1.6  # bytes of text per byte of FineWeb-Edu's parquet files, which hold other columns too

@@ -16,6 +16,9 @@ from typing import Any
 from regpt.base.errors import DataError
 from regpt.base.files import flush_directory, sha256_of_json, write_json
 from regpt.base.recipe import Recipe
+from regpt.corpus.corpora import Corpus
+from regpt.corpus.notes import note_about_end_marks
+from regpt.corpus.progress import PreparationProgress
 from regpt.data import tokenizer
 from regpt.data.shard_writer import ShardWriter, WrittenShards
 from regpt.data.shards import (
@@ -27,11 +30,8 @@ from regpt.data.shards import (
     read_json_or_empty,
     read_manifest,
 )
-from regpt.preparation.corpora import Corpus
 from regpt.preparation.encoders import Encoders, Work, backend_record, worker_count
 from regpt.preparation.hub import HubCorpus
-from regpt.preparation.notes import note_about_end_marks
-from regpt.preparation.progress import PreparationProgress
 from regpt.preparation.state import PrepareState
 
 SHARD_BYTES_PER_TEXT_BYTE = 2 / 4.2 * 1.05  # uint16 tokens of 4.2 bytes (English; FineWeb has 4.5) and a margin

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from regpt.corpus.chunks import EncodedChunk
 from regpt.data.shard_writer import WrittenShards
-from regpt.preparation.chunks import EncodedChunk
 
 PARTS_NAMED = 3  # for each reason why documents are left out
 

@@ -13,8 +13,9 @@ from typing import Any
 
 from regpt.base import files
 from regpt.cli.main import main
+from regpt.corpus import chunks, parquet, text_files
 from regpt.data import shard_writer, shards
-from regpt.preparation import chunks, dataset, downloads, hub, job, parquet, state, text_files
+from regpt.preparation import dataset, downloads, hub, job, state
 
 OURS = {
     module.__file__

@@ -10,9 +10,9 @@ import pytest
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
+from regpt.corpus.corpora import documents, open_corpus
 from regpt.data import tokenizer
 from regpt.data.shards import TokenWindows, read_manifest
-from regpt.preparation.corpora import documents, open_corpus
 from regpt.preparation.dataset import prepare
 from tests.conftest import tiny_recipe
 

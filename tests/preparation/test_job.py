@@ -25,12 +25,13 @@ from regpt.base import files
 from regpt.base.errors import DataError, LockedError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
+from regpt.corpus import chunks, parquet
+from regpt.corpus.progress import NoPreparationProgress
+from regpt.corpus.text_files import FilePart
 from regpt.data import gigatoken, shard_writer, tokenizer
 from regpt.data.shards import Manifest, read_manifest
-from regpt.preparation import chunks, encoders, job, parquet
+from regpt.preparation import encoders, job
 from regpt.preparation.dataset import exclusive, prepare
-from regpt.preparation.progress import NoPreparationProgress
-from regpt.preparation.text_files import FilePart
 from tests.conftest import tiny_recipe, wait_until
 
 

@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from regpt.base.errors import DataError
+from regpt.corpus.corpora import Corpus, documents, open_corpus
+from regpt.corpus.selection import select_files
 from regpt.preparation import hub
-from regpt.preparation.corpora import Corpus, documents, open_corpus
 from regpt.preparation.downloads import HubFile
-from regpt.preparation.selection import select_files
 
 links = pytest.mark.skipif(os.name == "nt", reason="links need a privilege there")
 

@@ -11,10 +11,9 @@ from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, reading_advice
 from regpt.base.format import shown
-from regpt.base.os_errors import reading_advice
-from regpt.preparation.file_kinds import CODE_SUFFIXES, file_kind, unread_suffix
+from regpt.corpus.file_kinds import CODE_SUFFIXES, file_kind, unread_suffix
 
 HELD_OUT_WORDS = {"test", "val", "valid", "validation", "dev", "eval"}
 

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
+from regpt.corpus import chunks, long_texts
+from regpt.corpus.corpora import documents, open_corpus
+from regpt.corpus.long_texts import TextStretch
+from regpt.corpus.text_files import FilePart
 from regpt.data import tokenizer
-from regpt.preparation import chunks, long_texts
-from regpt.preparation.corpora import documents, open_corpus
 from regpt.preparation.encoders import encode_chunk
-from regpt.preparation.long_texts import TextStretch
 from regpt.preparation.state import Counts
-from regpt.preparation.text_files import FilePart
 
 # Pieces that GPT-2's pre-tokenizer treats differently, white space above all.
 PIECES = ["a", "Zz", "22", "'s", "'ll", " ", "  ", "\n", "\r\n", "\t", "日本", "。", "é", "😀", "<", "!", "-", "\x1c"]

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from regpt.base.errors import DataError
-from regpt.preparation.corpora import definitions, documents, open_corpus
+from regpt.corpus.corpora import definitions, documents, open_corpus
 
 
 def read(source: Path | str, column: str = "text") -> tuple[list[str], Counter[str]]:

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
-from regpt.preparation.chunks import NO_TEXT, Chunk, Documents, EncodedChunk
-from regpt.preparation.encodings import NOT_UTF8
-from regpt.preparation.file_kinds import ADVICE, READABLE_FILES, file_kind, unread_suffix
-from regpt.preparation.long_texts import TextStretch
-from regpt.preparation.notes import notes_about, notes_about_links
-from regpt.preparation.progress import PreparationProgress
-from regpt.preparation.selection import left_out_record, list_folder, select_files
-from regpt.preparation.text_files import FilePart
+from regpt.corpus.chunks import NO_TEXT, Chunk, Documents, EncodedChunk
+from regpt.corpus.encodings import NOT_UTF8
+from regpt.corpus.file_kinds import ADVICE, READABLE_FILES, file_kind, unread_suffix
+from regpt.corpus.long_texts import TextStretch
+from regpt.corpus.notes import notes_about, notes_about_links
+from regpt.corpus.progress import PreparationProgress
+from regpt.corpus.selection import left_out_record, list_folder, select_files
+from regpt.corpus.text_files import FilePart
 
 PARTS_FOR_ESTIMATE = 50  # the first parts of a corpus, from which the amount of text is estimated
 

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from regpt.preparation import chunks
-from regpt.preparation.chunks import TextChunk
-from regpt.preparation.encodings import invalid, problem_of_nuls
+from regpt.corpus import chunks
+from regpt.corpus.chunks import TextChunk
+from regpt.corpus.encodings import invalid, problem_of_nuls
 
 CUT = re.compile(rb"[!-~\x80-\xbf](?=[ \n])")  # the end of a character that may be no white space
 CUT_SEARCH_BYTES = 1 << 16  # before the end of a stretch, where a place to cut is looked for first

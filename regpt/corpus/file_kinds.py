@@ -3,7 +3,7 @@
 from pathlib import PurePath
 from typing import Literal
 
-from regpt.preparation.compression import COMPRESSIONS, compression_of
+from regpt.corpus.compression import COMPRESSIONS, compression_of
 
 FileKind = Literal["text", "jsonl", "parquet"]
 

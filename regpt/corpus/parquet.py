@@ -8,11 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, reading_advice
 from regpt.base.format import shown
-from regpt.base.os_errors import reading_advice
-from regpt.preparation import chunks
-from regpt.preparation.chunks import Documents, TextChunk
+from regpt.corpus import chunks
+from regpt.corpus.chunks import Documents, TextChunk
 
 if TYPE_CHECKING:
     import pyarrow.parquet

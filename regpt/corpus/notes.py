@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from regpt.base.format import shown
+from regpt.corpus.file_kinds import ADVICE
+from regpt.corpus.selection import Listing, Selection, by_suffix
 from regpt.data import tokenizer
-from regpt.preparation.file_kinds import ADVICE
-from regpt.preparation.selection import Listing, Selection, by_suffix
 
 NAMES_SHOWN = 3  # of each group of files
 

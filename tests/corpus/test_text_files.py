@@ -17,9 +17,9 @@ import pytest
 import zstandard
 
 from regpt.base.errors import DataError
-from regpt.preparation import chunks, text_files
-from regpt.preparation.corpora import documents, open_corpus
-from regpt.preparation.encodings import undeclared_encoding
+from regpt.corpus import chunks, text_files
+from regpt.corpus.corpora import documents, open_corpus
+from regpt.corpus.encodings import undeclared_encoding
 
 TEXTS = ["header", "日本語のテキスト。ok", "naïve café, 日本", "😀 end"]
 LINES = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in TEXTS)

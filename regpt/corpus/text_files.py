@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, reading_advice
 from regpt.base.format import shown
-from regpt.base.os_errors import reading_advice
-from regpt.preparation import chunks
-from regpt.preparation.chunks import NO_JSON, NO_TEXT, Documents, TextChunk
-from regpt.preparation.compression import DECOMPRESSION_ERRORS, DecompressedFile, compression_of
-from regpt.preparation.encodings import (
+from regpt.corpus import chunks
+from regpt.corpus.chunks import NO_JSON, NO_TEXT, Documents, TextChunk
+from regpt.corpus.compression import DECOMPRESSION_ERRORS, DecompressedFile, compression_of
+from regpt.corpus.encodings import (
     NOT_UTF8,
     SAMPLE_BYTES,
     Utf8Stream,
@@ -27,9 +26,9 @@ from regpt.preparation.encodings import (
     problem_of_nuls,
     undeclared_encoding,
 )
-from regpt.preparation.file_kinds import file_kind
-from regpt.preparation.long_texts import LeftOut, SeparatedChunk, long_text_chunks, problem_of_text
-from regpt.preparation.parquet import parquet_chunks, text_bytes_of_file, text_columns
+from regpt.corpus.file_kinds import file_kind
+from regpt.corpus.long_texts import LeftOut, SeparatedChunk, long_text_chunks, problem_of_text
+from regpt.corpus.parquet import parquet_chunks, text_bytes_of_file, text_columns
 
 COMPRESSION_RATIO = 3.5  # bytes of text per byte of a compressed file, roughly
 TRAILING_BYTES = "bytes behind the end of the compressed data"

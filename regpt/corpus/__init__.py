@@ -1,0 +1,1 @@
+"""Corpora of text: which files are read, and how they are cut into chunks of documents."""
