@@ -72,7 +72,7 @@ def test_killed_task_alone_is_repeated(tiny: Recipe, tmp_path: Path, monkeypatch
     pieces = pieces_folder(recipe)
     (pieces / "000001.json").unlink()  # it is written last
     (pieces / "000001.npy").write_bytes(b"half of it")
-    with pytest.raises(DataError, match=r"b\.md: not encoded"):
+    with pytest.raises(DataError, match=r"b\.jsonl: not encoded"):
         encoded_corpus(recipe)
     seal_pieces(recipe, None, 0, 1)  # says it in the job's log
     assert not (tmp_path / "by-cluster").exists()

@@ -180,7 +180,7 @@ def test_golden_losses(tiny: Recipe, tmp_path: Path) -> None:
     Argparse's source differs between Python versions, so the text is made here.
     """
     (tmp_path / "texts").joinpath("a.py").write_text("the quick brown fox jumps over the lazy dog. " * 400)
-    for name in ("b.md", "c.jsonl"):
+    for name in ("a.jsonl", "b.jsonl", "c.jsonl"):
         (tmp_path / "texts" / name).unlink()
     train(tiny_recipe(tmp_path, data={"validation_tokens": 1000}), tmp_path / "a")
     assert losses(tmp_path / "a") == pytest.approx(GOLDEN, abs=2e-5)
@@ -271,7 +271,7 @@ def test_data_may_move_before_a_resume_but_not_change(
 
 def test_data_made_from_other_text_is_refused(tiny: Recipe, tmp_path: Path) -> None:
     prepare(tiny)
-    other = tiny_recipe(tmp_path, data={"source": str(tmp_path / "texts" / "a.py")})
+    other = tiny_recipe(tmp_path, data={"source": str(tmp_path / "texts" / "a.jsonl")})
     with pytest.raises(DataError, match="was made from"):
         train(other, tmp_path / "a")
     assert not (tmp_path / "a").exists()
