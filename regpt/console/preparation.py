@@ -61,7 +61,8 @@ class PreparationConsole:
         for reason, count in statistics["refused"].items():
             self.note(f"{count:,} left out: {reason}{first_names(count, statistics.get('refused_in', {}), reason)}")
         if marks := statistics.get("end_marks"):
-            self.note(f"{tokenizer.END_OF_TEXT_NAME} stands {marks:,} times in the text and was encoded as ordinary characters")
+            mark = tokenizer.END_OF_TEXT_NAME
+            self.note(f"{mark} as text, encoded as ordinary characters: {marks:,}")
 
 
 def first_names(count: int, refused_in: dict[str, list[str]], reason: str) -> str:

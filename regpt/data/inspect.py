@@ -6,6 +6,7 @@ from pathlib import Path
 from regpt.data import tokenizer
 from regpt.data.shards import PREPARATION_FILE, Manifest, Split, TokenWindows, read_json_or_empty, read_manifest
 
+NO_SUFFIX = "without a suffix"
 SHARDS_SHOWN = 6  # per split; a large dataset has hundreds
 
 
@@ -38,6 +39,12 @@ def statistics_lines(manifest: Manifest) -> Iterator[str]:
         yield f"longest     {known['longest_document_tokens']:,} tokens in one document"
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in known["refused"].items())
         yield f"left out    {reasons or 'nothing'}"
+        for reason, names in known.get("refused_in", {}).items():
+            yield f"            {reason}: first in {', '.join(names)}"
+    if left_out := manifest.source.get("files_left_out"):
+        yield f"not read    {', '.join(f'{count:,} {suffix or NO_SUFFIX}' for suffix, count in left_out.items())}"
+    if marks := known.get("end_marks"):
+        yield f"end marks   {tokenizer.END_OF_TEXT_NAME} as text, encoded as ordinary characters: {marks:,}"
 
 
 def preparation_lines(directory: Path) -> Iterator[str]:

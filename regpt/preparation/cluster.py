@@ -50,6 +50,8 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
         raise DataError("datatrove is not installed", "pip install 'regpt[cluster]'") from None
     executor_types = {"local": executors.LocalPipelineExecutor, "slurm": executors.SlurmPipelineExecutor}
     corpus = open_source(recipe)
+    for note in corpus.notes:
+        print(f"note: {note}", file=sys.stderr)
     tasks = min(tasks, len(corpus.parts))
     logs = logs_folder(recipe)
     check_counts(options)
