@@ -12,6 +12,7 @@ from faults.process import at_call, kill_this_process
 from regpt.base import files
 from regpt.checkpoint import store
 from regpt.tracking.layout import RunPaths
+from regpt.tracking.rejections import Rejection
 from regpt.training import guard, parallel, trainer
 
 
@@ -55,15 +56,15 @@ def bug_hashes(lab: Laboratory, times: int) -> Result:
 
 def bug_guard_window(lab: Laboratory, times: int) -> Result:
     def inject() -> None:
-        real = guard.Guard.reason
+        real = guard.Guard.rejection
 
-        def reason(self: guard.Guard, loss: float, norm: float) -> str:
+        def rejection(self: guard.Guard, loss: float, norm: float) -> Rejection | None:
             found = real(self, loss, norm)
             if found:
                 self.losses.append(loss)
             return found
 
-        guard.Guard.reason = reason  # type: ignore[method-assign]
+        guard.Guard.rejection = rejection  # type: ignore[method-assign]
 
     assert not spike_after_nan_is_skipped(lab, inject), "not detected: NaN in the guard's window"
     return Result("bug", "NaN enters the guard's window", 1, "detected: a spike is not skipped")

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 from regpt.tracking.old_journals import OLD_EVENTS, new_fields
+from regpt.tracking.rejections import Rejection
 
 
 class Event(StrEnum):
@@ -91,7 +92,7 @@ class Failed(Ended):
     """The guard gave up."""
 
     event: ClassVar[Event] = Event.FAILED
-    reason: str = ""
+    reason: Rejection | None = None  # of the last step; None: not recorded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,4 +115,14 @@ def parse_detail(event: str, values: Mapping[str, Any]) -> Detail:
     """
     kind = DETAILS[Event(OLD_EVENTS.get(event, event))]
     known = new_fields(values)
+    if "reason" in known:
+        known["reason"] = readable_reason(known["reason"])
     return kind(**{f.name: known[f.name] for f in dataclasses.fields(kind) if f.name in known})
+
+
+def readable_reason(stored: Mapping[str, Any] | str | None) -> Rejection | None:
+    """Return a stored reason, or None for one that this version cannot read: the run failed all the same."""
+    try:
+        return Rejection.from_json(stored) if stored else None
+    except ValueError:
+        return None

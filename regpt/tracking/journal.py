@@ -12,6 +12,7 @@ from regpt.base.files import append_line, end_last_line
 from regpt.tracking.events import Detail, Event, OutOfMemory, Resumed, Rollback, Started, parse_detail
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.old_journals import counts_of
+from regpt.tracking.rejections import Rejection
 
 D = TypeVar("D")
 
@@ -37,7 +38,7 @@ class SkippedRecord:
     kind: ClassVar[str] = "skipped"
     step: int  # completed steps, this one included
     tokens: int
-    reason: str  # with the loss or the norm, which may be NaN
+    reason: Rejection
     batch: str
     seconds: float
 
@@ -285,6 +286,8 @@ def parse(line: str) -> Record | None:
         kind = RECORD_TYPES[values.pop("kind")]
         if kind is EventRecord:
             values["detail"] = parse_detail(values["event"], values.get("detail", {}))
+        if kind is SkippedRecord:
+            values["reason"] = Rejection.from_json(values["reason"])
         if kind is TaskRecord:
             values = {**counts_of(values["items"]), **values}
         return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})

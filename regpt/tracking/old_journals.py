@@ -1,4 +1,4 @@
-"""What journals of version 0.1 call differently, and what they record only in a description."""
+"""What journals of version 0.1 call differently, and what they record only as text."""
 
 import re
 from collections.abc import Mapping
@@ -11,6 +11,17 @@ OLD_FIELDS = {
     "at": "at_step",
     "passed_over": "skipped_checkpoints",
 }
+REASON_KINDS = {
+    ("loss", "nan"): "loss_nan",
+    ("loss", "inf"): "loss_infinite",
+    ("norm of the gradients", "nan"): "gradient_norm_nan",
+    ("norm of the gradients", "inf"): "gradient_norm_infinite",
+}
+SPIKE_KINDS = {"loss": "loss_spike", "norm of the gradients": "gradient_norm_spike"}
+REASON = re.compile(
+    r"the (?P<name>loss|norm of the gradients) is (?P<value>\S+?)"
+    r"(?P<spike>, above (?P<limit>\S+): (?P<deviations>\S+) deviations over the usual)?"
+)
 ITEMS = re.compile(r"(?:subset of (?P<count>[\d,]+) of )?(?P<size>[\d,]+) items?(?P<origin> of .+)?")
 
 
@@ -25,6 +36,21 @@ def counts_of(description: str) -> dict[str, Any]:
     size = int(found["size"].replace(",", ""))
     count = int(found["count"].replace(",", "")) if found["count"] else size
     return {"count": count, "dataset_size": size, "published": not found["origin"]}
+
+
+def parse_reason(text: str) -> dict[str, Any]:
+    """Read why a step was rejected: the kind and, of a spike, its numbers.
+
+    The text is 'the loss is nan' or 'the loss is 32.34, above 11.08: 20 deviations over the usual'. Raises ValueError
+    for another one.
+    """
+    found = REASON.fullmatch(text)
+    if found and found["spike"]:
+        numbers = {name: float(found[name]) for name in ("value", "limit", "deviations")}
+        return {"kind": SPIKE_KINDS[found["name"]], **numbers}
+    if found and (known := REASON_KINDS.get((found["name"], found["value"].removeprefix("-")))):
+        return {"kind": known}
+    raise ValueError(f"no reason that version 0.1 recorded: {text!r}")
 
 
 def new_fields(detail: Mapping[str, Any]) -> dict[str, Any]:

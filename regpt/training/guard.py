@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Any, Self
 
 from regpt.base.sections import GuardRecipe
+from regpt.tracking.rejections import Rejection
+from regpt.tracking.rejections import RejectionKind as Kind
 
 # One standard deviation of a normal distribution, in median absolute deviations.
 DEVIATION = 1.4826
@@ -44,23 +46,20 @@ class Guard:
     excluded_batches: list[int] = field(default_factory=list)  # that no step trains on any more, sorted
     rollbacks: int = 0
 
-    def reason(self, loss: float, norm: float) -> str:
-        """Return why a step must not update the weights, or "" for a good step.
-
-        `regpt reproduce` expects the reason in the journal, so the wording must not change.
-        """
+    def rejection(self, loss: float, norm: float) -> Rejection | None:
+        """Return why a step must not update the weights, or None for a good step."""
         if not math.isfinite(loss):
-            return f"the loss is {loss}"
+            return Rejection(kind=Kind.LOSS_NAN if math.isnan(loss) else Kind.LOSS_INFINITE)
         if not math.isfinite(norm):
-            return f"the norm of the gradients is {norm}"
-        for name, value, recent, deviations in (
-            ("loss", loss, self.losses, self.settings.loss_deviations),
-            ("norm of the gradients", norm, self.norms, self.settings.norm_deviations),
+            return Rejection(kind=Kind.GRADIENT_NORM_NAN if math.isnan(norm) else Kind.GRADIENT_NORM_INFINITE)
+        for kind, value, recent, deviations in (
+            (Kind.LOSS_SPIKE, loss, self.losses, self.settings.loss_deviations),
+            (Kind.GRADIENT_NORM_SPIKE, norm, self.norms, self.settings.norm_deviations),
         ):
             limit = spike_limit(recent, deviations, self.settings.window)
             if value > limit:
-                return f"the {name} is {value:.4g}, above {limit:.4g}: {deviations:g} deviations over the usual"
-        return ""
+                return Rejection(kind=kind, value=value, limit=limit, deviations=deviations)
+        return None
 
     def accept(self, loss: float, norm: float) -> None:
         """Record a good step. Only good steps define what is normal."""

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
             f"step {step:,}: the batch from {directory} has digest {batch.digest}, the journal has {logged.batch}",
             "check the shards: regpt data verify",
         )
-    what = "skipped: " + logged.reason if isinstance(logged, SkippedRecord) else f"loss {logged.loss:.6f}"
+    what = f"skipped: {logged.reason}" if isinstance(logged, SkippedRecord) else f"loss {logged.loss:.6f}"
     yield f"step {step:,} · batch {number:,} · {len(batch.windows):,} windows · {what}"
     yield f"digest {batch.digest}, as in the journal"
     for window in batch.windows.tolist():
@@ -161,11 +161,21 @@ def first_difference(expected: StepRecord | SkippedRecord, actual: StepRecord | 
     """Return the first field that differs, or None."""
     if expected.kind != actual.kind:
         return Divergence(actual.step, "kind", expected.kind, actual.kind)
-    is_good = isinstance(actual, StepRecord)
-    for name in ("batch", "loss", "gradient_norm", "learning_rate") if is_good else ("batch", "reason"):
-        if getattr(expected, name) != getattr(actual, name):
-            return Divergence(actual.step, name, getattr(expected, name), getattr(actual, name))
+    if isinstance(expected, SkippedRecord) and isinstance(actual, SkippedRecord):
+        is_old = expected.reason == expected.reason.rounded()  # from a journal of version 0.1
+        actual = replace(actual, reason=actual.reason.rounded() if is_old else actual.reason)
+    known, now = compared_values(expected), compared_values(actual)
+    for name, value in known.items():
+        if now[name] != value:
+            return Divergence(actual.step, name, value, now[name])
     return None
+
+
+def compared_values(record: StepRecord | SkippedRecord) -> dict[str, object]:
+    """Return the values of a record that a reproduction must repeat."""
+    if isinstance(record, StepRecord):
+        return {name: getattr(record, name) for name in ("batch", "loss", "gradient_norm", "learning_rate")}
+    return {"batch": record.batch, **{f"reason.{name}": value for name, value in asdict(record.reason).items()}}
 
 
 def first_recipe(recipe: Recipe, history: History) -> Recipe:

@@ -217,7 +217,7 @@ class Trainer:
         started_at = time.perf_counter()
         loss, norm, digest = self.gradients.compute(step, batch)
         tokens = (step + 1) * self.recipe.data.total_batch_tokens
-        if reason := self.state.guard.reason(loss, norm):
+        if reason := self.state.guard.rejection(loss, norm):
             seconds = time.perf_counter() - started_at
             return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=digest, seconds=seconds)
         self.state.guard.accept(loss, norm)

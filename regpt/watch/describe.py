@@ -24,7 +24,7 @@ def describe_state(status: RunStatus) -> list[str]:
             return ["without a final event", how_to_resume]
     if isinstance(last, Stopped):
         return [f"by {last.signal or 'a signal'}", how_to_resume]
-    return [last.reason] if isinstance(last, Failed) else []
+    return [str(last.reason)] if isinstance(last, Failed) and last.reason else []
 
 
 def describe_event(event: EventRecord) -> str:
@@ -43,6 +43,6 @@ def describe_event(event: EventRecord) -> str:
         case Stopped(signal=signal):
             return f"stopped {at} by {signal or 'a signal'}"
         case Failed(reason=reason):
-            return f"failed {at}: {reason}"
+            return f"failed {at}" + (f": {reason}" if reason else "")
         case Finished():
             return f"finished {at}"

@@ -152,7 +152,7 @@ def status_items(status: RunStatus) -> list[str]:
         found.append(f"{status.tokens_per_second:,.0f} tokens/s" + (f", {peak:.1%} of peak" if peak else ""))
     if history.skipped:
         bad = history.skipped[-1]
-        found.append(f"skipped {len(history.skipped):,}, the last at step {bad.step:,}: {printable(bad.reason)}")
+        found.append(f"skipped {len(history.skipped):,}, the last at step {bad.step:,}: {bad.reason}")
     found += counted
     if history.steps:
         found.append(f"rate {last.learning_rate:.2e}")

@@ -19,6 +19,7 @@ from regpt.tracking.events import (
     parse_detail,
 )
 from regpt.tracking.journal import EventRecord, Journal, RunState, read_history
+from regpt.tracking.rejections import Rejection, RejectionKind
 
 EVERY_DETAIL: list[Detail] = [
     Started(device="cpu", precision="float32", torch="2.9", ranks=2, hellaswag_unavailable="no file"),
@@ -27,7 +28,7 @@ EVERY_DETAIL: list[Detail] = [
     OutOfMemory(at_step=3, micro_batch_before=8, micro_batch_after=4),
     CheckpointFailed(problem="no space left"),
     Stopped(signal="SIGTERM", memory_bytes=5),
-    Failed(reason="the loss is nan", memory_bytes=5),
+    Failed(reason=Rejection(kind=RejectionKind.LOSS_NAN), memory_bytes=5),
     Finished(memory_bytes=5),
 ]
 
@@ -51,6 +52,12 @@ def test_every_event_is_written_and_read_unchanged(tmp_path: Path) -> None:
         ),
         ("not saved", {"problem": "no space left"}, CheckpointFailed(problem="no space left")),
         ("resumed", {"passed_over": ["a"], "changed": {}}, Resumed(skipped_checkpoints=["a"])),
+        (
+            "failed",
+            {"reason": "the loss is nan", "memory_bytes": 5},
+            Failed(reason=Rejection(kind=RejectionKind.LOSS_NAN), memory_bytes=5),
+        ),
+        ("failed", {"reason": "the moon is full"}, Failed()),
         ("started", {"hellaswag": "not measured: no file"}, Started(hellaswag_unavailable="no file")),
     ],
 )

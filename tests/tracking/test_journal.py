@@ -18,6 +18,7 @@ from regpt.tracking.journal import (
     ValidationRecord,
     read_history,
 )
+from regpt.tracking.rejections import Rejection, RejectionKind
 
 
 def step(number: int, loss: float) -> StepRecord:
@@ -108,7 +109,9 @@ def eventful(path: Path) -> bytes:
     journal.write(EventRecord(step=4, detail=Resumed()))
     for number in range(5, 9):
         journal.write(step(number, 4.0))
-    journal.write(SkippedRecord(step=9, tokens=72, reason="loss nan", batch="x", seconds=0.5))
+    journal.write(
+        SkippedRecord(step=9, tokens=72, reason=Rejection(kind=RejectionKind.LOSS_NAN), batch="x", seconds=0.5)
+    )
     journal.write(EventRecord(step=6, detail=Rollback(from_step=9)))
     journal.write(step(7, 3.0))
     return journal.path.read_bytes()

@@ -18,6 +18,7 @@ from regpt.checkpoint import store
 from regpt.tracking.events import Event, Rollback
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
+from regpt.tracking.rejections import Rejection, RejectionKind
 from regpt.training.guard import Guard, Verdict, spike_limit
 from regpt.training.start import resume, train
 from regpt.training.trainer import Trainer
@@ -160,7 +161,7 @@ def test_evidence_has_windows_text_and_gradient_norms(
     about = json.loads((folder / "step.json").read_text())
     assert about["gradient_norms"]["blocks.0.mlp.down.weight"] == "nan"
     assert float(about["gradient_norms"]["token_embedding.weight"]) > 0
-    assert len(about["windows"]) == 4 and about["reason"] == "the norm of the gradients is nan"
+    assert len(about["windows"]) == 4 and about["reason"]["kind"] == RejectionKind.GRADIENT_NORM_NAN
     text = (folder / "text.txt").read_text(encoding="utf-8")
     assert all(f"=== window {window}\n" in text for window in about["windows"]) and len(text) > 200
 
@@ -188,11 +189,30 @@ def test_guard_decides_the_same_after_a_stop_and_a_resume(
 def test_spike_limit_follows_the_median() -> None:
     guard = Guard(GuardRecipe(window=64, loss_deviations=10.0, norm_deviations=10.0))
     for number in range(64):
-        assert guard.reason(3.0 + 0.01 * (number % 5), 1.0) == ""
+        assert guard.rejection(3.0 + 0.01 * (number % 5), 1.0) is None
         guard.accept(3.0 + 0.01 * (number % 5), 1.0)
-    assert "the loss is 3.5" in guard.reason(3.5, 1.0)
-    assert "the norm of the gradients is 4" in guard.reason(3.0, 4.0)
-    assert guard.reason(2.0, 0.1) == ""  # better than usual is no spike
+    loss_limit, norm_limit = (spike_limit(recent, 10.0, 64) for recent in (guard.losses, guard.norms))
+    assert guard.rejection(3.5, 1.0) == Rejection(
+        kind=RejectionKind.LOSS_SPIKE, value=3.5, limit=loss_limit, deviations=10.0
+    )
+    assert guard.rejection(3.0, 4.0) == Rejection(
+        kind=RejectionKind.GRADIENT_NORM_SPIKE, value=4.0, limit=norm_limit, deviations=10.0
+    )
+    assert 3.02 < loss_limit < 3.5 and 1.0 < norm_limit < 4.0
+    assert guard.rejection(2.0, 0.1) is None  # better than usual is no spike
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "kind"),
+    [
+        (NAN, 1.0, RejectionKind.LOSS_NAN),
+        (INFINITY, NAN, RejectionKind.LOSS_INFINITE),
+        (3.0, NAN, RejectionKind.GRADIENT_NORM_NAN),
+        (3.0, INFINITY, RejectionKind.GRADIENT_NORM_INFINITE),
+    ],
+)
+def test_nan_and_infinity_are_told_apart_by_kind(loss: float, norm: float, kind: RejectionKind) -> None:
+    assert Guard(GuardRecipe()).rejection(loss, norm) == Rejection(kind=kind)
 
 
 def test_rejected_steps_do_not_change_what_is_normal() -> None:
@@ -201,9 +221,9 @@ def test_rejected_steps_do_not_change_what_is_normal() -> None:
         guard.accept(3.0, 1.0)
     for batch in range(100):
         for loss in (NAN, 50.0):
-            assert guard.reason(loss, 1.0)
+            assert guard.rejection(loss, 1.0)
             guard.reject(batch, batch)
-    assert guard.losses == [3.0] * 16 and guard.reason(3.0, 1.0) == "" and guard.reason(50.0, 1.0)
+    assert guard.losses == [3.0] * 16 and guard.rejection(3.0, 1.0) is None and guard.rejection(50.0, 1.0)
 
 
 def test_spike_limit_is_infinite_without_enough_steps() -> None:

@@ -38,6 +38,7 @@ from regpt.tracking.journal import (
     TaskRecord,
     ValidationRecord,
 )
+from regpt.tracking.rejections import Rejection, RejectionKind
 from regpt.tracking.status import RunMonitor, RunStatus, State, duration
 from regpt.watch.describe import describe_state
 from regpt.watch.terminal_plot import Curve, draw_curves
@@ -98,7 +99,9 @@ def rich_life(text: str = "Hello, there") -> list[Record]:
             records += [validation(number, 9.5 - number / 10), hellaswag(number)]
             records.append(SampleRecord(step=number, prompt="", texts=[text], seed=1, top_k=1))
             records.append(CheckpointRecord(step=number, path="x", bytes=1, seconds=0.1))
-    records.append(SkippedRecord(step=31, tokens=0, reason="loss nan", batch="x", seconds=2.0))
+    records.append(
+        SkippedRecord(step=31, tokens=0, reason=Rejection(kind=RejectionKind.LOSS_NAN), batch="x", seconds=2.0)
+    )
     return [*records, event(CheckpointFailed(problem="no room"), 31), event(Rollback(from_step=31), 30)]
 
 
@@ -110,7 +113,15 @@ def seen(path: Path, width: int = 80, height: int = 24) -> str:
 
 
 def test_the_figures_are_the_journals(tmp_path: Path) -> None:
-    path = a_run(tmp_path, [*rich_life(), SkippedRecord(step=31, tokens=0, reason="loss inf", batch="x", seconds=2.0)])
+    path = a_run(
+        tmp_path,
+        [
+            *rich_life(),
+            SkippedRecord(
+                step=31, tokens=0, reason=Rejection(kind=RejectionKind.LOSS_INFINITE), batch="x", seconds=2.0
+            ),
+        ],
+    )
     shown = seen(path, 120, 40)
     progress = RunMonitor(path).update()
     peak = 64 * progress.recipe.model.flops_per_token / 1e9
@@ -124,7 +135,7 @@ def test_the_figures_are_the_journals(tmp_path: Path) -> None:
         "gradient norm 1.25",
         "3,968 of 12,800 tokens",
         "saved at step 30",
-        "skipped 1, the last at step 31: loss inf",
+        "skipped 1, the last at step 31: the loss is inf",
         "checkpoint at step 31 not written: no room",
         "rolled back from step 31 to 30",
         "sample at step 30: Hello, there",
@@ -193,7 +204,7 @@ def test_state_follows_from_the_process_that_holds_the_lock(tmp_path: Path) -> N
     assert state() is State.STOPPED and "SIGINT" in details() and "regpt resume tiny" in details()
     with locked(path / "lock"):
         assert state() is State.STARTING and "stopped" in details()
-    Journal(path).write(event(Failed(reason="the loss is nan"), 1))
+    Journal(path).write(event(Failed(reason=Rejection(kind=RejectionKind.LOSS_NAN)), 1))
     assert state() is State.FAILED and details() == "the loss is nan"
 
 
