@@ -19,6 +19,7 @@ from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, Step
 from regpt.tracking.status import duration
 
 THROTTLE_SECONDS = 60.0  # between two progress lines where there is no terminal
+LINES_IN_A_PIPE = 10  # lines with the loss in a whole run, at least; more if it takes longer than ten minutes
 NAME_AND_BAR_WIDTH = 20  # characters
 
 
@@ -116,6 +117,7 @@ class TrainingConsole:
         self.console, self.recipe, self.device, self.ranks = console, recipe, device, ranks
         self.print_line, self.note = console.print_line, console.note
         self.seconds_per_step = 0.0  # moving average; 0: no step yet
+        self.figures = ("", "")  # of the last step: the most important ones, and the rest
         self.validation_seconds = self.task_seconds = 0.0  # of the last evaluation of each kind
 
     def begin(self, run_dir: Path, first_step: int, parallel: str, hellaswag_unavailable: str) -> None:
@@ -152,12 +154,16 @@ class TrainingConsole:
         rate = recipe.data.total_batch_tokens / self.seconds_per_step
         share = rate * recipe.model.flops_per_token / (self.ranks * self.device.peak_flops)
         # The most important figures come first: a narrow terminal cuts the end.
-        status = (
+        self.figures = (
             f"step {record.step:,}/{recipe.run.max_steps:,} · loss {record.loss:.4f}"
-            f" · {duration(self.seconds_left(record.step))} left · {rate:,.0f} tokens/s · {100 * share:.0f} % of peak"
-            f" · lr {record.learning_rate:.2e} · norm {record.gradient_norm:.2f}"
+            f" · {duration(self.seconds_left(record.step))} left",
+            f"{rate:,.0f} tokens/s · {100 * share:.0f} % of peak"
+            f" · lr {record.learning_rate:.2e} · norm {record.gradient_norm:.2f}",
         )
-        if is_first and self.console.progress is None:
+        status = " · ".join(self.figures)
+        interval = -(-recipe.run.max_steps // LINES_IN_A_PIPE)
+        if self.console.progress is None and (is_first or recipe.is_due(record.step, interval)):
+            self.console.last_line_at = time.perf_counter()
             self.print_line(status)
         else:
             self.console.update_bar(status, completed=record.step)
@@ -171,8 +177,9 @@ class TrainingConsole:
         return (recipe.run.max_steps - step) * self.seconds_per_step + evaluations
 
     def show_progress(self, name: str, done: int, total: int) -> None:
-        """Show how far a long part of the current step or evaluation is."""
-        self.console.update_bar(f"{name} {done:,}/{total:,}")
+        """Show how far a long part of the current step or evaluation is, next to the loss of the last step."""
+        first, rest = self.figures
+        self.console.update_bar(" · ".join(filter(None, [first, f"{name} {done:,}/{total:,}", rest])))
 
     def validation(self, record: ValidationRecord) -> None:
         self.validation_seconds = record.seconds
@@ -190,10 +197,8 @@ class TrainingConsole:
         )
 
     def sample(self, record: SampleRecord) -> None:
-        """Print samples, in a terminal only."""
-        if self.console.is_live:
-            for text in record.texts:
-                self.print_line("             " + text.replace("\n", "⏎"))
+        for text in record.texts:
+            self.print_line("             " + text.replace("\n", "⏎"))
 
     def checkpoint(self, record: CheckpointRecord) -> None:
         size = f"{record.bytes / 1e6:,.0f} MB"

@@ -86,7 +86,7 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / "manifest.json"
     if not path.is_file():
         raise DataError(
-            f"{directory}: not a prepared dataset (no manifest.json)",
+            f"{directory}: not a prepared dataset (no manifest.json){relative_to(directory)}",
             "set data.path to a dataset, or prepare one: regpt prepare RECIPE data.source=… data.path=…",
         )
     try:
@@ -105,6 +105,11 @@ def read_manifest(directory: Path) -> Manifest:
     if digest != manifest.digest:
         raise DataError(f"{path}: changed after it was written (the digest does not match)", PREPARE_AGAIN)
     return manifest
+
+
+def relative_to(directory: Path) -> str:
+    """Say where a relative path begins; empty for an absolute one."""
+    return "" if directory.is_absolute() else f"; the path is relative to the current directory, {Path.cwd()}"
 
 
 def check_types(manifest: Manifest) -> None:

@@ -118,10 +118,16 @@ def choose_precision(wanted: str, kind: str) -> torch.dtype:
 
 
 def device_name(kind: str) -> str:
+    """Return the model of the device; for a CPU also the number of threads."""
+    return device_model(kind) + (f", {torch.get_num_threads()} threads" if kind == "cpu" else "")
+
+
+def device_model(kind: str) -> str:
     if kind == "cuda":
         return torch.cuda.get_device_name()
-    processor = torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
-    return f"Apple {platform.machine()} GPU" if kind == "mps" else f"{processor}, {torch.get_num_threads()} threads"
+    if kind == "mps":
+        return f"Apple {platform.machine()} GPU"
+    return torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
 
 
 def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:

@@ -6,8 +6,9 @@ from regpt.base.format import short_count
 from regpt.base.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
 from regpt.reporting.scores import NOT_MEASURED
-from regpt.tracking.events import Ended, Event, OutOfMemory, Started, Stopped
+from regpt.tracking.events import Ended, Event, OutOfMemory, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord
+from regpt.tracking.resume_changes import changes_of_resume
 from regpt.tracking.run import Run
 
 
@@ -163,8 +164,10 @@ def event_line(event: EventRecord) -> str:
     line = f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {EVENT_TEXT[event.event]}"
     line += f" at step {event.step:,}"
     match event.detail:
-        case Started(ranks=ranks) if ranks > 1:
-            return f"{line} on {ranks} ranks"
+        case Started(ranks=ranks) as start:
+            line += f" on {ranks} ranks" if ranks > 1 else ""
+            changed = [escaped(change) for change in changes_of_resume(start)] if isinstance(start, Resumed) else []
+            return f"{line} ({'; '.join(changed)})" if changed else line
         case Stopped(signal=signal) if signal:
             return f"{line} ({signal})"
         case OutOfMemory(micro_batch_before=before, micro_batch_after=after) if before:

@@ -43,6 +43,8 @@ class Resumed(Started):
     event: ClassVar[Event] = Event.RESUMED
     changed: dict[str, list[Any]] = field(default_factory=dict)  # setting -> [before, now]
     skipped_checkpoints: list[str] = field(default_factory=list)  # newer ones that are damaged, and why
+    learning_rate_changed: list[float] = field(default_factory=list)  # of the next step: [before, now]; or empty
+    compute_changed: dict[str, list[Any]] = field(default_factory=dict)  # what the machine decides -> [before, now]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,6 +31,7 @@ class TrainState:
 
     recipe: Recipe  # changes after an out-of-memory retry, which makes the micro-batch smaller
     data_digest: str
+    compute: Mapping[str, Any] = field(default_factory=dict)  # what the machine decides, for a later resume
     guard: Guard = field(init=False)
     training_seconds: float = 0.0  # in good steps, of all attempts
     slowest_step_seconds: float = 0.0  # of this attempt
@@ -52,6 +53,7 @@ class TrainState:
         return {
             "settings": as_tables(self.recipe),
             "data": self.data_digest,
+            "compute": dict(self.compute),
             "guard": self.guard.to_json(),
             "best": best,
             "training_seconds": self.training_seconds,

@@ -11,8 +11,8 @@ from torch import Tensor
 from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, combine_digests
 from regpt.distributed.device import Device, seed_micro_batch
+from regpt.distributed.oom import is_out_of_memory
 from regpt.distributed.rank_group import RankGroup
-from regpt.training.oom import is_out_of_memory
 from regpt.training.parallel import Parallel
 
 
@@ -44,7 +44,7 @@ class Gradients:
         for turn, (number, inputs, targets) in enumerate(zip(batch.numbers, batch.inputs, batch.targets, strict=True)):
             self.check_stop()
             if turn:
-                self.console.show_progress(f"step {step + 1:,}: micro-batch", turn, count)
+                self.console.show_progress("micro-batch", turn, count)
             seed_micro_batch(self.seed, step, number)
             with self.parallel.micro_batch(last=turn == count - 1):
                 with self.device.autocast():

@@ -13,13 +13,13 @@ from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import TokenWindows
 from regpt.distributed.device import memory_bytes
+from regpt.distributed.oom import release_memory, smaller_micro_batch
 from regpt.tracking.events import Failed, OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, SkippedRecord
 from regpt.tracking.layout import RunPaths
 from regpt.training.checkpointing import Checkpointing, TrainState
 from regpt.training.evidence import gradient_norms, write_evidence
 from regpt.training.guard import Verdict
-from regpt.training.oom import release_memory, smaller_micro_batch
 from regpt.training.parallel import Parallel
 from regpt.training.periodic_eval import PeriodicEvaluation
 

@@ -4,33 +4,32 @@ import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
-from regpt.base.errors import CheckpointError, DataError, RecipeError, UserError
+from regpt.base.errors import DataError, RecipeError, UserError
 from regpt.base.files import locked, sha256_of_json, write_json, write_text
 from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables, changes, load_resolved_recipe, recipe_digest, to_toml
-from regpt.checkpoint import store
+from regpt.base.settings import as_tables, load_resolved_recipe, recipe_digest, to_toml
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console, quiet_console
 from regpt.data.shards import Manifest, read_manifest
+from regpt.distributed.compute import compute_environment
 from regpt.distributed.device import Device, open_device
 from regpt.distributed.env import current_launch
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS
 from regpt.preparation.dataset import open_or_prepare
-from regpt.tracking.environment import Environment
-from regpt.tracking.events import Resumed, Started
-from regpt.tracking.journal import RunState, read_history
+from regpt.tracking.events import Started
 from regpt.tracking.layout import RunPaths
+from regpt.tracking.resume_changes import changes_of_resume
 from regpt.tracking.run import Run, open_run
 from regpt.training.environment import code_version, environment
+from regpt.training.resume_point import ResumePoint, find_resume_point
 from regpt.training.trainer import Trainer
 
 
@@ -120,7 +119,8 @@ def resume_from(
 ) -> TrainResult:
     paths = RunPaths(run_dir)
     with locked(paths.lock) if ranks.is_main else nullcontext():
-        found = ResumePoint(**ranks.on_main(lambda: asdict(find_resume_point(recipe, run_dir, console))))
+        compute = compute_environment(device, ranks.size)
+        found = ResumePoint(**ranks.on_main(lambda: asdict(find_resume_point(recipe, run_dir, compute, console))))
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         if found.is_complete:
             steps = recipe.run.max_steps
@@ -128,76 +128,18 @@ def resume_from(
                 f"{run_dir} is complete: {steps:,} steps; for more: regpt resume {run_dir} run.max_steps=…"
             )
             return TrainResult(run_dir, ranks.is_main)
+        start = found.event()
+        console.print_line(f"resuming {run_dir} after step {found.step:,} of {recipe.run.max_steps:,}")
+        for line in changes_of_resume(start):
+            console.note(line)
         training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
         training.restore(found.step)
         if ranks.is_main and (found.changed or not paths.environment.exists()):
             write_description(training)
-        start = Resumed(changed=found.changed, skipped_checkpoints=found.skipped_checkpoints)
+        elif ranks.is_main:
+            record_data_path(paths.recipe, recipe)
         stopped_by = training.train(first_step=found.step, start=start)
         return TrainResult(run_dir, ranks.is_main, stopped_by)
-
-
-@dataclass(frozen=True)
-class ResumePoint:
-    """Where a run is resumed, and how the recipe has changed since."""
-
-    step: int
-    changed: dict[str, list[Any]]  # setting -> [before, now]
-    skipped_checkpoints: list[str] = field(default_factory=list)  # newer ones that are damaged, and why
-    is_complete: bool = False  # whether nothing is left to train
-
-
-def find_resume_point(recipe: Recipe, run: Path, console: Console) -> ResumePoint:
-    """Find the newest valid checkpoint and compare its settings with the recipe.
-
-    Raises CheckpointError without one, unless torchrun restarts lost ranks: then the run restarts at step 0.
-    """
-    store.remove_partial(run)
-    if current_launch().elastic and not store.list_checkpoints(run):
-        return ResumePoint(0, changes_before_first_checkpoint(recipe, run))
-    skipped: list[str] = []
-    path = store.newest_valid(run, skipped.append)
-    for problem in skipped:
-        console.note(f"{problem}; resuming from an earlier checkpoint, {path.name}")
-    state = store.load_state(path)
-    changed = allowed_changes(path, state, recipe, read_manifest(recipe.data.directory))
-    is_complete = read_history(run).status is RunState.FINISHED and state["step"] == recipe.run.max_steps
-    return ResumePoint(state["step"], changed, skipped, is_complete)
-
-
-def changes_before_first_checkpoint(recipe: Recipe, run: Path) -> dict[str, list[Any]]:
-    """Do the same as `allowed_changes` for a run that was lost before its first checkpoint."""
-    paths = RunPaths(run)
-    if not paths.environment.exists():
-        return {}
-    state = {
-        "step": 0,
-        "settings": as_tables(load_resolved_recipe(paths.recipe)),
-        "data": Environment.read(run).data.digest,
-    }
-    return allowed_changes(run, state, recipe, read_manifest(recipe.data.directory))
-
-
-def allowed_changes(path: Path, state: dict[str, Any], recipe: Recipe, manifest: Manifest) -> dict[str, list[Any]]:
-    """Return the settings that differ from the checkpoint's: setting -> [before, now].
-
-    Raises CheckpointError with the values where a resume must not change them.
-    """
-    refused, allowed = changes(state["settings"], recipe)
-    problems = [f"{name} was {then}, is {now}" for name, (then, now) in refused.items()]
-    if state["data"] != manifest.digest:
-        problems.append(f"data digest was {state['data'][:12]}…, is {manifest.digest[:12]}… in {recipe.data.path}")
-    if problems:
-        raise CheckpointError(
-            f"{path}: was made with another {'recipe' if refused else 'dataset'} ({'; '.join(problems)})",
-            "restore it, or start a new run",
-        )
-    if recipe.run.max_steps < state["step"]:
-        raise CheckpointError(
-            f"{path}: has {state['step']:,} steps, more than run.max_steps = {recipe.run.max_steps:,}",
-            "set it higher",
-        )
-    return allowed
 
 
 @contextmanager
@@ -253,6 +195,13 @@ def new_run_directory(training: Trainer) -> Iterator[None]:
         if not RunPaths(run).journal.exists():
             shutil.rmtree(run)
         raise
+
+
+def record_data_path(file: Path, recipe: Recipe) -> None:
+    """Write where the dataset is now into recipe.toml. Other settings of place and time hold for one attempt."""
+    stored = load_resolved_recipe(file)
+    if stored.data.path != recipe.data.path:
+        write_text(file, to_toml(replace(stored, data=replace(stored.data, path=recipe.data.path))))
 
 
 def write_description(training: Trainer) -> None:

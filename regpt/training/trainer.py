@@ -16,7 +16,9 @@ from regpt.base.settings import as_tables
 from regpt.console.training import Console
 from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import Manifest, TokenWindows, check_fits
+from regpt.distributed.compute import compute_environment
 from regpt.distributed.device import Device, memory_bytes
+from regpt.distributed.oom import OOM_RETRY_STEPS, is_out_of_memory
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
 from regpt.model.optimizer import learning_rate
@@ -25,7 +27,6 @@ from regpt.tracking.journal import EventRecord, Journal, Record, SkippedRecord, 
 from regpt.tracking.trackers import Trackers
 from regpt.training.checkpointing import Checkpointing, TrainState
 from regpt.training.gradients import Gradients
-from regpt.training.oom import OOM_RETRY_STEPS, is_out_of_memory
 from regpt.training.parallel import make_parallel
 from regpt.training.periodic_eval import PeriodicEvaluation, open_hellaswag
 from regpt.training.recovery import Recovery
@@ -50,7 +51,8 @@ class Trainer:
         """
         self.run_dir, self.device, self.ranks = run_dir, device, ranks
         self.console = console.training_console(recipe, device, ranks.size)
-        self.manifest, self.state = manifest, TrainState(recipe, manifest.digest)
+        compute = compute_environment(device, ranks.size).to_json()
+        self.manifest, self.state = manifest, TrainState(recipe, manifest.digest, compute)
         directory = recipe.data.directory
         self.train_windows = TokenWindows(directory, manifest, "train", recipe.model.block_size)
         validation_windows = TokenWindows(directory, manifest, "val", recipe.model.block_size)

@@ -11,7 +11,7 @@ from rich.console import Console as Terminal
 from regpt.base.recipe import Recipe
 from regpt.console.training import Console, TrainingConsole
 from regpt.distributed.device import Device
-from regpt.tracking.journal import History, StepRecord, TaskRecord, ValidationRecord
+from regpt.tracking.journal import History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 from regpt.tracking.status import duration
 from tests.conftest import tiny_recipe
 
@@ -74,3 +74,58 @@ def test_times_due_equals_the_number_of_steps_that_are_due(tmp_path: Path) -> No
             for after in range(last + 1):
                 happens = [step for step in range(after + 1, last + 1) if recipe.is_due(step, every)]
                 assert recipe.times_due(after, every) == len(happens), (last, every, after)
+
+
+def pipe_lines(recipe: Recipe, steps: int) -> list[str]:
+    """Return the lines with a loss that a fast run prints into a pipe."""
+    text = StringIO()
+    console = TrainingConsole(Console(Terminal(file=text, highlight=False, soft_wrap=True)), recipe, DEVICE, 1)
+    for number in range(1, steps + 1):
+        console.show_progress("micro-batch", 1, 2)
+        console.step(step(number))
+    return [line for line in text.getvalue().splitlines() if "loss" in line]
+
+
+@pytest.mark.parametrize(("steps", "printed"), [(5, 5), (20, 11), (1000, 11), (1, 1)])
+def test_pipe_gets_loss_lines_at_regular_steps_of_a_fast_run(tmp_path: Path, steps: int, printed: int) -> None:
+    lines = pipe_lines(tiny_recipe(tmp_path, run={"max_steps": steps}), steps)
+    assert len(lines) == printed
+    assert lines[0].startswith(f"step 1/{steps:,} ") and lines[-1].startswith(f"step {steps:,}/{steps:,} ")
+
+
+def test_pipe_gets_a_loss_line_a_minute_while_micro_batches_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = iter(float(second) for second in range(0, 10_000, 7))
+    monkeypatch.setattr("time.perf_counter", lambda: next(now))
+    text = StringIO()
+    recipe = tiny_recipe(tmp_path, run={"max_steps": 1000})
+    console = TrainingConsole(Console(Terminal(file=text, highlight=False, soft_wrap=True)), recipe, DEVICE, 1)
+    console.step(step(1))
+    for turn in range(1, 100):
+        console.show_progress("micro-batch", turn, 100)
+    lines = text.getvalue().splitlines()
+    assert len(lines) > 5
+    assert all(line.startswith("step 1/1,000 · loss 4.0000") for line in lines)
+
+
+def test_terminal_shows_the_loss_next_to_the_micro_batch(tmp_path: Path) -> None:
+    terminal = Terminal(file=StringIO(), force_terminal=True, width=100)
+    with Console(terminal) as live:
+        console = TrainingConsole(live, tiny_recipe(tmp_path), DEVICE, 1)
+        console.begin(Path("runs/it"), 0, "alone", "")
+        console.show_progress("micro-batch", 1, 2)
+        console.step(step(1))
+        console.show_progress("micro-batch", 1, 2)
+        assert live.progress is not None
+        status = live.progress.tasks[0].fields["status"]
+    assert status.index("loss 4.0000") < status.index("micro-batch 1/2") < status.index("tokens/s")
+
+
+@pytest.mark.parametrize("in_terminal", [False, True])
+def test_samples_are_printed_in_a_pipe_and_in_a_terminal(tmp_path: Path, in_terminal: bool) -> None:
+    text = StringIO()
+    terminal = Terminal(file=text, force_terminal=in_terminal, highlight=False, soft_wrap=True, width=100)
+    console = TrainingConsole(Console(terminal), tiny_recipe(tmp_path), DEVICE, 1)
+    console.sample(SampleRecord(step=3, prompt="a", texts=["a\nb", "a c"], seed=1, top_k=5))
+    assert [line.strip() for line in text.getvalue().splitlines()] == ["a⏎b", "a c"]

@@ -10,12 +10,12 @@ import torch
 from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
+from regpt.distributed.oom import is_out_of_memory, smaller_micro_batch
 from regpt.model.gpt import GPT
 from regpt.tracking.events import Event, OutOfMemory
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.predictions import read_predictions
-from regpt.training.oom import is_out_of_memory, smaller_micro_batch
 from regpt.training.reproduce import replay, reproduce
 from regpt.training.start import resume, train
 from tests.conftest import tiny_recipe
@@ -236,7 +236,7 @@ def both_have_less(rank: int) -> None:
 
 LIMITED = """
 import resource, sys, torch
-from regpt.training.oom import is_out_of_memory
+from regpt.distributed.oom import is_out_of_memory
 torch.zeros(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
