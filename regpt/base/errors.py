@@ -22,8 +22,6 @@ class UserError(Exception):
     """An error that a user can fix. Printed as one line without a traceback; the process exits with `code`."""
 
     code = USAGE
-    # Of several ranks one tells. None: all have met the same, so the first does; else whether this one is to.
-    reported_by_this_rank: bool | None = None
 
     def __init__(self, problem: str, fix: str) -> None:
         super().__init__(problem, fix)
@@ -79,16 +77,6 @@ class RanksError(UserError):
     """Another rank does not answer, or has gone."""
 
     code = RANKS
-
-
-class OtherRankError(UserError):
-    """Another rank has met an error and told it; this one ends with the same code."""
-
-    reported_by_this_rank = False
-
-    def __init__(self, code: int, problem: str) -> None:
-        super().__init__(problem, "see what that rank says")
-        self.code = code
 
 
 # Errors of the operating system: what a user can do about one, by its number

@@ -17,6 +17,7 @@ from regpt.base.aliases import RenamedSetting
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
 from regpt.cli import evaluate, plan, prepare, recipe, report, train
 from regpt.distributed.env import current_launch, exit_process
+from regpt.distributed.errors import is_printed_here
 from regpt.distributed.signals import StopRequested
 
 DESCRIPTION = "Train GPT-2 (124M) from scratch and write a report that you can verify."
@@ -125,7 +126,7 @@ def run_command(arguments: argparse.Namespace) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        if error.reported_by_this_rank or (error.reported_by_this_rank is None and current_launch().local_rank == 0):
+        if is_printed_here(error):
             print(f"error: {error}", file=sys.stderr)
         return error.code
     except BrokenPipeError:  # the reader of a pipe has left, as `head` does

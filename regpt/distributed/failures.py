@@ -12,7 +12,8 @@ from contextlib import contextmanager
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store  # torch.distributed.Store, which has no types
 
-from regpt.base.errors import DONE, INTERRUPTED, RANKS, USAGE, OtherRankError, RanksError, UserError
+from regpt.base.errors import DONE, INTERRUPTED, RANKS, USAGE, RanksError, UserError
+from regpt.distributed.errors import OtherRankError, RankFailure
 from regpt.distributed.signals import StopRequested
 
 FAILURE_KEY = "failure"  # in the store: why the first rank failed
@@ -46,6 +47,7 @@ class RankConnections:
         """
         self.rank, self.size, self.store, self.timeout = rank, size, store, timeout
         self.persistent_store, self.cpu_group = persistent_store, cpu_group
+        self.common_error: UserError | None = None  # the last one that rank 0 shared and every rank raised
 
     @property
     def is_main(self) -> bool:
@@ -99,18 +101,28 @@ class RankConnections:
         return OtherRankError(failure["code"], failure["problem"])
 
     def publish_failure(self, error: BaseException) -> BaseException:
-        """Publish this rank's failure; return the error to exit with, which has the first failure's exit code."""
+        """Publish this rank's failure; return the error to exit with, which has the first failure's exit code.
+
+        For a UserError it is a RankFailure, which one rank prints: the first that failed, or rank 0 for an error that
+        it shared with the others.
+        """
         if isinstance(error, RuntimeError) and is_connection_error(error):
             error = self.connection_error(error)
         code, is_first = self.record_failure(exit_code(error), description(error))
         self.mark_ended(code)
-        if isinstance(error, UserError | StopRequested):
+        if isinstance(error, StopRequested):
             error.code = code
-        if isinstance(error, UserError) and error.reported_by_this_rank is None:
-            error.reported_by_this_rank = is_first  # also where all ranks met it: one report is enough
         if isinstance(error, OSError | KeyboardInterrupt) and not is_first:
-            return OtherRankError(code, description(error))
+            error = OtherRankError(code, description(error))
+        if isinstance(error, UserError):
+            return RankFailure(error, code, is_printed_here=self.prints(error, is_first))
         return error
+
+    def prints(self, error: UserError, is_first: bool) -> bool:
+        """Return whether this rank prints the error that ends it; `is_first`: whether it failed first."""
+        if isinstance(error, OtherRankError):
+            return False
+        return self.is_main if error is self.common_error else is_first
 
     def record_failure(self, code: int, problem: str) -> tuple[int, bool]:
         """Record why this rank ends, unless another rank failed before.

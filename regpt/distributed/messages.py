@@ -31,7 +31,7 @@ class Messages(RankConnections):
             result = make()
         except UserError as error:
             self.post(name, {"problem": error.problem, "fix": error.fix, "type": type(error).__name__})
-            error.reported_by_this_rank = self.is_main
+            self.common_error = error
             raise
         self.post(name, {"result": result})
         return result
@@ -47,9 +47,8 @@ class Messages(RankConnections):
             message = json.loads(self.store.get(name))
         if "problem" not in message:
             return message["result"]
-        error = ERROR_TYPES.get(message["type"], UserError)(message["problem"], message["fix"])
-        error.reported_by_this_rank = self.is_main
-        raise error
+        self.common_error = ERROR_TYPES.get(message["type"], UserError)(message["problem"], message["fix"])
+        raise self.common_error
 
     def wait_for(
         self, *names: str, while_waiting: Callable[[], None] = lambda: None, timeout: float | None = None

@@ -11,9 +11,10 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
-from regpt.base.errors import OtherRankError, RanksError, UserError
+from regpt.base.errors import RanksError
 from regpt.distributed.device import Device
 from regpt.distributed.env import current_launch
+from regpt.distributed.errors import OtherRankError, RankFailure
 from regpt.distributed.failures import ENDED_KEY, POLL_SECONDS
 from regpt.distributed.heartbeat import heartbeat
 from regpt.distributed.rank_group import RankGroup
@@ -25,8 +26,8 @@ def open_rank_group(device: Device, timeout: float) -> Iterator[RankGroup]:
     """Connect all ranks that torchrun started; a single rank if torchrun did not start this process.
 
     An exception on one rank ends the block on all, with the exit code of the first failure, which one rank reports.
-    `timeout` is in seconds. Connections end with the process, see `env.exit_process`. Raises RanksError if the ranks
-    do not find each other.
+    `timeout` is in seconds. Connections end with the process, see `env.exit_process`. Raises RankFailure for a
+    UserError, with that error and whether this rank prints it; also if the ranks do not find each other.
     """
     launch = current_launch()
     if launch.ranks == 1:
@@ -49,7 +50,7 @@ def open_rank_group(device: Device, timeout: float) -> Iterator[RankGroup]:
 def connect(device: Device, rank: int, size: int, timeout: float) -> tuple[RankGroup, Store]:
     """Join the other ranks; return the group and a second connection to its store, for the heartbeat.
 
-    Raises RanksError if not all ranks come within `timeout` seconds, OtherRankError if the run has ended before.
+    Raises RankFailure if not all ranks come within `timeout` seconds, or if the run has ended before.
     """
     backend = "nccl" if device.torch_device.type == "cuda" else "gloo"
     patience = timedelta(seconds=timeout)
@@ -70,18 +71,16 @@ def connect(device: Device, rank: int, size: int, timeout: float) -> tuple[RankG
             f"rank {rank} of {size}: the ranks cannot connect to each other ({str(error).splitlines()[0][:200]})",
             "start them with torchrun; docs/scale.md has the commands",
         )
-        not_connected.reported_by_this_rank = True
-        raise not_connected from error
+        raise RankFailure(not_connected, not_connected.code, is_printed_here=True) from error
     persistent_store = shared if current_launch().elastic else None
     return RankGroup(rank, size, store, timeout, persistent_store, cpu_group), second_store
 
 
-def already_ended_error(code: int, reported_by_this_rank: bool) -> UserError:
+def already_ended_error(code: int, is_printed_here: bool) -> RankFailure:
     """Return the error for a rank that torchrun restarted although the run had ended by itself."""
     ignore_stop_signals()  # else the first rank to end would have torchrun end the others before they can report
     ended = OtherRankError(code, f"the run ended with exit code {code}; torchrun restarts it in vain")
-    ended.reported_by_this_rank = reported_by_this_rank
-    return ended
+    return RankFailure(ended, code, is_printed_here=is_printed_here)
 
 
 def agree_on_namespace(store: Store, rank: int, size: int, timeout: float) -> str:
