@@ -44,14 +44,19 @@ def add_data(commands: "Subparsers") -> None:
     actions = data.add_subparsers(metavar="import|verify|show", required=True)
     imported = actions.add_parser(
         "import",
-        help="use the shards of build-nanogpt (.npy), llm.c or modded-nanogpt (.bin)",
-        description="Read a folder of token shards once and write a manifest. The shards are not changed.",
-        epilog="example: regpt data import edu_fineweb10B && regpt train gpt2-modern data.path=edu_fineweb10B",
+        help="use the shards of build-nanogpt (.npy), llm.c, modded-nanogpt or nanoGPT (.bin)",
+        description="Read a folder of token shards once and make a dataset of links to them. DIR is not changed.",
+        epilog="example: regpt data import edu_fineweb10B && regpt train gpt2-modern data.path=data/edu_fineweb10B",
     )
     imported.set_defaults(command=run_data_import)
     add_directory(imported)
+    where = imported.add_mutually_exclusive_group()
+    where.add_argument(
+        "--into", type=Path, metavar="FOLDER", help="the dataset to make (default: data/ and DIR's name)"
+    )
+    where.add_argument("--in-place", action="store_true", help="write the manifest into DIR instead")
     imported.add_argument(
-        "--into", type=Path, metavar="FOLDER", help="make a folder of links, if DIR cannot be written"
+        "--form", choices=["nanogpt"], help="nanogpt: uint16 tokens without a header, such as train.bin and val.bin"
     )
     verified = actions.add_parser("verify", help="read a whole dataset and compare it with its manifest")
     verified.set_defaults(command=run_data_verify)
@@ -108,12 +113,13 @@ def option_of_executor(word: str) -> tuple[str, str | int]:
 def run_data_import(arguments: argparse.Namespace) -> int:
     from regpt.console.preparation import ReadingConsole
     from regpt.console.training import Console
-    from regpt.data.import_shards import find_shards, import_shards
+    from regpt.data.import_shards import default_target, find_shards, import_shards
 
-    found = find_shards(arguments.directory)
+    found = find_shards(arguments.directory, without_header=arguments.form == "nanogpt")
+    into = None if arguments.in_place else arguments.into or default_target(arguments.directory)
     with Console() as console:
-        manifest = import_shards(arguments.directory, found, arguments.into, ReadingConsole(console, "import"))
-    where = arguments.into or arguments.directory
+        manifest = import_shards(arguments.directory, found, into, ReadingConsole(console, "import"))
+    where = into or arguments.directory
     print(
         f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"
         f" in {len(manifest.shards)} shards; train on it with data.path={where}"

@@ -46,10 +46,11 @@ class FoundShard:
     header_bytes: int
 
 
-def find_shards(directory: Path) -> list[FoundShard]:
+def find_shards(directory: Path, without_header: bool = False) -> list[FoundShard]:
     """Return the shards in a folder by name, validation first, as regpt writes them.
 
-    Raise DataError if the directory holds no shards, if a header and a size disagree, or if a name has no split.
+    With `without_header` they are plain uint16, as nanoGPT writes them. Raise DataError if the directory holds no
+    shards, if a header and a size disagree, or if a name has no split.
     """
     if not directory.is_dir():
         raise DataError(f"{directory}: no such folder", "name the folder that holds the shards")
@@ -57,6 +58,9 @@ def find_shards(directory: Path) -> list[FoundShard]:
         raise DataError(f"{directory}: already a dataset of regpt", "use it: data.path=…, or `regpt data show`")
     paths = sorted((path for path in directory.iterdir() if path.is_file()), key=natural_sort_key)
     forms = [(path, form) for path in paths if (form := shard_format(path))]
+    if without_header:
+        check_vocabulary_of_nanogpt(directory)
+        forms = [(path, "raw") for path, _ in forms]
     twins = [stem for stem, count in Counter(path.stem for path, _ in forms).items() if count > 1]
     if twins:
         raise DataError(f"{directory}: has {twins[0]} in two formats", "move one of them out of the folder")
@@ -64,6 +68,22 @@ def find_shards(directory: Path) -> list[FoundShard]:
         raise DataError(f"{directory}: no token shards", "name a folder of build-nanogpt's .npy or llm.c's .bin files")
     found = [FoundShard(path, form, split_of(path), *read_header(path, form)) for path, form in forms]
     return sorted(found, key=lambda one: one.split != "val")
+
+
+def check_vocabulary_of_nanogpt(directory: Path) -> None:
+    """Raise DataError if nanoGPT has made the tokens with a vocabulary of characters, which it writes next to them."""
+    vocabulary = directory / "meta.pkl"
+    if vocabulary.exists():
+        raise DataError(
+            f"{vocabulary}: the tokens are numbers of single characters, not GPT-2's",
+            "use text that was prepared with GPT-2's tokenizer, or give the text itself to `regpt prepare`",
+        )
+
+
+def default_target(directory: Path) -> Path:
+    """Return the folder in data/ that an import makes unless another is named."""
+    target = Path("data", directory.resolve().name)
+    return target.with_name(f"{target.name}-imported") if target.resolve() == directory.resolve() else target
 
 
 def natural_sort_key(path: Path) -> list[tuple[int, str]]:
@@ -108,9 +128,23 @@ def import_shards(
         return manifest
     with new_directory(into) as made:
         for one in found:
-            (made / one.path.name).symlink_to(one.path.resolve())
+            link_to(one.path.resolve(), made / one.path.name)
         manifest.write(made)
     return manifest
+
+
+def link_to(shard: Path, link: Path) -> None:
+    """Make a symbolic link, or a hard link where a file system or Windows allows no symbolic ones."""
+    try:
+        link.symlink_to(shard)
+    except OSError as error:
+        try:
+            link.hardlink_to(shard)
+        except OSError:
+            raise DataError(
+                f"{link.parent}: its file system has no links ({error.strerror})",
+                "write the manifest next to the shards: --in-place; or name a folder on another disk: --into FOLDER",
+            ) from None
 
 
 def check_writable(directory: Path, into: Path | None) -> None:

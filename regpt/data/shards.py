@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json, write_json
 from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, ShardFormat, read_header
+from regpt.data.formats import DTYPE, ShardFormat, read_header, shard_format
 
 FORMAT = "regpt-tokens"
 FORMAT_VERSION = 2
@@ -85,9 +85,12 @@ def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of a dataset. Raise DataError if it is missing, damaged or of another program."""
     path = directory / "manifest.json"
     if not path.is_file():
+        has_shards = directory.is_dir() and any(shard_format(file) for file in directory.iterdir())
         raise DataError(
             f"{directory}: not a prepared dataset (no manifest.json){relative_to(directory)}",
-            "set data.path to a dataset, or prepare one: regpt prepare RECIPE data.source=… data.path=…",
+            f"make one of its shards: regpt data import {directory}"
+            if has_shards
+            else "set data.path to a dataset, or prepare one: regpt prepare RECIPE data.source=… data.path=…",
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

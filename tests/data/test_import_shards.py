@@ -1,5 +1,6 @@
 """Shards of other programs are used unchanged, after checking their headers and reading all their tokens."""
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -246,24 +247,130 @@ def test_import_refuses_folder_without_shards_or_with_manifest(tmp_path: Path, n
 
 
 def test_import_verify_show_and_train(
-    llmc: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], tokens: np.ndarray
+    llmc: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    tokens: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(llmc.iterdir())
     assert main(["data", "import", str(llmc)]) == 0
     assert f"{len(tokens) - 5_000:,} training and 5,000 validation tokens in 3 shards" in capsys.readouterr().out
-    assert main(["data", "verify", str(llmc)]) == 0
-    assert f"{llmc}: all 3 shards" in capsys.readouterr().out
-    assert main(["data", "show", str(llmc), "--block-size", "32"]) == 0
+    assert sorted(llmc.iterdir()) == before  # the folder of the shards is not changed
+    assert main(["data", "verify", "data/llmc"]) == 0
+    assert f"{Path('data', 'llmc')}: all 3 shards" in capsys.readouterr().out
+    assert main(["data", "show", "data/llmc", "--block-size", "32"]) == 0
     shown = capsys.readouterr().out
     assert "shards of llmc" in shown and "val: 5,000 tokens in 1 shards, 156 windows of 32" in shown
-    assert main(["data", "show", str(llmc), "--window", "1", "--block-size", "32", "--split", "val"]) == 0
+    assert main(["data", "show", "data/llmc", "--window", "1", "--block-size", "32", "--split", "val"]) == 0
     assert capsys.readouterr().out.splitlines()[1] == " ".join(map(str, tokens[32:65]))
-    assert main(["data", "show", str(llmc), "--window", "1", "--block-size", "32", "--split", "val", "--text"]) == 0
+    assert main(["data", "show", "data/llmc", "--window", "1", "--block-size", "32", "--split", "val", "--text"]) == 0
     assert tokenizer.decode(tokens[32:65]) in capsys.readouterr().out
     settings = [
         f"{section}.{key}={json.dumps(value)}" for section, table in TINY.items() for key, value in table.items()
     ]
-    train = ["train", "demo-modern", "--runs", str(tmp_path), "--name", "run", f"data.path={llmc}", *settings]
+    train = ["train", "demo-modern", "--runs", str(tmp_path), "--name", "run", "data.path=data/llmc", *settings]
     assert main(train) == 0
+
+
+def test_import_in_place_writes_the_manifest_next_to_the_shards(
+    llmc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "import", str(llmc), "--in-place"]) == 0
+    assert read_manifest(llmc).tokens("val") == 5_000
+    assert not (tmp_path / "data").exists()
+
+
+def test_import_of_a_folder_in_data_gets_another_name(
+    llmc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    llmc.rename(tmp_path / "data" / "mine")
+    assert main(["data", "import", "data/mine"]) == 0
+    assert not (tmp_path / "data" / "mine" / "manifest.json").exists()
+    assert list(verify(tmp_path / "data" / "mine-imported")) == []
+
+
+def test_import_uses_hard_links_where_symbolic_ones_fail(
+    llmc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **settings: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    take_over(llmc, tmp_path / "links")
+    assert list(verify(tmp_path / "links")) == [] and (tmp_path / "links" / "manifest.json").stat().st_nlink == 1
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with pytest.raises(DataError, match="no links") as caught:
+        take_over(llmc, tmp_path / "other")
+    assert "--in-place" in caught.value.fix and not (tmp_path / "other").exists()
+
+
+def test_data_path_of_foreign_shards_names_the_import(llmc: Path) -> None:
+    with pytest.raises(DataError, match="no manifest") as caught:
+        read_manifest(llmc)
+    assert f"regpt data import {llmc}" in caught.value.fix
+
+
+# Without a header
+
+
+@pytest.fixture
+def headerless(tmp_path: Path, tokens: np.ndarray) -> Path:
+    folder = tmp_path / "nanogpt"
+    folder.mkdir()
+    tokens[:5_000].astype("<u2").tofile(folder / "val.bin")
+    tokens[5_000:].astype("<u2").tofile(folder / "train.bin")
+    return folder
+
+
+def test_nanogpt_files_are_imported_on_request(
+    headerless: Path, npy: Path, tmp_path: Path, tokens: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "import", str(headerless), "--form", "nanogpt", "--into", "made"]) == 0
+    made = read_manifest(tmp_path / "made")
+    assert made.tokens("val") == 5_000 and made.tokens("train") == len(tokens) - 5_000
+    windows = TokenWindows(tmp_path / "made", made, "train", 64)
+    assert windows.rows([3])[0].tolist() == tokens[5_000 + 192 : 5_000 + 257].tolist()
+    assert list(verify(tmp_path / "made")) == []
+    (headerless / "train.bin").write_bytes((headerless / "train.bin").read_bytes()[:-2])
+    assert len(list(verify(tmp_path / "made"))) == 1
+
+
+@pytest.mark.parametrize("suffix", [".bin", ".npy"])
+def test_files_without_a_header_name_their_remedy(headerless: Path, suffix: str) -> None:
+    for path in list(headerless.iterdir()):
+        path.rename(path.with_suffix(suffix))
+    with pytest.raises(DataError, match=rf"(val|train)\{suffix}: does not start") as caught:
+        find_shards(headerless)
+    assert "--form nanogpt" in caught.value.fix
+    assert len(find_shards(headerless, without_header=True)) == 2
+
+
+@pytest.mark.parametrize("size", [0, 10, 500])
+def test_damaged_shard_is_not_taken_for_a_file_without_header(npy: Path, size: int) -> None:
+    path = npy / "edufineweb_train_000001.npy"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=path.name) as caught:
+        find_shards(npy)
+    assert "--form" not in caught.value.fix
+
+
+@pytest.mark.parametrize("kind", [np.uint32, np.int64])
+def test_wider_tokens_without_a_header_are_refused(headerless: Path, tokens: np.ndarray, kind: type) -> None:
+    tokens.astype(kind).tofile(headerless / "train.bin")
+    with pytest.raises(DataError, match=r"train\.bin: holds tokens of four or more bytes"):
+        find_shards(headerless, without_header=True)
+
+
+def test_tokens_of_characters_are_refused(headerless: Path) -> None:
+    (headerless / "meta.pkl").write_bytes(b"not opened")
+    with pytest.raises(DataError, match=r"meta\.pkl: .*single characters"):
+        find_shards(headerless, without_header=True)
 
 
 def test_data_show_refuses_window_out_of_range(npy: Path, capsys: pytest.CaptureFixture[str]) -> None:
