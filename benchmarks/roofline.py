@@ -5,11 +5,10 @@ python -m benchmarks.roofline
 
 from benchmarks.published_speeds import ELSEWHERE, MODELS, PUBLISHED, Speed, fit_constants, split_for_fit
 from regpt.base.cards import CARDS, find_card
-from regpt.base.format import three_digits
+from regpt.base.format import number_range, three_digits
 from regpt.base.settings import load_recipe
 from regpt.plan.estimate import Hardware, estimate
 from regpt.plan.roofline import seconds_per_token
-from regpt.plan.wording import range_text
 
 RECIPES = ("gpt2-classic", "gpt2-modern")
 MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))
@@ -85,9 +84,9 @@ def recipe_table() -> list[str]:
                 f"{found.memory.total / 1e9:.1f} of {card.gigabytes:g} GB",
                 three_digits(1 / seconds_per_token(recipe.model, card)),
                 KNOWN[card_name],
-                range_text(found.tokens_per_second),
-                range_text(found.hours),
-                range_text(found.kilowatt_hours),
+                number_range(*found.tokens_per_second),
+                number_range(*found.hours),
+                number_range(*found.kilowatt_hours),
             ]
             lines.append(f"| {' | '.join(cells)} |")
     return lines

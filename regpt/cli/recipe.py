@@ -52,6 +52,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def run_recipe_show(arguments: argparse.Namespace) -> int:
+    from regpt.base.format import scientific
     from regpt.base.settings import differences, load_recipe, to_toml
     from regpt.data.sizes import epochs_text
 
@@ -67,7 +68,7 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
         "tokens": f"{recipe.total_tokens:,} in {recipe.run.max_steps:,} steps",
         "warm-up": f"{recipe.warmup_tokens:,} tokens in {recipe.optimizer.warmup_steps:,} steps",
         "FLOPs per token": f"{recipe.model.flops_per_token:,}",
-        "FLOPs of the run": f"{recipe.total_tokens * recipe.model.flops_per_token:.3g}",
+        "FLOPs of the run": scientific(recipe.total_tokens * recipe.model.flops_per_token, 3),
         "epochs": epochs_text(recipe),
     }
     print("# Derived values")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
+from regpt.base.format import NO_VALUE, with_error
 from regpt.cli.arguments import add_command, add_run, add_runs, at_least
 from regpt.cli.tables import print_table
 
@@ -152,9 +153,9 @@ def runs_table(paths: Sequence[Path]) -> "Table":
             table.add_row(path.name, f"cannot be read: {error.problem}")
             continue
         state = state_of(run)
-        loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else "—"
+        loss = f"{run.validation_loss:.4f}" if run.validation_loss is not None else NO_VALUE
         step = f"{run.history.step:,}/{run.recipe.run.max_steps:,}"
-        share = "{:.3f} ± {:.3f}".format(*primary_accuracy(run.hellaswag[-1])) if run.hellaswag else "—"
+        share = with_error(*primary_accuracy(run.hellaswag[-1])) if run.hellaswag else NO_VALUE
         speed = f"{run.tokens_per_second:,.0f}"
         table.add_row(run.id, state, step, f"{run.tokens:,}", loss, share, speed)
     return table

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import CHECKPOINT, DONE, NUMERICS, UserError
+from regpt.base.format import byte_size
 from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_run, add_runs, at_least
 
 if TYPE_CHECKING:
@@ -155,5 +156,5 @@ def checkpoints_table(run: Path) -> tuple[bool, list[str]]:
         loss = (
             f"validation loss {losses[step]:.4f}{' (best)' if losses[step] == best else ''}" if step in losses else ""
         )
-        lines.append(f"step {step:>8,}  {size / 1e6:>9,.1f} MB  {problem or 'intact'}  {loss}".rstrip())
+        lines.append(f"step {step:>8,}  {byte_size(size):>8}  {problem or 'intact'}  {loss}".rstrip())
     return all_whole, lines or [f"{run}: has no checkpoint yet"]

@@ -8,15 +8,13 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
-from regpt.base.format import short_count, smoothed
+from regpt.base.format import scientific, short_count, smoothed, time_unit, with_error
 from regpt.comparison.learning_curves import LearningCurve
 from regpt.comparison.models import ComparedModel
 from regpt.rendering.charts import SMOOTHING_STEPS, plot_band, set_loss_limits, thin_out
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
 from regpt.reporting.published import CHANCE
 from regpt.tracking.journal import TaskRecord
-
-UNITS = ((86_400, "days", "d"), (3_600, "hours", "h"), (60, "minutes", "min"), (1, "seconds", "s"))
 
 
 @dataclass(frozen=True)
@@ -28,26 +26,16 @@ class Axis:
     x_of: Callable[[LearningCurve, float, float], float]  # of a curve, tokens and seconds
 
 
-def time_unit(seconds: float) -> tuple[int, str, str]:
-    """Return (seconds, name, short name) of the largest unit of which a time has at least three."""
-    return next((unit for unit in UNITS if seconds >= 3 * unit[0]), UNITS[-1])
-
-
-def duration_text(value: float) -> str:
-    size, _, short = time_unit(value)
-    return f"{value / size:.3g} {short}"
-
-
 def x_axis(quantity: str, curves: Sequence[LearningCurve]) -> Axis:
     if quantity == "tokens":
         return Axis("Training tokens", short_count, lambda curve, tokens, seconds: tokens)
     if quantity == "flops":
         return Axis(
             "Training FLOPs",
-            lambda value: f"{value:.1e}" if value else "0",
+            lambda value: scientific(value, 2),
             lambda curve, tokens, seconds: tokens * curve.flops_per_token,
         )
-    unit, name, _ = time_unit(max((seconds for curve in curves for _, seconds, _ in curve.steps), default=0.0))
+    unit, name = time_unit(max((seconds for curve in curves for _, seconds, _ in curve.steps), default=0.0))
     return Axis(
         f"Training time in {name}, evaluation and saving excluded",
         lambda value: f"{value:g}",
@@ -65,7 +53,7 @@ def draw_learning_curves(curves: Sequence[LearningCurve], quantity: str, path: P
         losses = smoothed([loss for _, _, loss in curve.steps], max(SMOOTHING_STEPS, len(x) // 50))
         axes.plot(*thin_out(x, losses), color=color, linewidth=0.9, alpha=0.6)
         at = [axis.x_of(curve, point.tokens, point.seconds) for point in curve.evaluations]
-        last = f" (last {curve.evaluations[-1].loss:.3f})" if curve.evaluations else "; no validation"
+        last = f" (last {curve.evaluations[-1].loss:.4f})" if curve.evaluations else "; no validation"
         values, errors = (
             [point.loss for point in curve.evaluations],
             [point.standard_error for point in curve.evaluations],
@@ -94,7 +82,7 @@ def draw_hellaswag_curves(models: Sequence[ComparedModel], path: Path) -> None:
         tokens = [record.tokens for record in records]
         accuracies = [record.accuracy[metric] for record in records]
         errors = [record.standard_error[metric] for record in records]
-        score = f" ({accuracies[-1]:.3f} ± {errors[-1]:.3f}; {records[-1].items})"
+        score = f" ({with_error(accuracies[-1], errors[-1])}; {records[-1].items})"
         plot_band(axes, tokens, accuracies, errors, color, short_name(model.name) + score)
     label_x_axis(axes, x_axis("tokens", []), "Bands: ± one standard error.")
     draw_lines(axes, [Line("chance", CHANCE)])

@@ -2,21 +2,17 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table as RichTable
 
-from regpt.base.format import with_error
+from regpt.base.format import NO_VALUE, duration, percent, scientific, with_error
 from regpt.base.settings import run_settings
-from regpt.comparison.figures import duration_text
 from regpt.comparison.final_metrics import Cell, MetricRow, Missing, ModelState, Quantity, Value, final_metrics
 from regpt.comparison.learning_curves import CurveValue, LearningCurve, Row, first_time_below
 from regpt.comparison.models import ComparedModel, metric_text
 from regpt.rendering.markdown import escaped
-
-DASH = "—"
 
 
 @dataclass(frozen=True)
@@ -64,13 +60,13 @@ NUMBER_TEXT: dict[Quantity, Callable[[float], str]] = {
     Quantity.BITS_PER_BYTE: lambda value: f"{value:.4f}",
     Quantity.PUBLISHED_HELLASWAG: str,
     Quantity.ACCURACY: lambda value: f"{value:.4f}",
-    Quantity.TRAINING_TIME: lambda value: str(timedelta(seconds=round(value))),
+    Quantity.TRAINING_TIME: duration,
     Quantity.SPEED: lambda value: f"{value:,.0f}",
-    Quantity.FLOPS: lambda value: f"{value:.3g}",
-    Quantity.PEAK_SHARE: lambda value: f"{100 * value:.3g} %",
+    Quantity.FLOPS: lambda value: scientific(value, 3),
+    Quantity.PEAK_SHARE: percent,
 }
 MISSING_TEXT = {
-    Missing.NOT_APPLICABLE: DASH,
+    Missing.NOT_APPLICABLE: NO_VALUE,
     Missing.NOT_MEASURED: "not measured",
     Missing.NOT_PUBLISHED: "not published",
     Missing.UNKNOWN: "unknown",
@@ -121,7 +117,7 @@ def equal_tokens_table(curves: Sequence[LearningCurve], rows: Sequence[Row]) -> 
 
 
 def equal_time_table(curves: Sequence[LearningCurve], rows: Sequence[Row]) -> Table:
-    return curve_table("Training time", curves, rows, duration_text)
+    return curve_table("Training time", curves, rows, duration)
 
 
 def curve_table(name: str, curves: Sequence[LearningCurve], rows: Sequence[Row], text: Callable[[float], str]) -> Table:
@@ -132,7 +128,7 @@ def curve_table(name: str, curves: Sequence[LearningCurve], rows: Sequence[Row],
 
 def curve_value_text(value: CurveValue | None) -> str:
     if value is None:
-        return DASH
+        return NO_VALUE
     return with_error(value.loss, value.standard_error) if value.is_measured else f"≈ {value.loss:.4f}"
 
 
@@ -150,7 +146,7 @@ def crossing_text(curve: LearningCurve, loss: float) -> str:
     if found is None:
         return f"not reached (lowest {min(point.loss for point in curve.evaluations):.4f})"
     about = "" if found.is_measured else "≈ "
-    return f"{about}{found.tokens:,.0f} tokens, {about}{duration_text(found.seconds)}"
+    return f"{about}{found.tokens:,.0f} tokens, {about}{duration(found.seconds)}"
 
 
 def differences_table(models: Sequence[ComparedModel]) -> Table:
@@ -161,7 +157,7 @@ def differences_table(models: Sequence[ComparedModel]) -> Table:
     names = dict.fromkeys(name for own in settings for name in own)
     rows = [[name, *(setting_text(own[name], settings[0][name]) for own in settings)] for name in names]
     facts = dict.fromkeys(name for own in environments for name in own)
-    rows += [[name, *(own.get(name, DASH) for own in environments)] for name in facts]
+    rows += [[name, *(own.get(name, NO_VALUE) for own in environments)] for name in facts]
     different = [cells for cells in rows if len(set(cells[1:])) > 1]
     return Table(["Setting", *(model.name for model in known)], different)
 

@@ -2,11 +2,11 @@
 
 import time
 
+from regpt.base.format import byte_size, duration, percent
 from regpt.console.training import Console
 from regpt.data import tokenizer
 from regpt.data.shards import Manifest
 from regpt.preparation.state import PARTS_NAMED
-from regpt.tracking.status import duration
 
 
 class PreparationConsole:
@@ -23,12 +23,12 @@ class PreparationConsole:
 
     def started(self, description: str, size: int, workers: int) -> None:
         parallel = f", {workers} workers" if workers > 1 else ""
-        self.console.print_line(f"preparing {description} ({size / 1e6:,.1f} MB{parallel})")
+        self.console.print_line(f"preparing {description} ({byte_size(size)}{parallel})")
         self.started_at, self.total_size = time.perf_counter(), max(1, size)
         self.console.start_bar("prepare", size)
 
     def resumed(self, done: int, tokens: int) -> None:
-        self.console.print_line(f"resuming after {tokens:,} tokens, {100 * done / self.total_size:.0f} % of the corpus")
+        self.console.print_line(f"resuming after {tokens:,} tokens, {percent(done / self.total_size)} of the corpus")
         self.done_size, self.done_tokens = done, tokens
 
     def advanced(self, size: int, tokens: int, text_bytes: int) -> None:
@@ -41,13 +41,13 @@ class PreparationConsole:
         new_share = self.new_tokens / max(1, self.done_tokens) * share
         left = seconds / max(new_share, 1e-9) * max(0.0, 1 - share)
         self.console.update_bar(
-            f"{100 * share:.0f} % · {duration(left)} left · {self.done_tokens:,} tokens"
-            f" · {self.new_text_bytes / seconds / 1e6:,.1f} MB/s of text · {self.new_tokens / seconds:,.0f} tokens/s",
+            f"{percent(share)} · {duration(left)} left · {self.done_tokens:,} tokens"
+            f" · {byte_size(self.new_text_bytes / seconds)}/s of text · {self.new_tokens / seconds:,.0f} tokens/s",
             completed=self.done_size,
         )
 
     def fetching(self, name: str, done: int, size: int) -> None:
-        self.console.update_bar(f"downloading {name}: {done / 1e6:,.0f} of {size / 1e6:,.0f} MB")
+        self.console.update_bar(f"downloading {name}: {byte_size(done)} of {byte_size(size)}")
 
     def finished(self, path: str, manifest: Manifest, seconds: float) -> None:
         statistics = manifest.statistics
@@ -55,8 +55,8 @@ class PreparationConsole:
             f"{path}: {statistics['documents']:,} documents, {manifest.tokens('train'):,} training and"
             f" {manifest.tokens('val'):,} validation tokens in {len(manifest.shards)} shards,"
             f" {statistics['bytes_per_token']:.2f} bytes per token, longest document"
-            f" {statistics['longest_document_tokens']:,} tokens; {seconds:,.1f} s,"
-            f" {statistics['text_bytes'] / max(seconds, 1e-3) / 1e6:,.1f} MB/s of text"
+            f" {statistics['longest_document_tokens']:,} tokens; {duration(seconds)},"
+            f" {byte_size(statistics['text_bytes'] / max(seconds, 1e-3))}/s of text"
         )
         for reason, count in statistics["refused"].items():
             self.note(f"{count:,} left out: {reason}{first_names(count, statistics.get('refused_in', {}), reason)}")
@@ -83,5 +83,5 @@ class ReadingConsole:
 
     def update(self, done: int, total: int) -> None:
         rate = done / (time.perf_counter() - self.started_at)
-        status = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB · {rate / 1e6:,.0f} MB/s"
+        status = f"{byte_size(done)} of {byte_size(total)} · {byte_size(rate)}/s"
         self.console.update_bar(status, completed=done, total=total)

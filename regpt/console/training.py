@@ -12,11 +12,11 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
+from regpt.base.format import byte_size, duration, percent, scientific, with_error
 from regpt.base.recipe import Recipe
 from regpt.distributed.device import Device
 from regpt.distributed.signals import GracefulStop
 from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
-from regpt.tracking.status import duration
 
 THROTTLE_SECONDS = 60.0  # between two progress lines where there is no terminal
 LINES_IN_A_PIPE = 10  # lines with the loss in a whole run, at least; more if it takes longer than ten minutes
@@ -157,8 +157,8 @@ class TrainingConsole:
         self.figures = (
             f"step {record.step:,}/{recipe.run.max_steps:,} · loss {record.loss:.4f}"
             f" · {duration(self.seconds_left(record.step))} left",
-            f"{rate:,.0f} tokens/s · {100 * share:.0f} % of peak"
-            f" · lr {record.learning_rate:.2e} · norm {record.gradient_norm:.2f}",
+            f"{rate:,.0f} tokens/s · {percent(share)} of peak"
+            f" · lr {scientific(record.learning_rate, 3)} · norm {record.gradient_norm:.2f}",
         )
         status = " · ".join(self.figures)
         interval = -(-recipe.run.max_steps // LINES_IN_A_PIPE)
@@ -185,15 +185,15 @@ class TrainingConsole:
         self.validation_seconds = record.seconds
         self.print_line(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens"
-            f" · validation loss {record.loss:.4f} · {record.seconds:.1f} s"
+            f" · validation loss {record.loss:.4f} · {duration(record.seconds)}"
         )
 
     def task(self, record: TaskRecord) -> None:
         self.task_seconds = record.seconds
         metric, accuracy = next(iter(record.accuracy.items()))
         self.print_line(
-            f"step {record.step:>6,} · {record.tokens:>13,} tokens · {record.task} {accuracy:.4f}"
-            f" ± {record.standard_error[metric]:.4f} ({record.items}) · {record.seconds:.1f} s"
+            f"step {record.step:>6,} · {record.tokens:>13,} tokens · {record.task}"
+            f" {with_error(accuracy, record.standard_error[metric])} ({record.items}) · {duration(record.seconds)}"
         )
 
     def sample(self, record: SampleRecord) -> None:
@@ -201,8 +201,8 @@ class TrainingConsole:
             self.print_line("             " + text.replace("\n", "⏎"))
 
     def checkpoint(self, record: CheckpointRecord) -> None:
-        size = f"{record.bytes / 1e6:,.0f} MB"
-        self.print_line(f"step {record.step:>6,} · saved {record.path} ({size}, {record.seconds:.1f} s)")
+        size = byte_size(record.bytes)
+        self.print_line(f"step {record.step:>6,} · saved {record.path} ({size}, {duration(record.seconds)})")
 
 
 class EvaluationConsole:
@@ -223,7 +223,7 @@ class EvaluationConsole:
             self.started_at = time.perf_counter()
         seconds = time.perf_counter() - self.started_at
         left = f" · {duration(seconds / done * (total - done))} left" if done else ""
-        self.console.update_bar(f"{100 * done / total:.0f} %{left}", completed=done, visible=done < total - 1)
+        self.console.update_bar(f"{percent(done / total)}{left}", completed=done, visible=done < total - 1)
 
 
 def quiet_console() -> Console:

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from regpt.base.errors import UserError
+from regpt.base.format import duration
 from regpt.data.tokenizer import encode
 from regpt.distributed.rank_group import RankGroup
 from regpt.doctor.checks import CheckFailed, CheckSkipped
@@ -38,7 +39,7 @@ def check_evaluation(rehearsal: Rehearsal) -> str:
         raise CheckFailed(
             f"HellaSwag was not measured: {reason}", "download its items, or set evaluation.hellaswag_every=0"
         )
-    hellaswag = f"; {HELLASWAG_ITEMS} HellaSwag items in {tasks[-1].seconds:.1f} s" if tasks else ""
+    hellaswag = f"; {HELLASWAG_ITEMS} HellaSwag items in {duration(tasks[-1].seconds)}" if tasks else ""
     return f"the checkpoint has the run's validation loss, {loss:.4f}{hellaswag}"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from safetensors.torch import load_file
 
+from regpt.base.format import byte_size
 from regpt.checkpoint import store
 from regpt.doctor.checks import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import KILLED_AT, SAVED_AT, STEPS, Rehearsal
@@ -30,7 +31,7 @@ def check_saved(rehearsal: Rehearsal) -> str:
         problem = "; ".join(faults) or f"found checkpoints of steps {steps}, expected {expected}"
         raise CheckFailed(problem, "the disk loses or changes data; use another one with --runs")
     size = sum(file.stat().st_size for file in found[-1][1].iterdir())
-    return f"{len(found)} checkpoints of {size / 1e6:,.0f} MB match their hashes"
+    return f"{len(found)} checkpoints of {byte_size(size)} match their hashes"
 
 
 def check_resume(rehearsal: Rehearsal) -> str:

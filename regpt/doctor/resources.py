@@ -4,10 +4,10 @@ import contextlib
 import shutil
 import statistics
 import time
-from datetime import timedelta
 
 import torch
 
+from regpt.base.format import byte_size, duration, percent, teraflops
 from regpt.base.progress import NoProgress
 from regpt.base.recipe import Recipe
 from regpt.data.import_shards import verify
@@ -36,7 +36,7 @@ def check_machine(rehearsal: Rehearsal) -> str:
         )
     return (
         f"{device.name}, {device.precision_name}{', compiled' if device.compiled else ''};"
-        f" {device.peak_flops / 1e12:.3g} TFLOP/s ({device.peak_source})"
+        f" {teraflops(device.peak_flops)} ({device.peak_source})"
     )
 
 
@@ -73,7 +73,8 @@ def check_data(rehearsal: Rehearsal) -> str:
         "val": len(TokenWindows(directory, manifest, "val", block)),
     }
     check_fits(tokens, windows, rehearsal.recipe.batch_windows, block)
-    checked = "all shards" if progress.share >= 1.0 else f"{progress.share:.0%} of the bytes (all: regpt data verify)"
+    part = f"{percent(progress.share)} of the bytes (all: regpt data verify)"
+    checked = "all shards" if progress.share >= 1.0 else part
     return f"{checked} match the manifest; {tokens['train']:,} training and {tokens['val']:,} validation tokens"
 
 
@@ -91,7 +92,7 @@ def check_memory(rehearsal: Rehearsal) -> str:
     )
     needed = estimate_memory(recipe, layout).total
     room = free_memory(device.torch_device) * (1.0 if on_cpu else USABLE_SHARE)
-    message = f"estimated {needed / 1e9:.2f} GB of {room / 1e9:.1f} GB free; `regpt plan` shows the parts"
+    message = f"estimated {byte_size(needed)} of {byte_size(room)} free; `regpt plan` shows the parts"
     if needed > room:
         raise CheckFailed(
             message, "reduce data.micro_batch, set run.activation_checkpointing=true, or use a smaller model"
@@ -108,8 +109,8 @@ def check_disk(rehearsal: Rehearsal) -> str:
     """Compare the size of all checkpoints with the free disk space."""
     free, needed = shutil.disk_usage(rehearsal.folder).free, disk_needed(rehearsal.recipe)
     count, size = checkpoints_kept(rehearsal.recipe), checkpoint_bytes(rehearsal.recipe)
-    kept = f"{count:,} checkpoints of {size / 1e9:.2f} GB, plus one being written"
-    message = f"{needed / 1e9:.1f} GB of {free / 1e9:.1f} GB free ({kept})"
+    kept = f"{count:,} checkpoints of {byte_size(size)}, plus one being written"
+    message = f"{byte_size(needed)} of {byte_size(free)} free ({kept})"
     if needed > free:
         raise CheckFailed(message, "set checkpoint.keep_last, or use another disk with --runs")
     return message
@@ -149,10 +150,3 @@ def expected_seconds(rehearsal: Rehearsal) -> float:
 def evaluations(recipe: Recipe, every: int) -> int:
     """Return the number of evaluations: one before the first step, then one whenever it is due."""
     return 1 + recipe.times_due(0, every)
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as H:MM:SS, hours or days."""
-    if seconds < 3600:
-        return str(timedelta(seconds=round(seconds)))
-    return f"{seconds / 3600:,.1f} hours" if seconds < 172_800 else f"{seconds / 86_400:,.1f} days"

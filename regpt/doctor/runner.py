@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console as Terminal
 
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
+from regpt.base.format import duration
 from regpt.base.recipe import Recipe
 from regpt.distributed.signals import ImmediateStop, StopRequested
 from regpt.doctor import artifacts, learning, reproducibility, resources
@@ -61,9 +62,9 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
     seconds = time.monotonic() - began_at
     if failed:
         names = ", ".join(result.name for result in failed)
-        terminal.print(f"{len(failed)} of {count} checks failed ({names}) in {seconds:.0f} s", style="bold red")
+        terminal.print(f"{len(failed)} of {count} checks failed ({names}) in {duration(seconds)}", style="bold red")
         return failed[0].exit_code
-    terminal.print(f"No failures in {count} checks ({seconds:.0f} s)", style="bold green")
+    terminal.print(f"No failures in {count} checks ({duration(seconds)})", style="bold green")
     return DONE
 
 
@@ -122,7 +123,7 @@ def run_check(rehearsal: Rehearsal, name: str, errors: dict[Exception, str]) -> 
 
 def show(result: CheckResult, terminal: Terminal) -> None:
     """Print a result as one line, and a second line with the fix if the check failed."""
-    line = f"{result.status.value}  {result.name:<{NAME_WIDTH}}  {result.message} ({result.seconds:.1f} s)"
+    line = f"{result.status.value}  {result.name:<{NAME_WIDTH}}  {result.message} ({duration(result.seconds)})"
     terminal.print(f"  {line}", style=STYLES[result.status], markup=False)
     if result.fix:
         terminal.print(f"        {'':<{NAME_WIDTH}}  fix: {result.fix}", markup=False)

@@ -2,10 +2,22 @@
 
 from collections.abc import Iterator
 
-from regpt.base.format import three_digits
+from regpt.base.format import (
+    byte_size,
+    duration_range,
+    gigabytes,
+    money,
+    number_range,
+    percent,
+    percent_range,
+    scientific,
+    short_count,
+    teraflops,
+    three_digits,
+)
 from regpt.base.recipe import Recipe
 from regpt.data.sizes import epochs_text, tokens_origin, train_tokens
-from regpt.plan.estimate import POWER, Estimate, Range
+from regpt.plan.estimate import POWER, Estimate
 from regpt.plan.memory import USABLE_SHARE, Memory
 from regpt.plan.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
 from regpt.plan.summary import CardPlan, CpuPlan, DiskPlan, MicroBatch, MicroBatchFit, Plan
@@ -67,14 +79,14 @@ def model_lines(recipe: Recipe) -> Iterator[str]:
     tokens = recipe.data.total_batch_tokens
     yield row("steps", f"{run.max_steps:,} x {tokens:,} tokens = {recipe.total_tokens:,} tokens")
     yield row("epochs", epochs_text(recipe))
-    yield row("FLOPs", f"{recipe.total_tokens * model.flops_per_token:.3g}")
+    yield row("FLOPs", scientific(recipe.total_tokens * model.flops_per_token, 3))
 
 
 def card_lines(recipe: Recipe, plan: CardPlan) -> Iterator[str]:
     """Yield the sections about one kind of card."""
     card, found = plan.hardware.card, plan.estimate
     yield f"Hardware: {plan.ranks} x {card.name}"
-    yield row("peak, bfloat16", f"{card.tflops:,.4g} TFLOP/s ({card.source})")
+    yield row("peak, bfloat16", f"{teraflops(card.peak)} ({card.source})")
     yield row("memory", f"{card.gigabytes:g} GB, {card.gigabytes_per_second:,.0f} GB/s")
     yield row("board power", f"{card.watts:g} W")
     if found is None or plan.micro_batch is None:
@@ -84,7 +96,7 @@ def card_lines(recipe: Recipe, plan: CardPlan) -> Iterator[str]:
         yield row("", "try run.activation_checkpointing=true, more cards or a smaller model.block_size")
         return
     yield ""
-    yield from memory_lines("Memory per card", found.memory, plan.memory_limit, f"{USABLE_SHARE:.0%} of the card")
+    yield from memory_lines("Memory per card", found.memory, plan.memory_limit, f"{percent(USABLE_SHARE)} of the card")
     yield ""
     yield "Batch"
     yield row("micro-batch", micro_batch_text(plan.micro_batch, recipe.model.block_size))
@@ -108,8 +120,8 @@ def cpu_lines(recipe: Recipe, plan: CpuPlan) -> Iterator[str]:
     yield row("accumulation", accumulation_text(plan.layout.accumulation))
     yield ""
     yield "Time"
-    yield row("step", f"{range_text(plan.step_seconds)} s, {range_text(plan.tokens_per_second)} tokens/s")
-    yield row("training", duration_text(plan.training_seconds))
+    yield row("step", f"{number_range(*plan.step_seconds)} s, {number_range(*plan.tokens_per_second)} tokens/s")
+    yield row("training", duration_range(*plan.training_seconds))
     yield row("", "Estimated from one block, the loss and the optimizer, measured just now on this machine (±25%).")
     yield row("", "Excludes evaluation and checkpoints. For a GPU, use --gpu NAME or --gpu all.")
 
@@ -128,8 +140,10 @@ def table_lines(plans: tuple[CardPlan, ...]) -> Iterator[str]:
         if not found.layout.bfloat16:
             yield f"{name} {batch:>12} speed is not estimated for float32"
             continue
-        usd = range_text(found.usd) if found.usd is not None else "add --price"
-        speed, hours, energy = (range_text(r) for r in (found.tokens_per_second, found.hours, found.kilowatt_hours))
+        usd = number_range(*found.usd) if found.usd is not None else "add --price"
+        speed, hours, energy = (
+            number_range(*ends) for ends in (found.tokens_per_second, found.hours, found.kilowatt_hours)
+        )
         yield f"{name} {batch:>12} {speed:>22} {hours:>16} {energy:>16} {usd:>16}"
 
 
@@ -137,9 +151,9 @@ def memory_lines(heading: str, memory: Memory, limit: float, limit_name: str) ->
     """Yield the memory by part, the total and the limit."""
     yield heading
     for part, size in memory.parts.items():
-        yield row(MEMORY_PARTS[part], f"{size / 1e9:6.2f} GB")
+        yield row(MEMORY_PARTS[part], f"{gigabytes(size):>9}")
     fits = "" if memory.total <= limit else ": does not fit"
-    yield row("total", f"{memory.total / 1e9:6.2f} GB of {limit / 1e9:.1f} GB ({limit_name}){fits}")
+    yield row("total", f"{gigabytes(memory.total):>9} of {byte_size(limit)} ({limit_name}){fits}")
 
 
 def micro_batch_text(batch: MicroBatch, block_size: int) -> str:
@@ -175,7 +189,7 @@ def parallelism_text(recipe: Recipe, found: Estimate) -> str:
 
 
 def does_not_fit_text(plan: CardPlan) -> str:
-    return f"does not fit: {plan.smallest_memory / 1e9:.1f} GB with a micro-batch of 1"
+    return f"does not fit: {byte_size(plan.smallest_memory)} with a micro-batch of 1"
 
 
 def cost_lines(found: Estimate) -> Iterator[str]:
@@ -184,20 +198,22 @@ def cost_lines(found: Estimate) -> Iterator[str]:
     if not found.layout.bfloat16:
         yield row("", "Not estimated for float32: the published speeds and the peaks are for bfloat16.")
         return
-    share = Range(*(100 * value for value in found.share_of_peak))
-    yield row("speed", f"{range_text(found.tokens_per_second)} tokens/s ({range_text(share)} % of peak)")
-    yield row("training", f"{range_text(found.hours)} hours")
-    yield row("energy", f"{range_text(found.kilowatt_hours)} kWh (cards only)")
-    if found.usd is None:
+    yield row(
+        "speed", f"{number_range(*found.tokens_per_second)} tokens/s ({percent_range(*found.share_of_peak)} of peak)"
+    )
+    yield row("training", f"{number_range(*found.hours)} hours")
+    yield row("energy", f"{number_range(*found.kilowatt_hours)} kWh (cards only)")
+    usd, price = found.usd, found.hardware.usd_per_hour
+    if usd is None or price is None:
         yield row("cost", NO_PRICE)
     else:
-        yield row("cost", f"{range_text(found.usd)} USD at {found.hardware.usd_per_hour:g} USD per card and hour")
+        yield row("cost", f"{number_range(*usd)} USD at {money(price)} per card and hour")
     if found.recipe.model.parameters <= FITTED_PARAMETERS:
         basis = f"{LOW:g} to {HIGH:g} times a roofline model fitted to published speeds"
     else:
-        basis = f"{BEYOND[0]:.0%} to {BEYOND[1]:.0%} of peak, as published for 7 to 8 B models"
+        basis = f"{percent_range(*BEYOND)} of peak, as published for 7 to 8 B models"
     yield row("", f"Assumes {basis} (docs/plan.md)")
-    yield row("", f"and {POWER[0]:.0%} to {POWER[1]:.0%} of board power. Excludes evaluation and checkpoints.")
+    yield row("", f"and {percent_range(*POWER)} of board power. Excludes evaluation and checkpoints.")
     yield row("", "Not verified on any card by this project.")
 
 
@@ -209,10 +225,10 @@ def disk_lines(recipe: Recipe, disk: DiskPlan) -> Iterator[str]:
         data = f"unknown until {recipe.data.path} is prepared (2 bytes per token)"
     else:
         size = 2 * (tokens.count + recipe.data.validation_tokens)
-        data = f"{size / 1e9:.1f} GB of shards ({tokens_origin(recipe, tokens)})"
+        data = f"{byte_size(size)} of shards ({tokens_origin(recipe, tokens)})"
     yield row("data", data)
     count, size = disk.checkpoints, disk.checkpoint_bytes
-    yield row("checkpoints", f"{count} x {size / 1e9:.2f} GB = {count * size / 1e9:.1f} GB")
+    yield row("checkpoints", f"{count} x {byte_size(size)} = {byte_size(count * size)}")
 
 
 def warning_text(warning: PlanWarning) -> str:
@@ -222,7 +238,7 @@ def warning_text(warning: PlanWarning) -> str:
             return record_text(warning)
         case DiskTooSmall(runs, free, needed):
             return (
-                f"{runs}: {free / 1e9:.1f} GB free, but checkpoints need up to {needed / 1e9:.1f} GB;"
+                f"{runs}: {byte_size(free)} free, but checkpoints need up to {byte_size(needed)};"
                 " set checkpoint.keep_last, or use another disk with --runs"
             )
         case ManyEpochs(repeats):
@@ -241,24 +257,11 @@ def record_text(record: ImplausibleRecord) -> str:
     """Describe why a published training time is implausible."""
     cards = f"{record.cards} x {record.card.name}"
     figures = (
-        f"{record.origin or 'published record'}: {record.tokens / 1e9:.1f} B tokens in {record.hours:g} h on {cards}"
-        f" is {three_digits(record.tokens_per_second)} tokens/s, about {record.share_of_peak:.0%} of peak"
+        f"{record.origin or 'published record'}: {short_count(record.tokens)} tokens in {record.hours:g} h on {cards}"
+        f" is {three_digits(record.tokens_per_second)} tokens/s, about {percent(record.share_of_peak)} of peak"
     )
     expected = three_digits(record.optimistic_tokens_per_second)
     if record.problem is RecordProblem.ABOVE_PEAK:
         return f"{figures}, which is impossible; the optimistic estimate is {expected} tokens/s"
     ratio = record.tokens_per_second / record.optimistic_tokens_per_second
     return f"{figures}, {ratio:.2g} times the optimistic estimate of {expected} tokens/s"
-
-
-def range_text(values: Range) -> str:
-    """Format both ends with three digits, the smaller first: '113,000 to 193,000'."""
-    return f"{three_digits(min(values))} to {three_digits(max(values))}"
-
-
-def duration_text(seconds: Range) -> str:
-    """Format a range of seconds in the largest suitable unit."""
-    for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if max(seconds) >= unit:
-            return f"{range_text(Range(seconds.optimistic / unit, seconds.conservative / unit))} {name}"
-    return f"{range_text(seconds)} seconds"

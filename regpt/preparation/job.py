@@ -15,6 +15,7 @@ from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.base.files import flush_directory, sha256_of_json, write_json
+from regpt.base.format import byte_size
 from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import Corpus
 from regpt.corpus.notes import note_about_end_marks
@@ -227,12 +228,12 @@ class Preparation:
         downloads = corpus.bytes_to_fetch(state.part)
         free = shutil.disk_usage(self.folder).free
         if state.done == 0 and size > SPACE_NOTE_BYTES:
-            at_a_time = f" and up to {gigabytes(downloads)} of downloads at a time" if downloads else ""
-            self.progress.note(f"about {gigabytes(shards)} of shards{at_a_time} needed; {gigabytes(free)} free")
+            at_a_time = f" and up to {byte_size(downloads)} of downloads at a time" if downloads else ""
+            self.progress.note(f"about {byte_size(shards)} of shards{at_a_time} needed; {byte_size(free)} free")
         if shards + downloads > free:
             raise DataError(
-                f"{self.folder.parent}: {gigabytes(free)} free, about {gigabytes(shards + downloads)} needed"
-                f" ({gigabytes(shards)} of shards, {gigabytes(downloads)} of downloads)",
+                f"{self.folder.parent}: {byte_size(free)} free, about {byte_size(shards + downloads)} needed"
+                f" ({byte_size(shards)} of shards, {byte_size(downloads)} of downloads)",
                 "free some space, or set another data.path"
                 + ("; finished work is kept for the next attempt" if state.done else ""),
             )
@@ -290,7 +291,3 @@ def build_manifest(
     except DataError as error:
         raise EmptyOrTooSmall(error.problem, error.fix) from None
     return manifest
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:,.1f} GB"

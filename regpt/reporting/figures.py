@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from regpt.base.format import short_count, smoothed
+from regpt.base.format import short_count, smoothed, with_error
 from regpt.rendering.charts import SMOOTHING_STEPS, finite_points, plot_band, plot_faint, set_loss_limits, thin_out
 from regpt.rendering.figure_style import (
     COLORS,
@@ -36,7 +36,7 @@ def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> 
             smoothing.add(width)
             axes.plot(*thin_out(tokens, smoothed(losses, width)), color=color, linewidth=1.0, alpha=0.75)
         looks = run.history.validations
-        last = f", validation {looks[-1].loss:.3f}" if looks else ", no validation yet"
+        last = f", validation {looks[-1].loss:.4f}" if looks else ", no validation yet"
         x, y, errors = ([getattr(v, name) for v in looks] for name in ("tokens", "loss", "standard_error"))
         plot_band(axes, x, y, errors, color, short_name(run.id) + last)
     points = losses_of(runs)
@@ -79,7 +79,7 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
         looks = run.hellaswag
         others = f"; {looks[-1].items}" if looks and looks[-1].digest != shown else ""
         scores = [primary_accuracy(record) for record in looks]
-        last = f", {scores[-1][0]:.3f} ± {scores[-1][1]:.3f}{others}" if scores else ", not measured"
+        last = f", {with_error(*scores[-1])}{others}" if scores else ", not measured"
         x, shares, errors = [r.tokens for r in looks], [share for share, _ in scores], [error for _, error in scores]
         plot_band(axes, x, shares, errors, color, short_name(run.id) + last)
     finish_axes(axes, "Bands: ± one standard error.")

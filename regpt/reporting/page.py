@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from regpt.base.files import write_text
+from regpt.base.format import percent, scientific, teraflops
 from regpt.data.public_corpora import PublicCorpus
 from regpt.rendering.figure_style import Line, as_markdown, in_both_lights
 from regpt.rendering.html import html_page
@@ -11,7 +12,6 @@ from regpt.rendering.markdown import code, fenced
 from regpt.rendering.templates import render_template
 from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics
 from regpt.reporting.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
-from regpt.reporting.recipe_diff import scientific
 from regpt.reporting.scores import Baseline
 from regpt.reporting.sections import report_page
 from regpt.reporting.wording import hellaswag_interval, model_type, source_of, tokens_of_steps, validation_steps
@@ -30,7 +30,8 @@ LINES_OF_HELLASWAG = [
 # What the template calls to write a value.
 FORMATTERS: dict[str, Callable[..., str]] = {
     "n": lambda value: f"{value:,}",
-    "percent": lambda value: f"{100 * value:.3g} %",
+    "percent": percent,
+    "teraflops": teraflops,
     "every": lambda steps, otherwise: f"Every {steps:,} steps" if steps else otherwise,
     "code": code,
     "fenced": fenced,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from regpt.base.architecture import ModelRecipe
+from regpt.base.format import scientific
 from regpt.base.recipe import Recipe
 from regpt.base.settings import differences, toml_value
 from regpt.tracking.run import Run
@@ -136,11 +137,3 @@ def rows_of_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, st
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (our, their))
         rows.append((setting, str(our), str(their), f"× {our / their:.3g}" if numbers and their else ""))
     return rows
-
-
-def scientific(value: float) -> str:
-    """As one writes learning rates: 1.8e-3, 6e-4; 0 and what is not small as it is."""
-    if not 0 < abs(value) < 0.01:
-        return f"{value:g}"
-    digits, exponent = f"{value:.6e}".split("e")
-    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from regpt.base.format import with_error
+from regpt.base.format import percent, with_error
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, shipped_recipe
 from regpt.data.public_corpora import PublicCorpus, corpus_of_source
@@ -69,7 +69,7 @@ def columns(run: Run, others: Sequence[Baseline]) -> list[Column]:
             "Reference (GPT-2 Original)",
             last=f"~{GPT2.validation_loss} (on {GPT2.data})",
             best="—",
-            hellaswag=f"{GPT2.hellaswag} ({100 * GPT2.hellaswag:.1f} %; published)",
+            hellaswag=f"{GPT2.hellaswag} ({percent(GPT2.hellaswag)}; published)",
             tokens="—",
             by_sum=f"{GPT2.by_sum} (published)",
         ),
@@ -161,9 +161,7 @@ def hellaswag_of(run: Run, metric: str) -> str:
 
 
 def in_percent(run: Run) -> str:
-    return (
-        f" ({100 * primary_accuracy(run.hellaswag[-1])[0]:.1f} %; {run.hellaswag[-1].items})" if run.hellaswag else ""
-    )
+    return f" ({percent(primary_accuracy(run.hellaswag[-1])[0])}; {run.hellaswag[-1].items})" if run.hellaswag else ""
 
 
 def recorded_column(recipe: Recipe, name: str) -> Column:
@@ -175,7 +173,7 @@ def recorded_column(recipe: Recipe, name: str) -> Column:
         name,
         f"{claimed.validation_loss} (recorded)" if claimed.validation_loss else "not recorded",
         "—",
-        f"{claimed.hellaswag} ({100 * claimed.hellaswag:.3g} %; recorded)" if claimed.hellaswag else "not recorded",
+        f"{claimed.hellaswag} ({percent(claimed.hellaswag)}; recorded)" if claimed.hellaswag else "not recorded",
         tokens,
     )
 

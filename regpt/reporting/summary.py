@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 
 from regpt.base.architecture import ModelRecipe
+from regpt.base.format import duration, percent, with_error
 from regpt.rendering.markdown import escaped
 from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS
 from regpt.reporting.scores import Baseline, guessing, recorded_where
-from regpt.reporting.wording import in_words
 from regpt.stats.describe import (
     OUTCOME_TEXT,
     REASON_TEXT,
@@ -54,7 +54,7 @@ def model_sentence(run: Run) -> str:
     steps = f"Its {asked:,} steps" if made == asked else f"The first {made:,} of {asked:,} steps"
     return (
         f"{words}, trained from scratch on {run.tokens:,} tokens of {text}."
-        f" {steps} took {in_words(run.training_seconds)} on {device}."
+        f" {steps} took {duration(run.training_seconds)} on {device}."
     )
 
 
@@ -78,7 +78,7 @@ def outcome_sentence(run: Run) -> str:
     if run.hellaswag:
         last_record = run.hellaswag[-1]
         share, error = primary_accuracy(last_record)
-        words += f" Its HellaSwag accuracy ({last_record.items}) is {share:.3f} ± {error:.3f}"
+        words += f" Its HellaSwag accuracy ({last_record.items}) is {with_error(share, error)}"
         words += (
             ", not significantly different from guessing." if guessing(last_record) else f"; guessing gives {CHANCE}."
         )
@@ -156,5 +156,5 @@ def against_gpt2(run: Run) -> Iterator[str]:
     loss = "" if run.corpus is GPT2.data else f" {GPT2.name}'s loss on {GPT2.data} is not comparable."
     yield (
         f"Compared with **{GPT2.name}** as published: this run's HellaSwag accuracy is {OUTCOME_TEXT[outcome]},"
-        f" {100 * accuracy:.1f} % vs {100 * GPT2.hellaswag:.1f} %{why}.{loss}"
+        f" {percent(accuracy)} vs {percent(GPT2.hellaswag)}{why}.{loss}"
     )

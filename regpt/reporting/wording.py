@@ -1,8 +1,8 @@
 """The wording of a report's cells and lists."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-from regpt.base.format import short_count
+from regpt.base.format import byte_size, duration, money, short_count
 from regpt.base.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
 from regpt.reporting.scores import NOT_MEASURED
@@ -112,15 +112,15 @@ def framework(run: Run) -> tuple[str, str]:
 
 def durations(run: Run) -> str:
     events = run.history.events
-    total = f"; {span(events[-1].at - events[0].at)} from first start to last event" if len(events) > 1 else ""
-    return f"{span(run.training_seconds)} in training steps{total}"
+    total = f"; {duration(events[-1].at - events[0].at)} from first start to last event" if len(events) > 1 else ""
+    return f"{duration(run.training_seconds)} in training steps{total}"
 
 
 def memory(run: Run) -> str:
     """Return the highest memory use that the ends of attempts recorded."""
     most = max((end.memory_bytes for end in run.history.details(Ended)), default=0)
     of = "(peak on the GPU)" if place_of(run) == "cuda" else "(process, at the end)"
-    return f"{most / 2**30:.2f} GiB {of}" if most else NOT_MEASURED
+    return f"{byte_size(most)} {of}" if most else NOT_MEASURED
 
 
 def cost(run: Run) -> str:
@@ -128,19 +128,7 @@ def cost(run: Run) -> str:
     if not price:
         return "unknown; set `run.price_per_hour`"
     hours = run.training_seconds / 3600
-    return f"{hours * price:.2f} USD ({hours:.2f} h at {price} USD per hour, training steps only)"
-
-
-def span(seconds: float) -> str:
-    """Format a duration as h:mm:ss."""
-    return str(timedelta(seconds=round(seconds)))
-
-
-def in_words(seconds: float) -> str:
-    """Format a duration by its two largest units: 22 h 5 min, 2 min 32 s."""
-    hours, rest = divmod(round(seconds), 3600)
-    minutes, left = divmod(rest, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {left} s" if minutes else f"{left} s"
+    return f"{money(hours * price)} ({duration(run.training_seconds)} at {money(price)} per hour, training steps only)"
 
 
 def tokens_of_steps(steps: int, recipe: Recipe) -> str:

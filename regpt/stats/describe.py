@@ -2,6 +2,7 @@
 
 import math
 
+from regpt.base.format import NO_VALUE, percent, with_error
 from regpt.stats.identical import Identity
 from regpt.stats.losses import ErrorBoundsTest
 from regpt.stats.outcome import LEVEL, NotTested, Outcome, Quantity
@@ -30,7 +31,6 @@ REASON_TEXT = {
     " not enough",
     NotTested.UNREADABLE_PREDICTIONS: "the predictions cannot be read",
 }
-DASH = "—"
 
 
 def verdict_text(verdict: Verdict, other: str) -> str:
@@ -50,7 +50,7 @@ def describe_test_briefly(verdict: Verdict) -> str:
     """Describe the test in a few words, for a sentence that has both values already."""
     match verdict.test:
         case PairedLossTest() as test:
-            numbers = f"difference {test.difference:+.4f} ± {test.standard_error:.4f}"
+            numbers = f"difference {with_error(test.difference, test.standard_error, sign=True)}"
             return f"{numbers}, paired t-test over {test.groups} groups of windows"
         case ErrorBoundsTest() as test if verdict.reason is None:
             return f"difference {test.difference:+.4f}; {bounds_text(test)}"
@@ -64,8 +64,9 @@ def describe_test_briefly(verdict: Verdict) -> str:
 def long_text(test: Test, other: str) -> str:
     match test:
         case PairedLossTest():
+            difference = with_error(test.difference, test.standard_error, sign=True)
             return (
-                f"difference {test.difference:+.4f} ± {test.standard_error:.4f} over the same {test.windows:,} windows,"
+                f"difference {difference} over the same {test.windows:,} windows,"
                 f" lower on {test.windows_lower:,} of them; paired t-test over {test.groups} groups of neighbouring"
                 f" windows, threshold {test.threshold:.4f}"
             )
@@ -127,7 +128,7 @@ def accuracy_test_text(test: PairedAccuracyTest, first: str, other: str) -> str:
     better = f"{first if test.difference > 0 else other} is significantly better"
     return (
         f"{better if test.is_difference else 'no significant difference'}"
-        f" (McNemar's p = {test.p_value:.2g} over {test.items:,} items; {100 * LEVEL:.0f} % level)."
+        f" (McNemar's p = {test.p_value:.2g} over {test.items:,} items; {percent(LEVEL)} level)."
         f" {first}: {accuracy[0]:.4f}; {other}: {accuracy[1]:.4f}; difference {test.difference:+.4f},"
         f" 95 % bootstrap interval {low:+.4f} to {high:+.4f}."
         f" Items that only the first got right: {test.only[0]:,}; only the second: {test.only[1]:,}."
@@ -137,12 +138,12 @@ def accuracy_test_text(test: PairedAccuracyTest, first: str, other: str) -> str:
 def value_text(quantity: Quantity, value: float | None) -> str:
     """Write a value for a table's cell."""
     if value is None:
-        return DASH
+        return NO_VALUE
     match quantity:
         case Quantity.VALIDATION_LOSS:
             return f"{value:.4f}"
         case Quantity.HELLASWAG:
-            return f"{value:.4f} ({100 * value:.1f} %)"
+            return f"{value:.4f} ({percent(value)})"
         case Quantity.SPEED:
             return f"{value:,.0f} tokens/s"
 
@@ -150,25 +151,25 @@ def value_text(quantity: Quantity, value: float | None) -> str:
 def difference_text(verdict: Verdict) -> str:
     """Write the difference for a table's cell; a ratio for speeds."""
     if verdict.reason is NotTested.OTHER_DATA or verdict.difference is None or verdict.ratio is None:
-        return DASH
+        return NO_VALUE
     match verdict.quantity:
         case Quantity.VALIDATION_LOSS:
             return f"{verdict.difference:+.4f}"
         case Quantity.HELLASWAG:
-            return DASH if verdict.test is None else f"{100 * verdict.difference:+.1f} percentage points"
+            return NO_VALUE if verdict.test is None else f"{100 * verdict.difference:+.1f} percentage points"
         case Quantity.SPEED:
-            return DASH if verdict.reason is NotTested.OTHER_DEVICES else f"× {verdict.ratio:.3g}"
+            return NO_VALUE if verdict.reason is NotTested.OTHER_DEVICES else f"× {verdict.ratio:.3g}"
 
 
 def values_text(verdict: Verdict) -> str:
     """Write both values for a sentence: '4.5344 vs 4.7962', '1,027 vs 2,730 tokens/s'."""
     if verdict.ours is None or verdict.theirs is None:
-        return DASH
+        return NO_VALUE
     match verdict.quantity:
         case Quantity.VALIDATION_LOSS:
             return f"{verdict.ours:.4f} vs {verdict.theirs:.4f}"
         case Quantity.HELLASWAG:
-            return f"{100 * verdict.ours:.1f} % vs {100 * verdict.theirs:.1f} %"
+            return f"{percent(verdict.ours)} vs {percent(verdict.theirs)}"
         case Quantity.SPEED:
             return f"{verdict.ours:,.0f} vs {verdict.theirs:,.0f} tokens/s"
 

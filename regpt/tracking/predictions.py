@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.files import flush_directory, flush_file
+from regpt.base.format import with_error
 from regpt.tasks.catalog import BY_BYTE, BY_CHARACTER, BY_SUM, BY_TOKEN, METRICS, TASKS, Metric
 
 
@@ -22,7 +23,7 @@ class Accuracy:
     error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.error:.4f}"
+        return with_error(self.value, self.error)
 
 
 @dataclass(frozen=True)

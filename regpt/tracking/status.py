@@ -1,6 +1,5 @@
 """The status of a run that another process may be writing: state, speed, time left."""
 
-import math
 import platform
 import time
 from dataclasses import dataclass
@@ -248,17 +247,3 @@ def is_process_alive(holder: tuple[int, str], file: Path) -> bool | None:
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= file.stat().st_mtime + 1.0
     except (psutil.Error, OSError):
         return False
-
-
-def duration(seconds: float) -> str:
-    """Write a time in its two largest units: 21 h 14 min."""
-    if not math.isfinite(seconds):
-        return "—"
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86_400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86_400} d {whole % 86_400 // 3600:02} h"

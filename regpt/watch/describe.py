@@ -1,8 +1,9 @@
 """Word the state and the events of a run for `regpt watch`."""
 
+from regpt.base.format import duration
 from regpt.tracking.events import CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
 from regpt.tracking.journal import EventRecord
-from regpt.tracking.status import RunStatus, State, duration
+from regpt.tracking.status import RunStatus, State
 
 
 def describe_state(status: RunStatus) -> list[str]:

@@ -16,10 +16,10 @@ from rich.live import Live
 from rich.text import Text
 
 from regpt.base.errors import DONE, INTERRUPTED, UserError
-from regpt.base.format import smoothed
+from regpt.base.format import duration, percent, scientific, smoothed, with_error
 from regpt.distributed.signals import ImmediateStop
 from regpt.tracking.run import find_run, primary_accuracy
-from regpt.tracking.status import RunMonitor, RunStatus, State, duration
+from regpt.tracking.status import RunMonitor, RunStatus, State
 from regpt.watch.describe import describe_event, describe_state
 from regpt.watch.terminal_plot import Curve, draw_curves
 
@@ -121,7 +121,7 @@ def status_lines(status: RunStatus, width: int, height: int) -> list[Text]:
     if len(details) == 1 and first.cell_len + details[0].cell_len + 2 <= width:
         first.append("  ").append_text(details.pop())
     share = min(1.0, status.step / status.recipe.run.max_steps)
-    steps = f"step {status.step:,} of {status.recipe.run.max_steps:,} · {share:.1%}"
+    steps = f"step {status.step:,} of {status.recipe.run.max_steps:,} · {percent(share)}"
     bar = max(0, min(40, width - len(steps) - 2))
     second = Text()
     if bar >= 10:
@@ -142,20 +142,19 @@ def status_items(status: RunStatus) -> list[str]:
         found.append(f"loss {last.loss:.4f} (mean of {min(SMOOTHING_STEPS, len(history.steps))}: {mean:.4f})")
     if history.validations:
         look = history.validations[-1]
-        error = f" ± {look.standard_error:.4f}" if look.standard_error else ""
-        found.append(f"validation {look.loss:.4f}{error} at step {look.step:,}")
+        found.append(f"validation {with_error(look.loss, look.standard_error)} at step {look.step:,}")
     if status.hellaswag:
         (share, share_error), at = primary_accuracy(status.hellaswag[-1]), status.hellaswag[-1].step
-        found.append(f"HellaSwag {share:.3f} ± {share_error:.3f} at step {at:,}")
+        found.append(f"HellaSwag {with_error(share, share_error)} at step {at:,}")
     if history.steps:
         peak = status.share_of_peak
-        found.append(f"{status.tokens_per_second:,.0f} tokens/s" + (f", {peak:.1%} of peak" if peak else ""))
+        found.append(f"{status.tokens_per_second:,.0f} tokens/s" + (f", {percent(peak)} of peak" if peak else ""))
     if history.skipped:
         bad = history.skipped[-1]
         found.append(f"skipped {len(history.skipped):,}, the last at step {bad.step:,}: {bad.reason}")
     found += counted
     if history.steps:
-        found.append(f"rate {last.learning_rate:.2e}")
+        found.append(f"rate {scientific(last.learning_rate, 3)}")
         found.append(f"gradient norm {last.gradient_norm:.2f}")
     found.append(f"{status.tokens:,} of {status.recipe.total_tokens:,} tokens")
     if history.checkpoints:

@@ -7,7 +7,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from regpt.comparison import figures
-from regpt.comparison.figures import duration_text
 from regpt.comparison.learning_curves import EvalPoint, LearningCurve, learning_curve
 from regpt.comparison.loading import load_models
 from regpt.tracking.journal import read_history
@@ -42,7 +41,3 @@ def test_note_with_the_highest_loss_fits_above_the_figure(tmp_path: Path, monkey
         (note,) = (text for text in drawn[-1].axes[0].texts if "cut off" in text.get_text())
         assert note.get_window_extent().x1 <= drawn[-1].bbox.x1
         assert drawn[-1].axes[0].get_position().x1 > 0.95
-
-
-def test_duration_has_a_suitable_unit() -> None:
-    assert [duration_text(value) for value in (0.0, 46.02, 300.0, 4e4)] == ["0 s", "46 s", "5 min", "11.1 h"]

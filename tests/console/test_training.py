@@ -8,11 +8,11 @@ import pytest
 import torch
 from rich.console import Console as Terminal
 
+from regpt.base.format import duration
 from regpt.base.recipe import Recipe
 from regpt.console.training import Console, TrainingConsole
 from regpt.distributed.device import Device
 from regpt.tracking.journal import History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
-from regpt.tracking.status import duration
 from tests.conftest import tiny_recipe
 
 DEVICE = Device(torch.device("cpu"), "a processor", torch.float32, False, 1e12, "a guess")

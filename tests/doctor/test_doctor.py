@@ -220,7 +220,7 @@ FAULTS: list[tuple[str, Inject, int, str]] = [
     ("data", flipped_shard, DATA, ".npy"),
     ("disk", too_many_checkpoints, USAGE, "100,000,000"),
     ("train", nan_loss, NUMERICS, "nan"),
-    ("memory", no_free_memory, USAGE, "0.0 GB"),
+    ("memory", no_free_memory, USAGE, "1 MB free"),
     ("memory", micro_batch_out_of_memory, USAGE, "data.micro_batch = 2"),
     ("first loss", large_initial_weights, NUMERICS, "50,304"),
     ("first loss", targets_equal_inputs, NUMERICS, "50,304"),

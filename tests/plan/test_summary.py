@@ -6,6 +6,7 @@ import pytest
 
 from regpt.base.cards import CARDS, find_card
 from regpt.base.errors import UserError
+from regpt.base.format import gigabytes
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.cli.main import main
@@ -37,7 +38,7 @@ def test_memory_parts_add_up_and_every_part_is_printed() -> None:
     assert sum(memory.parts.values()) == pytest.approx(memory.total) and memory.total <= plan.memory_limit
     lines = text(recipe, "RTX 5090")
     for size in (*memory.parts.values(), memory.total):
-        assert f"{size / 1e9:6.2f} GB" in lines
+        assert gigabytes(size) in lines
     assert "28.8 GB" in lines
 
 
@@ -105,7 +106,7 @@ def test_cost_is_hours_times_cards_times_price() -> None:
     assert found is not None
     assert found.usd == pytest.approx([4 * 0.5 * hours for hours in found.hours])
     assert found.memory.total <= USABLE_SHARE * 32e9 and found.memory == estimate_memory(recipe, found.layout)
-    assert "0.5 USD" in text(recipe, "RTX 5090", 4, 0.5)
+    assert "0.50 USD" in text(recipe, "RTX 5090", 4, 0.5)
     assert "0 to 0 USD" in text(recipe, "RTX 5090", 4, 0.0)
 
 

@@ -33,7 +33,7 @@ def test_record_above_peak_is_impossible() -> None:
     assert record is not None and record.problem is RecordProblem.ABOVE_PEAK
     assert record.share_of_peak == pytest.approx(1.03, abs=0.005)
     assert record.tokens_per_second == pytest.approx(253_000, rel=0.005)
-    assert "103%" in warning_text(record) and "253,000" in warning_text(record)
+    assert "103 %" in warning_text(record) and "253,000" in warning_text(record)
 
 
 @pytest.mark.parametrize("settings", [[], ONE_WINDOW])

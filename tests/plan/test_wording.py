@@ -9,9 +9,8 @@ import pytest
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.plan.estimate import Range
 from regpt.plan.summary import plan_for_cards, plan_for_this_machine
-from regpt.plan.wording import duration_text, plan_lines, range_text
+from regpt.plan.wording import plan_lines
 from tests.helpers.golden import assert_golden
 
 RUNS = Path("runs")
@@ -60,20 +59,3 @@ def test_full_disk_reads_like_the_golden_file(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**9))
     plan = plan_for_cards(example(["run.max_steps=80000"]), "H100", 1, None, RUNS)
     assert_golden("plan/warnings.txt", "\n".join(plan_lines(plan)) + "\n")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (Range(20, 40), "20 to 40 seconds"),
-        (Range(40, 90), "0.667 to 1.5 minutes"),
-        (Range(1800, 7200), "0.5 to 2 hours"),
-        (Range(86_400, 172_800), "1 to 2 days"),
-    ],
-)
-def test_duration_uses_the_largest_suitable_unit(seconds: Range, expected: str) -> None:
-    assert duration_text(seconds) == expected
-
-
-def test_range_starts_with_the_smaller_value() -> None:
-    assert range_text(Range(193_000, 113_000)) == range_text(Range(113_000, 193_000)) == "113,000 to 193,000"

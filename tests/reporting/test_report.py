@@ -189,7 +189,7 @@ def test_held_against_the_run_before_a_report_compares_what_the_seed_record_does
     assert header.startswith("| Metric | Value | Reference (GPT-2 Original) | Previous Run (trial-230126) |")
     improvements = rows(found["Improvements Over Previous Run (trial-230126)"])
     assert improvements["Validation Loss"][:3] == ["10.8782", "10.3363", "-0.5419"]
-    assert improvements["HellaSwag Accuracy"][:3] == ["0.2000 (20.0 %)", "0.2500 (25.0 %)", "+5.0 percentage points"]
+    assert improvements["HellaSwag Accuracy"][:3] == ["0.2000 (20 %)", "0.2500 (25 %)", "+5.0 percentage points"]
     assert all(improvements["Training Efficiency"])
     factors = found["Contributing Factors"]
     count = len(re.findall(r"^\d+\. ", factors, re.MULTILINE))
@@ -268,10 +268,10 @@ def test_report_wording_is_that_of_the_golden_file(trials: Path) -> None:
 def test_report_opens_with_the_run_and_a_paragraph_for_each_baseline(trials: Path) -> None:
     recorded = str(find_recipe_file("gpt2-classic"))
     _, first, second, third, rest = report_of(trials, "trial-050226", "trial-230126", recorded).split("\n\n", 4)
-    for value in ("123,587,328", "16,384", "fineweb-sample", "2 min 32 s", "10.9787", "10.3363", "0.250 ± 0.099"):
+    for value in ("123,587,328", "16,384", "fineweb-sample", "2 min 32 s", "10.9787", "10.3363", "0.2500 ± 0.0993"):
         assert value in first
     assert "230126" not in first
-    for value in ("**trial-230126**", "8,192", "10.3363", "10.8782", "-0.5419", "10.7835", "25.0 %", "20.0 %"):
+    for value in ("**trial-230126**", "8,192", "10.3363", "10.8782", "-0.5419", "10.7835", "25 %", "20 %"):
         assert value in second
     assert "**gpt2-classic (recorded)**" in third and rest.startswith("- **Training Date:**")
 

@@ -122,7 +122,7 @@ def test_clear_difference_has_the_opposite_outcome_when_swapped(tmp_path: Path) 
     assert hellaswag.difference == pytest.approx(0.06)
     assert isinstance(speed.test, ThroughputTest) and speed.ratio == pytest.approx(1.25)
     text = "\n\n".join(summary(better, [Baseline("b", worse.recipe, worse)]))
-    for values in ("2.9000 vs 3.0000", "36.0 % vs 30.0 %", "1,231 vs 985 tokens/s"):
+    for values in ("2.9000 vs 3.0000", "36 % vs 30 %", "1,231 vs 985 tokens/s"):
         assert values in text
     for verdict in found:
         assert describe_test_briefly(verdict) in text
