@@ -1,4 +1,4 @@
-"""Old names of recipes and settings, which are still read."""
+"""Old names of recipes and settings, which still work."""
 
 import warnings
 from typing import Any
@@ -27,7 +27,7 @@ def current_setting(name: str, *, warn: bool) -> str:
 
 
 def rename_settings(tables: dict[str, Any], *, warn: bool = False) -> list[Problem]:
-    """Replace old setting names in the tables of a recipe; return a problem for each that is there under both names."""
+    """Replace old setting names in the tables of a recipe; return a problem for each that has both names."""
     problems = []
     for old, new in SETTING_ALIASES.items():
         section, _, key = old.partition(".")

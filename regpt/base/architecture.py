@@ -69,14 +69,14 @@ class ModelRecipe:
 
     @property
     def matmul_parameters(self) -> int:
-        """Number of weights in matrix products. The head's product counts, tied or not; embedding lookups do not."""
+        """Return the number of weights in matrix products. Counts the head, tied or not; not the embeddings."""
         attention = 4 * self.n_embd**2
         mlp = (3 if self.activation == "swiglu" else 2) * self.n_embd * self.mlp_hidden
         return self.n_layer * (attention + mlp) + self.vocab_size * self.n_embd
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of the model."""
+        """Return the number of parameters of the model."""
         norms = (2 * self.n_layer + 1) * self.n_embd * (2 if self.bias and self.normalization == "layernorm" else 1)
         expanded = self.mlp_hidden * (2 if self.activation == "swiglu" else 1)
         biases = self.n_layer * (5 * self.n_embd + expanded) if self.bias else 0
@@ -86,7 +86,7 @@ class ModelRecipe:
 
     @property
     def flops_per_token(self) -> int:
-        """Floating-point operations of one training step, forward and backward, per token.
+        """Return the floating-point operations of one training step, forward and backward, per token.
 
         6 per weight in a matrix product plus 12 x layers x width x context for attention: the convention of PaLM
         (arXiv 2204.02311, appendix B) and nanoGPT, which counts attention as if there were no causal mask.

@@ -1,4 +1,4 @@
-"""Graphics cards: peak, memory, bandwidth, power, each with its source; and the card that a name means."""
+"""Known GPUs: peak, memory, bandwidth and power, each with its source. Finds a card by its name."""
 
 import difflib
 import re
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from regpt.base.errors import UserError
 
-# Where the figures stand. Peaks are dense bfloat16 with float32 accumulation: sheets often print twice that (sparse),
+# Sources of the figures. Peaks are dense bfloat16 with float32 accumulation: sheets often print twice that (sparse),
 # or, for GeForce, twice that again (float16 accumulation).
 BLACKWELL = "NVIDIA RTX Blackwell whitepaper, table 3"
 ADA = "NVIDIA Ada whitepaper 2.1, appendix A"
@@ -35,22 +35,22 @@ class Card:
 
     @property
     def peak(self) -> float:
-        """FLOP/s"""
+        """Return the peak in FLOP/s."""
         return self.tflops * 1e12
 
     @property
     def memory(self) -> float:
-        """bytes"""
+        """Return the memory in bytes."""
         return self.gigabytes * 1e9
 
     @property
     def bandwidth(self) -> float:
-        """bytes/s"""
+        """Return the memory bandwidth in bytes/s."""
         return self.gigabytes_per_second * 1e9
 
     @property
     def between(self) -> float:
-        """Bytes/s to other machines for each card: 400 Gbit/s as in a DGX, 10 Gbit/s where cards have no NVLink."""
+        """Return the bytes/s of each card to other machines: 400 Gbit/s as in a DGX, 10 Gbit/s without NVLink."""
         return 50e9 if self.link > PCIE_5 else 1.25e9
 
     @property
@@ -89,23 +89,23 @@ CARDS = (
     Card("B200", 2250.0, 180, 7700, 1000, NVLINK_B200, "NVIDIA HGX B200 data sheet"),
     Card("MI300X", 1307.4, 192, 5300, 750, 64e9, "AMD MI300X data sheet"),
 )
-DEFAULT_OF = {"A100": "A100 80GB", "A100 PCIE": "A100 PCIe 80GB"}  # what a name means that fits several cards
-# Words in a device's name that make it another card than the same name without them.
+DEFAULT_OF = {"A100": "A100 80GB", "A100 PCIE": "A100 PCIe 80GB"}  # the choice for a name that fits several cards
+# Words in a device name that distinguish a card from the one without them.
 VARIANTS = {"LAPTOP", "PCIE", "NVL", "TI", "SUPER", "D", "MAX", "Q", "ADA", "PRO", "40GB", "80GB", "6GB", "8GB"}
 
 
 def words_of(name: str) -> frozenset[str]:
-    """Of a name, in capitals; 'rtx4090' are two."""
+    """Return the words of a name in capitals; 'rtx4090' has two: RTX and 4090."""
     split = re.sub(r"(?i)\b(rtx|gtx)(?=\d)", r"\1 ", name)
     return frozenset(re.split(r"[\s\-_/]+", split.strip().upper())) - {""}
 
 
 def find_card(name: str) -> Card:
-    """The card that a person means by '5090', 'a100' or 'H100 SXM'. Raises UserError with the names that are known."""
+    """Find a card by a name such as '5090', 'a100' or 'H100 SXM'. Raises UserError with the known names."""
     asked = words_of(name) - {"NVIDIA", "GEFORCE", "AMD", "INSTINCT", "SXM", "SXM4", "SXM5", "HBM3"}
     exact = words_of(DEFAULT_OF.get(" ".join(sorted(asked)), "")) or asked
     found = [card for card in CARDS if card.words == exact]
-    if any(letter.isdigit() for letter in name):  # 'RTX' alone is no card
+    if any(letter.isdigit() for letter in name):  # 'RTX' alone does not name a card
         found = found or [card for card in CARDS if asked <= card.words and not (card.words - asked) & VARIANTS]
         device = card_of_device(name)
         found = found or ([device] if device else [])
@@ -117,9 +117,9 @@ def find_card(name: str) -> Card:
 
 
 def card_of_device(name: str, gigabytes: float = 0.0) -> Card | None:
-    """The card that a driver calls so, as in 'NVIDIA A100-SXM4-80GB'; None where its peak is unknown.
+    """Find a card by its driver's name, such as 'NVIDIA A100-SXM4-80GB'; None if its peak is unknown.
 
-    `gigabytes` of its memory tell cards of one name apart.
+    `gigabytes`, its memory, distinguishes cards with the same name.
     """
     has = words_of(name)
     found = [

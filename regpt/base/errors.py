@@ -38,7 +38,7 @@ class Problem:
 
     setting: str  # 'section.key', or the unknown name that was given
     text: str
-    depends_on: tuple[str, ...] = ()  # other settings whose values the problem also follows from
+    depends_on: tuple[str, ...] = ()  # other settings that cause the problem together with this one
 
     def __str__(self) -> str:
         return self.text
@@ -74,12 +74,12 @@ class LockedError(UserError):
 
 
 class RanksError(UserError):
-    """Another rank does not answer, or has gone."""
+    """Another rank does not answer or has exited."""
 
     code = RANKS
 
 
-# Errors of the operating system: what a user can do about one, by its number
+# The remedy for an error of the operating system, by its errno
 
 NO_SPACE = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 DISK_FAILURES = frozenset({errno.EIO, getattr(errno, "ESTALE", errno.EIO), getattr(errno, "ENXIO", errno.EIO)})
@@ -87,7 +87,7 @@ NO_PERMISSION = frozenset({errno.EACCES, errno.EPERM})
 
 
 def reading_advice(error: OSError, otherwise: str) -> str:
-    """Return what to do about an error of reading a file; `otherwise` where its content must be to blame."""
+    """Return the remedy for an error while reading a file; `otherwise` if the file's content is the cause."""
     if error.errno in NO_PERMISSION:
         return "change its permissions, or move it elsewhere"
     if error.errno == errno.ENOENT:
@@ -99,7 +99,7 @@ def reading_advice(error: OSError, otherwise: str) -> str:
 
 @contextmanager
 def writing_errors(path: Path) -> Iterator[None]:
-    """Turn errors of writing a file of a dataset into a DataError that names it."""
+    """Convert errors while writing a file of a dataset into a DataError that names the file."""
     try:
         yield
     except OSError as error:

@@ -17,7 +17,7 @@ HASH_PIECE = 1 << 22  # bytes read at a time
 
 
 def sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while piece := file.read(HASH_PIECE):
@@ -26,12 +26,12 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_json(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON (sorted keys, no spaces), in hexadecimal."""
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces), in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file in UTF-8; as `write_bytes`."""
+    """Write a file in UTF-8 atomically, as `write_bytes` does."""
     write_bytes(path, text.encode())
 
 
@@ -50,18 +50,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, whole or not at all."""
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def flush_file(path: Path) -> None:
-    """Wait until what another library wrote to `path` is on the disk."""
+    """Flush a file that another library wrote to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 def flush_directory(path: Path) -> None:
-    """Wait until the names in a directory are on the disk. Windows has no such call, and needs none."""
+    """Flush the names in a directory to the disk. Windows has no such call and needs none."""
     if os.name == "nt":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -72,15 +72,15 @@ def flush_directory(path: Path) -> None:
 
 
 def staging_dir(path: Path) -> Path:
-    """Where a directory is filled before it takes its name."""
+    """Return the temporary path of a directory that is not complete yet."""
     return path.with_name(f".{path.name}.partial")
 
 
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill: it takes its name `path` when the block ends well, and vanishes when it does not.
+    """Yield a temporary directory; rename it to `path` if the block succeeds, delete it otherwise.
 
-    The caller holds a lock, or knows otherwise that nobody else writes `path`.
+    The caller must be the only writer of `path`, for example by holding a lock.
     """
     folder = staging_dir(path)
     made = [parent for parent in path.parents if not parent.exists()]
@@ -105,12 +105,12 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, what: Path | None = None) -> Iterator[None]:
-    """Hold the lock file `path`, or say who does. The system frees it when the process ends, however it ends.
+    """Hold the lock file `path` during the block. The system releases it even if the process is killed.
 
-    `what` is being written under the lock: the lock's folder, unless it is said. Raises LockedError.
+    `what` names in the error what the lock protects; the default is its folder. Raises LockedError if it is held.
 
-    The holder's process number and machine are written to a second file, because Windows does not let others read
-    a locked one.
+    The holder's process ID and machine are in a second file, because other processes on Windows cannot read a locked
+    file.
     """
     from filelock import FileLock, Timeout
 
@@ -137,9 +137,9 @@ def holder_file(lock: Path) -> Path:
 
 
 def holder_of(lock: Path) -> tuple[int, str] | None:
-    """(process number, machine) of who holds a lock, or held it when it was killed; None where it was given back.
+    """Return (process ID, machine) of the process that holds a lock or was killed with it; None if it was released.
 
-    Looks without locking, so that nobody who wants the lock is ever refused because of it.
+    Takes no lock, so another process that wants the lock is never rejected because of this call.
     """
     try:
         written = holder_file(lock).read_text(encoding="utf-8", errors="replace")
@@ -150,13 +150,13 @@ def holder_of(lock: Path) -> tuple[int, str] | None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in one write, so that readers of a live file see whole lines or the last one cut."""
+    """Append one line in one write, so that a reader sees at most its last line incomplete."""
     with path.open("ab") as file:
         file.write(line.encode() + b"\n")
 
 
 def end_last_line(path: Path) -> None:
-    """Close a line that a killed process left open, so that the next record starts on its own."""
+    """End a line that a killed process left incomplete, so that the next record starts on a new line."""
     if not path.exists() or path.stat().st_size == 0:
         return
     with path.open("rb+") as file:

@@ -1,4 +1,4 @@
-"""Errors of the Hugging Face hub, each as one line with a remedy."""
+"""Convert errors of the Hugging Face hub into one line with a remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from regpt.base.errors import DataError
 
 @contextmanager
 def plain_hub_errors(repository: str, revision: str) -> Iterator[None]:
-    """Turn errors of the hub's client that a retry would not change into a DataError with a remedy."""
+    """Convert errors that a retry would not fix into a DataError with a remedy."""
     from huggingface_hub import errors
 
     what = f"{repository} at revision {revision}"

@@ -1,4 +1,4 @@
-"""Progress of long work: the protocol through which it reports how far it is and is asked to stop."""
+"""The protocols with which long work reports its progress and is asked to stop."""
 
 from typing import Protocol
 

@@ -101,17 +101,17 @@ class Recipe:
 
     @property
     def batch_windows(self) -> int:
-        """Number of sequences in one optimizer step."""
+        """Return the number of sequences in one optimizer step."""
         return self.data.total_batch_tokens // self.model.block_size
 
     @property
     def total_tokens(self) -> int:
-        """Number of training tokens in the whole run."""
+        """Return the number of training tokens in the whole run."""
         return self.tokens_after(self.run.max_steps)
 
     @property
     def warmup_tokens(self) -> int:
-        """Number of training tokens in the warm-up."""
+        """Return the number of training tokens in the warm-up."""
         return self.optimizer.warmup_steps * self.data.total_batch_tokens
 
 
@@ -119,7 +119,7 @@ SECTIONS = tuple(f.name for f in fields(Recipe) if f.name != "name")
 
 
 def sizes_that_divide(B: int, T: int, total: int, ranks: int) -> str:
-    """Suggest settings with which the batch divides, in the form that the command line takes."""
+    """Suggest settings with which the batch divides, as the command line accepts them."""
     remedies = []
     if total % (T * ranks) == 0:
         remedies.append(f"data.micro_batch = {nearest_divisors(total // (T * ranks), B)}")

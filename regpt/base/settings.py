@@ -110,7 +110,7 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
     hints = get_type_hints(Recipe)
     tables = {section: dict(table) if isinstance(table, dict) else table for section, table in tables.items()}
     problems = rename_settings(tables)
-    unknown_values: set[str] = set()  # settings with an unusable value: further problems would follow from it
+    unknown_values: set[str] = set()  # settings with an unusable value, which would cause further problems
     sections = {}
     for section, table in tables.items():
         if section not in SECTIONS:

@@ -1,1 +1,1 @@
-"""What commands print while they work: lines, and in a terminal a progress bar."""
+"""Print lines and, in a terminal, progress bars while a command runs."""

@@ -75,7 +75,7 @@ class ReadingConsole:
     """Shows the progress of reading files, in bytes: implements `Progress`."""
 
     def __init__(self, console: Console, name: str) -> None:
-        """`name` labels the bar."""
+        """Start a bar with the label `name`."""
         self.console = console
         self.raise_if_stopped = console.raise_if_stopped
         self.started_at = time.perf_counter()

@@ -24,7 +24,7 @@ NAME_AND_BAR_WIDTH = 20  # characters
 
 
 class Console:
-    """Prints lines and shows progress: with a bar in a terminal, with a line now and then elsewhere.
+    """Prints lines and shows progress: a bar in a terminal, occasional lines elsewhere.
 
     Use as a context manager, which shows and removes the bar.
     """
@@ -85,7 +85,7 @@ class Console:
     def update_bar(
         self, status: str, completed: float | None = None, total: float | None = None, visible: bool | None = None
     ) -> None:
-        """Update the bar, or without a bar print `status` now and then."""
+        """Update the bar, or without a bar print `status` occasionally."""
         if self.progress is None:
             self.print_throttled(status)
         else:
@@ -144,7 +144,7 @@ class TrainingConsole:
         self.console.start_bar("train", recipe.run.max_steps, first_step, "first step …")
 
     def restore_durations(self, history: History) -> None:
-        """Take the durations of evaluations from an earlier attempt, for the time left."""
+        """Use the durations of evaluations from an earlier attempt to estimate the time left."""
         self.validation_seconds = history.validations[-1].seconds if history.validations else 0.0
         self.task_seconds = history.tasks[-1].seconds if history.tasks else 0.0
 

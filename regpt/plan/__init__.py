@@ -1,1 +1,1 @@
-"""What a run will need: memory, time, energy, money, disk."""
+"""Estimate the memory, time, energy, cost and disk space of a run."""

@@ -1,4 +1,4 @@
-"""Find what cannot work or deserves a second thought: impossible records, small disks, repeated data, long warm-up."""
+"""Find problems of a plan: implausible records, too little disk space, repeated data, a warm-up that is too long."""
 
 import re
 import shutil

@@ -7,7 +7,7 @@ from regpt.tracking.status import RunStatus, State
 
 
 def describe_state(status: RunStatus) -> list[str]:
-    """Return what belongs to the state: its process or its reason, and how to continue; may be empty."""
+    """Return details of the state: its process or reason, and how to continue; may be empty."""
     number, machine = status.holder or (0, "")
     process = f"process {number}" + (f" on {machine}" if status.process_alive is None and machine else "")
     how_to_resume = f"continue with: regpt resume {status.name}" if status.history.checkpoints else "no checkpoint yet"

@@ -10,8 +10,8 @@ from rich.text import Text
 from regpt.base.format import short_count
 
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))  # bits of a Braille character by row and column
-ENTRY = 0.05  # of the x axis, where a curve may lie above the picture
-LEAST = 20  # points; with fewer all of a curve is in the picture
+ENTRY = 0.05  # of the x axis, where a curve may lie above the plot
+LEAST = 20  # points; with fewer, the whole curve is in the plot
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Curve:
 def draw_curves(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
     """Return `height` lines of `width` characters with both axes and their limits; the x axis begins at 0.
 
-    A curve may come from above the picture, so that a loss of 10 at the start does not hide what happens at 3.
+    A curve may begin above the plot, so that a first loss of 10 does not flatten the curve around 3.
     """
     curves = [replace(curve, points=[p for p in curve.points if math.isfinite(p[1])]) for curve in curves]
     points = [point for curve in curves for point in curve.points]
@@ -40,7 +40,7 @@ def draw_curves(curves: Sequence[Curve], width: int, height: int) -> list[Text]:
         return [Text("no curve yet" if not points else "")]
 
     def place(x: float, y: float) -> tuple[int, int]:
-        """The dot of a point, from the left and from the top; negative above the picture."""
+        """Return the dot of a point, counted from the left and the top; negative above the plot."""
         across = x / end if end else 0.0
         down = (high - y) / (high - low) if high > low else 0.5
         return round(across * (2 * columns - 1)), round(down * (4 * rows - 1))

@@ -1,4 +1,4 @@
-"""Cards: what a person writes and what a driver says both find the right one, or none."""
+"""Cards are found by the names that people and drivers use."""
 
 import pytest
 
@@ -23,12 +23,12 @@ from regpt.base.errors import UserError
         *((card.name, card.name) for card in CARDS),
     ],
 )
-def test_a_person_finds_a_card(written: str, meant: str) -> None:
+def test_card_is_found_by_names_that_people_use(written: str, meant: str) -> None:
     assert find_card(written).name == meant
 
 
 @pytest.mark.parametrize("written", ["RTX 6090", "", "x", "RTX", "NVIDIA", "RTX 4070", "4060"])
-def test_a_card_that_is_not_known_is_refused_with_those_that_are(written: str) -> None:
+def test_unknown_card_is_refused_with_the_known_ones(written: str) -> None:
     with pytest.raises(UserError, match=r"no such card.*RTX 5090.*MI300X"):
         find_card(written)
 
@@ -58,11 +58,11 @@ def test_a_card_that_is_not_known_is_refused_with_those_that_are(written: str) -
         ("Tesla T4", 15.8, None),
     ],
 )
-def test_a_driver_names_a_card_or_none_that_is_known(said: str, gigabytes: float, card: str | None) -> None:
+def test_card_is_found_by_the_name_of_its_driver(said: str, gigabytes: float, card: str | None) -> None:
     found = card_of_device(said, gigabytes)
     assert (found and found.name) == card
 
 
-def test_no_card_is_listed_twice_and_all_have_a_source() -> None:
+def test_cards_are_unique_and_have_a_source() -> None:
     assert len({card.name for card in CARDS}) == len({card.words for card in CARDS}) == len(CARDS)
     assert all(card.source and card.peak > 1e13 and card.memory > 1e9 and card.bandwidth > 1e11 for card in CARDS)

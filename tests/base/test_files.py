@@ -1,4 +1,4 @@
-"""Files are whole or not there."""
+"""Files are complete or absent."""
 
 import multiprocessing
 from multiprocessing.synchronize import Event
@@ -10,7 +10,7 @@ from regpt.base.errors import LockedError
 from regpt.base.files import append_line, end_last_line, locked, new_directory, write_text
 
 
-def test_a_directory_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_directory_gets_its_name_only_when_complete(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), new_directory(tmp_path / "deep" / "new") as directory:
         (directory / "half").write_text("x")
         raise RuntimeError
@@ -21,7 +21,7 @@ def test_a_directory_takes_its_name_only_when_it_is_whole(tmp_path: Path) -> Non
     assert (tmp_path / "deep" / "new" / "file").read_text() == "x"
 
 
-def test_what_a_killed_process_left_does_not_get_into_a_new_directory(tmp_path: Path) -> None:
+def test_directory_does_not_contain_files_of_a_killed_process(tmp_path: Path) -> None:
     (tmp_path / ".new.partial").mkdir()
     (tmp_path / ".new.partial" / "old").write_text("x")
     with new_directory(tmp_path / "new"):
@@ -29,7 +29,7 @@ def test_what_a_killed_process_left_does_not_get_into_a_new_directory(tmp_path: 
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_text_is_replaced_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+def test_text_file_is_replaced_atomically_without_leftovers(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_text(path, "one")
     write_text(path, "two")
@@ -43,7 +43,7 @@ def hold(path: Path, held: Event, release: Event) -> None:
         release.wait(60)
 
 
-def test_a_second_writer_is_refused_and_told_who_holds_the_lock(tmp_path: Path) -> None:
+def test_lock_refuses_a_second_writer_and_names_the_holder(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     held, release = spawn.Event(), spawn.Event()
     process = spawn.Process(target=hold, args=(tmp_path / "lock", held, release))
@@ -57,7 +57,7 @@ def test_a_second_writer_is_refused_and_told_who_holds_the_lock(tmp_path: Path) 
         pass
 
 
-def test_a_line_that_a_kill_cut_does_not_swallow_the_next(tmp_path: Path) -> None:
+def test_line_after_an_incomplete_one_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_bytes(b'{"a": 1}\n{"b"')
     end_last_line(path)

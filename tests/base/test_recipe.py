@@ -1,4 +1,4 @@
-"""Recipes: what they refuse, what follows from them, and the two runs of the seed record."""
+"""Recipes: invalid settings, derived values, and the two runs of the seed record."""
 
 import tomllib
 from dataclasses import replace
@@ -101,7 +101,7 @@ def test_every_shipped_recipe_loads_and_writes_out_to_an_equal_one(name: str, tm
     assert build_recipe(name, as_tables(recipe)) == (recipe, [])
 
 
-def test_the_full_size_recipes_hold_the_seed_record() -> None:
+def test_full_size_recipes_hold_the_seed_record() -> None:
     """Each value that the record gives, in both columns."""
     classic, modern = as_tables(load_recipe(CLASSIC)), as_tables(load_recipe(MODERN))
     both = {
@@ -162,7 +162,7 @@ def test_the_full_size_recipes_hold_the_seed_record() -> None:
             assert {key: tables[section][key] for key in values} == values
 
 
-def test_what_follows_from_the_full_size_recipes() -> None:
+def test_full_size_recipes_have_these_derived_values() -> None:
     classic, modern = load_recipe(CLASSIC), load_recipe(MODERN)
     assert (classic.model.parameters, modern.model.parameters) == (124_475_904, 123_587_328)
     assert (classic.accumulation_steps(4), modern.accumulation_steps()) == (8, 16)
@@ -171,7 +171,7 @@ def test_what_follows_from_the_full_size_recipes() -> None:
     assert 0.80e9 < modern.model.flops_per_token < 0.86e9
 
 
-def test_the_miniatures_differ_in_what_the_full_size_runs_differ_in() -> None:
+def test_tiny_recipes_differ_as_the_full_size_ones_do() -> None:
     full = {name for name, _, _ in differences(load_recipe(MODERN), load_recipe(CLASSIC))}
     mini = {name for name, _, _ in differences(load_recipe("demo-modern"), load_recipe("demo-classic"))}
     assert mini == full
@@ -199,7 +199,7 @@ def test_problems_are_all_reported_at_once() -> None:
     assert "128" in found[3].text and "3" in found[3].text
 
 
-def test_problems_that_follow_from_an_unusable_value_are_left_out() -> None:
+def test_problems_caused_by_an_unusable_value_are_left_out() -> None:
     """Expect one problem for each: the default in place of the value would not fit the other settings."""
     (problem,) = problems("demo-modern", "model.n_embd=90", "model.n_head='3'", "model.positions=learned")
     assert problem.setting == "model.n_head"
@@ -275,7 +275,7 @@ def test_overrides_take_numbers_words_and_quoted_text() -> None:
     assert type(recipe.optimizer.max_lr) is float
 
 
-def test_a_missing_recipe_names_a_near_one(tmp_path: Path) -> None:
+def test_missing_recipe_gets_a_similar_name_suggested(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean demo-modern"):
         find_recipe("demo-moden")
     broken = tmp_path / "broken.toml"
@@ -285,20 +285,20 @@ def test_a_missing_recipe_names_a_near_one(tmp_path: Path) -> None:
 
 
 @given(prompt=st.text(min_size=1), rate=st.floats(1e-30, 1e30))
-def test_any_text_and_number_survives_being_written_out(prompt: str, rate: float) -> None:
+def test_toml_round_trip_keeps_any_text_and_number(prompt: str, rate: float) -> None:
     recipe = replace(Recipe(name="x"), evaluation=EvaluationRecipe(sample_prompt=prompt))
     recipe = replace(recipe, optimizer=OptimizerRecipe(max_lr=rate, min_lr=0.0))
     assume(not any(0xD800 <= ord(c) < 0xE000 for c in prompt))
     assert build_recipe("x", tomllib.loads(to_toml(recipe))) == (recipe, [])
 
 
-def test_published_figures_do_not_change_a_recipes_identity() -> None:
+def test_published_figures_do_not_change_the_digest() -> None:
     recipe = load_recipe(MODERN)
     assert recipe_digest(recipe) == recipe_digest(load_recipe(MODERN, ["published.validation_loss=1.0"]))
     assert recipe_digest(recipe) != recipe_digest(load_recipe(MODERN, ["run.seed=1"]))
 
 
-def test_a_recipe_cannot_be_changed() -> None:
+def test_recipe_is_immutable() -> None:
     with pytest.raises(AttributeError):
         Recipe(name="x").run.seed = 3  # type: ignore[misc]
 
@@ -308,7 +308,7 @@ def test_a_recipe_cannot_be_changed() -> None:
     ["~nobody-of-that-name/x", "a\0b", "caf\udce9", "new/..", "/"],
     ids=["home", "nul", "surrogate", "up", "root"],
 )
-def test_a_path_that_can_be_none_is_refused_before_anything_is_done(path: str) -> None:
+def test_invalid_path_is_refused_before_anything_is_done(path: str) -> None:
     _, problems = build_recipe("x", {"data": {"path": path}})
     assert "data.path" in {problem.setting for problem in problems}
 

@@ -1,4 +1,4 @@
-"""What `regpt watch` shows of a run that another process writes."""
+"""`regpt watch` of a run that another process writes."""
 
 import errno
 import fcntl
@@ -112,7 +112,7 @@ def seen(path: Path, width: int = 80, height: int = 24) -> str:
 # What it says
 
 
-def test_the_figures_are_the_journals(tmp_path: Path) -> None:
+def test_figures_are_those_of_the_journal(tmp_path: Path) -> None:
     path = a_run(
         tmp_path,
         [
@@ -145,19 +145,19 @@ def test_the_figures_are_the_journals(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("records", [[], rich_life()[:1], rich_life()[:4], rich_life(), rich_life("好" * 500)])
-def test_it_fits_into_any_terminal(tmp_path: Path, size: tuple[int, int], records: list[Record]) -> None:
+def test_view_fits_into_any_terminal(tmp_path: Path, size: tuple[int, int], records: list[Record]) -> None:
     lines = seen(a_run(tmp_path, records), *size).split("\n")
     assert len(lines) <= size[1]
     assert max(map(cell_len, lines)) <= size[0]
 
 
-def test_a_low_terminal_still_has_a_curve_and_a_high_one_the_events(tmp_path: Path) -> None:
+def test_view_has_a_curve_in_a_low_terminal_and_events_in_a_high_one(tmp_path: Path) -> None:
     path = a_run(tmp_path, rich_life())
     assert "└─" in seen(path, 50, 15) and "rolled back" not in seen(path, 50, 15)
     assert "└─" in seen(path) and "rolled back" in seen(path)
 
 
-def test_nothing_in_a_models_text_is_a_command_to_the_terminal(tmp_path: Path) -> None:
+def test_sample_text_cannot_control_the_terminal(tmp_path: Path) -> None:
     evil = "a\x1b[2J\x1b]0;title\x07\r\nb\t\u202ec\x9bd [bold]e"
     shown = seen(a_run(tmp_path, rich_life(evil)))
     assert "sample at step 30: a\\x1b[2J\\x1b]0;title\\x07\\x0d⏎b \\x202ec\\x9bd [bold]e" in shown
@@ -226,7 +226,7 @@ def test_later_process_with_the_same_number_does_not_hold_the_lock(tmp_path: Pat
     assert describe_state(RunMonitor(path).update()) == ["process 1 on another machine"]
 
 
-def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_state_in_the_list_of_runs_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = a_run(tmp_path, [event(Started(), 0), step(1)])
     environment = path / "environment.json"
     write_json(environment, {"recipe_name": "tiny", "ranks": 1, "device": {"name": "a card", "peak_flops": 1e9}})
@@ -249,7 +249,7 @@ def test_the_list_of_runs_knows_it_too(tmp_path: Path, capsys: pytest.CaptureFix
 # How long it takes
 
 
-def test_the_time_left_counts_steps_looks_and_what_no_record_counts(tmp_path: Path) -> None:
+def test_time_left_counts_steps_evaluations_and_unrecorded_time(tmp_path: Path) -> None:
     records = rich_life()[:-3]
     began_at = time.time() - 1000
     records[0] = event(Started(device="a card"), 0, began_at)
@@ -261,7 +261,7 @@ def test_the_time_left_counts_steps_looks_and_what_no_record_counts(tmp_path: Pa
     assert "with 7 x validation, 7 x HellaSwag" in seen(path, 120)
 
 
-def test_the_time_between_two_attempts_is_nobodys(tmp_path: Path) -> None:
+def test_time_left_excludes_the_pause_between_attempts(tmp_path: Path) -> None:
     now = time.time()
     records: list[Record] = [event(Started(), 0, now - 90_000), *(step(n) for n in range(1, 11))]
     records += [event(Resumed(), 5, now - 100), *(step(n) for n in range(6, 16))]
@@ -270,13 +270,13 @@ def test_the_time_between_two_attempts_is_nobodys(tmp_path: Path) -> None:
     assert RunMonitor(path).update().seconds_left == pytest.approx(2.5, abs=0.01)
 
 
-def test_all_that_is_due_is_counted_as_the_run_would_do_it(tmp_path: Path) -> None:
+def test_evaluations_left_are_those_that_the_run_will_do(tmp_path: Path) -> None:
     progress = RunMonitor(a_run(tmp_path, [event(Started(), 0), *(step(n) for n in range(1, 8))], steps=50)).update()
     for every in (0, 1, 3, 7, 10, 50, 60):
         assert progress.times_due(every) == sum(progress.recipe.is_due(step, every) for step in range(8, 51))
 
 
-def test_a_run_that_has_other_steps_after_a_resume_is_shown_with_them(tmp_path: Path) -> None:
+def test_view_shows_the_steps_after_a_resume_with_other_settings(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event(Started(), 0), *(step(n) for n in range(1, 11)), event(Finished(), 10)], steps=10)
     watched = RunMonitor(path)
     assert watched.update().is_over and "step 10 of 10" in view(watched.update(), 80, 24).plain
@@ -289,7 +289,7 @@ def test_a_run_that_has_other_steps_after_a_resume_is_shown_with_them(tmp_path: 
 # The curve
 
 
-def test_a_curve_goes_from_corner_to_corner() -> None:
+def test_curve_goes_from_corner_to_corner() -> None:
     lines = [line.plain for line in draw_curves([Curve([(0, 2.0), (100, 1.0)])], 16, 6)]
     assert lines == [
         "2.00 │⠑⠤⡀       ",
@@ -301,21 +301,21 @@ def test_a_curve_goes_from_corner_to_corner() -> None:
     ]
 
 
-def test_marks_stand_where_their_values_are_and_a_far_beginning_is_left_out() -> None:
+def test_marks_are_at_their_values_and_a_high_start_is_cut_off() -> None:
     line = [(x, 3.0 + (7.0 if x == 0 else 0.0) + x / 100) for x in range(101)]
     lines = [line.plain for line in draw_curves([Curve(line), Curve([(0, 10.0), (100, 3.01)], mark="o")], 40, 10)]
     assert lines[0].startswith("4.00 │") and lines[7].startswith("3.01 │")
     assert [row for row, text in enumerate(lines) if "o" in text] == [7] and lines[7].rstrip().endswith("o")
 
 
-def test_smoothing_is_the_mean_of_what_came_before() -> None:
+def test_smoothing_is_the_mean_of_the_values_so_far() -> None:
     assert smoothed([1, 2, 3, 4, 5], 3) == [1, 1.5, 2, 3, 4]
 
 
 # The command
 
 
-def test_in_a_pipe_it_prints_one_view_without_escape_codes(
+def test_watch_in_a_pipe_prints_one_view_without_escape_codes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a_run(tmp_path, rich_life())
@@ -326,15 +326,13 @@ def test_in_a_pipe_it_prints_one_view_without_escape_codes(
         assert "\x1b" not in shown and "step 30 of 100" in shown and "└──" in shown
 
 
-def test_a_run_that_is_not_there_is_answered_with_those_that_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_run_is_refused_with_the_existing_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a_run(tmp_path, [])
     assert main(["watch", "tinny", "--runs", str(tmp_path / "runs")]) == 2
     assert "no run 'tinny'" in (said := capsys.readouterr().err) and "there is tiny" in said
 
 
-def test_it_waits_for_a_run_where_it_is_asked_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_watch_waits_for_a_run_if_requested(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = a_run(tmp_path, rich_life())
     path.rename(tmp_path / "later")
     begin = threading.Timer(0.5, (tmp_path / "later").rename, (path,))
@@ -398,7 +396,7 @@ def live(tmp_path: Path) -> Iterator[tuple[Path, Seen]]:
             os.close(seen.terminal)
 
 
-def test_it_shows_what_comes_in_the_terminals_size_and_q_leaves(live: tuple[Path, Seen]) -> None:
+def test_live_view_follows_the_run_and_the_terminal_size_until_q(live: tuple[Path, Seen]) -> None:
     path, seen = live
     assert "\x1b[?1049h" in seen.text and "running" in seen.text  # another screen
     Journal(path).write(step(2, 6.125))
@@ -411,7 +409,7 @@ def test_it_shows_what_comes_in_the_terminals_size_and_q_leaves(live: tuple[Path
     assert "step 2 of 100" in seen.text.rsplit("\x1b[?1049l", 1)[1]
 
 
-def test_it_leaves_with_the_last_view_when_the_run_has_finished(live: tuple[Path, Seen]) -> None:
+def test_live_view_ends_with_the_last_view_of_a_finished_run(live: tuple[Path, Seen]) -> None:
     path, seen = live
     Journal(path).write(event(Finished(), 1))
     (path / "lock.holder").unlink()
@@ -420,13 +418,13 @@ def test_it_leaves_with_the_last_view_when_the_run_has_finished(live: tuple[Path
     assert "\x1b[?1049l" in seen.text
 
 
-def test_q_leaves_also_among_other_keys(live: tuple[Path, Seen]) -> None:
+def test_live_view_ends_at_q_among_other_keys(live: tuple[Path, Seen]) -> None:
     _, seen = live
     os.write(seen.terminal, b"\x1b[Axq")
     assert seen.process.wait(20) == 0
 
 
-def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path: Path) -> None:
+def test_curve_leaves_out_nan_and_infinite_losses(tmp_path: Path) -> None:
     path = a_run(
         tmp_path, [event(Started(device="a card"), 0), *(step(n, 7.0) for n in range(1, 4)), step(4, math.nan)]
     )
@@ -435,7 +433,9 @@ def test_a_loss_that_is_no_number_is_left_out_of_the_curve(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_puts_the_screen_back(live: tuple[Path, Seen], number: signal.Signals, code: int) -> None:
+def test_live_view_restores_the_screen_after_a_signal(
+    live: tuple[Path, Seen], number: signal.Signals, code: int
+) -> None:
     _, seen = live
     seen.process.send_signal(number)
     assert seen.process.wait(20) == code
@@ -443,7 +443,7 @@ def test_a_signal_puts_the_screen_back(live: tuple[Path, Seen], number: signal.S
     assert "Traceback" not in seen.text
 
 
-def test_looking_writes_nothing(tmp_path: Path) -> None:
+def test_watch_writes_nothing(tmp_path: Path) -> None:
     path = a_run(tmp_path, rich_life())
 
     def state() -> dict[str, tuple[int, int]]:
