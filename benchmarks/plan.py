@@ -19,8 +19,8 @@ import torch
 from benchmarks.step import THREADS
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.distributed.device import Device, open_device
 from regpt.distributed.rank_group import RankGroup
+from regpt.machine.device import Device, open_device
 from regpt.plan.measure_cpu import measured_rates
 from regpt.training.parallel import Parallel
 

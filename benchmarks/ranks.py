@@ -20,8 +20,8 @@ import torch.distributed as dist
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
-from regpt.distributed.device import open_device
 from regpt.distributed.rendezvous import open_rank_group
+from regpt.machine.device import open_device
 from regpt.training.parallel import Parallel, make_parallel
 
 ROUNDS = 5

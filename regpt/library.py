@@ -163,11 +163,11 @@ def evaluate(
     the model's dataset exists. `items` limits a task to a fixed subset; 0 takes all. Predictions and losses are kept
     in `into`, by default in the run's evaluations/ directory.
     """
-    from regpt.distributed.device import open_device
     from regpt.distributed.rank_group import RankGroup
     from regpt.evaluation.evaluate import default_tasks, parse_tasks
     from regpt.evaluation.evaluate import evaluate as measure
     from regpt.evaluation.results import evaluation_dir
+    from regpt.machine.device import open_device
 
     loaded = loaded_model(model)
     names = parse_tasks(",".join(tasks)) if tasks else default_tasks(loaded)

@@ -18,6 +18,7 @@ PACKAGES = [
     "tasks",
     "tracking",
     "model",
+    "machine",
     "distributed",
     "checkpoint",
     "console",
@@ -135,7 +136,7 @@ def test_environment_variables_are_read_in_one_module() -> None:
         for name, path in modules().items()
         if "os.environ" in path.read_text(encoding="utf-8") or "getenv" in path.read_text(encoding="utf-8")
     }
-    assert readers <= {"regpt.distributed.env"}
+    assert readers <= {"regpt.machine.env"}
 
 
 def test_module_has_a_docstring() -> None:

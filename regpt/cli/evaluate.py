@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from regpt.base.errors import DONE, UserError
 from regpt.cli.arguments import add_command, add_model, add_overrides, at_least
 from regpt.cli.tables import print_table
-from regpt.distributed.env import current_launch
 from regpt.distributed.signals import StopRequested
+from regpt.machine.env import current_launch
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,11 +120,11 @@ def run_sample(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     from regpt.console.training import Console, EvaluationConsole, quiet_console
-    from regpt.distributed.device import open_device
     from regpt.distributed.rendezvous import open_rank_group
     from regpt.evaluation.evaluate import default_tasks, evaluate, parse_tasks
     from regpt.evaluation.results import evaluation_dir
     from regpt.interop.open_model import open_model
+    from regpt.machine.device import open_device
 
     by_harness, tasks = arguments.lm_eval, arguments.tasks
     names = parse_tasks(tasks) if tasks and not by_harness else []

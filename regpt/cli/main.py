@@ -16,9 +16,9 @@ from regpt import __version__
 from regpt.base.aliases import RenamedSetting
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
 from regpt.cli import evaluate, plan, prepare, recipe, report, train
-from regpt.distributed.env import current_launch, exit_process
 from regpt.distributed.errors import is_printed_here
 from regpt.distributed.signals import StopRequested
+from regpt.machine.env import current_launch, exit_process
 
 DESCRIPTION = "Train GPT-2 (124M) from scratch and write a report that you can verify."
 EPILOG = """\

@@ -59,7 +59,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
         price = recipe.run.price_per_hour / arguments.gpus
     name = arguments.gpu
     if name is None:
-        from regpt.distributed.device import free_memory, known_card, open_device
+        from regpt.machine.device import free_memory, known_card, open_device
 
         device = open_device(recipe.run)
         card = known_card(device.torch_device)
@@ -89,8 +89,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from rich.console import Console as Terminal
 
-    from regpt.distributed.device import local_device_count
     from regpt.doctor.runner import doctor
+    from regpt.machine.device import local_device_count
 
     ranks = arguments.ranks or local_device_count(recipe.run)
     return doctor(recipe, arguments.runs, ranks, Terminal(highlight=False, soft_wrap=True))

@@ -14,8 +14,8 @@ from rich.table import Column
 
 from regpt.base.format import byte_size, duration, percent, scientific, with_error
 from regpt.base.recipe import Recipe
-from regpt.distributed.device import Device
 from regpt.distributed.signals import GracefulStop
+from regpt.machine.device import Device
 from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 
 THROTTLE_SECONDS = 60.0  # between two progress lines where there is no terminal

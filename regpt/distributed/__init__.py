@@ -1,1 +1,1 @@
-"""Processes, devices, signals and what several ranks share."""
+"""Ranks that train together: process groups, collectives, messages, signals, lost ranks."""

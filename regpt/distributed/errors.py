@@ -1,7 +1,7 @@
 """Errors of one rank among several, and which of the ranks prints an error: exactly one."""
 
 from regpt.base.errors import UserError
-from regpt.distributed.env import current_launch
+from regpt.machine.env import current_launch
 
 
 class OtherRankError(UserError):

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from torch.distributed.distributed_c10d import Store
 
 from regpt.base.errors import RANKS
-from regpt.distributed.env import exit_process
 from regpt.distributed.failures import FAILURE_KEY
 from regpt.distributed.signals import DUPLICATE_SIGNAL_SECONDS, EXIT_CODES
+from regpt.machine.env import exit_process
 
 # Seconds that the main thread gets to end by itself ...
 GRACE_AFTER_FAILURE = 30.0  # ... after another rank has failed

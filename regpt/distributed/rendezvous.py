@@ -12,13 +12,13 @@ from torch.distributed.distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from regpt.base.errors import RanksError
-from regpt.distributed.device import Device
-from regpt.distributed.env import current_launch
 from regpt.distributed.errors import OtherRankError, RankFailure
 from regpt.distributed.failures import ENDED_KEY, POLL_SECONDS
 from regpt.distributed.heartbeat import heartbeat
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.signals import ignore_stop_signals
+from regpt.machine.device import Device
+from regpt.machine.env import current_launch
 
 
 @contextmanager

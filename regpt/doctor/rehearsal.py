@@ -24,9 +24,9 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
 from regpt.checkpoint import store
 from regpt.console.training import Console, TrainingConsole, quiet_console
-from regpt.distributed.device import Device, open_device
-from regpt.distributed.oom import release_memory
 from regpt.distributed.signals import StopRequested
+from regpt.machine.device import Device, open_device
+from regpt.machine.oom import release_memory
 from regpt.plan.measure_cpu import Rates, measured_rates
 from regpt.tracking.journal import StepRecord
 from regpt.training.start import TrainResult, resume_training, start_training

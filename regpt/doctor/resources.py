@@ -12,9 +12,9 @@ from regpt.base.progress import NoProgress
 from regpt.base.recipe import Recipe
 from regpt.data.import_shards import verify
 from regpt.data.shards import TokenWindows, check_fits
-from regpt.distributed.device import free_memory
 from regpt.doctor.checks import CheckFailed
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
+from regpt.machine.device import free_memory
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.preparation.dataset import open_or_prepare

@@ -13,13 +13,13 @@ from typing import Any
 
 from regpt.base.errors import UserError
 from regpt.data.shards import TokenWindows, read_manifest
-from regpt.distributed.device import Device
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
 from regpt.evaluation.validation import Validation, validation
 from regpt.interop.open_model import LoadedModel
+from regpt.machine.device import Device
 from regpt.model.gpt import GPT
 from regpt.tasks.catalog import HELLASWAG_FILE, TASKS
 from regpt.tasks.items import Items, open_items

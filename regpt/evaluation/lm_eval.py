@@ -16,13 +16,13 @@ import numpy as np
 from regpt.base.errors import UserError
 from regpt.base.files import write_text
 from regpt.data.tokenizer import Tokens
-from regpt.distributed.device import Device
-from regpt.distributed.env import disable_lm_eval_multiprocessing
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.evaluate import ReportTaskProgress, ignore_task_progress
 from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
 from regpt.evaluation.scoring import PackedQuestions, choice_losses_and_greedy, max_batch_tokens
 from regpt.interop.open_model import LoadedModel
+from regpt.machine.device import Device
+from regpt.machine.env import disable_lm_eval_multiprocessing
 from regpt.tasks.packing import Question
 
 # A request of lm-eval: ((context, continuation), context tokens, continuation tokens)

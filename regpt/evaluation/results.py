@@ -10,8 +10,8 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.files import write_json
-from regpt.distributed.device import Device
 from regpt.interop.open_model import LoadedModel
+from regpt.machine.device import Device
 from regpt.model.gpt import GPT
 from regpt.tracking.layout import EVALUATIONS_DIR, RESULTS_FILE, RunPaths
 

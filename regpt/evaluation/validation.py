@@ -12,7 +12,6 @@ from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import bytes_of_tokens
-from regpt.distributed.device import Device
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import (
     ReportProgress,
@@ -21,6 +20,7 @@ from regpt.evaluation.sharding import (
     ignore_progress,
     shares_of_rank,
 )
+from regpt.machine.device import Device
 from regpt.model.gpt import GPT
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from regpt.base.recipe import Recipe
-from regpt.distributed.device import Device
+from regpt.machine.device import Device
 from regpt.model.gpt import Block, rotary_table
 from regpt.model.loss import Head, mean_loss
 from regpt.model.optimizer import make_optimizer

@@ -12,7 +12,7 @@ import regpt
 from regpt.base.recipe import Recipe
 from regpt.base.settings import recipe_digest
 from regpt.data.shards import Manifest
-from regpt.distributed.device import Device
+from regpt.machine.device import Device
 from regpt.tracking.environment import DeviceInfo, Environment, Packages, data_info
 
 

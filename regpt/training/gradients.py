@@ -10,9 +10,9 @@ from torch import Tensor
 
 from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, combine_digests
-from regpt.distributed.device import Device, seed_micro_batch
-from regpt.distributed.oom import is_out_of_memory
 from regpt.distributed.rank_group import RankGroup
+from regpt.machine.device import Device, seed_micro_batch
+from regpt.machine.oom import is_out_of_memory
 from regpt.training.parallel import Parallel
 
 

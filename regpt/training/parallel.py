@@ -21,9 +21,9 @@ from torch.optim import Optimizer
 
 from regpt.base.recipe import Recipe
 from regpt.checkpoint.store import load_moments, load_weights
-from regpt.distributed.device import Device
 from regpt.distributed.dtensor import copy_local_, to_local
 from regpt.distributed.rank_group import RankGroup
+from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.optimizer import make_optimizer
 

@@ -12,8 +12,8 @@ from regpt.checkpoint import store
 from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import TokenWindows
-from regpt.distributed.device import memory_bytes
-from regpt.distributed.oom import release_memory, smaller_micro_batch
+from regpt.machine.device import memory_bytes
+from regpt.machine.oom import release_memory, smaller_micro_batch
 from regpt.tracking.events import Failed, OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, SkippedRecord
 from regpt.tracking.layout import RunPaths

@@ -10,8 +10,8 @@ from regpt.base.settings import as_tables, build_recipe, changes, load_resolved_
 from regpt.checkpoint import store
 from regpt.console.training import Console
 from regpt.data.shards import Manifest, read_manifest, relative_to
-from regpt.distributed.compute import ComputeEnvironment
-from regpt.distributed.env import current_launch
+from regpt.machine.compute import ComputeEnvironment
+from regpt.machine.env import current_launch
 from regpt.model.optimizer import learning_rate
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Resumed, Started

@@ -17,12 +17,12 @@ from regpt.base.settings import as_tables, load_resolved_recipe, recipe_digest, 
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console, quiet_console
 from regpt.data.shards import Manifest, read_manifest
-from regpt.distributed.compute import compute_environment
-from regpt.distributed.device import Device, open_device
-from regpt.distributed.env import current_launch
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS
+from regpt.machine.compute import compute_environment
+from regpt.machine.device import Device, open_device
+from regpt.machine.env import current_launch
 from regpt.preparation.dataset import open_or_prepare
 from regpt.tracking.events import Started
 from regpt.tracking.layout import RunPaths

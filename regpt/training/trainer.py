@@ -16,11 +16,11 @@ from regpt.base.settings import as_tables
 from regpt.console.training import Console
 from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import Manifest, TokenWindows, check_fits
-from regpt.distributed.compute import compute_environment
-from regpt.distributed.device import Device, memory_bytes
-from regpt.distributed.oom import OOM_RETRY_STEPS, is_out_of_memory
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
+from regpt.machine.compute import compute_environment
+from regpt.machine.device import Device, memory_bytes
+from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory
 from regpt.model.optimizer import learning_rate
 from regpt.tracking.events import Finished, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord, Journal, Record, SkippedRecord, StepRecord

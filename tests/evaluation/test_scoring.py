@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from regpt.base.architecture import ModelRecipe
 from regpt.base.sections import RunRecipe
 from regpt.data.tokenizer import encode
-from regpt.distributed.device import Device, open_device
 from regpt.evaluation.scoring import (
     PackedQuestions,
     PackedTask,
@@ -21,6 +20,7 @@ from regpt.evaluation.scoring import (
     choice_losses_and_greedy,
     make_predictions,
 )
+from regpt.machine.device import Device, open_device
 from regpt.model.gpt import GPT
 from regpt.tasks.catalog import BY_BYTE, BY_CHARACTER, BY_SUM, BY_TOKEN, TASKS, Item, Row, Task
 from regpt.tasks.items import Items, from_package, items_of, open_items

@@ -8,7 +8,7 @@ import regpt.cli.main
 import regpt.training.reproduce
 import tests.conftest
 from regpt.data import tokenizer
-from regpt.distributed.device import peak_rate
+from regpt.machine.device import peak_rate
 
 torch.set_num_threads(1)  # a process with more threads cannot be forked safely
 tokenizer.bytes_of_tokens()

@@ -13,10 +13,10 @@ import pytest
 
 from regpt.base.errors import UserError
 from regpt.data.tokenizer import END_OF_TEXT, GPT2_TOKENIZER, Tokenizer
-from regpt.distributed.device import open_device
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.lm_eval import make_harness_model
 from regpt.interop.open_model import LoadedModel, open_model
+from regpt.machine.device import open_device
 from regpt.tasks.packing import tokenize_separately, tokenize_together
 from tests.interop.test_pretrained import saved, write_tokenizer
 

@@ -6,7 +6,7 @@ import pytest
 
 from regpt.base.sections import RunRecipe
 from regpt.base.settings import load_recipe
-from regpt.distributed.device import open_device
+from regpt.machine.device import open_device
 from regpt.plan.measure_cpu import Rates, measured_rates
 
 

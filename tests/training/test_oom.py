@@ -10,7 +10,7 @@ import torch
 from regpt.base.errors import DONE, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
-from regpt.distributed.oom import is_out_of_memory, smaller_micro_batch
+from regpt.machine.oom import is_out_of_memory, smaller_micro_batch
 from regpt.model.gpt import GPT
 from regpt.tracking.events import Event, OutOfMemory
 from regpt.tracking.journal import RunState, read_history
@@ -236,7 +236,7 @@ def both_have_less(rank: int) -> None:
 
 LIMITED = """
 import resource, sys, torch
-from regpt.distributed.oom import is_out_of_memory
+from regpt.machine.oom import is_out_of_memory
 torch.zeros(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))

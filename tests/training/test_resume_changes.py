@@ -16,8 +16,8 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, load_recipe
 from regpt.cli.main import main
 from regpt.console.training import Console
-from regpt.distributed import device
-from regpt.distributed.compute import ComputeEnvironment, compute_environment
+from regpt.machine import device
+from regpt.machine.compute import ComputeEnvironment, compute_environment
 from regpt.model.optimizer import learning_rate
 from regpt.reporting.wording import event_line
 from regpt.tracking.events import Resumed

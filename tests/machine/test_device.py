@@ -5,7 +5,7 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.sections import RunRecipe
-from regpt.distributed.device import choose_precision, open_device, seed_micro_batch
+from regpt.machine.device import choose_precision, open_device, seed_micro_batch
 
 
 def test_a_device_that_is_not_there_is_refused_with_one_that_is() -> None:

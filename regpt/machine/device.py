@@ -13,7 +13,7 @@ import torch
 from regpt.base.cards import Card, card_of_device
 from regpt.base.errors import UserError
 from regpt.base.sections import RunRecipe
-from regpt.distributed.env import Launch, current_launch, set_cublas_workspace
+from regpt.machine.env import Launch, current_launch, set_cublas_workspace
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
-from regpt.distributed.device import Device
+from regpt.machine.device import Device
 
 # Steps of an attempt after which memory use no longer grows: the optimizer's moments are allocated too.
 OOM_RETRY_STEPS = 3

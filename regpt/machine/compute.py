@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from regpt.distributed.device import Device, device_model
+from regpt.machine.device import Device, device_model
 
 
 @dataclass(frozen=True, kw_only=True)

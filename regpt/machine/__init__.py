@@ -1,0 +1,1 @@
+"""The machine of a process: environment variables, device, precision, threads, memory."""
