@@ -11,6 +11,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from regpt.base.errors import HUNG_UP, INTERRUPTED, TERMINATED
+from regpt.base.format import duration
 
 EXIT_CODES = {signal.SIGINT: INTERRUPTED, signal.SIGTERM: TERMINATED}
 if hasattr(signal, "SIGHUP"):  # a closed terminal; not on Windows
@@ -97,7 +98,7 @@ class GracefulStop(SignalHandler):
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self.received_at = signal.Signals(number), time.monotonic()
-            later = f" (after {self.one_stop_seconds:.0f} s)" if self.one_stop_seconds else ""
+            later = f" (after {duration(self.one_stop_seconds)})" if self.one_stop_seconds else ""
             with contextlib.suppress(OSError):  # print() is not reentrant
                 os.write(
                     2, f"\nstopping at the next safe point, then saving; once more{later} to end at once\n".encode()

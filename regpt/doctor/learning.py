@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from regpt.base.format import duration
 from regpt.base.recipe import Recipe
 from regpt.data.order import windows_of_step
 from regpt.data.shards import TokenWindows, read_manifest
@@ -75,7 +76,9 @@ def check_overfitting(rehearsal: Rehearsal) -> str:
         f" their frequencies alone give {goal:.2f}"
     )
     if len(losses) < OVERFIT_STEPS and losses[-1] >= goal and losses[0] - losses[-1] > LEARNING_NATS:
-        raise CheckSkipped(f"inconclusive after {OVERFIT_SECONDS:.0f} s on this machine, but the loss falls; {message}")
+        raise CheckSkipped(
+            f"inconclusive after {duration(OVERFIT_SECONDS)} on this machine, but the loss falls; {message}"
+        )
     if not losses[-1] < goal:
         raise CheckFailed(message, "the model does not learn: check optimizer.max_lr and your changes to the model")
     return message

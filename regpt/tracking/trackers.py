@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import Any, Protocol
 
 from regpt.base.errors import UserError
+from regpt.base.format import duration
 from regpt.tracking.events import OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
 
@@ -189,7 +190,7 @@ class Trackers:
         for name, thread, _ in self.running:
             thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
-                self.warn(f"the sink '{name}' did not end within {FINISH_SECONDS:.0f} s and is let go")
+                self.warn(f"the sink '{name}' did not end within {duration(FINISH_SECONDS)} and is let go")
         self.running.clear()
 
 
