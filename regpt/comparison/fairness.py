@@ -154,7 +154,7 @@ def check_score_steps(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
 
 
 def check_truncated_contexts(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
-    """Check that as many contexts were truncated for each model."""
+    """Check that the same number of contexts was truncated for each model."""
     for task in all_tasks(models):
         values = [(model.name, score.truncated) for model, score in shown_scores(models, task)]
         if are_different(values):

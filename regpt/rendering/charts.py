@@ -1,4 +1,4 @@
-"""Curves that the figures of report and comparison share: bands, faint steps, thinning, limits of losses."""
+"""Curves for the figures of reports and comparisons: error bands, single steps, thinning, axis limits."""
 
 import math
 from collections.abc import Sequence
@@ -8,17 +8,13 @@ from matplotlib.axes import Axes
 from regpt.rendering.figure_style import Line
 from regpt.tracking.run import Run
 
-SMOOTHING_STEPS = 10  # at least; a fiftieth of the steps where that is more
-
-
-POINTS = 600  # of a curve; a picture has no room for more
-
-
-SETTLED = 0.06  # of the tokens; what a loss falls through before them may lie above the picture
+SMOOTHING_STEPS = 10  # the minimum; a fiftieth of the steps if that is more
+POINTS = 600  # most points of a curve; a figure has no room for more
+SETTLED = 0.06  # fraction of the tokens; losses before it may be cut off
 
 
 def set_loss_limits(axes: Axes, points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> float:
-    """Leave out the fall from ln V where it would squeeze the rest; returns the highest loss then, or 0."""
+    """Cut off the first losses if they would squeeze the rest. Return the highest loss if cut off, else 0."""
     points = [point for point in points if math.isfinite(point[1])]
     furthest = max((tokens for tokens, _ in points), default=0.0)
     settled = [loss for tokens, loss in points if tokens >= SETTLED * furthest]
@@ -41,19 +37,19 @@ def plot_band(
     name: str,
     marked: bool | None = None,
 ) -> None:
-    """A curve with its band, and its points where they are few."""
+    """Plot a curve with its error band, and markers if it has few points."""
     dots = len(x) <= 40 if marked is None else marked
     axes.plot(x, y, color=color, linewidth=1.9, marker="o" if dots else "", markersize=4, label=name)
     if errors:
         low = [value - error for value, error in zip(y, errors, strict=True)]
         high = [value + error for value, error in zip(y, errors, strict=True)]
         axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
-        if len(x) == 1:  # a band of no width is not seen
+        if len(x) == 1:  # the band of one point has no width
             axes.errorbar(x, y, yerr=errors, color=color, linewidth=1.2, capsize=3)
 
 
 def plot_faint(axes: Axes, x: Sequence[float], y: Sequence[float], color: str) -> None:
-    """Every step's value; of many steps, how far those reach that share a place in the picture."""
+    """Plot the value of every step faintly. If there are many, plot the range of neighbouring steps."""
     if len(x) <= POINTS:
         dots = "o" if len(x) <= SMOOTHING_STEPS else ""
         axes.plot(x, y, color=color, alpha=0.3, linewidth=0.8, marker=dots, markersize=2.5)
@@ -64,7 +60,7 @@ def plot_faint(axes: Axes, x: Sequence[float], y: Sequence[float], color: str) -
 
 
 def finite_points(run: Run, values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """(tokens seen, value) after each step whose value is a number."""
+    """Return the tokens and the values of all steps with a finite value."""
     kept = [(step.tokens, value) for step, value in zip(run.history.steps, values, strict=True) if math.isfinite(value)]
     return [float(tokens) for tokens, _ in kept], [value for _, value in kept]
 

@@ -1,4 +1,4 @@
-"""The paper that pictures are drawn on: light and dark colors, axes in tokens, names that hide nothing, files."""
+"""The style of all figures: light and dark colors, axes in tokens, labels that do not overlap, PNG and SVG files."""
 
 import math
 import textwrap
@@ -19,16 +19,16 @@ from regpt.base.format import short_count
 from regpt.tracking.layout import IMAGES_DIR
 
 INK, FAINT, PAPER = "#30343b", "#e2e5ea", "#ffffff"
-# The run itself, then the runs it is compared with; neighbouring colors differ in lightness as well.
+# The run itself, then the runs it is compared with. Neighbouring colors also differ in lightness.
 COLORS = ("#c2571a", "#2766b1", "#3d8a4e", "#8456a5", "#0f7f8a", "#b0306e", "#86700c", "#6e5d55")
 DARK_COLORS = ("#f0894a", "#6aa6f0", "#6cc382", "#bd97e0", "#4fc4ce", "#f07ab2", "#d3bb45", "#b9a69c")
 DARK = dict(zip((INK, FAINT, PAPER, *COLORS), ("#d3d9e1", "#2a313a", "#0d1117", *DARK_COLORS), strict=True))
-LONGEST_NAME = 44  # letters of a run in a legend
+LONGEST_NAME = 44  # characters of a run's name in a legend
 
 
 @dataclass(frozen=True)
 class Line:
-    """A published figure, drawn across."""
+    """A published value, drawn as a horizontal line."""
 
     name: str
     value: float
@@ -57,7 +57,7 @@ def style_axes(axes: Axes, title: str) -> None:
 
 
 def finish_axes(axes: Axes, note: str = "") -> None:
-    """A note under the title, names below the picture, where they hide nothing; or a word that nothing is there yet."""
+    """Add the note below the title and the legend below the axes; without data, say so."""
     figure = figure_of(axes)
     if not math.isfinite(axes.dataLim.x0):
         axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color=INK, fontsize=11)
@@ -92,23 +92,23 @@ def save_figure(figure: Figure, path: Path) -> None:
             for kind in ("png", "svg"):
                 target = path.with_name(f"{path.stem}{ending}.{kind}")
                 figure.savefig(target, dpi=160, metadata={"Date": None} if kind == "svg" else None)
-                figure.set_layout_engine("none")  # laid out once is enough
+                figure.set_layout_engine("none")  # one layout is enough
 
 
 def recolor(figure: Figure) -> None:
-    """Every color of the light page becomes its dark one, transparency as it was."""
+    """Replace every light color of a figure by its dark one. Transparency stays."""
     for artist in figure.findobj():
         for name in ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor"):
             getter, setter = getattr(artist, f"get_{name}", None), getattr(artist, f"set_{name}", None)
             if getter and setter:
                 try:
                     setter(darkened(getter()))
-                except (TypeError, ValueError):  # none at all, or an artist that keeps its colors elsewhere
+                except (TypeError, ValueError):  # no color, or an artist that stores it elsewhere
                     continue
 
 
 def darkened(color: Any) -> Any:
-    """The dark one of a color, or of several; one that the light page does not use stays."""
+    """Return the dark version of one or several colors. Colors outside the palette stay."""
     if hasattr(color, "ndim") and color.ndim == 2:
         return [darkened(tuple(one)) for one in color]
     dark = DARK.get(to_hex(color))
@@ -119,7 +119,7 @@ def darkened(color: Any) -> Any:
 
 
 def in_both_lights(name: str, words: str) -> str:
-    """A picture for whoever reads the Markdown, on light or on dark."""
+    """Return HTML for Markdown viewers that shows the light or the dark figure."""
     return (
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{IMAGES_DIR}/{name}-dark.png">\n'
         f'  <img alt="{words}" src="{IMAGES_DIR}/{name}.png">\n</picture>'
@@ -127,7 +127,7 @@ def in_both_lights(name: str, words: str) -> str:
 
 
 def as_markdown(name: str, words: str) -> str:
-    """A picture for a page of our own, which takes both lights in."""
+    """Return a Markdown image for `html_page`, which embeds both color schemes."""
     return f"![{words}]({IMAGES_DIR}/{name}.svg)"
 
 
@@ -155,8 +155,8 @@ def draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def spread_labels(places: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Rising places, moved as little as keeps things of these heights from touching."""
-    clusters: list[tuple[float, list[float]]] = []  # (middle, heights of what stands there one on the other)
+    """Move rising positions apart, as little as possible, until labels of these heights do not overlap."""
+    clusters: list[tuple[float, list[float]]] = []  # (middle, heights of the labels stacked there)
     for place, height in zip(places, heights, strict=True):
         clusters.append((place, [height]))
         while len(clusters) > 1 and touching(*clusters[-2:]):
@@ -175,18 +175,18 @@ def touching(lower: tuple[float, list[float]], upper: tuple[float, list[float]])
 
 
 def figure_of(axes: Axes) -> Figure:
-    """The figure that these axes are in."""
+    """Return the figure of these axes."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     return figure
 
 
 def short_name(name: str) -> str:
-    """A run's name, its middle left out where it is long, and nothing that matplotlib would read as a formula."""
+    """Return a run's name without its middle if it is long, escaped for matplotlib."""
     half = LONGEST_NAME // 2
     return plain(name if len(name) <= LONGEST_NAME else f"{name[:half]}…{name[-half + 1 :]}")
 
 
 def plain(name: str) -> str:
-    """A name as it is, where matplotlib would read formulas between dollar signs."""
+    """Escape dollar signs, between which matplotlib would read a formula."""
     return name.replace("$", r"\$")

@@ -1,6 +1,6 @@
-"""A record as one page that needs no other file, no network and no script: from the Markdown that report.md is made of.
+"""Turn the Markdown of a report or comparison into one HTML page without other files, network access or scripts.
 
-HTML inside the Markdown stays text, and the page's own policy lets a browser fetch nothing and run nothing.
+HTML inside the Markdown is shown as text. The content security policy forbids the browser to load or run anything.
 """
 
 import base64
@@ -44,7 +44,7 @@ POLICY = "default-src 'none'; img-src data:; style-src 'sha256-{}'; base-uri 'no
 
 
 class Renderer(RendererHTML):
-    """Tables and pictures that scroll in their frames, pictures for light and dark, headings that can be linked to."""
+    """Render tables and figures in frames that scroll, and figures in light and dark."""
 
     def table_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         return '<div class="table" tabindex="0">\n<table>\n'
@@ -53,7 +53,7 @@ class Renderer(RendererHTML):
         return "</table>\n</div>\n"
 
     def image(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
-        """Only pictures of the run's own folder; one that a sample or a name asks for stays words."""
+        """Embed a figure of the run's own folder. Any other image, as in a sample, becomes its description."""
         token = tokens[index]
         words, name = escape(token.content), str(token.attrs["src"])
         files = [env["folder"] / name, env["folder"] / name.replace(".svg", "-dark.svg")]
@@ -67,7 +67,7 @@ class Renderer(RendererHTML):
 
 
 def html_page(markdown: str, folder: Path) -> str:
-    """The page; pictures are read from below `folder`."""
+    """Return the page. Figures are read from below `folder`."""
     reader = MarkdownIt("commonmark", {"html": False}, renderer_cls=Renderer).enable("table")
     environment = {"folder": folder}
     tokens = reader.parse(markdown, environment)
@@ -83,7 +83,7 @@ def html_page(markdown: str, folder: Path) -> str:
 
 
 def with_addresses(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
-    """Give each heading an address; (level, words, address) of all."""
+    """Give each heading an id; return (level, text, id) of all headings."""
     found: list[tuple[int, str, str]] = []
     taken: set[str] = set()
     for opening, inside in pairwise(tokens):
@@ -103,7 +103,7 @@ def with_addresses(tokens: Sequence[Token]) -> list[tuple[int, str, str]]:
 
 
 def contents_of(headings: Sequence[tuple[int, str, str]]) -> str:
-    """Nested lists of links: chapters, and what is in them."""
+    """Return nested lists of links to the headings."""
     lines, depth = [], 1
     for level, words, address in headings:
         if level > depth:

@@ -1,1 +1,1 @@
-"""`regpt report`: the record of one run."""
+"""`regpt report`: the report of one run."""

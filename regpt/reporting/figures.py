@@ -1,4 +1,4 @@
-"""The pictures of a report, drawn from journals alone, each for light and for dark paper, as PNG and as SVG."""
+"""Draw the figures of a report from journals, in light and dark, as PNG and SVG."""
 
 import math
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from regpt.tracking.run import Run, primary_accuracy
 
 
 def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> None:
-    """Training and validation loss over tokens, the latter with its standard error. The first run is the report's."""
+    """Draw training loss and validation loss with its standard error over tokens. The first run is the report's."""
     figure, axes = new_figure("Loss (nats per token)")
     smoothing = set()
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
@@ -52,7 +52,7 @@ def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> 
 
 
 def losses_of(runs: Sequence[Run]) -> list[tuple[float, float]]:
-    """(tokens, loss) of all validations and steps."""
+    """Return (tokens, loss) of all validations and steps."""
     return [
         *((look.tokens, look.loss) for run in runs for look in run.history.validations),
         *(
@@ -64,7 +64,7 @@ def losses_of(runs: Sequence[Run]) -> list[tuple[float, float]]:
 
 
 def within_reach(points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> list[Line]:
-    """Lines that do not squeeze the curves into less than a third of the picture."""
+    """Return the lines that leave at least a third of the figure to the curves."""
     losses = [loss for _, loss in points if math.isfinite(loss)]
     if not losses:
         return list(lines)
@@ -72,7 +72,7 @@ def within_reach(points: Sequence[tuple[float, float]], lines: Sequence[Line]) -
 
 
 def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: str) -> None:
-    """HellaSwag's accuracy over tokens with its standard error; `of` says which items these are."""
+    """Draw HellaSwag accuracy with its standard error over tokens; `of` describes the items."""
     figure, axes = new_figure(f"HellaSwag accuracy, {of}")
     shown = runs[0].hellaswag[-1].digest if runs[0].hellaswag else ""
     for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
@@ -88,7 +88,7 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
 
 
 def draw_training_dynamics(run: Run, path: Path) -> None:
-    """Learning rate, gradient norm and speed over tokens, one below the other."""
+    """Draw learning rate, gradient norm and speed over tokens, one below the other."""
     figure = Figure(figsize=(6.8, 6.6), layout="constrained", facecolor=PAPER)
     steps, batch = run.history.steps, run.recipe.data.total_batch_tokens
     curves = {

@@ -82,7 +82,7 @@ def render(run: Run, others: Sequence[Baseline], picture: Callable[[str, str], s
 
 
 def lines_of_losses(run: Run) -> list[Line]:
-    """Return published losses on the corpus of this run."""
+    """Return the published losses on the corpus of this run."""
     compared = [one for one in REFERENCES if one.data is run.corpus and one.validation_loss]
     if run.corpus is PublicCorpus.FINEWEB_EDU:
         compared = [GPT2, RERUNS[0], RERUNS[3]]

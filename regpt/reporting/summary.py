@@ -107,7 +107,7 @@ def baseline_paragraph(run: Run, other: Baseline) -> str:
 
 
 def at_equal_tokens(run: Run, other: Run) -> Iterator[str]:
-    """Compare the losses after as many tokens as the other run saw, where both were validated then."""
+    """Compare the losses after the other run's number of tokens, if both were validated there."""
     ours, theirs = ([one for one in r.history.validations if one.tokens == other.tokens] for r in (run, other))
     if not (ours and theirs):
         return

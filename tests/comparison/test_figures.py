@@ -13,7 +13,7 @@ from regpt.tracking.journal import read_history
 from tests.comparison.runs import edit_journal
 
 
-def test_curve_over_time_has_each_step_and_validation_at_its_own_time(
+def test_curve_over_time_has_every_point_at_its_own_time(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With steps of 10, 20, … seconds, a stretched curve over tokens would differ."""
@@ -29,7 +29,7 @@ def test_curve_over_time_has_each_step_and_validation_at_its_own_time(
     assert list(validation[:, 1]) == [point.loss for point in read_history(runs / "a").validations]
 
 
-def test_note_with_the_highest_loss_fits_above_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_note_about_cut_off_losses_fits_above_the_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A longer note would make the axes narrow."""
     drawn: list[Figure] = []
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))

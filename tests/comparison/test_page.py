@@ -34,7 +34,7 @@ def blocks(page: str) -> list[Token]:
     return MarkdownIt("commonmark").enable("table").parse(page)
 
 
-def test_page_survives_special_characters_in_names_and_samples(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_page_shows_special_characters_of_names_and_samples(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nasty = "```\n# A heading\n\n| a | b |\n|---|---|\n~~~~\n````\n<!-- [x](y)\n```"
     edit_journal(runs / "a", replace_values("sample", texts=[nasty, "plain"]))
     name = "b|_*`$\\<i>[x]"
@@ -82,9 +82,7 @@ def test_page_has_whole_tables_and_all_figures(runs: Path, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-def test_samples_are_side_by_side_with_differences_in_step_and_sampling(
-    runs: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_samples_are_side_by_side_with_step_and_sampling(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = read_page(run_command(capsys, "compare", "a", "b"))
     last = read_history(runs / "b").samples[-1]
     assert "prompt “Hello, I'm a language model,”, seed 42, top-k 50." in page
@@ -99,7 +97,7 @@ def test_samples_are_side_by_side_with_differences_in_step_and_sampling(
 
 
 @pytest.mark.slow
-def test_comparison_includes_active_runs_and_runs_without_steps(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparison_includes_active_and_empty_runs(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     journal = runs / "b" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     shutil.rmtree(runs / "b" / "evaluations")

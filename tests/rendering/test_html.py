@@ -1,4 +1,4 @@
-"""The page is whole in one file, holds what report.md holds, lets nothing in, and is looked at in a real browser."""
+"""HTML pages: one self-contained file with the content of the Markdown, checked in a real browser."""
 
 import json
 import re
@@ -22,7 +22,7 @@ HOSTILE = """<script>document.title = "taken"</script><img src=x onerror="docume
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """report.html of the modern trial, held against the classic one."""
+    """Write report.html of the modern trial, compared with the classic one."""
     root = tmp_path_factory.mktemp("pages") / "runs"
     shutil.copytree(TRIALS, root)
     words = ["report", "trial-050226", "--against", "trial-230126", "--html", "--runs", str(root)]
@@ -31,7 +31,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Reader(HTMLParser):
-    """Every tag with its attributes, and all text."""
+    """Collect every tag with its attributes, and all text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class Reader(HTMLParser):
         self.text += data
 
 
-def test_the_last_line_names_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_command_ends_with_the_paths_of_both_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(TRIALS / "trial-230126", tmp_path / "trial-230126")
     assert main(["report", "trial-230126", "--html", "--runs", str(tmp_path)]) == 0
     folder = tmp_path / "trial-230126"
     assert capsys.readouterr().out.splitlines()[-1] == f"report: {folder / 'report.md'} and {folder / 'report.html'}"
 
 
-def test_the_page_asks_for_no_other_file(report: Path) -> None:
+def test_html_page_loads_no_other_file_and_runs_no_script(report: Path) -> None:
     reader = Reader(report.read_text(encoding="utf-8"))
     addresses = [
         value or ""
@@ -61,7 +61,7 @@ def test_the_page_asks_for_no_other_file(report: Path) -> None:
         for name, value in attributes.items()
         if name in ("src", "srcset", "href", "action", "data", "poster", "xlink:href", "background")
     ]
-    assert sum(address.startswith("data:image/svg+xml;base64,") for address in addresses) == 6  # three, in both lights
+    assert sum(address.startswith("data:image/svg+xml;base64,") for address in addresses) == 6  # 3, light and dark
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert not {"script", "iframe", "object", "embed", "form", "base"} & {tag for tag, _ in reader.tags}
     assert not any(name.startswith("on") for _, attributes in reader.tags for name in attributes)
@@ -70,7 +70,7 @@ def test_the_page_asks_for_no_other_file(report: Path) -> None:
     assert "unsafe" not in policy
 
 
-def test_the_page_says_what_the_markdown_says(report: Path) -> None:
+def test_html_page_has_all_cells_and_headings_of_the_markdown(report: Path) -> None:
     markdown = report.with_suffix(".md").read_text(encoding="utf-8")
     reader = Reader(report.read_text(encoding="utf-8"))
     for row in re.findall(r"^\| (.*) \|$", markdown, re.MULTILINE):
@@ -83,7 +83,7 @@ def test_the_page_says_what_the_markdown_says(report: Path) -> None:
     assert len(links) == len(headings) == len(set(links)) and set(links) <= targets
 
 
-def test_html_in_a_sample_or_a_name_stays_text(tmp_path: Path) -> None:
+def test_html_in_a_sample_or_a_name_is_shown_as_text(tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(TRIALS / "trial-050226", run)
     journal = run / "journal.jsonl"
@@ -108,7 +108,7 @@ def test_html_in_a_sample_or_a_name_stays_text(tmp_path: Path) -> None:
     assert reader.text.count("<iframe src=") == 3 and hostile_name in reader.text
 
 
-def test_a_picture_that_is_not_the_records_own_is_not_taken_in(tmp_path: Path) -> None:
+def test_html_page_embeds_only_figures_of_its_own_run(tmp_path: Path) -> None:
     (tmp_path / "img").mkdir()
     for name in ("secret.svg", "secret-dark.svg"):
         (tmp_path / name).write_text("<svg/>")
@@ -125,7 +125,7 @@ def browser() -> Iterator[Page]:
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [400, 1200])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_person_sees_the_page_in_a_browser(browser: Page, report: Path, width: int, scheme: str) -> None:
+def test_html_page_is_readable_in_a_browser_in_any_scheme(browser: Page, report: Path, width: int, scheme: str) -> None:
     browser.open(report, width, scheme)
     assert browser.value("document.title") == "Training record: trial-050226"
     assert browser.told("Log.entryAdded") == [] == browser.told("Runtime.exceptionThrown")
@@ -148,11 +148,11 @@ def test_a_person_sees_the_page_in_a_browser(browser: Page, report: Path, width:
     assert (luminance(paper) > 0.9) if scheme == "light" else (luminance(paper) < 0.02)
     assert len(inks) > 50
     assert min(contrast(ink, paper) for ink in inks) >= 4.5  # WCAG 2
-    assert (browser.value(FIRST_PIXEL)[0] > 250) == (scheme == "light"), "a picture is drawn for the other light"
+    assert (browser.value(FIRST_PIXEL)[0] > 250) == (scheme == "light"), "the figure has the wrong color scheme"
 
 
 @pytest.mark.browser
-def test_links_of_the_contents_lead_to_their_headings(browser: Page, report: Path) -> None:
+def test_link_in_the_contents_scrolls_to_its_heading(browser: Page, report: Path) -> None:
     browser.open(report, 1200, "light")
     last = "[...document.querySelectorAll('nav a')].at(-1)"
     assert browser.value(f"{last}.innerText") == "Contributing Factors"
@@ -162,7 +162,7 @@ def test_links_of_the_contents_lead_to_their_headings(browser: Page, report: Pat
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [400, 1200])
-def test_a_comparison_is_such_a_page_too(browser: Page, tmp_path: Path, width: int) -> None:
+def test_html_comparison_is_complete_in_a_browser(browser: Page, tmp_path: Path, width: int) -> None:
     words = ["compare", "trial-050226", "trial-230126", "--html", "--into", str(tmp_path), "--runs", str(TRIALS)]
     assert main(words) == 0
     browser.open(tmp_path / "comparison.html", width, "light")

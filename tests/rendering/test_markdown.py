@@ -48,7 +48,7 @@ def test_escaped_text_in_a_sentence_is_shown_unchanged(text: str) -> None:
 
 @hard_examples
 @given(TEXTS)
-def test_escaped_text_alone_on_a_line_and_in_a_list_is_shown_unchanged(text: str) -> None:
+def test_escaped_text_on_a_line_or_in_a_list_is_unchanged(text: str) -> None:
     for prefix in ("", "- ", "# "):
         tokens = inline_tokens(prefix + escaped(text))
         assert "".join(map(shown, tokens)) == visible(text)

@@ -1,4 +1,4 @@
-"""Pictures say what the journal says, the same bytes each time, whatever the run looks like, on light and on dark."""
+"""Figures of a report: for runs of any length, in light and dark, with the same bytes every time."""
 
 import math
 import re
@@ -33,7 +33,7 @@ FOUR = ("{}.png", "{}.svg", "{}-dark.png", "{}-dark.svg")
 
 
 def drawn(name: str, steps: int, every: int = 250) -> Run:
-    """A run whose loss falls from 10.9 to 3 as real ones do."""
+    """Make a run whose loss falls from 10.9 to 3, as in real runs."""
     recipe = load_recipe("gpt2-modern")
     batch = recipe.data.total_batch_tokens
     loss = [3 + 6 * math.exp(-n / 120) + 1.9 * math.exp(-n / 4000) for n in range(steps + 1)]
@@ -64,14 +64,14 @@ def drawn(name: str, steps: int, every: int = 250) -> Run:
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """What was drawn, before it was written."""
+    """Collect the figures instead of writing them."""
     kept: list[Figure] = []
     monkeypatch.setattr(report_figures, "save_figure", lambda figure, path: kept.append(figure))
     return kept
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 300])
-def test_a_run_of_any_length_is_drawn_for_light_and_dark(tmp_path: Path, steps: int) -> None:
+def test_figures_of_runs_of_any_length_are_light_and_dark(tmp_path: Path, steps: int) -> None:
     run = drawn(r"a run named $\frac$ and 模型", steps)
     draw_losses([run], tmp_path / "loss.png", [Line("published", 3.29)])
     draw_training_dynamics(run, tmp_path / "training_dynamics.png")
@@ -84,7 +84,7 @@ def test_a_run_of_any_length_is_drawn_for_light_and_dark(tmp_path: Path, steps: 
         assert np.median(light) > 200 and np.median(dark) < 60
 
 
-def test_a_dark_picture_has_no_color_of_the_light_one(tmp_path: Path) -> None:
+def test_dark_figure_has_no_color_of_the_light_one(tmp_path: Path) -> None:
     runs = [drawn(f"run {number}", 700) for number in range(8)]
     draw_losses(runs, tmp_path / "loss.png", [Line("published", 3.29)])
     light, dark = ((tmp_path / f"loss{end}.svg").read_text(encoding="utf-8") for end in ("", "-dark"))
@@ -94,8 +94,8 @@ def test_a_dark_picture_has_no_color_of_the_light_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_color_is_seen_on_its_paper(dark: bool) -> None:
-    """Contrast of at least 3, and of text 4.5, as WCAG 2 asks."""
+def test_every_color_has_enough_contrast_to_its_background(dark: bool) -> None:
+    """WCAG 2 requires a contrast of 3 for graphics and 4.5 for text."""
     pick = DARK if dark else dict(zip(DARK, DARK, strict=True))
     for color in (INK, *COLORS):
         assert contrast(pick[color], pick[PAPER]) > (7 if color == INK else 3)
@@ -112,7 +112,7 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_figure_files_of_the_same_run_are_byte_identical(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         draw_losses([drawn("run", 300)], tmp_path / folder / "loss.png", [Line("published", 3.29)])
     for pattern in FOUR:
@@ -120,9 +120,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path: Path) -> None:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_the_longest_recipe_is_a_small_picture_that_shows_how_the_run_ends(
-    tmp_path: Path, figures: list[Figure]
-) -> None:
+def test_figure_of_the_longest_recipe_is_thinned_and_zoomed(tmp_path: Path, figures: list[Figure]) -> None:
     run = drawn("gpt2-modern", 38_146)
     draw_losses([run], tmp_path / "loss.png", [Line("GPT-2", 3.29)])
     axes = figures[0].axes[0]
@@ -133,14 +131,12 @@ def test_the_longest_recipe_is_a_small_picture_that_shows_how_the_run_ends(
     assert axes.get_xlim()[1] >= run.tokens
 
 
-def test_a_short_run_is_shown_from_its_first_loss_on(tmp_path: Path, figures: list[Figure]) -> None:
+def test_figure_of_a_short_run_includes_its_first_loss(tmp_path: Path, figures: list[Figure]) -> None:
     draw_losses([drawn("short", 10)], tmp_path / "loss.png")
     assert figures[0].axes[0].get_ylim()[1] > 10.8
 
 
-def test_published_losses_far_below_are_told_and_do_not_squeeze_the_curve(
-    tmp_path: Path, figures: list[Figure]
-) -> None:
+def test_published_losses_far_below_are_noted_but_not_drawn(tmp_path: Path, figures: list[Figure]) -> None:
     line = Line("published", 3.29)
     for steps in (4, 600):
         draw_losses([drawn("run", steps)], tmp_path / "loss.png", [line])
@@ -150,7 +146,7 @@ def test_published_losses_far_below_are_told_and_do_not_squeeze_the_curve(
     assert told == [True, False]
 
 
-def test_smoothing_is_the_mean_of_the_last_values_and_thinning_keeps_the_ends() -> None:
+def test_smoothing_averages_and_thinning_keeps_the_ends() -> None:
     values = [float(n % 7) for n in range(100)]
     for i, value in enumerate(smoothed(values, 9)):
         assert value == pytest.approx(np.mean(values[max(0, i - 8) : i + 1]))
@@ -159,7 +155,7 @@ def test_smoothing_is_the_mean_of_the_last_values_and_thinning_keeps_the_ends() 
     assert thin_out([], []) == ([], [])
 
 
-def test_names_beside_lines_never_touch_and_those_with_room_stay() -> None:
+def test_labels_of_lines_move_apart_only_if_they_overlap() -> None:
     heights = [20.0, 10.0, 10.0, 30.0, 10.0]
     places = spread_labels([10.0, 12.0, 13.0, 14.0, 200.0], heights)
     gaps = [above - below for below, above in pairwise(places)]
@@ -168,7 +164,7 @@ def test_names_beside_lines_never_touch_and_those_with_room_stay() -> None:
     assert places[-1] == 200.0
 
 
-def test_names_of_published_figures_do_not_overlap_in_the_picture() -> None:
+def test_labels_of_published_figures_do_not_overlap() -> None:
     figure, axes = new_figure("Loss")
     axes.plot([0, 1e9], [11.0, 3.0])
     finish_axes(axes)
@@ -182,7 +178,7 @@ def test_names_of_published_figures_do_not_overlap_in_the_picture() -> None:
     assert all(box.x0 >= inside.x1 for box in boxes), "a name lies on the curves"
 
 
-def test_a_legend_lies_outside_and_long_names_are_cut_in_the_middle(tmp_path: Path, figures: list[Figure]) -> None:
+def test_legend_is_below_the_axes_and_shortens_long_names(tmp_path: Path, figures: list[Figure]) -> None:
     runs = [drawn(f"{'a-long-name-' * 9}{number}", 20) for number in range(8)]
     draw_losses(runs, tmp_path / "loss.png")
     figure = figures[0]
@@ -194,7 +190,7 @@ def test_a_legend_lies_outside_and_long_names_are_cut_in_the_middle(tmp_path: Pa
     assert len(names) == 8 and all(re.search(rf"….*{number}, validation", names[number]) for number in range(8))
 
 
-def test_a_loss_that_is_no_number_is_left_out_and_spreads_to_no_mean(tmp_path: Path, figures: list[Figure]) -> None:
+def test_nan_loss_is_left_out_of_the_curve_and_its_mean(tmp_path: Path, figures: list[Figure]) -> None:
     run = drawn("run", 40)
     steps = [replace(step, loss=math.nan if step.step == 20 else step.loss) for step in run.history.steps]
     draw_losses([replace(run, history=replace(run.history, steps=steps))], tmp_path / "loss.png")

@@ -1,4 +1,4 @@
-"""A report holds what the journal says, claims nothing more, and works on live and on finished runs."""
+"""Reports have the numbers of the journal, for active and for finished runs, and claim only what was tested."""
 
 import base64
 import json
@@ -23,8 +23,8 @@ from tests.helpers.golden import assert_golden
 # The full-size recipes, two and four steps of 4,096 tokens each, on a CPU.
 TRIALS = Path(__file__).parent.parent / "fixtures" / "runs"
 
-# The rows of the seed record, table by table, as its author wrote them; "Run" stands where it names the run before.
-ROWS_OF_THE_SEED_RECORD = {
+# The tables of the owner's training records, with the names of their rows.
+ROWS_OF_THE_RECORD = {
     "Model Architecture": """Model Type
 Layers (`n_layer`)
 Attention Heads (`n_head`)
@@ -65,8 +65,8 @@ matmul precision""",
     "Final Metrics": """Validation Loss
 HellaSwag Accuracy""",
 }
-# What it says in lists, by the words in bold.
-LISTS_OF_THE_SEED_RECORD = {
+# Their lists, with the bold names of the items.
+LISTS_OF_THE_RECORD = {
     "Architecture Details": [
         "Attention",
         "Activation Function",
@@ -79,8 +79,8 @@ LISTS_OF_THE_SEED_RECORD = {
     "Weight Initialization": ["Linear layers", "Residual projections", "Embeddings", "Biases"],
     "Random Seeds": ["Manual Seed", "Generation Seed"],
 }
-# And where it compares: of the modern run held against the classic one.
-COMPARISONS_OF_THE_SEED_RECORD = {
+# Their comparisons of the modern run with the classic one.
+COMPARISONS_OF_THE_RECORD = {
     "Key Improvements Over trial-230126": ["RoPE Embeddings", "SwiGLU Activation", "RMSNorm", "2x Training Duration"],
     "Key Differences from Original GPT-2": [
         "Flash Attention",
@@ -109,9 +109,9 @@ COMPARISONS_OF_THE_SEED_RECORD = {
         "RMSNorm",
     ],
 }
-HEADINGS_OF_THE_SEED_RECORD = [
-    *ROWS_OF_THE_SEED_RECORD,
-    *LISTS_OF_THE_SEED_RECORD,
+HEADINGS_OF_THE_RECORD = [
+    *ROWS_OF_THE_RECORD,
+    *LISTS_OF_THE_RECORD,
     "Training Configuration",
     "Data Configuration",
     "Hardware & Distributed Training",
@@ -147,7 +147,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def sections(text: str) -> dict[str, str]:
-    """What stands under each heading."""
+    """Return the text below each heading."""
     parts = re.split(r"^#+ (.*)$", text, flags=re.MULTILINE)[1:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
@@ -158,31 +158,29 @@ def rows(section: str) -> dict[str, list[str]]:
 
 
 def listed(section: str) -> dict[str, str]:
-    """The words in bold that lines of a list begin with, and what they say."""
+    """Return the bold names of list items, with their text."""
     return dict(re.findall(r"^(?:-|\d+\.) \*\*([^*]+?):?\*\*:? *(.*)$", section, re.MULTILINE))
 
 
 @pytest.mark.parametrize(("name", "other"), [("trial-050226", "trial-230126"), ("trial-230126", "trial-050226")])
-def test_both_full_size_runs_have_every_table_of_the_seed_record_with_its_rows(
-    trials: Path, name: str, other: str
-) -> None:
+def test_report_has_every_table_and_row_of_the_owners_record(trials: Path, name: str, other: str) -> None:
     found = sections(report_of(trials, name, other))
-    assert [heading for heading in HEADINGS_OF_THE_SEED_RECORD if heading not in found] == []
-    for heading, labels in ROWS_OF_THE_SEED_RECORD.items():
+    assert [heading for heading in HEADINGS_OF_THE_RECORD if heading not in found] == []
+    for heading, labels in ROWS_OF_THE_RECORD.items():
         table = rows(found[heading])
         for label in labels.splitlines():
             assert label in table, f"{heading}: no row {label}"
             assert all(table[label]), f"{heading}: nothing in {label}"
-    for heading, labels in LISTS_OF_THE_SEED_RECORD.items():
+    for heading, labels in LISTS_OF_THE_RECORD.items():
         lines = listed(found[heading])
         assert [label for label in labels if not lines.get(label)] == [], heading
     assert len(re.findall("^- ", found["Regularization"], re.MULTILINE)) >= 3
     assert {"CUDA Seed", "Device Seed"} & set(listed(found["Random Seeds"]))
 
 
-def test_held_against_the_run_before_a_report_compares_what_the_seed_record_does(trials: Path) -> None:
+def test_report_compares_with_the_previous_run_as_the_record(trials: Path) -> None:
     found = sections(report_of(trials, "trial-050226", "trial-230126"))
-    for heading, labels in COMPARISONS_OF_THE_SEED_RECORD.items():
+    for heading, labels in COMPARISONS_OF_THE_RECORD.items():
         lines = listed(found[heading])
         assert [label for label in labels if label not in lines] == [], heading
     header = next(line for line in found["Final Metrics"].splitlines() if line.startswith("|"))
@@ -197,14 +195,14 @@ def test_held_against_the_run_before_a_report_compares_what_the_seed_record_does
     assert "(3x trial-230126)" in rows(found["Learning Rate Schedule"])["Max Learning Rate"][0]
 
 
-def test_a_later_run_is_not_called_a_previous_one_nor_its_absence_an_improvement(trials: Path) -> None:
+def test_later_run_is_not_called_previous_or_an_improvement(trials: Path) -> None:
     text = report_of(trials, "trial-230126", "trial-050226")
     assert "Previous Run" not in text and "Improvements Over" not in text
     assert "Key Changes Over trial-050226" in text and "Later Run (trial-050226)" in text
 
 
 def as_run(root: Path, name: str, days: float, digest: str = "") -> None:
-    """A copy of the classic trial that began so many days after it, with other losses, perhaps on other data."""
+    """Copy the classic trial, `days` later, with other losses, and optionally on other data."""
     shutil.copytree(TRIALS / "trial-230126", root / name)
     journal, environment = root / name / "journal.jsonl", root / name / "environment.json"
     records = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
@@ -216,7 +214,7 @@ def as_run(root: Path, name: str, days: float, digest: str = "") -> None:
     environment.write_text(json.dumps(known), encoding="utf-8")
 
 
-def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_what_they_are(tmp_path: Path) -> None:
+def test_baselines_are_named_after_their_relation_to_the_run(tmp_path: Path) -> None:
     shutil.copytree(TRIALS, tmp_path, dirs_exist_ok=True)
     shutil.copytree(TRIALS / "trial-050226", tmp_path / "copy")
     as_run(tmp_path, "first", -9)
@@ -242,7 +240,7 @@ def test_only_the_run_before_is_called_previous_and_the_others_are_named_for_wha
     assert "### Key Changes Over elsewhere\n\nThe other run was trained on other data." in text
 
 
-def test_a_record_is_the_previous_run_where_there_is_no_other_before_and_never_its_own(tmp_path: Path) -> None:
+def test_recorded_run_is_previous_only_without_an_earlier_run(tmp_path: Path) -> None:
     shutil.copytree(TRIALS, tmp_path, dirs_exist_ok=True)
     recipe = tmp_path / "trial-050226" / "recipe.toml"
     source = load_recipe("gpt2-modern").data.source
@@ -286,7 +284,7 @@ def test_report_of_an_unfinished_run_says_how_far_it_is(trials: Path, tmp_path: 
         assert done in report_of(tmp_path, "live").split("\n\n")[1]
 
 
-def test_a_report_holds_the_figures_of_its_run(two_runs: Path) -> None:
+def test_report_has_the_numbers_of_its_journal(two_runs: Path) -> None:
     text = report_of(two_runs, "modern", "classic")
     history = read_history(two_runs / "modern")
     environment = json.loads((two_runs / "modern" / "environment.json").read_text())
@@ -301,7 +299,7 @@ def test_a_report_holds_the_figures_of_its_run(two_runs: Path) -> None:
     assert history.samples[-1].texts[0] in text
 
 
-def test_every_picture_is_there_for_light_and_for_dark(two_runs: Path) -> None:
+def test_report_has_each_figure_in_light_and_in_dark(two_runs: Path) -> None:
     text = report_of(two_runs, "modern", "classic")
     images = re.findall(r'(?:src|srcset)="(img/.*?)"', text)
     assert "img/loss_curve.png" in images and "img/loss_curve-dark.png" in images
@@ -310,8 +308,8 @@ def test_every_picture_is_there_for_light_and_for_dark(two_runs: Path) -> None:
         assert (two_runs / "modern" / image).with_suffix(".svg").stat().st_size > 5_000
 
 
-def test_figures_of_an_earlier_report_are_all_replaced(two_runs: Path) -> None:
-    """Those that the new page links to; earlier versions named some of them otherwise."""
+def test_figures_of_an_earlier_report_are_replaced(two_runs: Path) -> None:
+    """All figures that the new page links to. Earlier versions used other names for some."""
     images = two_runs / "modern" / "img"
     images.mkdir(exist_ok=True)
     stale = ("loss_curve", "training_dynamics", "hellaswag", "train-val_loss", "course")
@@ -326,13 +324,13 @@ def test_figures_of_an_earlier_report_are_all_replaced(two_runs: Path) -> None:
     assert base64.b64encode(b"stale").decode() not in html and html.count("data:image/svg+xml") == len(linked)
 
 
-def test_every_list_item_begins_a_line(two_runs: Path) -> None:
+def test_report_starts_every_list_item_on_a_new_line(two_runs: Path) -> None:
     lines = report_of(two_runs, "modern", "classic").splitlines()
     assert [line for line in lines if "- **" in line[1:]] == []
     assert sum(line.startswith(("- **Training Epochs:**", "- **Digest:**")) for line in lines) == 2
 
 
-def test_every_table_is_well_formed(two_runs: Path) -> None:
+def test_report_has_well_formed_tables_and_headings(two_runs: Path) -> None:
     lines = report_of(two_runs, "modern", "classic").splitlines()
     for i, line in enumerate(lines):
         if line.startswith("|") and not lines[i - 1].startswith("|"):
@@ -346,7 +344,7 @@ def test_every_table_is_well_formed(two_runs: Path) -> None:
     assert "\n\n\n" not in "\n".join(lines)
 
 
-def test_a_comparison_on_other_data_is_not_called_one(two_runs: Path, tmp_path: Path) -> None:
+def test_losses_on_other_data_are_not_called_comparable(two_runs: Path, tmp_path: Path) -> None:
     path = two_runs / "classic" / "environment.json"
     environment = json.loads(path.read_text())
     environment["data"]["digest"] = "0" * 64
@@ -356,7 +354,7 @@ def test_a_comparison_on_other_data_is_not_called_one(two_runs: Path, tmp_path: 
     assert "not tested: validation loss (measured on other windows or other data)" in text
 
 
-def test_a_recipe_with_recorded_figures_can_be_held_against(two_runs: Path) -> None:
+def test_report_compares_with_the_figures_of_a_recipe(two_runs: Path) -> None:
     text = report_of(two_runs, "modern", str(find_recipe_file("gpt2-classic")))
     assert "3.26 (recorded)" in text and "0.28 (28 %; recorded)" in text
     assert "gpt2-classic (recorded): figures from the owner's record" in text
@@ -369,8 +367,8 @@ def find_recipe_file(name: str) -> Path:
     return shipped_recipes()[name]
 
 
-def test_the_differences_of_the_two_seed_runs_are_the_records() -> None:
-    """The seed record lists seven; the table has each, and what the record does not say in words."""
+def test_recipe_differences_are_those_of_the_owners_record() -> None:
+    """The record lists seven of them; the table has these and the settings that belong to them."""
     rows = rows_of_differences(load_recipe("gpt2-modern"), load_recipe("gpt2-classic"))
     assert {setting: ratio for setting, _, _, ratio in rows} == {
         "run.max_steps": "× 2",
@@ -393,7 +391,7 @@ def test_differences_from_gpt2_follow_from_the_recipe(two_runs: Path) -> None:
         assert part in modern and part not in classic
 
 
-def test_a_live_run_a_cut_journal_and_one_without_a_step_can_be_reported(two_runs: Path) -> None:
+def test_report_accepts_cut_and_empty_journals(two_runs: Path) -> None:
     journal = two_runs / "modern" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     for kept in ([*lines[:6], lines[6][:20]], lines[:1], []):
@@ -402,7 +400,7 @@ def test_a_live_run_a_cut_journal_and_one_without_a_step_can_be_reported(two_run
         assert "# Training record: modern" in text
 
 
-def test_an_unknown_run_is_told_which_there_are(two_runs: Path, tmp_path: Path) -> None:
+def test_unknown_run_name_is_an_error_that_lists_the_runs(two_runs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are classic, modern"):
         find_run("moderm", two_runs)
     with pytest.raises(UserError, match="it has no runs yet"):

@@ -50,7 +50,7 @@ def measured(loss: float, error: float, data: str = "d", windows: int = 64) -> M
         (None, measured(3.1, 0.02), Outcome.NOT_TESTED, NotTested.NOT_MEASURED),
     ],
 )
-def test_standard_errors_alone_decide_only_what_holds_for_every_correlation(
+def test_error_bounds_decide_only_what_any_correlation_allows(
     ours: MeasuredLoss | None, theirs: MeasuredLoss | None, outcome: Outcome, reason: NotTested | None
 ) -> None:
     verdict = compare_losses(ours, theirs)
@@ -87,7 +87,7 @@ def test_error_bounds_never_contradict_the_paired_test_over_windows(
 
 
 @pytest.mark.parametrize("shared", [0.0, 3.0])
-def test_equal_models_differ_significantly_no_more_often_than_the_level(shared: float) -> None:
+def test_equal_models_rarely_differ_significantly(shared: float) -> None:
     """2,000 pairs of equal models, with and without windows that are hard for both."""
     random = np.random.default_rng(1)
     found = 0

@@ -67,7 +67,7 @@ def test_paired_t_test_over_groups_of_windows_agrees_with_scipy(windows: int, ap
             assert found.is_difference == (theirs.pvalue < 0.05)
 
 
-def test_windows_of_one_document_are_not_counted_as_independent() -> None:
+def test_windows_of_one_document_do_not_count_as_independent() -> None:
     """No difference, but each document's four windows differ alike: single windows would find one in a third."""
     drawn = np.random.default_rng(3)
     found = [paired_t_test(np.repeat(drawn.normal(0.0, 1.0, 32), 4), np.zeros(128)) for _ in range(400)]

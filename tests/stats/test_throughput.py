@@ -69,7 +69,7 @@ def outcome_of(one: Run, other: Run) -> Outcome:
     return outcome
 
 
-def test_threefold_is_reported_with_the_uneven_load_it_was_measured_under(planted: Planted) -> None:
+def test_speed_threefold_is_reported_under_uneven_load(planted: Planted) -> None:
     """The speed equals the other run's at first, then other work divides it by five, as a demo run once measured."""
     half = STEPS // 2
     one, other = planted("one", [*steady(0.34, steps=half), *steady(1.9, steps=half + 1)]), planted("two", steady(0.37))
@@ -89,7 +89,7 @@ def test_threefold_is_reported_with_the_uneven_load_it_was_measured_under(plante
     assert values_text(verdict) in line and words in line
 
 
-def test_threefold_is_reported_under_two_different_loads(planted: Planted) -> None:
+def test_speed_threefold_is_reported_under_different_loads(planted: Planted) -> None:
     random = np.random.default_rng(0)
     one, two = planted("one", loaded(random, 3.0)), planted("two", loaded(random, 1.0))
     assert outcome_of(one, two) is Outcome.SLOWER
@@ -100,7 +100,7 @@ def test_threefold_is_reported_under_two_different_loads(planted: Planted) -> No
 
 
 @pytest.mark.parametrize("times", [1.0, 1.03, 1.05])
-def test_few_percent_under_passing_loads_are_not_reported(planted: Planted, times: float) -> None:
+def test_speed_few_percent_is_not_reported_under_load(planted: Planted, times: float) -> None:
     """Check 300 pairs of journals."""
     random, run = np.random.default_rng(1), planted("run", steady(1.0, steps=1))
     pairs = [[with_seconds(run, loaded(random, seconds)) for seconds in (times, 1.0)] for _ in range(300)]
@@ -114,7 +114,7 @@ def with_seconds(run: Run, seconds: Sequence[float]) -> Run:
     return replace(run, history=History(steps=steps, events=run.history.events))
 
 
-def test_tenth_on_a_quiet_machine_is_reported_and_a_thousandth_is_not(planted: Planted) -> None:
+def test_speed_tenth_is_reported_on_a_quiet_machine(planted: Planted) -> None:
     quiet = planted("quiet", steady(1.0, seed=1))
     assert outcome_of(planted("tenth", steady(0.9, seed=2)), quiet) is Outcome.FASTER
     assert outcome_of(planted("thousandth", steady(0.999, seed=3)), quiet) is Outcome.INDISTINGUISHABLE
@@ -130,14 +130,14 @@ def test_short_runs_are_compared_only_where_twofold(planted: Planted, steps: int
         assert outcome_of(first, second) is outcome
 
 
-def test_outcome_never_contradicts_the_medians(planted: Planted) -> None:
+def test_speed_outcome_never_contradicts_the_medians(planted: Planted) -> None:
     run = planted("run", steady(1.0, steps=1))
     changing = with_seconds(run, [0.1, 1.0, 1.0] * 40)  # quick groups, and a slow median
     for other in (with_seconds(run, steady(0.5)), with_seconds(run, steady(0.8))):
         assert outcome_of(changing, other) in (Outcome.SLOWER, Outcome.INDISTINGUISHABLE)
 
 
-def test_one_slow_step_of_compilation_changes_nothing(planted: Planted) -> None:
+def test_speed_outcome_ignores_one_slow_compilation_step(planted: Planted) -> None:
     quiet = planted("quiet", steady(1.0, seed=1))
     slow: Verdict = speed_verdict(planted("compiled", [60.0, *steady(1.0, seed=2)]), quiet)
     assert slow.outcome is Outcome.INDISTINGUISHABLE

@@ -87,9 +87,7 @@ def with_windows(run: Run, apart: float, noise: float) -> Run:
 @pytest.mark.parametrize(
     ("apart", "outcome"), [(-0.02, Outcome.LOWER), (0.02, Outcome.HIGHER), (0.001, Outcome.INDISTINGUISHABLE)]
 )
-def test_window_losses_show_differences_that_standard_errors_do_not(
-    tmp_path: Path, apart: float, outcome: Outcome
-) -> None:
+def test_window_losses_show_what_standard_errors_cannot(tmp_path: Path, apart: float, outcome: Outcome) -> None:
     one = with_windows(planted(tmp_path / "a"), apart, 0.1)
     two = with_windows(planted(tmp_path / "b"), 0.0, 0.1)
     verdict = by_quantity(one, two)[Quantity.VALIDATION_LOSS]
