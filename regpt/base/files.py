@@ -8,6 +8,7 @@ import platform
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +120,14 @@ def locked(path: Path, what: Path | None = None) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text(encoding="utf-8").strip() if holder.exists() else "unknown"
+        who = holder.read_text(encoding="utf-8").partition("\n")[0] if holder.exists() else "unknown"
         raise LockedError(
             f"{what or path.parent} is being written by another process ({who})",
             "wait until it ends, or stop it",
         ) from None
     try:
-        holder.write_text(f"process {os.getpid()} on {platform.node()}\n", encoding="utf-8")
+        me = f"process {os.getpid()} on {platform.node()}\nstarted {process_start(os.getpid())}\n"
+        holder.write_text(me, encoding="utf-8")
         yield
     finally:
         holder.unlink(missing_ok=True)
@@ -136,17 +138,56 @@ def holder_file(lock: Path) -> Path:
     return lock.with_name(lock.name + ".holder")
 
 
-def holder_of(lock: Path) -> tuple[int, str] | None:
-    """Return (process ID, machine) of the process that holds a lock or was killed with it; None if it was released.
+@dataclass(frozen=True)
+class LockHolder:
+    """The process that holds a lock, or held it when it was killed."""
 
-    Takes no lock, so another process that wants the lock is never rejected because of this call.
+    process: int  # its number
+    machine: str  # empty: not recorded
+    start: str = ""  # which process of that number, as `process_start` identifies it; empty: not recorded
+
+    @property
+    def is_alive(self) -> bool | None:
+        """Whether the process exists; None for a process of another machine. No clock and no file date decides."""
+        if self.machine not in ("", platform.node()):
+            return None
+        start = process_start(self.process)
+        return bool(start) and self.start in ("", start)
+
+
+def holder_of(lock: Path) -> LockHolder | None:
+    """Return who holds a lock, or held it when it was killed; None where it was released.
+
+    It does not test the lock, so that nobody who wants the lock is ever refused because of it.
     """
     try:
         written = holder_file(lock).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    found = re.fullmatch(r"process (\d+)(?: on (.*))?\s*", written)
-    return (int(found[1]), found[2] or "") if found else None
+    found = re.fullmatch(r"process (\d+)(?: on ([^\n]*))?(?:\nstarted ([^\n]*))?\s*", written)
+    return LockHolder(int(found[1]), found[2] or "", found[3] or "") if found else None
+
+
+def process_start(number: int) -> str:
+    """Identify a process among all that ever have its number; empty if it does not exist.
+
+    On Linux by the boot and the clock ticks from there to its start (proc(5)), which no change of the clock moves.
+    Elsewhere by the time of its start, which the system keeps as it was.
+    """
+    import psutil
+
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        status = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+        state, *fields = status.rpartition(")")[2].split()  # the name before may hold anything
+        return "" if state in "ZXx" else f"{boot} {fields[18]}"
+    except (OSError, IndexError, ValueError):
+        pass
+    try:
+        process = psutil.Process(number)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except (psutil.Error, OSError, OverflowError):
+        return ""
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from datetime import datetime, tzinfo
 from itertools import accumulate
 
 NO_VALUE = "—"
+CENTURY = 36_525 * 86_400.0  # seconds
 TIME_UNITS = ((86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
@@ -86,9 +88,9 @@ def money(usd: float) -> str:
 def duration(seconds: float) -> str:
     """Format a duration in its two largest units: '0.3 s', '45 s', '2 min 32 s', '3 h 12 min', '4 d 3 h'.
 
-    A dash stands for a duration that is NaN or infinite.
+    A dash stands for a duration that is NaN, infinite or longer than a century, as of a run without a real end.
     """
-    if not math.isfinite(seconds):
+    if not seconds < CENTURY:
         return NO_VALUE
     if seconds < 9.95:
         return f"{max(0.0, seconds):.1f}".removesuffix(".0") + " s"
@@ -99,6 +101,17 @@ def duration(seconds: float) -> str:
     if round(seconds / 60) < 24 * 60:
         return two_units(round(seconds / 60), 60, "h", "min")
     return two_units(round(seconds / 3600), 24, "d", "h")
+
+
+def clock_time(at: float, pattern: str, zone: tzinfo | None = None) -> str:
+    """Format a moment, given in seconds since 1970, in the local time zone or another: '14:05'.
+
+    A dash stands for a moment that no calendar has, as a clock that was wrong may have written.
+    """
+    try:
+        return datetime.fromtimestamp(at, zone).strftime(pattern)
+    except (OverflowError, ValueError, OSError):
+        return NO_VALUE
 
 
 def two_units(count: int, ratio: int, large: str, small: str) -> str:

@@ -54,6 +54,7 @@ class Recipe:
 
     def problems(self) -> Iterator[Problem]:
         """Yield every problem, with the values that conflict."""
+        is_usable = True
         for section in SECTIONS:
             values = getattr(self, section)
             infinite = [
@@ -61,11 +62,18 @@ class Recipe:
                 for f in fields(values)
                 if isinstance(v := getattr(values, f.name), float) and not math.isfinite(v)
             ]
+            too_large = [
+                f.name for f in fields(values) if isinstance(v := getattr(values, f.name), int) and abs(v) >= 2**63
+            ]
+            is_usable = is_usable and not infinite + too_large
+            for key in too_large:
+                yield Problem(name := f"{section}.{key}", f"{name} = {getattr(values, key)} is not below 2^63")
             for key in infinite:
                 yield Problem(name := f"{section}.{key}", f"{name} = {getattr(values, key)} is not a finite number")
-            if not infinite:
+            if not infinite and not too_large:
                 yield from values.problems()
-        yield from self.batch_problems()
+        if is_usable:
+            yield from self.batch_problems()
 
     def batch_problems(self, ranks: int = 1) -> Iterator[Problem]:
         """Check that total_batch_tokens divides into micro-batches; the problem suggests sizes that would."""

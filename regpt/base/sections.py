@@ -104,8 +104,6 @@ class RunRecipe:
                 "run.time_limit",
                 f"run.time_limit = '{self.time_limit}' is not a time; write hours:minutes:seconds, as in 23:50:00",
             )
-        if self.seed >= 2**63:
-            yield Problem("run.seed", f"run.seed = {self.seed} is not below 2^63")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The wording of a report's cells and lists."""
 
-from datetime import UTC, datetime
+from datetime import UTC
 
-from regpt.base.format import byte_size, duration, money, short_count
+from regpt.base.format import byte_size, clock_time, duration, money, short_count
 from regpt.base.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
 from regpt.reporting.scores import NOT_MEASURED
@@ -46,7 +46,7 @@ def architecture(recipe: Recipe) -> list[str]:
 def start_text(run: Run) -> str:
     """Return when the run was started first."""
     events = run.history.events
-    return f"{datetime.fromtimestamp(events[0].at, UTC):%Y-%m-%d %H:%M} UTC" if events else "not started"
+    return clock_time(events[0].at, "%Y-%m-%d %H:%M UTC", UTC) if events else "not started"
 
 
 def source_of(run: Run) -> str:
@@ -112,7 +112,8 @@ def framework(run: Run) -> tuple[str, str]:
 
 def durations(run: Run) -> str:
     events = run.history.events
-    total = f"; {duration(events[-1].at - events[0].at)} from first start to last event" if len(events) > 1 else ""
+    elapsed = events[-1].at - events[0].at if len(events) > 1 else -1.0  # negative too where the clock was set back
+    total = f"; {duration(elapsed)} from first start to last event" if elapsed >= 0 else ""
     return f"{duration(run.training_seconds)} in training steps{total}"
 
 
@@ -149,7 +150,7 @@ EVENT_TEXT = {
 
 def event_line(event: EventRecord) -> str:
     """Word an event for the report's list of attempts."""
-    line = f"{datetime.fromtimestamp(event.at, UTC):%Y-%m-%d %H:%M:%S} UTC: {EVENT_TEXT[event.event]}"
+    line = f"{clock_time(event.at, '%Y-%m-%d %H:%M:%S UTC', UTC)}: {EVENT_TEXT[event.event]}"
     line += f" at step {event.step:,}"
     match event.detail:
         case Started(ranks=ranks) as start:

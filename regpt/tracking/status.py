@@ -1,6 +1,5 @@
 """The status of a run that another process may be writing: state, speed, time left."""
 
-import platform
 import time
 from dataclasses import dataclass
 from enum import StrEnum
@@ -8,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from regpt.base.errors import UserError
-from regpt.base.files import holder_file, holder_of
+from regpt.base.files import LockHolder, holder_of
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_resolved_recipe
 from regpt.tracking.environment import Environment
@@ -63,7 +62,7 @@ class RunStatus:
     history: History
     now: float
     written_at: float  # when the journal's last record was written
-    holder: tuple[int, str] | None  # of the lock: process number and machine
+    holder: LockHolder | None  # of the lock
     process_alive: bool | None  # whether that process lives; None where it is on another machine
 
     @property
@@ -216,7 +215,7 @@ def run_status(path: Path, recipe: Recipe, environment: Environment | None, hist
         now=time.time(),
         written_at=written_at,
         holder=holder,
-        process_alive=is_process_alive(holder, holder_file(paths.lock)) if holder else False,
+        process_alive=holder.is_alive if holder else False,
     )
 
 
@@ -230,20 +229,3 @@ def read_environment(run: Path) -> Environment | None:
         return Environment.read(run)
     except UserError:
         return None
-
-
-def is_process_alive(holder: tuple[int, str], file: Path) -> bool | None:
-    """Whether the process that wrote its number into `file` exists; a later process of that number does not count.
-
-    None for a process of another machine.
-    """
-    import psutil
-
-    number, machine = holder
-    if machine not in ("", platform.node()):
-        return None
-    try:
-        process = psutil.Process(number)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= file.stat().st_mtime + 1.0
-    except (psutil.Error, OSError):
-        return False

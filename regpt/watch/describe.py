@@ -1,5 +1,6 @@
 """Word the state and the events of a run for `regpt watch`."""
 
+from regpt.base.files import LockHolder
 from regpt.base.format import duration
 from regpt.tracking.events import CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
 from regpt.tracking.journal import EventRecord
@@ -8,8 +9,8 @@ from regpt.tracking.status import RunStatus, State
 
 def describe_state(status: RunStatus) -> list[str]:
     """Return details of the state: its process or reason, and how to continue; may be empty."""
-    number, machine = status.holder or (0, "")
-    process = f"process {number}" + (f" on {machine}" if status.process_alive is None and machine else "")
+    holder = status.holder or LockHolder(0, "")
+    process = f"process {holder.process}" + (f" on {holder.machine}" if status.process_alive is None else "")
     how_to_resume = f"continue with: regpt resume {status.name}" if status.history.checkpoints else "no checkpoint yet"
     last = status.history.events[-1].detail if status.history.events else None
     match status.state:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime
 from pathlib import Path
 
 from rich.cells import cell_len, set_cell_size
@@ -16,7 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from regpt.base.errors import DONE, INTERRUPTED, UserError
-from regpt.base.format import duration, percent, scientific, smoothed, with_error
+from regpt.base.format import CENTURY, NO_VALUE, clock_time, duration, percent, scientific, smoothed, with_error
 from regpt.distributed.signals import ImmediateStop
 from regpt.tracking.run import find_run, primary_accuracy
 from regpt.tracking.status import RunMonitor, RunStatus, State
@@ -29,6 +28,7 @@ MIN_CURVE_LINES = 6
 EVENT_LINES = 3  # at most
 SAMPLE_LINES = 3
 SOON = 20 * 3600  # seconds; the end of a longer run is printed with its day
+A_YEAR = 365 * 86_400  # seconds; the end of a longer run is printed with its year
 STYLES = {
     State.STARTING: "cyan",
     State.RUNNING: "green",
@@ -171,9 +171,11 @@ def time_left(status: RunStatus) -> list[str]:
     counted = [f"with {', '.join(looks)}, and saving as before"] if looks else []
     if status.state not in (State.RUNNING, State.IDLE):
         return [f"{duration(seconds)} to go", *counted]
-    ends_at = status.written_at + seconds
-    until = f"{datetime.fromtimestamp(ends_at):{'%H:%M' if ends_at - status.now < SOON else '%a %d %b %H:%M'}}"
-    return [f"{duration(max(0.0, ends_at - status.now))} left, until {until}", *counted]
+    left = max(0.0, seconds - status.idle_seconds)
+    if left >= CENTURY:
+        return [f"time left: {NO_VALUE}", *counted]
+    pattern = "%H:%M" if left < SOON else "%a %d %b %H:%M" if left < A_YEAR else "%Y-%m-%d"
+    return [f"{duration(left)} left, until {clock_time(status.now + left, pattern)}", *counted]
 
 
 def loss_curves(status: RunStatus, width: int, height: int) -> list[Text]:
@@ -197,9 +199,7 @@ def loss_curves(status: RunStatus, width: int, height: int) -> list[Text]:
 
 def event_lines(status: RunStatus) -> list[Text]:
     return [
-        Text(f"{datetime.fromtimestamp(event.at):%H:%M:%S}  ", "dim").append(
-            printable(describe_event(event)), "default"
-        )
+        Text(f"{clock_time(event.at, '%H:%M:%S')}  ", "dim").append(printable(describe_event(event)), "default")
         for event in status.history.events
     ]
 

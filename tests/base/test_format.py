@@ -1,9 +1,12 @@
 """Each format, by a table of values: the ends of its units, rounding across them, and what is not finite."""
 
+from datetime import UTC
+
 import pytest
 
 from regpt.base.format import (
     byte_size,
+    clock_time,
     duration,
     duration_range,
     gigabytes,
@@ -41,6 +44,9 @@ from regpt.base.format import (
         (86_399, "1 d"),
         (90_000, "1 d 1 h"),
         (1e8, "1,157 d 10 h"),
+        (3.1e9, "35,879 d 15 h"),
+        (3.2e9, "—"),
+        (1e300, "—"),
         (float("nan"), "—"),
         (float("inf"), "—"),
     ],
@@ -163,3 +169,19 @@ def test_speed_and_money_carry_their_units() -> None:
 def test_moving_average_covers_the_values_so_far() -> None:
     assert smoothed([1, 2, 3, 4], 2) == [1, 1.5, 2.5, 3.5]
     assert smoothed([], 5) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "text"),
+    [
+        (0, "1970-01-01 00:00"),
+        (1_792_890_000, "2026-10-25 01:00"),  # where summer time ends in Europe
+        (-3_600, "1969-12-31 23:00"),
+        (1e18, "—"),
+        (-1e18, "—"),
+        (float("nan"), "—"),
+        (float("inf"), "—"),
+    ],
+)
+def test_clock_time_is_a_dash_where_no_calendar_has_it(at: float, text: str) -> None:
+    assert clock_time(at, "%Y-%m-%d %H:%M", UTC) == text

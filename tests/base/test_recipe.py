@@ -316,3 +316,11 @@ def test_invalid_path_is_refused_before_anything_is_done(path: str) -> None:
 @pytest.mark.parametrize(("old", "new"), [("gpt2-230126", "gpt2-classic"), ("recipes/gpt2-050226.toml", "gpt2-modern")])
 def test_recipe_is_found_by_its_name_of_version_0_1(old: str, new: str) -> None:
     assert load_recipe(old) == load_recipe(new)
+
+
+@pytest.mark.parametrize("setting", ["run.max_steps", "data.total_batch_tokens", "evaluation.sample_every", "run.seed"])
+def test_whole_number_beyond_64_bits_is_refused(setting: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe("demo-modern", [f"{setting}={10**400}"])
+    assert [problem.setting for problem in caught.value.problems] == [setting]
+    assert load_recipe("demo-modern", [f"run.max_steps={2**63 - 1}"]).run.max_steps == 2**63 - 1

@@ -22,8 +22,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from regpt.base.files import locked, write_json, write_text
-from regpt.base.format import percent, smoothed
+from regpt.base.files import locked, process_start, write_json, write_text
+from regpt.base.format import duration, percent, smoothed
 from regpt.base.settings import to_toml
 from regpt.cli.main import main
 from regpt.tracking.events import CheckpointFailed, Detail, Failed, Finished, Resumed, Rollback, Started, Stopped
@@ -217,13 +217,46 @@ def test_run_without_events_is_starting(tmp_path: Path) -> None:
 
 def test_later_process_with_the_same_number_does_not_hold_the_lock(tmp_path: Path) -> None:
     path = a_run(tmp_path, [event(Started(), 0), step(1)])
-    holder = path / "lock.holder"
-    holder.write_text(f"process {os.getpid()}\n")
+    holder, own = path / "lock.holder", process_start(os.getpid())
+    holder.write_text(f"process {os.getpid()} on {platform.node()}\nstarted {own}\n")
     assert RunMonitor(path).update().state is State.RUNNING
-    os.utime(holder, (1e9, 1e9))  # written long before this process began
+    holder.write_text(f"process {os.getpid()} on {platform.node()}\nstarted {own}1\n")
     assert RunMonitor(path).update().state is State.KILLED
-    holder.write_text("process 1 on another machine\n")
+    holder.write_text(f"process {os.getpid()}\n")  # as version 0.1 wrote it
+    assert RunMonitor(path).update().state is State.RUNNING
+    holder.write_text("process 1 on another machine\nstarted then\n")
     assert describe_state(RunMonitor(path).update()) == ["process 1 on another machine"]
+
+
+@pytest.mark.parametrize("seconds", [-3_600, 3_600, -1e9, 1e9])
+def test_running_run_stays_alive_however_the_clock_is_set(
+    tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder's file and the journal have other dates than the clock shows."""
+    path = a_run(tmp_path, [event(Started(), 0), step(1)])
+    with locked(path / "lock"):
+        written_at = time.time()
+        os.utime(path / "lock.holder", (written_at - seconds,) * 2)
+        monkeypatch.setattr("time.time", lambda: written_at + seconds)
+        status = RunMonitor(path).update()
+        assert status.process_alive is True
+        assert status.state is (State.RUNNING if seconds < 0 else State.IDLE)  # no record for so long, as it seems
+        assert "left, until" in seen(path, 120)
+        (line,) = [line for line in seen(path, 120).splitlines() if "left, until" in line]
+        assert duration(status.seconds_left or 0.0) in line or seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "text"), [(10**6, " left, until "), (10**12, "time left: —"), (10**15, "time left: —")]
+)
+def test_time_left_of_a_run_without_end_is_a_dash(tmp_path: Path, steps: int, text: str) -> None:
+    path = a_run(tmp_path, [event(Started(), 0), step(1)], steps=steps)
+    with locked(path / "lock"):
+        assert text in seen(path, 120)
+
+
+def test_event_of_a_wrong_clock_is_shown_with_a_dash(tmp_path: Path) -> None:
+    assert "—  started at step 0" in seen(a_run(tmp_path, [event(Started(), 0, 1e18), step(1)]), 120)
 
 
 def test_state_in_the_list_of_runs_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
