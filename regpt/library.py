@@ -6,7 +6,8 @@ Each function imports what it needs when it is called.
 """
 
 from collections.abc import Mapping, Sequence
-from os import PathLike
+from numbers import Integral, Real
+from os import PathLike, fspath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,11 +48,30 @@ def load_recipe(recipe: AnyPath, overrides: Sequence[str] | Mapping[str, Any] = 
     that lists every problem at once.
     """
     from regpt.base.settings import load_recipe as load
-    from regpt.base.settings import toml_value
 
     if isinstance(overrides, Mapping):
-        overrides = [f"{setting}={toml_value(value)}" for setting, value in overrides.items()]
+        overrides = [override_word(setting, value) for setting, value in overrides.items()]
     return load(Path(recipe) if isinstance(recipe, PathLike) else recipe, overrides)
+
+
+def override_word(setting: str, value: Any) -> str:
+    """Return 'section.key=value' for text, a path, a bool or a number, also NumPy's. Raises UserError for others."""
+    from regpt.base.settings import toml_value
+
+    match value:
+        case PathLike():
+            value = fspath(value)
+        case str() | bool():
+            pass
+        case Integral():
+            value = int(value)
+        case Real():
+            value = float(value)
+        case _:
+            raise UserError(
+                f"{setting} = {value!r} is not a value of a setting", "give text, a path, a number or a bool"
+            )
+    return f"{setting}={toml_value(value)}"
 
 
 def prepare(recipe: Recipe, *, progress: bool = False) -> "Manifest":

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import regpt
@@ -58,6 +59,14 @@ def test_functions_stay_functions_after_use(run: regpt.Run) -> None:
 def test_load_recipe_takes_a_mapping_or_command_line_words() -> None:
     mapping = regpt.load_recipe("demo-modern", {"run.max_steps": 7, "model.bias": True, "data.path": "x"})
     assert mapping == regpt.load_recipe("demo-modern", ["run.max_steps=7", "model.bias=true", "data.path=x"])
+
+
+def test_load_recipe_takes_paths_and_numpy_numbers(tmp_path: Path) -> None:
+    values = {"data.path": tmp_path / "x", "run.max_steps": np.int64(7), "optimizer.max_lr": np.float32(0.5)}
+    recipe = regpt.load_recipe("demo-modern", values)
+    assert (recipe.data.directory, recipe.run.max_steps, recipe.optimizer.max_lr) == (tmp_path / "x", 7, 0.5)
+    with pytest.raises(regpt.UserError, match=r"data\.path = None"):
+        regpt.load_recipe("demo-modern", {"data.path": None})
     with pytest.raises(regpt.UserError) as caught:
         regpt.load_recipe("demo-modern", {"run.max_step": 7})
     assert "run.max_steps" in caught.value.problem and caught.value.fix

@@ -97,19 +97,33 @@ def reading_advice(error: OSError, otherwise: str) -> str:
     return otherwise
 
 
+def is_quota_error(error: OSError) -> bool:
+    """Return whether the user's quota is used up. The number of free bytes on the disk says nothing then."""
+    return errno.errorcode.get(error.errno or 0) == "EDQUOT"
+
+
+def writing_advice(error: OSError) -> str:
+    """Return the remedy for an error while writing a file."""
+    if is_quota_error(error):
+        return "delete files that count in your quota, or raise it"
+    if error.errno in NO_SPACE:
+        return "free some space (bytes, or inodes: `df -i`)"
+    if error.errno in DISK_FAILURES:
+        return "check the disk or the network file system"
+    if error.errno == errno.EMFILE:
+        return "allow more open files, as with `ulimit -n 1024`"
+    if error.errno == errno.EROFS:
+        return "use a folder on another file system; this one is read-only"
+    return "check the path and its permissions"
+
+
 @contextmanager
 def writing_errors(path: Path) -> Iterator[None]:
     """Convert errors while writing a file of a dataset into a DataError that names the file."""
     try:
         yield
     except OSError as error:
-        if error.errno in NO_SPACE:
-            fix = "free some space or raise your quota"
-        elif error.errno in DISK_FAILURES:
-            fix = "check the disk or the network file system"
-        else:
-            fix = "check its permissions and its disk"
         raise DataError(
             f"{path}: cannot be written ({error.strerror or error})",
-            f"{fix}, then run the same command again: it continues; or set another data.path",
+            f"{writing_advice(error)}, then run the same command again: it continues; or set another data.path",
         ) from None

@@ -1,13 +1,18 @@
 """How a recipe declares and checks its settings."""
 
+import datetime
+import difflib
+import tomllib
 from collections.abc import Iterator
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from regpt.base.errors import Problem
 
 OnResume = Literal["free", "noted", "refused"]
+TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+EXACT_BELOW = 2.0**53  # from here on, not every whole number is a float
 
 
 def setting(default: Any, help: str, on_resume: OnResume = "refused") -> Any:
@@ -48,3 +53,64 @@ def path_problem(text: str) -> str:
     except RuntimeError:
         return "names the home folder of a user that does not exist"
     return ""
+
+
+# Values
+
+
+def parse_word(word: str, kind: Any) -> Any:
+    """Return the value that a word of the command line has for a setting of this type.
+
+    For a text setting the word is the text, in quotes or not. Other words are TOML, or what Python reads as a number.
+    A word that is neither is returned as it is, for `mistyped`.
+    """
+    try:
+        value = tomllib.loads(f"value = {word}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = word
+    if kind is str or get_origin(kind) is Literal:
+        return value if isinstance(value, str) else word
+    if value is word and kind is bool and word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    if value is word and kind in (int, float):
+        try:
+            return float(word)
+        except ValueError:
+            return word
+    return value
+
+
+def plain_value(value: Any, kind: Any) -> Any:
+    """Return a TOML value in the type of its setting where that loses nothing; other values as they are.
+
+    An integer becomes a float, 1e9 an integer, and a date or time without quotes the text that was written.
+    """
+    if kind is float and type(value) is int:
+        return as_float(value)
+    if kind is int and type(value) is float and value.is_integer() and abs(value) < EXACT_BELOW:
+        return int(value)
+    if kind is str and type(value) in (datetime.date, datetime.time):
+        return value.isoformat()
+    return value
+
+
+def mistyped(setting: str, value: Any, kind: Any) -> Problem | None:
+    """Check the type of a value."""
+    if get_origin(kind) is Literal:
+        choices = get_args(kind)
+        if value in choices:
+            return None
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        guess = f"; did you mean '{near[0]}'?" if near else ""
+        return Problem(setting, f"{setting} = {value!r} is not one of {', '.join(choices)}{guess}")
+    if type(value) is kind:
+        return None
+    advice = "; write it in quotes" if kind is str else ""
+    return Problem(setting, f"{setting} = {value!r} is not {TYPE_NAMES[kind]}{advice}")
+
+
+def as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")

@@ -6,16 +6,17 @@ import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from regpt.base.aliases import OLD_SETTINGS, current_recipe, current_setting, rename_settings
 from regpt.base.errors import Problem, RecipeError, UserError
 from regpt.base.files import sha256_of_json
 from regpt.base.recipe import SECTIONS, Recipe
-from regpt.base.schema import OnResume
+from regpt.base.schema import OnResume, mistyped, parse_word, plain_value
 
 # The dataclass field of every setting, by section and key.
 SETTINGS = {section: {f.name: f for f in fields(get_type_hints(Recipe)[section])} for section in SECTIONS}
+KINDS = {section: get_type_hints(get_type_hints(Recipe)[section]) for section in SECTIONS}
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -51,7 +52,8 @@ def read_recipe(path: Path, overrides: Sequence[str], *, warn: bool) -> Recipe:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path}: is not a TOML file ({error})", "fix that line; recipes/demo-modern.toml shows the format"
+            f"{path}: is not a TOML file ({error})",
+            "fix that line; text needs quotes; recipes/demo-modern.toml shows the format",
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})", "name a recipe's .toml file") from None
@@ -95,14 +97,10 @@ def apply_override(tables: dict[str, Any], word: str) -> Iterator[Problem]:
     if not (equals and dot and section and key):
         yield Problem(word, f"'{word}' is not a setting; write section.key=value, as in run.max_steps=100")
         return
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is text: data.path=my-shards needs no quotes
     section, _, key = current_setting(f"{section}.{key}", warn=True).partition(".")
     table = tables.setdefault(section, {})
     if isinstance(table, dict):
-        table[key] = value
+        table[key] = parse_word(text, KINDS.get(section, {}).get(key, str))
 
 
 def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
@@ -118,7 +116,7 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
         elif not isinstance(table, dict):
             problems.append(Problem(section, f"'{section}' is a section; write [{section}] and its settings below it"))
         else:
-            kinds = get_type_hints(hints[section])
+            kinds = KINDS[section]
             values = {}
             for key, value in table.items():
                 setting = f"{section}.{key}"
@@ -126,11 +124,11 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
                     guess = near_setting(setting)
                     problems.append(unknown("setting", setting, guess))
                     unknown_values.update({guess} - {""})
-                elif problem := mistyped(setting, value, kinds[key]):
+                elif problem := mistyped(setting, value := plain_value(value, kinds[key]), kinds[key]):
                     problems.append(problem)
                     unknown_values.add(setting)
                 else:
-                    values[key] = as_float(value) if kinds[key] is float else value
+                    values[key] = value
             sections[section] = hints[section](**values)
     recipe = Recipe(name=name, **sections)
     problems += [p for p in recipe.problems() if unknown_values.isdisjoint((p.setting, *p.depends_on))]
@@ -163,30 +161,6 @@ def unknown_section(section: str, table: Any) -> Problem:
 def unknown(what: str, name: str, guess: str) -> Problem:
     advice = f"did you mean '{guess}'?" if guess else "`regpt recipe help` lists them all"
     return Problem(name, f"no {what} is named '{name}'; {advice}")
-
-
-def mistyped(setting: str, value: Any, kind: Any) -> Problem | None:
-    """Check the type of a value. An integer may be given where a float is expected."""
-    if get_origin(kind) is Literal:
-        choices = get_args(kind)
-        if value in choices:
-            return None
-        near = difflib.get_close_matches(str(value), choices, n=1)
-        guess = f"; did you mean '{near[0]}'?" if near else ""
-        return Problem(setting, f"{setting} = {value!r} is not one of {', '.join(choices)}{guess}")
-    if type(value) is kind or (kind is float and type(value) is int):
-        return None
-    return Problem(setting, f"{setting} = {value!r} is not {TYPE_NAMES[kind]}")
-
-
-def as_float(value: float) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf")
-
-
-TYPE_NAMES = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 
 
 def as_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from regpt.base.errors import CheckpointError, NumericsError
+from regpt.base.errors import CheckpointError, NumericsError, is_quota_error, writing_advice
 from regpt.base.files import flush_file, new_directory, sha256_of_file, staging_dir, write_json
 from regpt.checkpoint.snapshot import Snapshot
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
@@ -108,9 +108,9 @@ def tensor_files(parts: int) -> list[str]:
 
 def write_error(path: Path, error: OSError) -> CheckpointError:
     there = next(parent for parent in path.parents if parent.exists())
-    free = shutil.disk_usage(there).free
+    free = "" if is_quota_error(error) else f"; {shutil.disk_usage(there).free:,} bytes are free"
     return CheckpointError(
-        f"{path}: cannot be written ({error}); {free:,} bytes are free", "free disk space; older checkpoints are intact"
+        f"{path}: cannot be written ({error}){free}", f"{writing_advice(error)}; older checkpoints are intact"
     )
 
 

@@ -14,11 +14,11 @@ from typing import Any, NoReturn
 
 from regpt import __version__
 from regpt.base.aliases import RenamedSetting
-from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError
+from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError, writing_advice
 from regpt.cli import evaluate, plan, prepare, recipe, report, train
 from regpt.distributed.errors import is_printed_here
 from regpt.distributed.signals import StopRequested
-from regpt.machine.env import current_launch, exit_process
+from regpt.machine.env import current_launch, exit_process, unused_ranks
 
 DESCRIPTION = "Train GPT-2 (124M) from scratch and write a report that you can verify."
 EPILOG = """\
@@ -120,6 +120,8 @@ def run_command(arguments: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         with contextlib.suppress(OSError):  # a sample may contain characters that the console cannot show
             sys.stdout.reconfigure(errors="replace")
+    if getattr(arguments, "on_ranks", False) and (unused := unused_ranks()):
+        print(f"note: {unused} is ignored: only torchrun starts ranks (docs/scale.md)", file=sys.stderr)
     try:
         with notes_for_renamed_settings():
             code: int = arguments.command(arguments)
@@ -135,7 +137,7 @@ def run_command(arguments: argparse.Namespace) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         problem = f"{where}{error.strerror or error}"
-        print(f"error: {problem} — check the path, its permissions and the space left", file=sys.stderr)
+        print(f"error: {problem} — {writing_advice(error)}", file=sys.stderr)
         return USAGE
     except StopRequested as stopped:  # preparation; training prints its own last line
         if current_launch().rank == 0:
@@ -181,7 +183,7 @@ def parser() -> argparse.ArgumentParser:
 
 def refuse_ranks(arguments: argparse.Namespace) -> int:
     raise UserError(
-        f"torchrun started {current_launch().ranks} ranks for a command that runs on one",
+        f"torchrun started {current_launch().ranks} ranks (WORLD_SIZE) for a command that runs on one",
         "start it without torchrun; train, resume, reproduce and evaluate run on several",
     )
 

@@ -60,6 +60,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     name = arguments.gpu
     if name is None:
         from regpt.machine.device import free_memory, known_card, open_device
+        from regpt.machine.limits import memory_limit
 
         device = open_device(recipe.run)
         card = known_card(device.torch_device)
@@ -72,9 +73,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
                 raise UserError(f"--gpus {arguments.gpus}: this machine has no GPU", "name one: --gpu NAME")
             seconds = measured_rates(recipe, device).step_seconds(recipe)
             bfloat16 = device.precision_name == "bfloat16"
-            plan = plan_for_this_machine(
-                recipe, device.name, seconds, free_memory(device.torch_device), bfloat16, arguments.runs
-            )
+            free = free_memory(device.torch_device)
+            plan = plan_for_this_machine(recipe, device.name, seconds, free, bfloat16, arguments.runs, memory_limit())
             print("\n".join(plan_lines(plan)))
             return DONE
         name = card.name

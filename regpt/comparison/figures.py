@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
-
 from regpt.base.format import scientific, short_count, smoothed, time_unit, with_error
 from regpt.comparison.learning_curves import LearningCurve
 from regpt.comparison.models import ComparedModel
 from regpt.rendering.charts import SMOOTHING_STEPS, plot_band, set_loss_limits, thin_out
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
+from regpt.rendering.matplotlib_import import Axes, FuncFormatter
 from regpt.reporting.published import CHANCE
 from regpt.tracking.journal import TaskRecord
 

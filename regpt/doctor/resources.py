@@ -1,6 +1,7 @@
 """Check the resources of a run: machine, data, memory, disk and time."""
 
 import contextlib
+import math
 import shutil
 import statistics
 import time
@@ -14,8 +15,8 @@ from regpt.data.import_shards import verify
 from regpt.data.shards import TokenWindows, check_fits
 from regpt.doctor.checks import CheckFailed
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
-from regpt.filesystem.operations import check_file_system
 from regpt.machine.device import free_memory
+from regpt.machine.limits import memory_limit
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.preparation.dataset import open_or_prepare
@@ -93,7 +94,9 @@ def check_memory(rehearsal: Rehearsal) -> str:
     )
     needed = estimate_memory(recipe, layout).total
     room = free_memory(device.torch_device) * (1.0 if on_cpu else USABLE_SHARE)
-    message = f"estimated {byte_size(needed)} of {byte_size(room)} free; `regpt plan` shows the parts"
+    limit = memory_limit() if on_cpu else math.inf
+    limited = f" below the container's limit of {byte_size(limit)}" if math.isfinite(limit) else ""
+    message = f"estimated {byte_size(needed)} of {byte_size(room)} free{limited}; `regpt plan` shows the parts"
     if needed > room:
         raise CheckFailed(
             message, "reduce data.micro_batch, set run.activation_checkpointing=true, or use a smaller model"
@@ -107,8 +110,7 @@ def check_memory(rehearsal: Rehearsal) -> str:
 
 
 def check_disk(rehearsal: Rehearsal) -> str:
-    """Try what a run does with files, and compare the size of all checkpoints with the free disk space."""
-    check_file_system(rehearsal.folder, "--runs FOLDER")
+    """Compare the size of all checkpoints with the free disk space."""
     free, needed = shutil.disk_usage(rehearsal.folder).free, disk_needed(rehearsal.recipe)
     count, size = checkpoints_kept(rehearsal.recipe), checkpoint_bytes(rehearsal.recipe)
     kept = f"{count:,} checkpoints of {byte_size(size)}, plus one being written"

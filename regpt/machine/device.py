@@ -13,7 +13,9 @@ import torch
 from regpt.base.cards import Card, card_of_device
 from regpt.base.errors import UserError
 from regpt.base.sections import RunRecipe
-from regpt.machine.env import Launch, current_launch, set_cublas_workspace
+from regpt.machine import limits
+from regpt.machine.env import Launch, current_launch, exported_threads, set_cublas_workspace
+from regpt.machine.limits import usable_cores, usable_processors
 
 
 @dataclass(frozen=True)
@@ -53,10 +55,7 @@ def open_device(recipe: RunRecipe) -> Device:
         raise UserError(
             f"run.device = '{kind}' is not available on this machine", f"use run.device={best_device()} or auto"
         )
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    elif launch.local_ranks > 1:  # torchrun gives each rank a single one
-        torch.set_num_threads(max(1, (psutil.cpu_count(logical=False) or 1) // launch.local_ranks))
+    set_threads(recipe.threads, launch)
     torch.set_float32_matmul_precision(recipe.matmul_precision)
     if recipe.deterministic:
         set_cublas_workspace()
@@ -72,6 +71,21 @@ def open_device(recipe: RunRecipe) -> Device:
         peak_flops=peak_flops,
         peak_source=peak_source,
     )
+
+
+def set_threads(wanted: int, launch: Launch) -> None:
+    """Set the number of CPU threads: `wanted`, or if it is 0 what the user exported, or else one per usable core.
+
+    The ranks of this machine share its cores.
+    """
+    if wanted:
+        torch.set_num_threads(wanted)
+    elif exported_threads(launch):
+        pass  # PyTorch has read it
+    elif launch.local_ranks > 1:  # torchrun gives each rank a single one
+        torch.set_num_threads(usable_cores(launch.local_ranks))
+    elif torch.get_num_threads() > usable_processors():  # PyTorch does not know of a container's limit
+        torch.set_num_threads(usable_processors())
 
 
 def best_device() -> str:
@@ -181,7 +195,7 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> float:
-    """Return the free memory in bytes: on CUDA the card's, else the machine's."""
+    """Return the free memory in bytes: on CUDA the card's, else what this process may still take."""
     if device.type == "cuda":
         return float(torch.cuda.mem_get_info(device)[0])
-    return float(psutil.virtual_memory().available)
+    return limits.free_memory()

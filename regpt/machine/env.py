@@ -2,9 +2,13 @@
 
 import contextlib
 import os
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
+
+import psutil
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,13 @@ class Launch:
 
 
 def current_launch() -> Launch:
+    """Return how torchrun started this process; a single rank if it did not.
+
+    RANK and WORLD_SIZE alone do not tell: other programs leave them in the environment.
+    """
+    if not is_started_by_torchrun():
+        return Launch()
+
     def number(name: str, otherwise: int) -> int:
         text = os.environ.get(name, "")
         return int(text) if text.isdecimal() else otherwise
@@ -32,6 +43,34 @@ def current_launch() -> Launch:
     )
 
 
+def is_started_by_torchrun() -> bool:
+    """Return whether torchrun's own variables are set (torch.distributed.elastic.agent sets them for each rank)."""
+    return "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_WORLD_SIZE" in os.environ
+
+
+def unused_ranks() -> str:
+    """Return 'WORLD_SIZE=4' if the environment asks for several ranks but torchrun did not start them; else ''."""
+    size = os.environ.get("WORLD_SIZE", "")
+    is_unused = size.isdecimal() and int(size) > 1 and not is_started_by_torchrun()
+    return f"WORLD_SIZE={size}" if is_unused else ""
+
+
+def exported_threads(launch: Launch) -> bool:
+    """Return whether the user set the number of threads by a variable that PyTorch reads.
+
+    torchrun sets OMP_NUM_THREADS=1 for several ranks, unless its own environment has a value.
+    """
+    for name in ("MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        value = os.environ.get(name, "")
+        if re.fullmatch(r"\s*[1-9]\d*\s*(,.*)?", value):  # others, such as 0, are ignored by PyTorch as well
+            if launch.local_ranks == 1 or name == "MKL_NUM_THREADS" or value.strip() != "1":
+                return True
+            with contextlib.suppress(psutil.Error):
+                torchrun = psutil.Process().parent()
+                return torchrun is not None and name in torchrun.environ()
+    return False
+
+
 def set_cublas_workspace() -> None:
     """Make cuBLAS add in a fixed order. Call it before the first matrix product on CUDA."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -40,6 +79,20 @@ def set_cublas_workspace() -> None:
 def disable_lm_eval_multiprocessing() -> None:
     """Its bootstrap forks this process, whose threads (torch's, tokenizers') may hold locks: now and then it hangs."""
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
+
+
+@contextlib.contextmanager
+def without_matplotlib_backend() -> Iterator[None]:
+    """Hide MPLBACKEND while matplotlib is imported; afterwards it applies to the user's own figures, if it can."""
+    backend = os.environ.pop("MPLBACKEND", "")
+    try:
+        yield
+    finally:
+        if backend:
+            os.environ["MPLBACKEND"] = backend
+    if backend and "matplotlib" in sys.modules:
+        with contextlib.suppress(ValueError):
+            sys.modules["matplotlib"].rcParams["backend"] = backend
 
 
 def exit_process(code: int) -> NoReturn:

@@ -1,5 +1,6 @@
 """Build the plan of a run: its memory, time, energy, cost and disk space, as numbers. `plan/wording.py` prints it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -55,6 +56,7 @@ class CpuPlan:
     layout: ParallelLayout
     memory: Memory
     memory_free: float  # bytes
+    memory_limit: float  # bytes that the container allows; infinity if it sets no limit
     micro_batch: MicroBatch
     step_seconds: Range
     tokens_per_second: Range
@@ -94,9 +96,15 @@ def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float | 
 
 
 def plan_for_this_machine(
-    recipe: Recipe, name: str, step_seconds: float, memory_free: float, bfloat16: bool, runs: Path
+    recipe: Recipe,
+    name: str,
+    step_seconds: float,
+    memory_free: float,
+    bfloat16: bool,
+    runs: Path,
+    memory_limit: float = math.inf,
 ) -> Plan:
-    """Plan for this CPU from the measured seconds of a step and the free memory in bytes."""
+    """Plan for this CPU from the measured seconds of a step, the free memory and the container's limit in bytes."""
     layout = ParallelLayout(1, recipe.data.micro_batch, recipe.accumulation_steps(), bfloat16=bfloat16, on_cpu=True)
     memory = estimate_memory(recipe, layout)
     fit = MicroBatchFit.FITS if memory.total <= memory_free else MicroBatchFit.DOES_NOT_FIT
@@ -107,6 +115,7 @@ def plan_for_this_machine(
         layout=layout,
         memory=memory,
         memory_free=memory_free,
+        memory_limit=memory_limit,
         micro_batch=micro_batch(recipe, layout, fit, memory_free),
         step_seconds=step,
         tokens_per_second=Range(tokens / step.optimistic, tokens / step.conservative),

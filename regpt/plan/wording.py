@@ -1,5 +1,6 @@
 """Print a plan: aligned lines for a terminal, and the wording of its warnings."""
 
+import math
 from collections.abc import Iterator
 
 from regpt.base.format import (
@@ -113,7 +114,9 @@ def cpu_lines(recipe: Recipe, plan: CpuPlan) -> Iterator[str]:
     """Yield the sections about this machine's CPU."""
     yield f"Hardware: this machine, {plan.name}, {'bfloat16' if plan.layout.bfloat16 else 'float32'}"
     yield ""
-    yield from memory_lines("Memory", plan.memory, plan.memory_free, "free now")
+    is_limited = math.isfinite(plan.memory_limit)
+    limited = f" below the container's limit of {byte_size(plan.memory_limit)}" if is_limited else ""
+    yield from memory_lines("Memory", plan.memory, plan.memory_free, f"free now{limited}")
     yield ""
     yield "Batch"
     yield row("micro-batch", micro_batch_text(plan.micro_batch, recipe.model.block_size))

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, is_quota_error, writing_advice
 from regpt.base.files import sha256_of_file
 from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
 
 ATTEMPTS = 6  # per file
 MAX_FILES = 2  # on the disk: the one being read and the next
 FIRST_WAIT_SECONDS = 1.0  # before the second attempt; each later wait is twice as long
-DISK_ERRORS = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.EFBIG}
+DISK_ERRORS = {"ENOSPC", "EDQUOT", "EACCES", "EROFS", "EPERM", "ENAMETOOLONG", "EIO", "EFBIG", "EMFILE"}
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,11 @@ class Downloads:
                     tqdm_class=self.size_guard(out, file.size),
                 )
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
-                free = shutil.disk_usage(partial.parent).free
+            if isinstance(error, OSError) and errno.errorcode.get(error.errno or 0) in DISK_ERRORS:
+                free = "" if is_quota_error(error) else f"; {shutil.disk_usage(partial.parent).free:,} bytes are free"
                 raise DataError(
-                    f"{partial}: cannot be written ({error.strerror}); {free:,} bytes are free",
-                    "free some space or set another data.path; downloaded files and finished shards are kept",
+                    f"{partial}: cannot be written ({error.strerror}){free}",
+                    f"{writing_advice(error)}, or set another data.path; what is finished is kept",
                 ) from None
             if not is_network_error(error):
                 raise

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from regpt.corpus.chunks import Chunk, EncodedChunk, TextChunk
 from regpt.corpus.corpora import Part, accepted
 from regpt.corpus.long_texts import TextStretch
 from regpt.data import gigatoken, tokenizer
+from regpt.machine.limits import free_memory, usable_processors
 
 Backend = Literal["tiktoken", "gigatoken"]
 
@@ -30,7 +32,9 @@ DOCUMENTS_PER_BATCH = 256
 COMPARED_DOCUMENTS = 32  # the first ones of each part, where gigatoken encodes
 CHUNKS_PER_WORKER = 3  # being encoded, or encoded and not yet taken: this bounds the memory
 BYTES_PER_WORKER = 16_000_000  # of input; for less, starting a process costs more time than it saves
+MEMORY_PER_WORKER = 250_000_000  # bytes: 120 MB of libraries and vocabulary, and the chunks in its hands
 MAX_WORKERS = 61 if os.name == "nt" else 1024  # Windows cannot wait for more processes at once
+MAX_TEMPORARY_PATH = 104 - 44  # bytes: macOS allows 104 for a socket (Linux 108), Python adds up to 44
 CANNOT_ENCODE = "tiktoken cannot encode it"
 
 
@@ -185,17 +189,22 @@ class Encoders:
 
 
 def worker_count(requested: int, size: int) -> int:
-    """Return the number of workers for `size` bytes of input. `requested` = 0 takes one per core, fewer for little."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MAX_WORKERS, requested or max(1, min(cores, size // BYTES_PER_WORKER)))
+    """Return the number of workers for `size` bytes of input.
+
+    `requested` = 0 takes one per processor that this process may use, fewer for little input or little free memory.
+    """
+    fit = int(free_memory() // MEMORY_PER_WORKER)
+    return min(MAX_WORKERS, requested or max(1, min(usable_processors(), fit, size // BYTES_PER_WORKER)))
 
 
 def worker_context() -> multiprocessing.context.BaseContext:
-    """Return how workers start: forked from a clean process with the libraries loaded; where there is no fork, spawned.
+    """Return how workers start: forked from a clean process with the libraries loaded, or else spawned.
 
-    Forking this process itself would copy the locks of its threads, such as torch's.
+    Forking this process itself would copy the locks of its threads, such as torch's. The clean process listens on a
+    socket in the folder for temporary files, and the system limits the length of its path. Spawning needs no socket.
     """
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    folder = os.fsencode(tempfile.gettempdir())
+    if "forkserver" not in multiprocessing.get_all_start_methods() or len(folder) > MAX_TEMPORARY_PATH:
         return multiprocessing.get_context("spawn")
     method = multiprocessing.get_context("forkserver")
     method.set_forkserver_preload(["regpt.preparation.encoders", "tiktoken", "pyarrow.parquet"])

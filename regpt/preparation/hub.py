@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from regpt.base.errors import DataError
-from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
+from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors, unreachable
 from regpt.corpus.chunks import TextChunk
 from regpt.corpus.corpora import Corpus
 from regpt.corpus.notes import notes_about
@@ -155,12 +155,12 @@ def split_source(source: str) -> tuple[str, str]:
 
 def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[HubFile]]:
     """Return the commit of a revision, and every file below the folder `inside`."""
-    from huggingface_hub import HfApi, errors
-    from huggingface_hub.hf_api import RepoFile
-
-    api = HfApi()
     try:
         with plain_hub_errors(repository, revision):
+            from huggingface_hub import HfApi, errors
+            from huggingface_hub.hf_api import RepoFile
+
+            api = HfApi()
             commit = revision if is_commit(revision) else api.dataset_info(repository, revision=revision).sha or ""
             entries = list(
                 api.list_repo_tree(repository, inside or None, recursive=True, revision=commit, repo_type="dataset")
@@ -177,10 +177,7 @@ def list_files(repository: str, inside: str, revision: str) -> tuple[str, list[H
     except Exception as error:
         if not is_network_error(error):
             raise
-        raise DataError(
-            f"{repository}: the hub could not be reached ({first_line(error)})",
-            "check the network, or download the files yourself and set data.source to their folder",
-        ) from None
+        raise unreachable(repository, error) from None
     files = [
         HubFile(entry.path, entry.size, entry.lfs.sha256 if entry.lfs else "", entry.blob_id)
         for entry in entries

@@ -3,9 +3,8 @@
 import math
 from collections.abc import Sequence
 
-from matplotlib.axes import Axes
-
 from regpt.rendering.figure_style import Line
+from regpt.rendering.matplotlib_import import Axes
 from regpt.tracking.run import Run
 
 SMOOTHING_STEPS = 10  # the minimum; a fiftieth of the steps if that is more

@@ -9,13 +9,8 @@ from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
-
 from regpt.base.format import short_count
+from regpt.rendering.matplotlib_import import Axes, Figure, FuncFormatter, MaxNLocator, matplotlib, to_hex
 from regpt.tracking.layout import IMAGES_DIR
 
 INK, FAINT, PAPER = "#30343b", "#e2e5ea", "#ffffff"

@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
-
 from regpt.base.format import short_count, smoothed, with_error
 from regpt.rendering.charts import SMOOTHING_STEPS, finite_points, plot_band, plot_faint, set_loss_limits, thin_out
 from regpt.rendering.figure_style import (
@@ -21,6 +18,7 @@ from regpt.rendering.figure_style import (
     short_name,
     style_axes,
 )
+from regpt.rendering.matplotlib_import import Figure, FuncFormatter, NullFormatter
 from regpt.tracking.run import Run, primary_accuracy
 
 

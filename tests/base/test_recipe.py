@@ -243,6 +243,9 @@ def test_misspelt_setting_gets_the_right_name_suggested(override: str, guess: st
         ("model.vocab_size=50000", "model.vocab_size = 50000"),
         ("model.tied_head=1", "model.tied_head = 1"),
         ("run.max_steps=1.5", "run.max_steps = 1.5"),
+        ("run.max_steps=1e300", "run.max_steps = 1e+300"),
+        ("run.max_steps=1,000", "run.max_steps = '1,000'"),
+        ("run.deterministic=yes", "run.deterministic = 'yes'"),
         ("run.seed=true", "run.seed = True"),
         ("run.sinks=wandb,x", "run.sinks = 'wandb,x'"),
         ("run.time_limit=3:00", "run.time_limit = '3:00'"),
@@ -273,6 +276,47 @@ def test_overrides_take_numbers_words_and_quoted_text() -> None:
     )
     assert (recipe.run.max_steps, recipe.data.path, recipe.data.source) == (1000, "my shards", "a=b")
     assert type(recipe.optimizer.max_lr) is float
+
+
+@pytest.mark.parametrize(
+    ("word", "value"),
+    [
+        ("run.time_limit=11:55:00", "11:55:00"),  # a local time in TOML
+        ("run.time_limit=47:55:00", "47:55:00"),
+        ("data.path=123", "123"),
+        ("data.path=2024-01-01", "2024-01-01"),
+        ("data.path=true", "true"),
+        ("data.revision=0123456789012345678901234567890123456789", "0123456789012345678901234567890123456789"),
+        ("evaluation.sample_prompt=5 # five", "5 # five"),
+        ('evaluation.sample_prompt=\'tis "it"', '\'tis "it"'),
+        ("run.deterministic=True", True),
+        ("run.deterministic=FALSE", False),
+        ("run.max_steps=1e9", 1_000_000_000),
+        ("run.max_steps=0x10", 16),
+        ("run.max_steps=007", 7),
+        ("optimizer.max_lr=.001", 0.001),
+        ("optimizer.max_lr=1.e-3", 0.001),
+        ("optimizer.weight_decay=0", 0.0),
+    ],
+)
+def test_override_word_is_read_by_the_type_of_its_setting(word: str, value: object) -> None:
+    section, key = word.partition("=")[0].split(".")
+    found = as_tables(load_recipe("demo-modern", [word, "optimizer.min_lr=0", "optimizer.warmup_steps=1"]))[section][
+        key
+    ]
+    assert found == value and type(found) is type(value)
+
+
+def test_recipe_file_takes_times_and_dates_without_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "night.toml"
+    path.write_text("[run]\ntime_limit = 12:00:00\nmax_steps = 1e9\n[data]\nrevision = 2024-01-01\n")
+    recipe = load_recipe(path)
+    assert (recipe.run.time_limit, recipe.run.time_limit_seconds) == ("12:00:00", 43_200)
+    assert (recipe.run.max_steps, recipe.data.revision) == (10**9, "2024-01-01")
+    path.write_text("[data]\nrevision = 123\n")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    assert "data.revision = 123" in caught.value.problems[0].text and "quotes" in caught.value.problems[0].text
 
 
 def test_missing_recipe_gets_a_similar_name_suggested(tmp_path: Path) -> None:

@@ -55,6 +55,12 @@ def test_plan_for_a_cpu_reads_like_the_golden_file() -> None:
     assert_golden("plan/cpu.txt", "\n".join(plan_lines(plan)) + "\n")
 
 
+def test_plan_in_a_container_names_its_memory_limit() -> None:
+    plan = plan_for_this_machine(load_recipe("demo-modern"), "a CPU", 0.9, 3.1e9, False, RUNS, memory_limit=4.25e9)
+    (line,) = [line for line in plan_lines(plan) if "free now" in line]
+    assert "3.1 GB" in line and "4.25 GB" in line
+
+
 def test_full_disk_reads_like_the_golden_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**9))
     plan = plan_for_cards(example(["run.max_steps=80000"]), "H100", 1, None, RUNS)

@@ -259,15 +259,75 @@ def test_downloads_hold_two_files_at_a_time(
     assert manifest.source["parts"] == 12 and most == 2
 
 
-def test_full_disk_is_not_retried_as_a_network_error(
-    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "names_free_bytes"), [(errno.ENOSPC, True), (errno.EDQUOT, False)], ids=["disk", "quota"]
+)
+def test_full_disk_or_quota_is_not_retried_as_a_network_error(
+    server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, names_free_bytes: bool
 ) -> None:
+    attempts = []
+
     def no_space(*unused: object, **settings: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        attempts.append(1)
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("huggingface_hub.file_download.http_get", no_space)
-    with pytest.raises(DataError, match=r"No space left on device\); [\d,]+ bytes are free"):
+    with pytest.raises(DataError) as caught:
         prepare(recipe_for(tmp_path))
+    assert os.strerror(number) in caught.value.problem and "another data.path" in caught.value.fix
+    assert ("bytes are free" in caught.value.problem) == names_free_bytes
+    assert ("quota" in caught.value.fix) != names_free_bytes
+    assert len(attempts) == 1
+
+
+def test_refused_token_is_named_and_not_taken_for_the_network(server: HubServer, tmp_path: Path) -> None:
+    server.refuses_tokens = True
+    with pytest.raises(DataError, match="refuses your token") as caught:
+        prepare(recipe_for(tmp_path))
+    assert "HF_TOKEN" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem", "fix"),
+    [
+        ({"ALL_PROXY": "socks5://127.0.0.1:9"}, "socksio", "pip install socksio"),
+        ({"HTTPS_PROXY": "ftp://127.0.0.1:9"}, "ftp://127.0.0.1:9", "proxies"),
+        ({"HTTPS_PROXY": "http://[::"}, "could not be reached", "proxies"),
+        ({"HF_TOKEN": "hf_é"}, "HF_TOKEN", "correct it"),
+    ],
+    ids=["socks", "unknown-proxy", "broken-proxy", "token"],
+)
+def test_environment_that_stops_the_hub_client_gives_one_line(
+    server: HubServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    problem: str,
+    fix: str,
+) -> None:
+    from huggingface_hub.utils import close_session
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # not installed
+    close_session()
+    try:
+        with pytest.raises(DataError) as caught:
+            prepare(recipe_for(tmp_path))
+    finally:
+        close_session()
+    assert problem in caught.value.problem and fix in caught.value.fix
+
+
+def test_hub_variable_that_stops_the_import_gives_one_line() -> None:
+    code = "from regpt.tasks.catalog import TASKS; from regpt.tasks.items import from_hub; from_hub(TASKS['hellaswag'])"
+    environment = {**os.environ, "HF_HUB_DOWNLOAD_TIMEOUT": "soon", "HF_HUB_OFFLINE": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert ended.stderr.splitlines()[-1].startswith("regpt.base.errors.DataError: ")
+    assert "'soon'" in ended.stderr.splitlines()[-1] and "HF_" in ended.stderr.splitlines()[-1]
 
 
 def test_unreachable_hub_is_reported(server: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

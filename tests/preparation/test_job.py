@@ -30,6 +30,7 @@ from regpt.corpus.progress import NoPreparationProgress
 from regpt.corpus.text_files import FilePart
 from regpt.data import gigatoken, shard_writer, tokenizer
 from regpt.data.shards import Manifest, read_manifest
+from regpt.machine.limits import free_memory, usable_processors
 from regpt.preparation import encoders, job
 from regpt.preparation.dataset import exclusive, prepare
 from tests.conftest import tiny_recipe, wait_until
@@ -525,5 +526,17 @@ def all_tokens(folder: Path, manifest: Manifest) -> np.ndarray:
 
 def test_worker_count_follows_the_amount_of_text() -> None:
     assert encoders.worker_count(0, 1_000_000) == 1
-    assert encoders.worker_count(0, 10**12) == len(os.sched_getaffinity(0))
+    assert encoders.worker_count(0, 10**12) == min(usable_processors(), free_memory() // encoders.MEMORY_PER_WORKER)
     assert encoders.worker_count(3, 1_000) == 3
+
+
+@pytest.mark.parametrize(
+    ("processors", "memory", "workers"), [(64, 64e9, 64), (2, 64e9, 2), (64, 1e9, 4), (64, 1e6, 1)]
+)
+def test_worker_count_follows_the_limits_of_a_container(
+    monkeypatch: pytest.MonkeyPatch, processors: int, memory: float, workers: int
+) -> None:
+    monkeypatch.setattr(encoders, "usable_processors", lambda: processors)
+    monkeypatch.setattr(encoders, "free_memory", lambda: memory)
+    assert encoders.worker_count(0, 10**12) == workers
+    assert encoders.worker_count(8, 10**12) == 8  # as asked

@@ -137,6 +137,21 @@ def test_missing_items_name_the_reason_of_every_source(hub: dict[str, bytes]) ->
         open_items(TASKS["piqa"])
 
 
+@pytest.mark.parametrize("error", [ImportError("socksio"), RuntimeError("client"), PermissionError("cache")])
+def test_any_error_of_the_hub_client_means_no_items(
+    hub: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """A run continues without HellaSwag after a DataError, and only then."""
+
+    def failing(*unused: object, **settings: object) -> str:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", failing)
+    with pytest.raises(DataError) as caught:
+        open_items(HELLASWAG)
+    assert str(error) in caught.value.problem
+
+
 def rows_of_package() -> list[Row]:
     """Read past the fixture that hides the package."""
     with pytest.MonkeyPatch.context() as patch:

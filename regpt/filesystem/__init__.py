@@ -1,1 +1,0 @@
-"""File locks, and what a file system can do."""

@@ -1,0 +1,16 @@
+"""The parts of matplotlib that figures use. All other modules import them from here.
+
+Figures need no pyplot and so no backend. Notebooks export MPLBACKEND to their shells, and importing matplotlib fails if
+that backend is not installed.
+"""
+
+from regpt.machine.env import without_matplotlib_backend
+
+with without_matplotlib_backend():
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.colors import to_hex
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+__all__ = ["Axes", "Figure", "FuncFormatter", "MaxNLocator", "NullFormatter", "matplotlib", "to_hex"]
