@@ -8,14 +8,25 @@ import time
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from regpt.base.errors import DONE
+from regpt.base.settings import load_recipe
 from regpt.checkpoint import store
+from regpt.distributed.rank_group import RankGroup
+from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import GracefulStop
+from regpt.evaluation.scoring import PackedQuestions, choice_losses, choice_losses_and_greedy
+from regpt.machine.device import open_device
+from regpt.tasks.packing import tokenize_together
 from regpt.tracking.events import Started
 from regpt.tracking.journal import History, RunState, read_history
 from regpt.tracking.layout import RunPaths
+from regpt.training.parallel import make_parallel
 from tests.helpers.parallel_runs import MODES, STEPS, Workspace, batches, evaluations, losses, same_tensors
+from tests.helpers.ranks import run_ranks
 
 pytestmark = [pytest.mark.ranks, pytest.mark.skipif(sys.platform == "win32", reason="gloo under torchrun")]
 
@@ -142,3 +153,43 @@ def test_step_of_two_ranks_is_replayed_and_reproduced(workspace: Workspace) -> N
     ended = workspace.run("reproduce", 2, "again", ["--steps", "3"])
     assert [outcome.code for outcome in ended] == [0, 0], ended
     assert "identical to the bit" in ended[0].output and not ended[1].output
+
+
+QUESTIONS = [
+    ("def main(", [") -> None:", "self, path: Path) -> int:", "):"]),
+    ("import os\nimport", [" sys", " argparse as parser"]),
+    ("for number in range(10):\n    print(", ["number)", "'a')", "n)"]),
+]
+
+
+def scores(recipe_path: Path, ranks: RankGroup) -> NDArray[np.float64]:
+    """Return the losses of the choices, alone and with the greedy misses, under new weights. (3, questions, choices)"""
+    recipe = load_recipe(recipe_path, ["run.parallel=fsdp"])
+    device = open_device(recipe.run)
+    parallel = make_parallel(recipe, device, ranks)
+    parallel.initialize(seed=1)
+    asked = PackedQuestions(
+        [tokenize_together([context] * len(choices), choices) for context, choices in QUESTIONS], 32, 64
+    )
+    with parallel.eval_mode() as model:
+        losses = choice_losses(model, asked, device, ranks=ranks)
+    with parallel.eval_mode() as model:  # again, because each method must gather the weights by itself
+        both = choice_losses_and_greedy(model, asked, device, ranks=ranks)
+    return np.stack([losses, *both])
+
+
+def score_and_exit(recipe_path: Path, rank: int) -> None:
+    """Write the scores of this rank to a file."""
+    with open_rank_group(open_device(load_recipe(recipe_path).run), timeout=30) as ranks:
+        np.save(recipe_path.with_name(f"scores-{rank}.npy"), scores(recipe_path, ranks))
+    sys.exit(DONE)
+
+
+def test_fsdp_on_two_ranks_scores_choices_like_one_rank(workspace: Workspace) -> None:
+    recipe_path = workspace.folder / "tiny.toml"
+    ended = run_ranks(2, [], workspace.folder / "output", partial(score_and_exit, recipe_path))
+    assert [outcome.code for outcome in ended] == [DONE, DONE], ended
+    expected = scores(recipe_path, RankGroup())
+    assert expected[1].max() > 10.0 and expected[2].max() > 1.0
+    for rank in range(2):
+        np.testing.assert_allclose(np.load(workspace.folder / f"scores-{rank}.npy"), expected, rtol=1e-6)
