@@ -1,4 +1,4 @@
-"""A checkpoint is whole or is not used, and holds nothing that runs."""
+"""Checkpoints are complete or not used, and contain no code."""
 
 import json
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def trained(tiny: Recipe) -> tuple[GPT, torch.optim.Optimizer]:
     return model, optimizer
 
 
-def test_weights_and_moments_come_back_to_the_bit(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+def test_checkpoint_restores_weights_and_moments_bit_for_bit(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     model, optimizer = trained
     saved = save(tmp_path, 1, model, optimizer, {"data": "x"})
     other = GPT(tiny.model)
@@ -51,7 +51,7 @@ def test_weights_and_moments_come_back_to_the_bit(tiny: Recipe, tmp_path: Path, 
         )
 
 
-def test_a_checkpoint_is_safetensors_and_json_and_all_of_it_is_hashed(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+def test_checkpoint_is_safetensors_and_json_with_a_hash_per_file(tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     path = save(tmp_path, 1, *trained, {}).path
     files = {file.name for file in path.iterdir()}
     assert files == {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
@@ -72,7 +72,7 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", [flip_a_byte, cut, Path.unlink])
-def test_damage_to_any_file_is_found_and_an_older_checkpoint_is_used(
+def test_checkpoint_with_any_damaged_file_yields_to_an_older_one(
     tmp_path: Path,
     trained,
     file: str,
@@ -89,13 +89,13 @@ def test_damage_to_any_file_is_found_and_an_older_checkpoint_is_used(
         store.newest_valid(tmp_path)
 
 
-def test_an_unfinished_checkpoint_is_none(tmp_path: Path) -> None:
+def test_checkpoint_that_is_only_partly_written_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".step_000009.partial").mkdir(parents=True)
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         store.newest_valid(tmp_path)
 
 
-def test_another_models_weights_are_refused(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
+def test_checkpoint_of_a_different_model_is_refused(tiny: Recipe, tmp_path: Path, trained) -> None:  # type: ignore[no-untyped-def]
     from dataclasses import replace
 
     path = save(tmp_path, 1, *trained, {}).path
@@ -103,7 +103,7 @@ def test_another_models_weights_are_refused(tiny: Recipe, tmp_path: Path, traine
         store.load_weights(path, GPT(replace(tiny.model, n_layer=3)))
 
 
-def test_our_safetensors_files_are_those_of_the_library(tmp_path: Path) -> None:
+def test_tensor_files_are_equal_to_those_of_safetensors(tmp_path: Path) -> None:
     tensors = {
         "a": torch.randn(3, 5),
         "scalar": torch.tensor(2.5),

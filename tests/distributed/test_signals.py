@@ -1,4 +1,4 @@
-"""Which signals end what goes on, and when."""
+"""Signals that end the work, and when."""
 
 import signal
 
@@ -8,16 +8,16 @@ from regpt.distributed.signals import GracefulStop, ImmediateStop, StopRequested
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no terminals that close")
-@pytest.mark.parametrize("heeding", [GracefulStop, ImmediateStop])
-def test_a_closed_terminal_ends_nothing_that_nohup_started(heeding: type[GracefulStop] | type[ImmediateStop]) -> None:
+@pytest.mark.parametrize("handler", [GracefulStop, ImmediateStop])
+def test_closed_terminal_does_not_end_work_under_nohup(handler: type[GracefulStop] | type[ImmediateStop]) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
     try:
-        with heeding() as stopping:
+        with handler() as stopping:
             signal.raise_signal(signal.SIGHUP)
             stopping.check()
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        with heeding() as stopping:
+        with handler() as stopping:
             signal.raise_signal(signal.SIGHUP)
             with pytest.raises(StopRequested):
                 stopping.check()
@@ -25,7 +25,7 @@ def test_a_closed_terminal_ends_nothing_that_nohup_started(heeding: type[Gracefu
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_signal_before_the_work_ends_it_at_its_beginning() -> None:
+def test_signal_before_the_work_starts_ends_it_at_once() -> None:
     with ImmediateStop() as stopping:
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(StopRequested), stopping.now():

@@ -1,4 +1,4 @@
-"""An exported model opens in other programs by its folder alone: weights, config and tokenizer."""
+"""An exported directory is enough for other programs: weights, config and tokenizer."""
 
 import json
 import os
@@ -37,7 +37,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("recipe", [CLASSIC, SMALL, replace(SMALL, tied_head=False)], ids=["gpt2", "llama", "untied"])
-def test_an_exported_model_opens_and_gives_the_same_logits(recipe: ModelRecipe, tmp_path: Path) -> None:
+def test_exported_model_gives_the_same_logits_in_transformers(recipe: ModelRecipe, tmp_path: Path) -> None:
     ours = model_of(recipe)
     export(ours, tmp_path / "model")
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "model").eval()
@@ -50,7 +50,7 @@ def test_an_exported_model_opens_and_gives_the_same_logits(recipe: ModelRecipe, 
     ("recipe", "left_out"), [(CLASSIC, ""), (SMALL, ""), (SMALL, "tokenizer.json"), (SMALL, "vocab.json")]
 )
 def test_exported_tokenizer_gives_the_same_ids_and_texts(recipe: ModelRecipe, left_out: str, tmp_path: Path) -> None:
-    """Either form of the tokenizer is enough: programs read the one or the other."""
+    """Either file of the tokenizer is enough, because programs read one or the other."""
     export(model_of(recipe), tmp_path / "model")
     if left_out:
         (tmp_path / "model" / left_out).unlink()
@@ -88,7 +88,7 @@ def test_exported_files_have_the_mode_that_umask_asks_for(tmp_path: Path, mask: 
     assert set(modes.values()) == {mode}, modes
 
 
-def test_export_without_the_vocabulary_writes_the_model_and_says_so(
+def test_export_without_a_vocabulary_writes_the_model_and_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> dict[str, bytes]:
@@ -101,7 +101,7 @@ def test_export_without_the_vocabulary_writes_the_model_and_says_so(
     assert len(notes) == 1 and "GPT-2's vocabulary is not installed" in notes[0]
 
 
-def test_vocabulary_files_come_from_tiktoken_without_the_data_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vocabulary_files_come_from_tiktoken_as_a_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     with_package = tokenizer.vocabulary_files()
     asked: list[tuple[str, str]] = []
 
@@ -122,7 +122,7 @@ def test_vocabulary_files_come_from_tiktoken_without_the_data_package(monkeypatc
         tokenizer.vocabulary_files()
 
 
-def test_export_of_a_model_with_its_own_tokenizer_keeps_that(
+def test_export_keeps_the_tokenizer_of_a_foreign_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, theirs = saved(tmp_path / "m", "llama", bos_token_id=7, eos_token_id=9)
@@ -142,11 +142,11 @@ def test_export_of_a_model_with_its_own_tokenizer_keeps_that(
     assert LLAMA["vocab_size"] == open_model("m", tmp_path).recipe.model.vocab_size
 
 
-def test_a_mixture_is_refused() -> None:
+def test_model_between_gpt2_and_llama_is_not_exported() -> None:
     with pytest.raises(UserError, match="neither GPT-2's nor Llama's shape"):
         family(replace(SMALL, activation="gelu"))
 
 
-def test_an_existing_folder_is_not_written_to(tmp_path: Path) -> None:
+def test_export_into_an_existing_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"):
         export(model_of(SMALL), tmp_path)

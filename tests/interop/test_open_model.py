@@ -17,7 +17,7 @@ COMMANDS = [["sample"], ["export"], ["evaluate", "--tasks", "validation"]]
 
 @pytest.fixture
 def place(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the run runs/a, which has checkpoints of steps 3 and 6."""
+    """Return a folder with the run runs/a, which has checkpoints of steps 3 and 6."""
     monkeypatch.chdir(tmp_path)
     train(tiny, tmp_path / "runs" / "a")
     return tmp_path
@@ -50,7 +50,7 @@ def test_commands_take_a_run_a_checkpoint_and_a_step(
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
-def test_step_without_a_checkpoint_is_an_error_that_lists_the_others(
+def test_step_without_a_checkpoint_is_refused_with_the_others(
     place: Path, capsys: pytest.CaptureFixture[str], words: list[str]
 ) -> None:
     target = ["out"] if words == ["export"] else []

@@ -1,4 +1,4 @@
-"""Models that others trained: a Hugging Face directory of GPT-2's or Llama's shape gives the same logits as there."""
+"""Models from Hugging Face directories, of GPT-2's or Llama's shape, give the same logits as in transformers."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ GPT2 = {"vocab_size": 50_257, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positi
 
 
 def saved(folder: Path, kind: str, **changes: Any) -> tuple[Path, Any]:
-    """A model of theirs with lively weights, and the directory that their library writes."""
+    """Return the directory that transformers writes for a model with random weights, and that model."""
     torch.manual_seed(3)
     if kind == "llama":
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**LLAMA, **changes}))
@@ -57,7 +57,7 @@ def same_logits(ours: GPT, theirs: Any) -> None:
 @pytest.mark.parametrize(
     "changes", [{}, {"num_key_value_heads": 1}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}]
 )
-def test_a_llama_of_theirs_is_one_of_ours_also_where_heads_share_keys(tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_llama_gives_the_same_logits_also_with_shared_key_heads(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder, theirs = saved(tmp_path / "m", "llama", **changes)
     write_tokenizer(folder)
     ours, vocabulary = load_pretrained(folder)
@@ -66,7 +66,7 @@ def test_a_llama_of_theirs_is_one_of_ours_also_where_heads_share_keys(tmp_path: 
     assert not ours.training
 
 
-def test_a_gpt2_of_theirs_is_one_of_ours_with_either_kind_of_names(tmp_path: Path) -> None:
+def test_gpt2_gives_the_same_logits_under_both_naming_schemes(tmp_path: Path) -> None:
     folder, theirs = saved(tmp_path / "m", "gpt2")
     ours, vocabulary = load_pretrained(folder)
     same_logits(ours, theirs)
@@ -74,12 +74,12 @@ def test_a_gpt2_of_theirs_is_one_of_ours_with_either_kind_of_names(tmp_path: Pat
     weights = load_file(folder / "model.safetensors")
     assert all(name.startswith("transformer.") for name in weights)
     bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
-    bare["h.0.attn.bias"] = torch.ones(1, 1, 64, 64).tril()  # OpenAI's files hold masks besides
+    bare["h.0.attn.bias"] = torch.ones(1, 1, 64, 64).tril()  # OpenAI's files also hold masks
     save_file(bare, folder / "model.safetensors")
     same_logits(load_pretrained(folder)[0], theirs)
 
 
-def test_weights_in_several_files_of_half_precision_are_read(tmp_path: Path) -> None:
+def test_weights_in_several_bfloat16_files_are_read(tmp_path: Path) -> None:
     folder, theirs = saved(tmp_path / "m", "gpt2")
     theirs.to(torch.bfloat16).save_pretrained(folder, max_shard_size="1MB")
     (folder / "model.safetensors").unlink(missing_ok=True)
@@ -90,7 +90,7 @@ def test_weights_in_several_files_of_half_precision_are_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("recipe", [CLASSIC, SMALL], ids=["gpt2", "llama"])
-def test_what_we_export_is_opened_again_to_the_bit(tmp_path: Path, recipe: Any) -> None:
+def test_exported_weights_are_read_back_bit_for_bit(tmp_path: Path, recipe: Any) -> None:
     model = model_of(recipe)
     export(model, tmp_path / "out")
     again, vocabulary = load_pretrained(tmp_path / "out")
@@ -100,7 +100,7 @@ def test_what_we_export_is_opened_again_to_the_bit(tmp_path: Path, recipe: Any) 
 
 
 def write_tokenizer(folder: Path) -> None:
-    """One id for each byte, and a special token."""
+    """Write a tokenizer with one id for each byte, and a special token."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -111,7 +111,7 @@ def write_tokenizer(folder: Path) -> None:
     made.save(str(folder / "tokenizer.json"))
 
 
-def test_their_own_tokenizer_is_used_and_reads_a_special_token_in_a_text_as_text(tmp_path: Path) -> None:
+def test_foreign_tokenizer_is_used_and_reads_special_names_as_text(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path / "m", "llama")
     write_tokenizer(folder)
     _, vocabulary = load_pretrained(folder)
@@ -121,7 +121,7 @@ def test_their_own_tokenizer_is_used_and_reads_a_special_token_in_a_text_as_text
     assert vocabulary.context("").tolist() == [1]  # the config's bos_token_id
 
 
-def test_gpt2s_tokens_are_known_in_whatever_form_they_lie(tmp_path: Path) -> None:
+def test_gpt2_tokenizer_is_recognized_in_either_file_format(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path / "m", "gpt2")
     package = tokenizer.package_folder()
     assert package is not None
@@ -154,7 +154,7 @@ def test_gpt2s_tokens_are_known_in_whatever_form_they_lie(tmp_path: Path) -> Non
         ("gpt2", {"model_type": "opt"}, "is a 'opt' model"),
     ],
 )
-def test_what_our_model_does_not_do_is_refused_by_name(
+def test_unsupported_model_settings_are_refused_by_name(
     tmp_path: Path, kind: str, change: dict[str, Any], says: str
 ) -> None:
     folder, _ = saved(tmp_path / "m", kind)
@@ -165,7 +165,7 @@ def test_what_our_model_does_not_do_is_refused_by_name(
         load_pretrained(folder)
 
 
-def test_files_that_are_missing_or_broken_are_named(tmp_path: Path) -> None:
+def test_missing_and_damaged_files_are_named_in_the_error(tmp_path: Path) -> None:
     folder, _ = saved(tmp_path / "m", "llama")
     with pytest.raises(UserError, match=r"has 300 tokens and no tokenizer\.json"):
         load_pretrained(folder)

@@ -117,7 +117,7 @@ def test_gpt2_tokenizer_puts_nothing_before_a_text() -> None:
     assert GPT2_TOKENIZER.encodes_alone
 
 
-def test_added_tokens_beyond_the_model_are_refused_only_in_a_text(tmp_path: Path) -> None:
+def test_added_tokens_beyond_the_model_are_refused_only_in_text(tmp_path: Path) -> None:
     from tokenizers import AddedToken
     from tokenizers import Tokenizer as Theirs
 
@@ -145,7 +145,7 @@ def test_added_tokens_beyond_the_model_are_refused_only_in_a_text(tmp_path: Path
         ({"bos_token_id": 5, "eos_token_id": 6}, {"eos_token": "<|endoftext|>", "bos_token": None}, 5, {256}),
     ],
 )
-def test_special_tokens_are_those_of_the_tokenizer_else_of_the_config(
+def test_special_tokens_come_from_the_tokenizer_or_the_config(
     tmp_path: Path, config: dict[str, Any], named: dict[str, Any], bos: int, eos: set[int]
 ) -> None:
     folder, _ = saved(tmp_path / "m", "llama")
