@@ -11,6 +11,7 @@ from tests.helpers.parallel_runs import STEPS, Workspace
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Workspace:
+    """Return a folder with a tiny recipe of 20 steps and its prepared data."""
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "texts").mkdir()
     (folder / "texts" / "a.py").write_text(real_text, encoding="utf-8")
@@ -28,4 +29,5 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Works
 
 @pytest.fixture(scope="module")
 def one_rank(workspace: Workspace) -> History:
+    """Return the history of the recipe on one rank; the run is named "alone"."""
     return workspace.train(1, "alone")

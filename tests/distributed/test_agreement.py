@@ -53,6 +53,7 @@ def test_ranks_with_different_datasets_refuse_to_train(workspace: Workspace, tmp
 
 
 def change_recipe(faulty_rank: int, rank: int) -> None:
+    """Let one of the ranks have another recipe."""
     from regpt.training import start
 
     if rank == faulty_rank:
@@ -68,6 +69,7 @@ def test_ranks_with_different_recipes_refuse_to_train(workspace: Workspace) -> N
 
 
 def allow_one_restart(rank: int) -> None:
+    """Set what torchrun sets with --max-restarts=1."""
     os.environ["TORCHELASTIC_MAX_RESTARTS"] = "1"
 
 

@@ -50,6 +50,7 @@ def test_error_of_one_rank_is_printed_once_and_ends_all_ranks(workspace: Workspa
 
 
 def freeze_in_a_save(faulty_rank: int, rank: int) -> None:
+    """Stop the process of one of the ranks while it saves step 5."""
     real = store.write_tensors
 
     def write_tensors(path: Path, *what: Any) -> Any:
@@ -61,6 +62,7 @@ def freeze_in_a_save(faulty_rank: int, rank: int) -> None:
 
 
 def freeze_in_a_step(faulty_rank: int, rank: int) -> None:
+    """Stop the process of one of the ranks before step 7."""
     real = trainer.Trainer.train_step
 
     def train_step(self: trainer.Trainer, step: int, batch: Batch) -> StepRecord | SkippedRecord:

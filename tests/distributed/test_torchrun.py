@@ -27,6 +27,7 @@ def torchrun(
     restarts: int = 0,
     module: Sequence[str] = ("regpt",),
 ) -> "subprocess.Popen[str]":
+    """Start the training of the run `name` under torchrun on two ranks, with its output as text."""
     words = ["--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}", "-m", *module]
     return subprocess.Popen(
         [sys.executable, "-m", "torch.distributed.run", *words, *workspace.words("train", name, settings)],

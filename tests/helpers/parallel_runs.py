@@ -20,9 +20,11 @@ class Workspace:
         self.folder = folder
 
     def path(self, name: str) -> Path:
+        """Return the directory of the run `name`."""
         return self.folder / "runs" / name
 
     def words(self, command: str, name: str, settings: Sequence[str] = ()) -> list[str]:
+        """Return the arguments of a command about the run `name`."""
         where = ["--runs", str(self.folder / "runs")]
         if command == "train":
             return ["train", str(self.folder / "tiny.toml"), *where, "--name", name, *settings]
@@ -36,9 +38,11 @@ class Workspace:
         settings: Sequence[str] = (),
         inject: Callable[[int], None] | None = None,
     ) -> list[Outcome]:
+        """Run a command on several ranks, each of which calls `inject(rank)` first; return their outcomes."""
         return run_ranks(ranks, self.words(command, name, settings), self.folder / "output", inject)
 
     def train(self, ranks: int, name: str, settings: Sequence[str] = ()) -> History:
+        """Train the run `name` to its end and return its history."""
         ended = self.run("train", ranks, name, settings)
         assert [outcome.code for outcome in ended] == [0] * ranks, ended
         return read_history(self.path(name))
@@ -53,6 +57,7 @@ def batches(history: History) -> list[str]:
 
 
 def evaluations(history: History) -> tuple[list[float], list[list[str]]]:
+    """Return the validation losses and the texts of the samples."""
     return [v.loss for v in history.validations], [sample.texts for sample in history.samples]
 
 
@@ -71,4 +76,5 @@ def same_tensors(one: Path, other: Path) -> bool:
 
 
 def at_step(workspace: Workspace, name: str, step: int) -> Callable[[], bool]:
+    """Return a function that tells whether the run `name` has completed `step` steps."""
     return lambda: read_history(workspace.path(name)).step >= step
