@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from regpt.base.errors import RanksError, UserError
 from regpt.base.sections import CheckpointRecipe
 from regpt.checkpoint import store
+from regpt.checkpoint.retention import prune
 from regpt.checkpoint.snapshot import Snapshot, snapshot
 from regpt.checkpoint.store import Files, SavedCheckpoint
 from regpt.distributed.rank_group import RankGroup
@@ -128,21 +129,3 @@ class AsyncCheckpointer:
 def holds_shard(model: GPT) -> bool:
     """Return whether this rank holds only a shard of the model."""
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
-
-
-def prune(run: Path, asked: CheckpointRecipe, losses: dict[int, float]) -> list[Path]:
-    """Remove checkpoints that the recipe does not keep, and return them. Removes none unless the newest is intact."""
-    found = store.list_checkpoints(run)
-    if asked.keep_last == 0 or len(found) <= asked.keep_last:
-        return []
-    kept = {step for step, _ in found[-asked.keep_last :]}
-    if asked.keep_every:
-        kept |= {step for step, _ in found if step % asked.keep_every == 0}
-    if asked.keep_best:
-        kept |= {min((step for step, _ in found if step in losses), key=lambda step: losses[step], default=-1)}
-    removed = [path for step, path in found if step not in kept]
-    if not removed or next(store.find_faults(found[-1][1]), None) is not None:
-        return []
-    for path in removed:
-        store.remove(path)
-    return removed

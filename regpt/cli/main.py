@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from regpt import __version__
 from regpt.base.aliases import RenamedSetting
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError, writing_advice
-from regpt.cli import evaluate, plan, prepare, recipe, report, train
+from regpt.cli import checkpoints, evaluate, plan, prepare, recipe, report, train
 from regpt.distributed.errors import is_printed_here
 from regpt.distributed.signals import StopRequested
 from regpt.machine.env import current_launch, exit_process, unused_ranks
@@ -57,6 +57,7 @@ COMMANDS = (  # in the order of `regpt --help`
     train.add_resume,
     report.add_watch,
     report.add_runs_command,
+    checkpoints.add_checkpoints,
     train.add_checks,
     evaluate.add_sample,
     evaluate.add_evaluate,

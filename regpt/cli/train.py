@@ -1,11 +1,10 @@
-"""The commands train, resume, checkpoints, replay and reproduce."""
+"""The commands train, resume, replay and reproduce."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from regpt.base.errors import CHECKPOINT, DONE, NUMERICS, UserError
-from regpt.base.format import byte_size
+from regpt.base.errors import DONE, NUMERICS, UserError
 from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_run, add_runs, at_least
 
 if TYPE_CHECKING:
@@ -45,15 +44,7 @@ def add_resume(commands: "Subparsers") -> None:
 
 
 def add_checks(commands: "Subparsers") -> None:
-    """Add checkpoints, replay and reproduce."""
-    checkpoints = add_command(
-        commands,
-        "checkpoints",
-        run_checkpoints,
-        "list and verify the checkpoints of a run; exit code 4 if one is damaged",
-    )
-    add_run(checkpoints)
-
+    """Add replay and reproduce."""
     replay = add_command(
         commands,
         "replay",
@@ -102,15 +93,6 @@ def run_resume(arguments: argparse.Namespace) -> int:
     return resume_training(path, arguments.overrides, console=Console(), handle_signals=True).exit_code
 
 
-def run_checkpoints(arguments: argparse.Namespace) -> int:
-    from regpt.tracking.run import find_run
-
-    path = find_run(arguments.run, arguments.runs)
-    all_whole, lines = checkpoints_table(path)
-    print("\n".join(lines))
-    return DONE if all_whole else CHECKPOINT
-
-
 def run_replay(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run
 
@@ -139,22 +121,3 @@ def run_reproduce(arguments: argparse.Namespace) -> int:
         " (see environment.json)"
     )
     return NUMERICS
-
-
-def checkpoints_table(run: Path) -> tuple[bool, list[str]]:
-    """Return (whether all are intact, a line per checkpoint: step, size, damage or "intact", validation loss)."""
-    from regpt.checkpoint import store
-    from regpt.tracking.journal import read_history
-
-    losses = {record.step: record.loss for record in read_history(run).validations}
-    best = min(losses.values(), default=None)
-    lines, all_whole = [], True
-    for step, path in store.list_checkpoints(run):
-        problem = next(store.find_faults(path), None)
-        all_whole = all_whole and problem is None
-        size = sum(file.stat().st_size for file in path.iterdir())
-        loss = (
-            f"validation loss {losses[step]:.4f}{' (best)' if losses[step] == best else ''}" if step in losses else ""
-        )
-        lines.append(f"step {step:>8,}  {byte_size(size):>8}  {problem or 'intact'}  {loss}".rstrip())
-    return all_whole, lines or [f"{run}: has no checkpoint yet"]

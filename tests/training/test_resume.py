@@ -17,7 +17,7 @@ from regpt.base import files
 from regpt.base.errors import TERMINATED, CheckpointError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, load_recipe
-from regpt.checkpoint import saver, store
+from regpt.checkpoint import retention, store
 from regpt.checkpoint.snapshot import Snapshot
 from regpt.cli.main import main
 from regpt.console.training import Console
@@ -111,7 +111,7 @@ def test_retention_removes_nothing_while_the_newest_is_damaged(twelve: Recipe, t
     newest = RunPaths(tmp_path / "a").checkpoint(12) / "state.json"
     newest.write_text(newest.read_text() + " ")
     keep = tiny_recipe(tmp_path, checkpoint={"keep_last": 1}).checkpoint
-    assert saver.prune(tmp_path / "a", keep, {}) == []
+    assert retention.prune(tmp_path / "a", keep, {}) == []
     assert steps_saved(tmp_path / "a") == [2, 4, 6, 8, 10, 12]
 
 
