@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from regpt.comparison.models import ComparedModel
+from regpt.stats.outcome import Quantity
 
 
 class CaveatKind(StrEnum):
@@ -26,6 +27,13 @@ class CaveatKind(StrEnum):
     LAST_ABOVE_BEST = "last above best"
     UNFINISHED = "unfinished"
     OTHER_TOKENS = "other tokens"  # another number of training tokens
+    OTHER_TRAINING_DATA = "other training data"
+    OTHER_ORDER = "other order"  # of the training windows
+    OTHER_SEED = "other seed"
+    OTHER_BATCH = "other batch"  # tokens in a step
+    OTHER_EPOCHS = "other epochs"  # passes over the text
+    MOVED_SCHEDULE = "moved schedule"  # a resume changed run.max_steps
+    SKIPPED_STEPS = "skipped steps"  # by the guard
     OTHER_DEVICE = "other device"
     OTHER_PRECISION = "other precision"
     OTHER_COMPILE = "other compile"  # torch.compile for some models only
@@ -37,6 +45,10 @@ class CaveatKind(StrEnum):
     def is_severe(self) -> bool:
         """Whether the results are not comparable at all."""
         return self in SEVERE
+
+    def can_change(self, quantity: Quantity) -> bool:
+        """Whether this can change the verdict on a quantity, which then makes no claim about the recipes."""
+        return self not in UNRELATED[quantity]
 
 
 SEVERE = frozenset(
@@ -56,6 +68,36 @@ SEVERE = frozenset(
 )
 
 
+ABOUT_SCORES = frozenset(
+    {
+        CaveatKind.SUBSET_AND_FULL_SET,
+        CaveatKind.OTHER_ITEMS,
+        CaveatKind.OTHER_PROMPTS,
+        CaveatKind.OTHER_METRIC,
+        CaveatKind.MISSING_SCORE,
+        CaveatKind.EARLIER_SCORE,
+        CaveatKind.TRUNCATED_CONTEXTS,
+    }
+)
+ABOUT_LOSSES = frozenset(
+    {
+        CaveatKind.OTHER_DATA,
+        CaveatKind.OTHER_BLOCK_SIZE,
+        CaveatKind.OTHER_WINDOWS,
+        CaveatKind.MISSING_LOSS,
+        CaveatKind.LAST_ABOVE_BEST,
+    }
+)
+ABOUT_TIME = frozenset({CaveatKind.OTHER_DEVICE, CaveatKind.OTHER_COMPILE})
+UNRELATED = {  # every other kind can change the verdict
+    Quantity.VALIDATION_LOSS: ABOUT_SCORES | ABOUT_TIME,
+    Quantity.HELLASWAG: ABOUT_LOSSES | ABOUT_TIME,
+    Quantity.SPEED: frozenset(CaveatKind)
+    - ABOUT_TIME
+    - {CaveatKind.OTHER_BATCH, CaveatKind.OTHER_BLOCK_SIZE, CaveatKind.OTHER_PRECISION},
+}
+
+
 class RemedyKind(StrEnum):
     """What makes the results comparable."""
 
@@ -65,6 +107,10 @@ class RemedyKind(StrEnum):
     EVALUATE_BEST = "evaluate best"  # and compare the best checkpoints
     COMPARE_LAST = "compare last"  # the last steps of both runs
     RESUME = "resume"
+    TRAIN_AGAIN = "train again"  # with the setting of the first run
+    TRAIN_ON_SAME_TEXT = "train on same text"
+    TRAIN_WITHOUT_RESUME = "train without resume"  # in one schedule
+    READ_REPORTS = "read reports"  # of both runs
     TRAIN_SHORTER = "train shorter"  # with a schedule that ends at the smaller number of tokens
     TRAIN_PUBLISHED = "train published"  # measure the figures
     TRAIN_WITH_BLOCK_SIZE = "train with block size"

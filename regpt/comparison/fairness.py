@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from regpt.comparison import run_checks
+from regpt.comparison import condition_checks, run_checks
 from regpt.comparison.caveats import Caveat, CaveatKind, Remedy, RemedyKind, are_different, evaluate_command
 from regpt.comparison.models import ComparedModel, TaskScore, all_tasks
 from regpt.data.public_corpora import PublicCorpus, corpus_of_source
@@ -192,6 +192,13 @@ CHECKS: tuple[Callable[[Sequence[ComparedModel]], Iterator[Caveat]], ...] = (
     run_checks.check_last_losses,
     run_checks.check_unfinished_runs,
     run_checks.check_training_tokens,
+    condition_checks.check_training_data,
+    condition_checks.check_order,
+    condition_checks.check_seed,
+    condition_checks.check_batch,
+    condition_checks.check_epochs,
+    condition_checks.check_moved_schedules,
+    condition_checks.check_skipped_steps,
     run_checks.check_devices,
     run_checks.check_precision,
     run_checks.check_compile,

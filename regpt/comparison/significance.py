@@ -1,23 +1,90 @@
-"""Significance tests of two models: identical runs, losses, speeds and scores, as values."""
+"""Significance tests of two models, as values, and what they allow to claim about the two recipes."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 
+from regpt.base.settings import result_differences
+from regpt.comparison.caveats import Caveat
+from regpt.comparison.fairness import find_caveats
 from regpt.comparison.models import ComparedModel, TaskScore, all_tasks
 from regpt.stats.identical import Identity, identical
-from regpt.stats.outcome import Outcome
-from regpt.stats.paired import PairedAccuracyTest, mcnemar_test
-from regpt.stats.verdicts import Verdict, compare_losses, speed_verdict
+from regpt.stats.outcome import Outcome, Quantity
+from regpt.stats.paired import PairedAccuracyTest, holm_adjusted
+from regpt.stats.verdicts import Verdict, compare_losses, compare_predictions, speed_verdict
 from regpt.tasks.catalog import Metric
+
+
+class Limit(StrEnum):
+    """What one run of each recipe cannot show, even in a fair comparison."""
+
+    ONE_SEED = "one seed"
+    ONE_RATE = "one learning rate"  # each recipe at one rate, which may suit one of them better
+
+
+TUNED = ("optimizer.max_lr", "optimizer.min_lr", "optimizer.warmup_steps")  # the settings of a learning rate
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A verdict on one quantity, the reasons that forbid a claim about the recipes, and the limits of that claim."""
+
+    verdict: Verdict
+    caveats: tuple[Caveat, ...] = ()  # that can change the verdict
+    limits: tuple[Limit, ...] = ()
+
+    @property
+    def is_about_recipes(self) -> bool:
+        """Whether the verdict may be read as one on the recipes: tested, and nothing but the recipes differs."""
+        return self.verdict.outcome is not Outcome.NOT_TESTED and not self.caveats
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether a significant difference may be claimed."""
+        return self.is_about_recipes and self.verdict.outcome.is_difference
+
+
+def claim_on(verdict: Verdict, first: ComparedModel, other: ComparedModel, caveats: Sequence[Caveat]) -> Claim:
+    """Add to a verdict what can change it, and its limits."""
+    return Claim(
+        verdict,
+        tuple(caveat for caveat in caveats if caveat.kind.can_change(verdict.quantity)),
+        () if verdict.quantity is Quantity.SPEED else tuple(limits_of(first, other)),
+    )
+
+
+def limits_of(first: ComparedModel, other: ComparedModel) -> Iterator[Limit]:
+    """Return the limits of a comparison of two runs."""
+    if not (first.run and other.run):
+        return
+    yield Limit.ONE_SEED
+    changed = {name for name, _, _ in result_differences(first.run.recipe, other.run.recipe)}
+    if any(name.startswith(("model.", "optimizer.")) for name in changed.difference(TUNED)):
+        yield Limit.ONE_RATE
 
 
 @dataclass(frozen=True)
 class AccuracyTest:
-    """McNemar's test of two scores on the same items."""
+    """McNemar's test of two scores on the same items, by the task's primary metric.
+
+    The p-value is adjusted for all tasks that two models are tested on.
+    """
 
     first: TaskScore
     other: TaskScore
     metric: Metric
     test: PairedAccuracyTest
+    p_value: float  # adjusted (Holm)
+    caveats: tuple[Caveat, ...] = ()  # that can change the verdict
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.test.outcome_at(self.p_value)
+
+    @property
+    def is_difference(self) -> bool:
+        """Whether a significant difference may be claimed."""
+        return self.outcome.is_difference and not self.caveats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +94,9 @@ class PairedTests:
     first: ComparedModel
     other: ComparedModel
     identity: Identity | None
-    loss: Verdict | None
+    loss: Claim | None
     token_ratio: float | None  # tokens of the first divided by those of the other, if they differ
-    speed: Verdict | None
+    speed: Claim | None
     accuracies: list[AccuracyTest]
     untested_tasks: list[str]  # not scored on the same items
 
@@ -37,23 +104,24 @@ class PairedTests:
 def paired_tests(first: ComparedModel, other: ComparedModel) -> PairedTests:
     """Run all tests that apply to two models."""
     identity = identical_runs(first, other)
-    accuracies, untested = [], []
-    for task in all_tasks([first, other]):
-        tests = accuracy_tests(first, other, task)
-        accuracies += tests
-        untested += [] if tests else [task]
+    caveats = [] if identity else find_caveats([first, other])
+    tests = [test for task in all_tasks([first, other]) if (test := accuracy_test(first, other, task, caveats))]
+    p_values = holm_adjusted([test.p_value for test in tests])
+    tested = [found.first.task for found in tests]
     tokens_differ = first.tokens is not None and other.tokens and first.tokens != other.tokens
+    loss = None if identity or not (first.loss and other.loss) else compare_losses(first.loss, other.loss)
+    speed = None if identity else speed_of_runs(first, other)
     return PairedTests(
         first=first,
         other=other,
         identity=identity,
-        loss=None if identity or not (first.loss and other.loss) else compare_losses(first.loss, other.loss),
+        loss=claim_on(loss, first, other, caveats) if loss else None,
         token_ratio=first.tokens / other.tokens
         if tokens_differ and first.tokens is not None and other.tokens
         else None,
-        speed=None if identity else speed_of_runs(first, other),
-        accuracies=accuracies,
-        untested_tasks=untested,
+        speed=claim_on(speed, first, other, caveats) if speed else None,
+        accuracies=[replace(test, p_value=p_value) for test, p_value in zip(tests, p_values, strict=True)],
+        untested_tasks=[task for task in all_tasks([first, other]) if task not in tested],
     )
 
 
@@ -72,8 +140,10 @@ def speed_of_runs(first: ComparedModel, other: ComparedModel) -> Verdict | None:
     return None if verdict.outcome is Outcome.NOT_TESTED else verdict
 
 
-def accuracy_tests(first: ComparedModel, other: ComparedModel, task: str) -> list[AccuracyTest]:
-    """Test the scores on the largest common set of items, by each metric."""
+def accuracy_test(
+    first: ComparedModel, other: ComparedModel, task: str, caveats: Sequence[Caveat]
+) -> AccuracyTest | None:
+    """Test the scores on the largest common set of items; None if the models share none."""
     pairs = [
         (ours, theirs, ours.predictions, theirs.predictions)
         for ours in first.scores_on(task)
@@ -81,9 +151,8 @@ def accuracy_tests(first: ComparedModel, other: ComparedModel, task: str) -> lis
         if ours.predictions and theirs.predictions and (ours.digest, ours.n_items) == (theirs.digest, theirs.n_items)
     ]
     if not pairs:
-        return []
+        return None
     ours, theirs, our_predictions, their_predictions = max(pairs, key=lambda pair: pair[0].n_items)
-    return [
-        AccuracyTest(ours, theirs, metric, mcnemar_test(our_predictions.right(metric), their_predictions.right(metric)))
-        for metric in our_predictions.metrics
-    ]
+    test = compare_predictions(our_predictions, their_predictions)
+    can_change = [one for one in caveats if one.kind.can_change(Quantity.HELLASWAG) and one.task in ("", task)]
+    return AccuracyTest(ours, theirs, our_predictions.metrics[0], test, test.p_value, tuple(can_change))

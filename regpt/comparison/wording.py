@@ -5,12 +5,14 @@ from typing import Any
 
 from regpt.base.recipe import PublishedRecipe
 from regpt.comparison.caveats import Caveat, CaveatKind, Remedy, RemedyKind
+from regpt.comparison.condition_checks import DataOrder, SkippedSteps
 from regpt.comparison.models import ComparedModel, TaskScore, metric_text
 from regpt.comparison.run_checks import CheckpointStep, LastAndBest, Progress
-from regpt.comparison.significance import AccuracyTest, PairedTests
+from regpt.comparison.significance import AccuracyTest, Claim, Limit, PairedTests
 from regpt.rendering.markup import Markup, command_line
-from regpt.stats.describe import accuracy_test_text, identity_text, verdict_text
+from regpt.stats.describe import OUTCOME_TEXT, accuracy_test_text, describe_test, identity_text
 from regpt.stats.describe import values_text as both_values_text
+from regpt.stats.outcome import Outcome, Quantity
 
 FAIR = "No reason was found against comparing these results."
 SEVERE_TITLE = "Not comparable:"
@@ -34,6 +36,13 @@ TITLES = {
     CaveatKind.LAST_ABOVE_BEST: "Last loss far above the run's best",
     CaveatKind.UNFINISHED: "Unfinished run",
     CaveatKind.OTHER_TOKENS: "Different numbers of training tokens",
+    CaveatKind.OTHER_TRAINING_DATA: "Different training data",
+    CaveatKind.OTHER_ORDER: "Different order of the training windows",
+    CaveatKind.OTHER_SEED: "Different seeds",
+    CaveatKind.OTHER_BATCH: "Different batch sizes",
+    CaveatKind.OTHER_EPOCHS: "Different numbers of passes over the text",
+    CaveatKind.MOVED_SCHEDULE: "Learning-rate schedule moved by a resume",
+    CaveatKind.SKIPPED_STEPS: "Different numbers of skipped steps",
     CaveatKind.OTHER_DEVICE: "Time measured on different devices",
     CaveatKind.OTHER_PRECISION: "Different precision",
     CaveatKind.OTHER_COMPILE: "torch.compile used for some models only",
@@ -77,6 +86,23 @@ def published_text(value: PublishedRecipe) -> str:
     )
 
 
+def order_text(value: DataOrder) -> str:
+    """Name the order; in sequential order also the part of the text that was read."""
+    if value.order == "shuffled" or value.share_read is None:
+        return value.order
+    return f"{value.order}, {'the first ' if value.share_read < 1 else ''}{100 * value.share_read:.3g} % of the text"
+
+
+def horizons_text(steps: tuple[int, ...]) -> str:
+    first, *later = steps
+    moved = "".join(f", then {step:,}" for step in later)
+    return f"a schedule of {first:,} steps{moved}"
+
+
+def skipped_text(value: SkippedSteps) -> str:
+    return f"{value.skipped:,} skipped, {value.rollbacks:,} rollbacks"
+
+
 VALUE_TEXT: dict[CaveatKind, Callable[[Any], str]] = {
     CaveatKind.OTHER_DATA: lambda digest: f"data {digest[:12]}",
     CaveatKind.OTHER_BLOCK_SIZE: lambda tokens: f"{tokens:,} tokens",
@@ -95,6 +121,13 @@ VALUE_TEXT: dict[CaveatKind, Callable[[Any], str]] = {
     CaveatKind.LAST_ABOVE_BEST: last_and_best_text,
     CaveatKind.UNFINISHED: progress_text,
     CaveatKind.OTHER_TOKENS: lambda tokens: f"{tokens:,}" if tokens is not None else "unknown",
+    CaveatKind.OTHER_TRAINING_DATA: lambda digest: f"data {digest[:12]}",
+    CaveatKind.OTHER_ORDER: order_text,
+    CaveatKind.OTHER_SEED: str,
+    CaveatKind.OTHER_BATCH: lambda tokens: f"{tokens:,} tokens in a step",
+    CaveatKind.OTHER_EPOCHS: lambda epochs: f"{epochs:.3g}",
+    CaveatKind.MOVED_SCHEDULE: horizons_text,
+    CaveatKind.SKIPPED_STEPS: skipped_text,
     CaveatKind.OTHER_DEVICE: str,
     CaveatKind.OTHER_PRECISION: str,
     CaveatKind.OTHER_COMPILE: lambda compiled: "compiled" if compiled else "not compiled",
@@ -110,6 +143,10 @@ REMEDY_TEXT = {
     RemedyKind.EVALUATE_BEST: "compare best checkpoints after {commands}",
     RemedyKind.COMPARE_LAST: "compare last steps with {commands}",
     RemedyKind.RESUME: "wait for the end, or run {commands}",
+    RemedyKind.TRAIN_AGAIN: "train again with {commands}",
+    RemedyKind.TRAIN_ON_SAME_TEXT: "train all models on text that is long enough for one pass",
+    RemedyKind.TRAIN_WITHOUT_RESUME: "train again in one schedule: {commands}",
+    RemedyKind.READ_REPORTS: "none for these runs; the reports name the skipped steps",
     RemedyKind.TRAIN_SHORTER: "train again for fewer tokens with {commands}",
     RemedyKind.TRAIN_PUBLISHED: "measure them with {commands}",
     RemedyKind.TRAIN_WITH_BLOCK_SIZE: "none for these models; train with {commands}",
@@ -178,12 +215,11 @@ def significance_lines(tests: PairedTests, markup: Markup) -> list[str]:
     if tests.identity:
         lines.append(f"- {markup.bold('The runs are identical')}: {markup.text(identity_text(tests.identity))}")
     if tests.loss:
-        lines.append(f"- Validation loss: {markup.text(verdict_text(tests.loss, tests.other.name))}")
+        lines.append(f"- {claim_text(tests.loss, tests.other.name, markup)}")
     if tests.token_ratio is not None:
         lines.append(f"- Training tokens: {tests.token_ratio:.3g} times those of {other}")
     if tests.speed:
-        verdict = verdict_text(tests.speed, tests.other.name)
-        lines.append(f"- Speed: {both_values_text(tests.speed)}, {markup.text(verdict)}")
+        lines.append(f"- {claim_text(tests.speed, tests.other.name, markup)}")
     lines += [accuracy_line(found, tests.first, tests.other, markup) for found in tests.accuracies]
     if tests.untested_tasks:
         tasks = markup.text(", ".join(tests.untested_tasks))
@@ -191,11 +227,57 @@ def significance_lines(tests: PairedTests, markup: Markup) -> list[str]:
     return [*lines, ""]
 
 
+SUBJECTS = {
+    Quantity.VALIDATION_LOSS: "Validation loss",
+    Quantity.HELLASWAG: "HellaSwag accuracy",
+    Quantity.SPEED: "Speed",
+}
+LIMIT_TEXT = {
+    Limit.ONE_SEED: "one seed each",
+    Limit.ONE_RATE: "one learning rate each, so a difference between recipes may be one between rates",
+}
+
+
+def claim_text(claim: Claim, other: str, markup: Markup) -> str:
+    """Say which run is better where the comparison allows it; otherwise give both values and what forbids it."""
+    verdict = claim.verdict
+    subject = SUBJECTS[verdict.quantity]
+    if not claim.is_about_recipes:
+        why = caveats_text(claim.caveats) if claim.caveats else describe_test(verdict, other)
+        return f"{subject}: {both_values_text(verdict)}. {markup.text(no_claim(why))}"
+    limits = f" ({'; '.join(LIMIT_TEXT[limit] for limit in claim.limits)})" if claim.limits else ""
+    outcome = markup.bold(OUTCOME_TEXT[verdict.outcome])
+    return f"{subject}: {outcome}, {both_values_text(verdict)}{limits}: {markup.text(describe_test(verdict, other))}"
+
+
+def no_claim(why: str) -> str:
+    return f"No claim about the recipes: {why}."
+
+
+def caveats_text(caveats: Sequence[Caveat]) -> str:
+    """Name what can change a verdict: 'different seeds, unfinished run'."""
+    titles = [TITLES[caveat.kind].format(task=caveat.task) for caveat in caveats]
+    return ", ".join(dict.fromkeys(title[0].lower() + title[1:] for title in titles))
+
+
 def accuracy_line(found: AccuracyTest, first: ComparedModel, other: ComparedModel, markup: Markup) -> str:
     names = name_at_step(first, found.first), name_at_step(other, found.other)
-    test = accuracy_test_text(found.test, *names)
     title = f"{found.first.task} ({found.first.items}), by {found.metric.description}"
-    return f"- {markup.text(title)}: {markup.text(test)}"
+    text = f"{accuracy_conclusion(found, *names)} {accuracy_test_text(found.test, *names, found.p_value)}"
+    return f"- {markup.text(title)}: {markup.text(text)}"
+
+
+def accuracy_conclusion(found: AccuracyTest, first: str, other: str) -> str:
+    """Say which model is better where the comparison allows it, otherwise what forbids it."""
+    if found.test.is_near_guessing:
+        share = f"{found.test.guessing:.3g}"
+        return no_claim(f"neither is significantly better than guessing ({share}) on these items")
+    if found.caveats:
+        return no_claim(caveats_text(found.caveats))
+    if not found.outcome.is_difference:
+        smallest = f"{100 * found.test.smallest_difference:.2g} percentage points"
+        return f"Not significantly different; these items show differences from about {smallest} on."
+    return f"{first if found.outcome is Outcome.HIGHER else other} is significantly better."
 
 
 def name_at_step(model: ComparedModel, score: TaskScore) -> str:

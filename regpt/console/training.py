@@ -152,12 +152,13 @@ class TrainingConsole:
         recipe, is_first = self.recipe, self.seconds_per_step == 0.0
         self.seconds_per_step += (1.0 if is_first else 0.1) * (record.seconds - self.seconds_per_step)
         rate = recipe.data.total_batch_tokens / self.seconds_per_step
-        share = rate * recipe.model.flops_per_token / (self.ranks * self.device.peak_flops)
+        peak = self.ranks * self.device.peak_flops
+        share = f" · {percent(rate * recipe.model.flops_per_token / peak)} of peak" if peak else ""
         # The most important figures come first: a narrow terminal cuts the end.
         self.figures = (
             f"step {record.step:,}/{recipe.run.max_steps:,} · loss {record.loss:.4f}"
             f" · {duration(self.seconds_left(record.step))} left",
-            f"{rate:,.0f} tokens/s · {percent(share)} of peak"
+            f"{rate:,.0f} tokens/s{share}"
             f" · lr {scientific(record.learning_rate, 3)} · norm {record.gradient_norm:.2f}",
         )
         status = " · ".join(self.figures)

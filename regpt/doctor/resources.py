@@ -38,7 +38,7 @@ def check_machine(rehearsal: Rehearsal) -> str:
         )
     return (
         f"{device.name}, {device.precision_name}{', compiled' if device.compiled else ''};"
-        f" {teraflops(device.peak_flops)} ({device.peak_source})"
+        f" {teraflops(device.peak_flops) if device.peak_flops else 'peak unknown'} ({device.peak_source})"
     )
 
 

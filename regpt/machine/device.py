@@ -17,6 +17,8 @@ from regpt.machine import limits
 from regpt.machine.env import Launch, current_launch, exported_threads, set_cublas_workspace
 from regpt.machine.limits import usable_cores, usable_processors
 
+PEAK_MEASUREMENTS, PEAK_SPREAD = 5, 0.1
+
 
 @dataclass(frozen=True)
 class Device:
@@ -26,8 +28,9 @@ class Device:
     name: str  # the manufacturer's name
     precision: torch.dtype  # of matrix products: bfloat16 by autocast, or float32
     compiled: bool
-    peak_flops: float  # per second
-    peak_source: str  # where that figure comes from
+    peak_flops: float  # per second; 0: unknown
+    peak_source: str  # where that figure comes from, or why there is none
+    peak_measurements: int = 0  # that agreed; 0: from a table
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.precision == torch.float32:
@@ -62,14 +65,15 @@ def open_device(recipe: RunRecipe) -> Device:
         torch.use_deterministic_algorithms(True)
     device = device_of_rank(kind, launch)
     precision = choose_precision(recipe.precision, kind)
-    peak_flops, peak_source = peak_rate(device, precision)
+    peak = peak_rate(device, precision)
     return Device(
         torch_device=device,
         name=device_name(kind),
         precision=precision,
         compiled=kind == "cuda" if recipe.compile == "auto" else recipe.compile == "on",
-        peak_flops=peak_flops,
-        peak_source=peak_source,
+        peak_flops=peak.flops,
+        peak_source=peak.source,
+        peak_measurements=peak.measurements,
     )
 
 
@@ -144,12 +148,29 @@ def device_model(kind: str) -> str:
     return torch.cpu.get_capabilities().get("cpu_name") or platform.processor() or platform.machine()
 
 
-def peak_rate(device: torch.device, precision: torch.dtype) -> tuple[float, str]:
-    """Return the peak FLOP/s of the device and its source: a table for known cards, else a measurement."""
+@dataclass(frozen=True)
+class Peak:
+    """The peak rate of a device."""
+
+    flops: float  # per second; 0: unknown
+    source: str
+    measurements: int = 0  # that agreed; 0: from a table
+
+
+@cache
+def peak_rate(device: torch.device, precision: torch.dtype) -> Peak:
+    """Return the peak of the device: from a table for known cards, else measured several times.
+
+    Measurements that differ by more than a tenth were taken next to other work and are not used.
+    """
     card = known_card(device)
     if card is not None and precision == torch.bfloat16:
-        return card.peak, f"published for {card.name}"
-    return measure_matmul_rate(device, precision, torch.get_num_threads()), "measured, large matrix product"
+        return Peak(card.peak, f"published for {card.name}")
+    rates = [measure_matmul_rate(device, precision) for _ in range(PEAK_MEASUREMENTS)]
+    spread = 1 - min(rates) / max(rates)
+    if spread > PEAK_SPREAD:
+        return Peak(0.0, f"{PEAK_MEASUREMENTS} measurements differ by {100 * spread:.0f} %")
+    return Peak(max(rates), f"the best of {PEAK_MEASUREMENTS} measurements, large matrix products", PEAK_MEASUREMENTS)
 
 
 def known_card(device: torch.device) -> Card | None:
@@ -160,12 +181,8 @@ def known_card(device: torch.device) -> Card | None:
     return card_of_device(about.name, about.total_memory / 1e9)
 
 
-@cache
-def measure_matmul_rate(device: torch.device, precision: torch.dtype, threads: int, seconds: float = 0.5) -> float:
-    """Return the best rate, in FLOP/s, of square matrix products repeated for `seconds` on `threads` CPU threads.
-
-    A process measures each device once.
-    """
+def measure_matmul_rate(device: torch.device, precision: torch.dtype, seconds: float = 0.1) -> float:
+    """Return the best rate, in FLOP/s, of square matrix products repeated for `seconds`."""
     size, products = (1024, 1) if device.type == "cpu" else (4096, 8)  # a GPU needs more to be busy
     left, right = (torch.randn(size, size, device=device).to(precision) for _ in range(2))
     best, end = float("inf"), time.perf_counter() + seconds

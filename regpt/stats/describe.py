@@ -5,7 +5,7 @@ import math
 from regpt.base.format import NO_VALUE, percent, with_error
 from regpt.stats.identical import Identity
 from regpt.stats.losses import ErrorBoundsTest
-from regpt.stats.outcome import LEVEL, NotTested, Outcome, Quantity
+from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest
 from regpt.stats.throughput import MIN_TESTED_STEPS, Throughput, ThroughputTest
 from regpt.stats.verdicts import Test, Verdict
@@ -27,8 +27,12 @@ REASON_TEXT = {
     NotTested.NO_STANDARD_ERRORS: "no standard errors are recorded",
     NotTested.TOO_FEW_WINDOWS: "too few windows",
     NotTested.TOO_FEW_STEPS: f"fewer than {MIN_TESTED_STEPS} steps, and less than a twofold difference",
+    NotTested.BUSY_MACHINE: "other programs used the processors during a run",
+    NotTested.UNKNOWN_LOAD: "what other programs did during the runs is not recorded",
+    NotTested.UNEVEN_SPEED: "the speed of a run was uneven, as under other work",
     NotTested.UNKNOWN_CORRELATION: "the losses of single windows are not kept, and the two standard errors alone are"
     " not enough",
+    NotTested.NEAR_GUESSING: "neither run is significantly better than guessing on these items",
     NotTested.UNREADABLE_PREDICTIONS: "the predictions cannot be read",
 }
 
@@ -121,14 +125,13 @@ def ranges_text(test: ThroughputTest) -> str:
     return f"groups of steps ran at {of(test.ours)} tokens/s here and {of(test.theirs)} there"
 
 
-def accuracy_test_text(test: PairedAccuracyTest, first: str, other: str) -> str:
-    """Describe McNemar's test of two models, named `first` and `other`, and its conclusion."""
+def accuracy_test_text(test: PairedAccuracyTest, first: str, other: str, p_value: float) -> str:
+    """Describe McNemar's test of two models, named `first` and `other`; `p_value` is adjusted for several tasks."""
+    adjusted = f", adjusted for several tasks: {p_value:.2g}" if p_value != test.p_value else ""
     low, high = test.interval()
     accuracy = [right / test.items for right in test.right]
-    better = f"{first if test.difference > 0 else other} is significantly better"
     return (
-        f"{better if test.is_difference else 'no significant difference'}"
-        f" (McNemar's p = {test.p_value:.2g} over {test.items:,} items; {percent(LEVEL)} level)."
+        f"McNemar's p = {test.p_value:.2g}{adjusted} over {test.items:,} items."
         f" {first}: {accuracy[0]:.4f}; {other}: {accuracy[1]:.4f}; difference {test.difference:+.4f},"
         f" 95 % bootstrap interval {low:+.4f} to {high:+.4f}."
         f" Items that only the first got right: {test.only[0]:,}; only the second: {test.only[1]:,}."

@@ -37,7 +37,11 @@ class NotTested(StrEnum):
     NO_STANDARD_ERRORS = "no standard errors"
     TOO_FEW_WINDOWS = "too few windows"
     TOO_FEW_STEPS = "too few steps"
+    BUSY_MACHINE = "busy machine"  # other programs used the processors
+    UNKNOWN_LOAD = "unknown load"  # it is not recorded what other programs did
+    UNEVEN_SPEED = "uneven speed"  # groups of steps differ so much that other work is the likely reason
     UNKNOWN_CORRELATION = "unknown correlation"  # the two standard errors alone do not decide
+    NEAR_GUESSING = "near guessing"  # neither model is significantly better than a random choice
     UNREADABLE_PREDICTIONS = "unreadable predictions"
 
 

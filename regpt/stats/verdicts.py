@@ -8,7 +8,8 @@ from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, mcnemar_test
 from regpt.stats.throughput import ThroughputTest, compare_throughput
 from regpt.tracking.events import Started
-from regpt.tracking.run import Run, primary_accuracy
+from regpt.tracking.predictions import Predictions
+from regpt.tracking.run import MachineLoad, Run, primary_accuracy
 
 Test = PairedLossTest | ErrorBoundsTest | PairedAccuracyTest | ThroughputTest
 
@@ -79,6 +80,7 @@ def compare_losses(ours: MeasuredLoss | None, theirs: MeasuredLoss | None) -> Ve
 def hellaswag_verdict(run: Run, other: Run) -> Verdict:
     """Compare the last HellaSwag predictions of two runs by McNemar's test."""
     test, reason, problem = None, None, ""
+    outcome = Outcome.NOT_TESTED
     if not (run.hellaswag and other.hellaswag):
         reason = NotTested.NOT_MEASURED
     elif run.hellaswag[-1].digest != other.hellaswag[-1].digest:
@@ -86,19 +88,26 @@ def hellaswag_verdict(run: Run, other: Run) -> Verdict:
     else:
         try:
             first, second = run.predictions(run.hellaswag[-1]), other.predictions(other.hellaswag[-1])
-            metric = first.metrics[0]
-            test = mcnemar_test(first.right(metric), second.right(metric))
+            test = compare_predictions(first, second)
+            outcome = test.outcome
+            reason = NotTested.NEAR_GUESSING if test.is_near_guessing else None
         except DataError as error:
             reason, problem = NotTested.UNREADABLE_PREDICTIONS, error.problem
     return Verdict(
         quantity=Quantity.HELLASWAG,
-        outcome=test.outcome if test else Outcome.NOT_TESTED,
+        outcome=outcome,
         ours=primary_accuracy(run.hellaswag[-1])[0] if run.hellaswag else None,
         theirs=primary_accuracy(other.hellaswag[-1])[0] if other.hellaswag else None,
         test=test,
         reason=reason,
         problem=problem,
     )
+
+
+def compare_predictions(ours: Predictions, theirs: Predictions) -> PairedAccuracyTest:
+    """Test the predictions of two models for the same items, by the task's primary metric."""
+    metric = ours.metrics[0]
+    return mcnemar_test(ours.right(metric), theirs.right(metric), ours.guessing)
 
 
 def speed_verdict(run: Run, other: Run) -> Verdict:
@@ -108,15 +117,26 @@ def speed_verdict(run: Run, other: Run) -> Verdict:
         reason = NotTested.OTHER_DEVICES
     else:
         test = compare_throughput(run, other)
-        reason = None if test else NotTested.TOO_FEW_STEPS
+        reason = speed_problem(run, other, test)
     return Verdict(
         quantity=Quantity.SPEED,
-        outcome=test.outcome if test else Outcome.NOT_TESTED,
+        outcome=test.outcome if test and reason is None else Outcome.NOT_TESTED,
         ours=run.tokens_per_second if run.history.steps else None,
         theirs=other.tokens_per_second if other.history.steps else None,
         test=test,
         reason=reason,
     )
+
+
+def speed_problem(run: Run, other: Run, test: ThroughputTest | None) -> NotTested | None:
+    """Return why the speeds of two runs on the same devices show nothing; None where a test decides."""
+    if test is None:
+        return NotTested.TOO_FEW_STEPS
+    if MachineLoad.BUSY in (run.load, other.load) and not (run.has_known_speed and other.has_known_speed):
+        return NotTested.BUSY_MACHINE
+    if not (run.has_known_speed and other.has_known_speed):
+        return NotTested.UNKNOWN_LOAD
+    return NotTested.UNEVEN_SPEED if test.is_uneven else None
 
 
 def device_counts(run: Run) -> set[tuple[str, int]]:

@@ -23,11 +23,17 @@ class DeviceInfo:
     compiled: bool = False
     peak_flops: float = 0.0  # per second; 0: unknown
     peak_source: str = ""
+    peak_measurements: int = 0  # that agreed; 0: from a table, or by an earlier version, which measured once
 
     @property
     def type(self) -> str:
         """cpu, cuda or mps."""
         return self.place.partition(":")[0]
+
+    @property
+    def known_peak(self) -> float:
+        """The peak FLOP/s from a table or from several measurements that agreed; 0 where it is neither."""
+        return self.peak_flops if self.peak_measurements > 1 or self.type == "cuda" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

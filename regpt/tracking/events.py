@@ -79,6 +79,7 @@ class Ended:
     """The end of an attempt that wrote its last record itself."""
 
     memory_bytes: int = 0  # the most in use on rank 0; 0: unknown
+    other_cpu_share: float = -1.0  # of the processors of rank 0's machine, used by other programs; -1: unknown
 
 
 @dataclass(frozen=True, kw_only=True)

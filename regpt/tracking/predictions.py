@@ -85,8 +85,13 @@ class Predictions:
         return Accuracy(share, float(np.sqrt(share * (1 - share) / max(1, len(right) - 1))))
 
     @property
+    def guessing(self) -> float:
+        """The expected accuracy of a random choice: the mean of 1 / number of choices."""
+        return float((1 / (self.tokens > 0).sum(axis=1)).mean())
+
+    @property
     def metrics(self) -> tuple[Metric, ...]:
-        """The metrics of the task; the first is the headline."""
+        """The metrics of the task; the first is the primary one, which alone is tested."""
         return TASKS[self.task].metrics if self.task in TASKS else tuple(METRICS.values())
 
     def write(self, path: Path) -> None:

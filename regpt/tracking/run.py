@@ -2,6 +2,7 @@
 
 import difflib
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,21 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_resolved_recipe
 from regpt.data.public_corpora import PublicCorpus
 from regpt.tracking.environment import Environment
-from regpt.tracking.events import Started
+from regpt.tracking.events import Ended, Started
 from regpt.tracking.journal import History, TaskRecord, read_history
 from regpt.tracking.layout import RECIPE_FILE, RunPaths
 from regpt.tracking.predictions import Predictions, read_predictions
 from regpt.tracking.window_losses import read_window_losses
+
+QUIET_SHARE = 0.05  # of the processors, used by other programs
+
+
+class MachineLoad(StrEnum):
+    """Whether other programs used the processors while a run trained."""
+
+    QUIET = "quiet"
+    BUSY = "busy"
+    UNKNOWN = "unknown"  # an attempt was killed, is still running, or was made by an earlier version
 
 
 @dataclass(frozen=True)
@@ -54,14 +65,30 @@ class Run:
         return self.recipe.data.total_batch_tokens / seconds[len(seconds) // 2] if seconds else 0.0
 
     @property
+    def load(self) -> MachineLoad:
+        """The load of the machine over all attempts. On a GPU it says little about the speed."""
+        shares = [ended.other_cpu_share for ended in self.history.details(Ended)]
+        if max(shares, default=-1.0) > QUIET_SHARE:
+            return MachineLoad.BUSY
+        known = shares and len(shares) == self.history.attempts and min(shares) >= 0.0
+        return MachineLoad.QUIET if known else MachineLoad.UNKNOWN
+
+    @property
+    def has_known_speed(self) -> bool:
+        """Whether the speed is the run's own: on a GPU, or on a CPU that no other program used."""
+        return self.environment.device.type not in ("", "cpu") or self.load is MachineLoad.QUIET
+
+    @property
     def ranks(self) -> list[int]:
         """The number of ranks of each attempt."""
         return [start.ranks for start in self.history.details(Started)]
 
     @property
     def share_of_peak(self) -> float | None:
-        """Achieved share of the first attempt's devices' peak; None where the peak is unknown."""
-        peak = self.environment.device.peak_flops * self.environment.ranks
+        """Achieved share of the first attempt's devices' peak; None where the peak or the machine's load is unknown."""
+        peak = self.environment.device.known_peak * self.environment.ranks
+        if not self.has_known_speed:
+            return None
         return self.tokens_per_second * self.recipe.model.flops_per_token / peak if peak else None
 
     @property

@@ -91,9 +91,9 @@ class RunStatus:
     def share_of_peak(self) -> float | None:
         """Achieved share of the devices' peak in the latest attempt; None where it uses a device of unknown peak."""
         device, starts = self.environment.device if self.environment else None, self.history.details(Started)
-        if not (starts and device and device.peak_flops and starts[-1].device == device.name):
+        if not (starts and device and device.known_peak and starts[-1].device == device.name):
             return None
-        peak = device.peak_flops * starts[-1].ranks
+        peak = device.known_peak * starts[-1].ranks
         return self.tokens_per_second * self.recipe.model.flops_per_token / peak
 
     @property

@@ -31,6 +31,7 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) 
             compiled=device.compiled,
             peak_flops=device.peak_flops,
             peak_source=device.peak_source,
+            peak_measurements=device.peak_measurements,
         ),
         ranks=ranks,
         data=data_info(

@@ -5,7 +5,7 @@ Every rank runs the same lines and comes to the same decisions, because the valu
 
 import time
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -20,9 +20,11 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
 from regpt.machine.compute import compute_environment
 from regpt.machine.device import Device, memory_bytes
+from regpt.machine.env import current_launch
+from regpt.machine.load import LoadMeter
 from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory
 from regpt.model.optimizer import learning_rate
-from regpt.tracking.events import Finished, Resumed, Started, Stopped
+from regpt.tracking.events import Ended, Finished, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord, Journal, Record, SkippedRecord, StepRecord
 from regpt.tracking.trackers import Trackers
 from regpt.training.checkpointing import Checkpointing, TrainState
@@ -94,6 +96,7 @@ class Trainer:
             console=self.console,
         )
         self.first_step = 0  # of this attempt
+        self.load = LoadMeter(current_launch().local_ranks)
 
     @property
     def recipe(self) -> Recipe:
@@ -129,14 +132,13 @@ class Trainer:
                 self.checkpoints.collect(wait=True)
             except StopRequested as stopped:
                 self.checkpoints.save_and_wait(step)
-                detail = Stopped(signal=stopped.name, memory_bytes=self.memory_bytes())
-                self.write(EventRecord(step=step, detail=detail))
+                self.write(EventRecord(step=step, detail=Stopped(signal=stopped.name, **asdict(self.usage()))))
                 self.ranks.mark_ended(stopped.code)
                 self.console.print_line(
                     f"stopped by {stopped.name} after step {step:,}; resume with: regpt resume {self.run_dir}"
                 )
                 return stopped.name
-        self.write(EventRecord(step=step, detail=Finished(memory_bytes=self.memory_bytes())))
+        self.write(EventRecord(step=step, detail=Finished(**asdict(self.usage()))))
         self.console.print_line(f"finished: {step:,} steps; write a report with: regpt report {self.run_dir}")
         return ""
 
@@ -254,9 +256,9 @@ class Trainer:
         self.journal.write(record)
         self.trackers.write(record)
 
-    def memory_bytes(self) -> int:
-        """Return the most memory that this rank has used."""
-        return memory_bytes(self.device.torch_device)
+    def usage(self) -> Ended:
+        """Return what the last event of an attempt says about the machine."""
+        return Ended(memory_bytes=memory_bytes(self.device.torch_device), other_cpu_share=self.load.other_share())
 
     def batches(self) -> BatchLoader:
         return BatchLoader(

@@ -11,17 +11,17 @@ from tests.conftest import tiny_recipe
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
-    """Train runs a and b on the same data, and run c on other data."""
+    """Train runs a and b on the same data in the same order, at two learning rates, and run c on other data."""
     folder = tmp_path_factory.mktemp("compared")
     evaluation = {"hellaswag_every": 3, "hellaswag_items": 20}
-    for place, name, seed, text in (
-        ("", "a", 1, real_text),
-        ("", "b", 2, real_text),
-        ("else", "c", 3, real_text[9000:]),
+    for place, name, rate, text in (
+        ("", "a", 3e-3, real_text),
+        ("", "b", 2e-3, real_text),
+        ("else", "c", 1e-3, real_text[9000:]),
     ):
         (folder / place / "texts").mkdir(parents=True, exist_ok=True)
         (folder / place / "texts" / "a.py").write_text(text, encoding="utf-8")
-        train(tiny_recipe(folder / place, evaluation=evaluation, run={"seed": seed}), folder / "runs" / name)
+        train(tiny_recipe(folder / place, evaluation=evaluation, optimizer={"max_lr": rate}), folder / "runs" / name)
     return folder
 
 

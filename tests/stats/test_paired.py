@@ -7,7 +7,7 @@ from scipy import stats
 
 from regpt.stats.describe import accuracy_test_text
 from regpt.stats.outcome import Outcome
-from regpt.stats.paired import PairedAccuracyTest, mcnemar_test, paired_t_test
+from regpt.stats.paired import PairedAccuracyTest, holm_adjusted, mcnemar_test, paired_t_test
 
 
 @pytest.mark.parametrize("only", [(0, 0), (1, 0), (5, 5), (3, 12), (40, 61), (300, 380), (2000, 2200), (0, 30)])
@@ -25,8 +25,8 @@ def test_mcnemar_test_pairs_items_instead_of_counting_them() -> None:
     assert (agreeing.only, agreeing.right, agreeing.difference) == ((20, 0), (300, 280), 0.02)
     disagreeing = mcnemar_test(first, np.roll(second, 500))
     assert disagreeing.difference == agreeing.difference
-    assert agreeing.is_difference
-    assert not disagreeing.is_difference
+    assert agreeing.outcome is Outcome.HIGHER
+    assert disagreeing.outcome is Outcome.INDISTINGUISHABLE
 
 
 def test_bootstrap_interval_is_as_wide_as_a_normal_one() -> None:
@@ -43,7 +43,29 @@ def test_accuracy_outcome_follows_from_the_p_value() -> None:
     assert PairedAccuracyTest(1000, (280, 300), (0, 20)).outcome is Outcome.LOWER
     unsure = PairedAccuracyTest(1000, (300, 295), (105, 100))
     assert unsure.outcome is Outcome.INDISTINGUISHABLE
-    assert "a: 0.3000; b: 0.2950; difference +0.0050" in accuracy_test_text(unsure, "a", "b")
+    assert "a: 0.3000; b: 0.2950; difference +0.0050" in accuracy_test_text(unsure, "a", "b", unsure.p_value)
+    assert PairedAccuracyTest(1000, (300, 280), (20, 0)).outcome_at(0.06) is Outcome.INDISTINGUISHABLE
+
+
+def test_accuracies_near_guessing_are_not_called_different() -> None:
+    """200 items with four choices: 61 right are no better than guessing (0.25 + 1.64 standard errors), 62 are."""
+    assert PairedAccuracyTest(200, (60, 40), (20, 0), guessing=0.25).outcome is Outcome.NOT_TESTED
+    assert PairedAccuracyTest(200, (61, 41), (20, 0), guessing=0.25).outcome is Outcome.HIGHER
+
+
+def test_smallest_difference_is_found_in_four_of_five_cases() -> None:
+    random, items, disagreement = np.random.default_rng(3), 2000, 0.2
+    smallest = PairedAccuracyTest(items, (900, 900), (200, 200)).smallest_difference
+    only = (disagreement + smallest) / 2, (disagreement - smallest) / 2
+    draws = random.multinomial(items, [*only, 1 - disagreement], size=400)
+    found = [PairedAccuracyTest(items, (900, 900), (int(a), int(b))).outcome is Outcome.HIGHER for a, b, _ in draws]
+    assert 0.72 < np.mean(found) < 0.88
+
+
+def test_p_values_of_several_tasks_are_adjusted_by_holms_rule() -> None:
+    assert holm_adjusted([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm_adjusted([0.5]) == [0.5] and holm_adjusted([]) == []
+    assert holm_adjusted([0.4, 0.6]) == pytest.approx([0.8, 0.8])
 
 
 def losses_of(seed: int, windows: int, apart: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

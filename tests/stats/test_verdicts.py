@@ -15,7 +15,7 @@ from regpt.reporting.summary import at_equal_tokens, baseline_paragraph, capital
 from regpt.stats.describe import describe_test_briefly
 from regpt.stats.losses import ErrorBoundsTest
 from regpt.stats.outcome import NotTested, Outcome, Quantity
-from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, students_t_threshold
+from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, students_t_p_value, students_t_threshold
 from regpt.stats.throughput import ThroughputTest
 from regpt.stats.verdicts import Verdict, speed_verdict, verdicts
 from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, SourceInfo
@@ -173,9 +173,10 @@ def test_speeds_on_other_devices_or_of_few_steps_are_not_compared(tmp_path: Path
     assert speed_verdict(replace(one, history=History()), planted(tmp_path / "d")).outcome is Outcome.NOT_TESTED
 
 
-@pytest.mark.parametrize("degrees", [3, 7, 63, 639])
+@pytest.mark.parametrize("degrees", [1, 2, 3, 16, 63, 639])
 def test_students_t_threshold_agrees_with_scipy(degrees: int) -> None:
-    assert students_t_threshold(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=0.01)
+    assert students_t_threshold(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=1e-9)
+    assert students_t_p_value(1.3, degrees) == pytest.approx(2 * stats.t.sf(1.3, degrees), rel=1e-9)
 
 
 def test_equal_tokens_need_a_validation_of_both_runs(tmp_path: Path) -> None:
