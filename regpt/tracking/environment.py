@@ -133,6 +133,8 @@ class Environment:
     def to_json(self) -> dict[str, Any]:
         """Return what the file stores."""
         stored = asdict(self)
+        if not self.device.peak_measurements:
+            del stored["device"]["peak_measurements"]  # as earlier versions wrote it
         data = stored["data"]
         data["source"] = source_json(self.data.source)
         data["made_with"] = data["made_with"] or {}

@@ -84,7 +84,10 @@ def a_run(folder: Path, records: list[Record], steps: int = 100) -> Path:
     path = folder / "runs" / "tiny"
     path.mkdir(parents=True)
     write_text(path / "recipe.toml", to_toml(recipe))
-    write_json(path / "environment.json", {"device": {"name": "a card", "peak_flops": 1e9}, "recipe_name": "tiny"})
+    write_json(
+        path / "environment.json",
+        {"device": {"place": "cuda:0", "name": "a card", "peak_flops": 1e9}, "recipe_name": "tiny"},
+    )
     journal = Journal(path)
     for record in records:
         journal.write(record)
@@ -262,7 +265,10 @@ def test_event_of_a_wrong_clock_is_shown_with_a_dash(tmp_path: Path) -> None:
 def test_state_in_the_list_of_runs_is_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = a_run(tmp_path, [event(Started(), 0), step(1)])
     environment = path / "environment.json"
-    write_json(environment, {"recipe_name": "tiny", "ranks": 1, "device": {"name": "a card", "peak_flops": 1e9}})
+    write_json(
+        environment,
+        {"recipe_name": "tiny", "ranks": 1, "device": {"place": "cuda:0", "name": "a card", "peak_flops": 1e9}},
+    )
 
     def listed() -> str:
         assert main(["runs", "--runs", str(tmp_path / "runs")]) == 0
