@@ -202,8 +202,8 @@ def compare(
     html: bool = False,
 ) -> Path:
     """Compare runs and evaluated models; returns the path of comparison.md, or of comparison.html with `html`."""
-    from regpt.comparison.loading import load_models
     from regpt.comparison.page import default_directory, write_comparison
+    from regpt.fairness.loading import load_models
 
     names = [str(model.path if isinstance(model, Run) else model) for model in models]
     opened = load_models(names, Path(runs))

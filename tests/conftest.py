@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -109,3 +110,29 @@ def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
     while not happened():
         assert time.monotonic() < until, f"not true after {seconds} seconds"
         time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def three_runs(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
+    """Train runs a and b on the same data in the same order, at two learning rates, and run c on other data."""
+    from regpt.training.start import train
+
+    folder = tmp_path_factory.mktemp("compared")
+    evaluation = {"hellaswag_every": 3, "hellaswag_items": 20}
+    for place, name, rate, text in (
+        ("", "a", 3e-3, real_text),
+        ("", "b", 2e-3, real_text),
+        ("else", "c", 1e-3, real_text[9000:]),
+    ):
+        (folder / place / "texts").mkdir(parents=True, exist_ok=True)
+        (folder / place / "texts" / "a.py").write_text(text, encoding="utf-8")
+        train(tiny_recipe(folder / place, evaluation=evaluation, optimizer={"max_lr": rate}), folder / "runs" / name)
+    return folder
+
+
+@pytest.fixture
+def runs(three_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the runs a, b and c, make their parent the working directory, and return their folder."""
+    shutil.copytree(three_runs / "runs", tmp_path / "place" / "runs")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place" / "runs"

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
-from regpt.comparison.fairness import find_caveats
-from regpt.comparison.models import ComparedModel
-from regpt.comparison.significance import paired_tests
 from regpt.comparison.tables import final_metrics_table, rich_table
-from regpt.comparison.wording import caveat_lines, problem_lines, significance_lines
+from regpt.fairness.checks import find_caveats
+from regpt.fairness.claims import paired_tests
+from regpt.fairness.models import ComparedModel
+from regpt.fairness.wording import caveat_lines, problem_lines, significance_lines
 from regpt.rendering.markup import TERMINAL
 
 WIDTH_OF_A_PIPE = 400  # no line of the table is broken

@@ -111,7 +111,7 @@ def run_runs(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from regpt.comparison.loading import load_models
+    from regpt.fairness.loading import load_models
 
     models = load_models(arguments.models, arguments.runs)
     from regpt.cli.comparison import print_summary

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from regpt.comparison.learning_curves import training_seconds
-from regpt.comparison.models import ComparedModel, all_tasks
-from regpt.comparison.run_checks import best_validation
+from regpt.fairness.models import ComparedModel, all_tasks
+from regpt.fairness.run_checks import best_validation
 from regpt.tracking.status import State, state_of
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from regpt.comparison.models import ComparedModel
+from regpt.fairness.models import ComparedModel
 from regpt.tracking.journal import SkippedRecord, StepRecord
 
 MAX_ROWS = 4  # of a table; the last ones are kept

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.files import write_text
-from regpt.comparison.fairness import find_caveats
 from regpt.comparison.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_records
 from regpt.comparison.learning_curves import (
     LearningCurve,
@@ -16,8 +15,6 @@ from regpt.comparison.learning_curves import (
     losses_at_equal_time,
     losses_at_equal_tokens,
 )
-from regpt.comparison.models import ComparedModel
-from regpt.comparison.significance import paired_tests
 from regpt.comparison.tables import (
     differences_table,
     equal_time_table,
@@ -26,7 +23,10 @@ from regpt.comparison.tables import (
     first_reached_table,
     markdown_table,
 )
-from regpt.comparison.wording import caveat_lines, problem_lines, significance_lines
+from regpt.fairness.checks import find_caveats
+from regpt.fairness.claims import paired_tests
+from regpt.fairness.models import ComparedModel
+from regpt.fairness.wording import caveat_lines, problem_lines, significance_lines
 from regpt.rendering.figure_style import as_markdown, in_both_lights
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import escaped, fenced

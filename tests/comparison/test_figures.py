@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from regpt.comparison import figures
 from regpt.comparison.learning_curves import EvalPoint, LearningCurve, learning_curve
-from regpt.comparison.loading import load_models
+from regpt.fairness.loading import load_models
 from regpt.tracking.journal import read_history
-from tests.comparison.runs import edit_journal
+from tests.helpers.compared_runs import edit_journal
 
 
 def test_curve_over_time_has_every_point_at_its_own_time(

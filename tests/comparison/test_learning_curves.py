@@ -13,9 +13,9 @@ from regpt.comparison.learning_curves import (
     losses_at_equal_time,
     losses_at_equal_tokens,
 )
-from regpt.comparison.loading import load_models
+from regpt.fairness.loading import load_models
 from regpt.tracking.journal import read_history
-from tests.comparison.runs import edit_journal, replace_values
+from tests.helpers.compared_runs import edit_journal, replace_values
 
 
 def curve(name: str, *points: tuple[int, float, float]) -> LearningCurve:

@@ -8,11 +8,11 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from regpt.comparison.loading import load_models
 from regpt.comparison.page import compare_samples
+from regpt.fairness.loading import load_models
 from regpt.rendering.markdown import escaped
 from regpt.tracking.journal import read_history
-from tests.comparison.runs import edit_journal, edit_recipe, read_page, replace_values, run_command
+from tests.helpers.compared_runs import edit_journal, edit_recipe, read_page, replace_values, run_command
 
 
 def test_page_marks_interpolated_losses(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from regpt.comparison.loading import load_models
 from regpt.comparison.page import write_comparison
-from tests.comparison.runs import edit_environment, edit_journal, edit_recipe, replace_values
+from regpt.fairness.loading import load_models
+from tests.helpers.compared_runs import edit_environment, edit_journal, edit_recipe, replace_values
 from tests.helpers.golden import assert_golden
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "version_0_1"

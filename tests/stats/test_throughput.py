@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regpt.comparison.loading import load_models
-from regpt.comparison.significance import paired_tests
+from regpt.fairness.claims import paired_tests
+from regpt.fairness.loading import load_models
 from regpt.stats.describe import describe_test
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.throughput import ThroughputTest, throughput_of

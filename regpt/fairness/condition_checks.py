@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from regpt.comparison.caveats import Caveat, CaveatKind, Command, Remedy, RemedyKind, are_different, command
-from regpt.comparison.models import ComparedModel
-from regpt.comparison.run_checks import models_with_runs
+from regpt.fairness.caveats import Caveat, CaveatKind, Command, Remedy, RemedyKind, are_different, command
+from regpt.fairness.models import ComparedModel
+from regpt.fairness.run_checks import models_with_runs
 from regpt.tracking.events import Resumed, Rollback
 from regpt.tracking.run import Run
 

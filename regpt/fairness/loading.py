@@ -9,7 +9,7 @@ from typing import Any
 
 from regpt.base.errors import DataError, UserError
 from regpt.base.settings import load_recipe
-from regpt.comparison.models import ComparedModel, TaskScore, align_on_shared_data
+from regpt.fairness.models import ComparedModel, TaskScore, align_on_shared_data
 from regpt.stats.losses import MeasuredLoss, loss_at
 from regpt.tracking.environment import TokenizerInfo, build
 from regpt.tracking.events import Started

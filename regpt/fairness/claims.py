@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from regpt.base.settings import result_differences
-from regpt.comparison.caveats import Caveat
-from regpt.comparison.fairness import find_caveats
-from regpt.comparison.models import ComparedModel, TaskScore, all_tasks
+from regpt.fairness.caveats import Caveat
+from regpt.fairness.checks import find_caveats
+from regpt.fairness.models import ComparedModel, TaskScore, all_tasks
 from regpt.stats.identical import Identity, identical
 from regpt.stats.outcome import Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, holm_adjusted

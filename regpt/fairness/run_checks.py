@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from regpt.comparison.caveats import (
+from regpt.comparison.learning_curves import comparable_curves, learning_curve
+from regpt.fairness.caveats import (
     Caveat,
     CaveatKind,
     Remedy,
@@ -13,8 +14,7 @@ from regpt.comparison.caveats import (
     evaluate_command,
     values_if_different,
 )
-from regpt.comparison.learning_curves import comparable_curves, learning_curve
-from regpt.comparison.models import ComparedModel
+from regpt.fairness.models import ComparedModel
 from regpt.tracking.journal import ValidationRecord
 from regpt.tracking.run import Run
 from regpt.tracking.status import State, state_of

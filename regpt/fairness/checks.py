@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from regpt.comparison import condition_checks, run_checks
-from regpt.comparison.caveats import Caveat, CaveatKind, Remedy, RemedyKind, are_different, evaluate_command
-from regpt.comparison.models import ComparedModel, TaskScore, all_tasks
 from regpt.data.public_corpora import PublicCorpus, corpus_of_source
+from regpt.fairness import condition_checks, run_checks
+from regpt.fairness.caveats import Caveat, CaveatKind, Remedy, RemedyKind, are_different, evaluate_command
+from regpt.fairness.models import ComparedModel, TaskScore, all_tasks
 from regpt.stats.losses import MeasuredLoss
 from regpt.tasks.catalog import TASKS
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from regpt.base.errors import USAGE
-from tests.comparison.runs import read_page, run_command
+from tests.helpers.compared_runs import read_page, run_command
 
 
 def test_run_named_twice_is_an_error(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from regpt.base.settings import shipped_recipes
-from regpt.comparison.caveats import Caveat, CaveatKind, RemedyKind
-from regpt.comparison.fairness import find_caveats
 from regpt.comparison.final_metrics import Missing, Quantity, Value, final_metrics
-from regpt.comparison.loading import load_models
-from regpt.comparison.models import TaskScore
-from regpt.comparison.run_checks import CheckpointStep, LastAndBest, Progress
-from regpt.comparison.significance import paired_tests
-from regpt.comparison.wording import (
+from regpt.fairness.caveats import Caveat, CaveatKind, RemedyKind
+from regpt.fairness.checks import find_caveats
+from regpt.fairness.claims import paired_tests
+from regpt.fairness.loading import load_models
+from regpt.fairness.models import TaskScore
+from regpt.fairness.run_checks import CheckpointStep, LastAndBest, Progress
+from regpt.fairness.wording import (
     CARE_TITLE,
     FAIR,
     REMEDY_TEXT,
@@ -31,7 +31,7 @@ from regpt.comparison.wording import (
 from regpt.rendering.markup import MARKDOWN
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.paired import PairedLossTest
-from tests.comparison.runs import (
+from tests.helpers.compared_runs import (
     edit_environment,
     edit_journal,
     edit_recipe,

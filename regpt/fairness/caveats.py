@@ -1,11 +1,11 @@
-"""Reasons why the results of two models are not comparable, as values; regpt/comparison/wording.py describes them."""
+"""Reasons why the results of two models are not comparable, as values; regpt/fairness/wording.py describes them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from regpt.comparison.models import ComparedModel
+from regpt.fairness.models import ComparedModel
 from regpt.stats.outcome import Quantity
 
 

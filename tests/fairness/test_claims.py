@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from regpt.comparison.caveats import CaveatKind
-from regpt.comparison.condition_checks import DataOrder, SkippedSteps
-from regpt.comparison.fairness import find_caveats
-from regpt.comparison.loading import load_models
-from regpt.comparison.significance import Limit, PairedTests, paired_tests
-from regpt.comparison.wording import no_claim, significance_lines
+from regpt.fairness.caveats import CaveatKind
+from regpt.fairness.checks import find_caveats
+from regpt.fairness.claims import Limit, PairedTests, paired_tests
+from regpt.fairness.condition_checks import DataOrder, SkippedSteps
+from regpt.fairness.loading import load_models
+from regpt.fairness.wording import no_claim, significance_lines
 from regpt.rendering.markup import MARKDOWN
 from regpt.stats.outcome import Outcome, Quantity
 from regpt.tracking.window_losses import read_window_losses, write_window_losses
-from tests.comparison import test_fairness as planted
-from tests.comparison.runs import edit_environment, edit_journal, edit_recipe
+from tests.fairness import test_checks as planted
+from tests.helpers.compared_runs import edit_environment, edit_journal, edit_recipe
 
 Plant = Callable[[Path], None]
 K = CaveatKind

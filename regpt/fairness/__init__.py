@@ -1,0 +1,1 @@
+"""What makes the results of two models comparable, and what may be claimed about their recipes."""
