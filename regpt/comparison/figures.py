@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 
 from regpt.base.format import scientific, short_count, smoothed, time_unit, with_error
-from regpt.comparison.learning_curves import LearningCurve
+from regpt.fairness.learning_curves import LearningCurve
 from regpt.fairness.models import ComparedModel
 from regpt.rendering.charts import SMOOTHING_STEPS, plot_band, set_loss_limits, thin_out
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name

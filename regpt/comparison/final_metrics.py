@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from regpt.comparison.learning_curves import training_seconds
+from regpt.fairness.learning_curves import training_seconds
 from regpt.fairness.models import ComparedModel, all_tasks
 from regpt.fairness.run_checks import best_validation
 from regpt.tracking.status import State, state_of

@@ -8,7 +8,7 @@ from typing import Any
 
 from regpt.base.files import write_text
 from regpt.comparison.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_records
-from regpt.comparison.learning_curves import (
+from regpt.fairness.learning_curves import (
     LearningCurve,
     comparable_curves,
     learning_curve,

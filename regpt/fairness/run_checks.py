@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from regpt.comparison.learning_curves import comparable_curves, learning_curve
+from regpt.fairness.learning_curves import comparable_curves, learning_curve
 from regpt.fairness.caveats import (
     Caveat,
     CaveatKind,

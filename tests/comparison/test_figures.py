@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from regpt.comparison import figures
-from regpt.comparison.learning_curves import EvalPoint, LearningCurve, learning_curve
+from regpt.fairness.learning_curves import EvalPoint, LearningCurve, learning_curve
 from regpt.fairness.loading import load_models
 from regpt.tracking.journal import read_history
 from tests.helpers.compared_runs import edit_journal

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regpt.comparison.learning_curves import (
+from regpt.fairness.learning_curves import (
     CurveValue,
     EvalPoint,
     LearningCurve,
