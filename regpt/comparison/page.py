@@ -8,13 +8,6 @@ from typing import Any
 
 from regpt.base.files import write_text
 from regpt.comparison.figures import draw_hellaswag_curves, draw_learning_curves, hellaswag_records
-from regpt.fairness.learning_curves import (
-    LearningCurve,
-    comparable_curves,
-    learning_curve,
-    losses_at_equal_time,
-    losses_at_equal_tokens,
-)
 from regpt.comparison.tables import (
     differences_table,
     equal_time_table,
@@ -25,6 +18,13 @@ from regpt.comparison.tables import (
 )
 from regpt.fairness.checks import find_caveats
 from regpt.fairness.claims import paired_tests
+from regpt.fairness.learning_curves import (
+    LearningCurve,
+    comparable_curves,
+    learning_curve,
+    losses_at_equal_time,
+    losses_at_equal_tokens,
+)
 from regpt.fairness.models import ComparedModel
 from regpt.fairness.wording import caveat_lines, problem_lines, significance_lines
 from regpt.rendering.figure_style import as_markdown, in_both_lights

@@ -158,8 +158,7 @@ class TrainingConsole:
         self.figures = (
             f"step {record.step:,}/{recipe.run.max_steps:,} · loss {record.loss:.4f}"
             f" · {duration(self.seconds_left(record.step))} left",
-            f"{rate:,.0f} tokens/s{share}"
-            f" · lr {scientific(record.learning_rate, 3)} · norm {record.gradient_norm:.2f}",
+            f"{rate:,.0f} tokens/s{share} · lr {scientific(record.learning_rate, 3)} · norm {record.gradient_norm:.2f}",
         )
         status = " · ".join(self.figures)
         interval = -(-recipe.run.max_steps // LINES_IN_A_PIPE)

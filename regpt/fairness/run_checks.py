@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from regpt.fairness.learning_curves import comparable_curves, learning_curve
 from regpt.fairness.caveats import (
     Caveat,
     CaveatKind,
@@ -14,6 +13,7 @@ from regpt.fairness.caveats import (
     evaluate_command,
     values_if_different,
 )
+from regpt.fairness.learning_curves import comparable_curves, learning_curve
 from regpt.fairness.models import ComparedModel
 from regpt.tracking.journal import ValidationRecord
 from regpt.tracking.run import Run

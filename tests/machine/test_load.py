@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from regpt.distributed.machine_load import LoadMeter
+from regpt.machine.load import LoadMeter
 
 
 def work(seconds: float) -> None:
