@@ -7,12 +7,14 @@ from enum import StrEnum
 from regpt.base.settings import result_differences
 from regpt.fairness.caveats import Caveat
 from regpt.fairness.checks import find_caveats
-from regpt.fairness.models import ComparedModel, TaskScore, all_tasks
+from regpt.fairness.loading import load_run
+from regpt.fairness.models import ComparedModel, TaskScore, align_on_shared_data, all_tasks
 from regpt.stats.identical import Identity, identical
 from regpt.stats.outcome import Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, holm_adjusted
-from regpt.stats.verdicts import Verdict, compare_losses, compare_predictions, speed_verdict
+from regpt.stats.verdicts import Verdict, compare_losses, compare_predictions, speed_verdict, verdicts
 from regpt.tasks.catalog import Metric
+from regpt.tracking.run import Run
 
 
 class Limit(StrEnum):
@@ -42,6 +44,13 @@ class Claim:
     def is_difference(self) -> bool:
         """Whether a significant difference may be claimed."""
         return self.is_about_recipes and self.verdict.outcome.is_difference
+
+
+def claims_on_runs(run: Run, other: Run) -> list[Claim]:
+    """Return what may be claimed about two runs that are not identical: loss, HellaSwag accuracy and speed."""
+    first, second = align_on_shared_data([load_run(run, run.id), load_run(other, other.id)])
+    caveats = find_caveats([first, second])
+    return [claim_on(verdict, first, second, caveats) for verdict in verdicts(run, other)]
 
 
 def claim_on(verdict: Verdict, first: ComparedModel, other: ComparedModel, caveats: Sequence[Caveat]) -> Claim:

@@ -29,7 +29,7 @@ class Device:
     precision: torch.dtype  # of matrix products: bfloat16 by autocast, or float32
     compiled: bool
     peak_flops: float  # per second; 0: unknown
-    peak_source: str  # where that figure comes from, or why there is none
+    peak_source: str  # where that figure comes from, or why it is missing
     peak_measurements: int = 0  # that agreed; 0: from a table
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:

@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from regpt.fairness.claims import Claim, claims_on_runs
+from regpt.fairness.wording import caveats_text, no_claim
 from regpt.rendering.markdown import code, escaped
 from regpt.reporting.published import REFERENCES
 from regpt.reporting.recipe_diff import Change, changes, differences_from_gpt2, one_change, rows_of_differences
@@ -36,7 +38,6 @@ from regpt.reporting.wording import (
 from regpt.stats.describe import difference_text, identity_text, value_text, verdict_text
 from regpt.stats.identical import identical
 from regpt.stats.outcome import Quantity
-from regpt.stats.verdicts import Verdict, verdicts
 from regpt.tracking.journal import SampleRecord
 from regpt.tracking.run import Run
 from regpt.tracking.status import state_of
@@ -218,7 +219,7 @@ def baseline_comparison(run: Run, other: Baseline, heading: str, relation: Relat
         settings=rows_of_differences(run.recipe, other.recipe),
         example=one_change_command(run, other, found),
         identity=identity_text(same) if same else "",
-        verdicts=[verdict_row(one, other.run) for one in verdicts(run, other.run)] if other.run else [],
+        verdicts=[verdict_row(claim, other.run) for claim in claims_on_runs(run, other.run)] if other.run else [],
         origin=escaped(recorded_where(other.recipe)),
     )
 
@@ -233,11 +234,12 @@ def one_change_command(run: Run, other: Baseline, found: Sequence[Change]) -> st
     return code(f"regpt train {recipe} --name one-change {one_change(chosen, run.recipe, other.recipe)}")
 
 
-def verdict_row(verdict: Verdict, other: Run) -> VerdictRow:
+def verdict_row(claim: Claim, other: Run) -> VerdictRow:
+    verdict = claim.verdict
     return VerdictRow(
         name=ROW_NAMES[verdict.quantity],
         theirs=value_text(verdict.quantity, verdict.theirs),
         ours=value_text(verdict.quantity, verdict.ours),
         difference=difference_text(verdict),
-        verdict=verdict_text(verdict, other.id),
+        verdict=no_claim(caveats_text(claim.caveats)) if claim.caveats else verdict_text(verdict, other.id),
     )

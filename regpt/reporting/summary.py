@@ -4,6 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.format import duration, percent, with_error
+from regpt.fairness.caveats import CaveatKind
+from regpt.fairness.claims import Claim, claims_on_runs
+from regpt.fairness.wording import LIMIT_TEXT, caveats_text
 from regpt.rendering.markdown import escaped
 from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS
 from regpt.reporting.scores import Baseline, guessing, recorded_where
@@ -18,7 +21,7 @@ from regpt.stats.describe import (
 from regpt.stats.identical import identical
 from regpt.stats.losses import error_bounds_test, loss_at
 from regpt.stats.outcome import Outcome, Quantity
-from regpt.stats.verdicts import Verdict, compare_losses, same_windows, verdicts
+from regpt.stats.verdicts import compare_losses, same_windows
 from regpt.tracking.run import Run, primary_accuracy
 
 SHORT_NAMES = {
@@ -97,46 +100,57 @@ def baseline_paragraph(run: Run, other: Baseline) -> str:
         return f"Compared with {name}: the two runs are identical: {identity_text(same)}."
     unlike = [part for part in parts(other.recipe.model) if part not in parts(run.recipe.model)]
     tokens = "the same number of" if run.tokens == other.run.tokens else f"{other.run.tokens:,}"
-    hellaswag, loss, speed = verdicts(run, other.run)
-    sentences = [*sentences_of([loss, hellaswag, speed])]
+    claims = claims_on_runs(run, other.run)
+    sentences = [*sentences_of(claims)]
     if run.tokens > other.run.tokens and same_windows(run, other.run):
-        sentences[1:1] = at_equal_tokens(run, other.run)
+        sentences[1:1] = at_equal_tokens(run, other.run, claims[0])
     which = f"which has {listed(unlike)} and" if unlike else "which"
     first, *rest = sentences
     return f"Compared with {name}, {which} saw {tokens} tokens: {'. '.join([first, *map(capitalized, rest)])}."
 
 
-def at_equal_tokens(run: Run, other: Run) -> Iterator[str]:
-    """Compare the losses after the other run's number of tokens, if both were validated there."""
+def at_equal_tokens(run: Run, other: Run, claim: Claim) -> Iterator[str]:
+    """Compare the losses after as many tokens as the other run saw, where both were validated then.
+
+    A difference is claimed if the number of tokens is all that forbids it at the end.
+    """
     ours, theirs = ([one for one in r.history.validations if one.tokens == other.tokens] for r in (run, other))
     if not (ours and theirs):
         return
     verdict = compare_losses(loss_at(run, ours[-1]), loss_at(other, theirs[-1]))
-    tested = verdict.outcome is not Outcome.NOT_TESTED
-    result = (
-        f", {OUTCOME_TEXT[verdict.outcome]} ({escaped(describe_test_briefly(verdict))})" if tested else " (not tested)"
-    )
-    yield f"at equal tokens, its validation loss was {values_text(verdict)}{result}"
+    remaining = tuple(caveat for caveat in claim.caveats if caveat.kind is not CaveatKind.OTHER_TOKENS)
+    at_equal = Claim(verdict, remaining, claim.limits)
+    result = OUTCOME_TEXT[verdict.outcome] if at_equal.is_about_recipes else "no claim"
+    why = f" ({escaped(describe_test_briefly(verdict))})" if at_equal.is_about_recipes else ""
+    yield f"at equal tokens, its validation loss was {values_text(verdict)}: {result}{why}"
 
 
-def sentences_of(found: Sequence[Verdict]) -> Iterator[str]:
-    """Word the differences in quality, what is not significantly different, the speed, and last what has no test."""
-    differ = [verdict for verdict in found if verdict.outcome.is_difference]
-    equal = [verdict for verdict in found if verdict.outcome is Outcome.INDISTINGUISHABLE]
-    untested = [verdict for verdict in found if verdict.outcome is Outcome.NOT_TESTED]
-    yield from (difference_sentence(verdict) for verdict in differ if verdict.quantity is not Quantity.SPEED)
+def sentences_of(claims: Sequence[Claim]) -> Iterator[str]:
+    """Word the differences that may be claimed, what does not differ significantly, and figures without a claim."""
+    yield from (difference_sentence(claim) for claim in claims if claim.is_difference)
+    equal = [one.verdict for one in claims if one.is_about_recipes and not one.is_difference]
     if equal:
         parts = [f"{one.quantity}, {values_text(one)} ({escaped(describe_test_briefly(one))})" for one in equal]
         yield f"not significantly different: {'; '.join(parts)}"
-    yield from (difference_sentence(verdict) for verdict in differ if verdict.quantity is Quantity.SPEED)
-    if untested:
-        yield f"not tested: {', '.join(f'{one.quantity} ({escaped(describe_test_briefly(one))})' for one in untested)}"
+    unclaimed = [claim for claim in claims if not claim.is_about_recipes]
+    if unclaimed:
+        yield f"no claim about the recipes: {'; '.join(map(unclaimed_text, unclaimed))}"
 
 
-def difference_sentence(verdict: Verdict) -> str:
+def unclaimed_text(claim: Claim) -> str:
+    """Name a quantity with both values, if both were measured, and what forbids a claim."""
+    verdict = claim.verdict
+    values = f", {values_text(verdict)}" if verdict.difference is not None else ""
+    why = caveats_text(claim.caveats) if claim.caveats else describe_test_briefly(verdict)
+    return f"{verdict.quantity}{values} ({escaped(why)})"
+
+
+def difference_sentence(claim: Claim) -> str:
+    verdict = claim.verdict
+    limits = "".join(f"; {LIMIT_TEXT[limit]}" for limit in claim.limits)
     return (
         f"{SUBJECTS[verdict.quantity]} {OUTCOME_TEXT[verdict.outcome]}, {values_text(verdict)}"
-        f" ({escaped(describe_test_briefly(verdict))})"
+        f" ({escaped(describe_test_briefly(verdict))}{limits})"
     )
 
 

@@ -38,8 +38,8 @@ class Verdict:
 
 
 def verdicts(run: Run, other: Run) -> list[Verdict]:
-    """The verdicts on HellaSwag, validation loss and speed, in this order."""
-    return [hellaswag_verdict(run, other), loss_verdict(run, other), speed_verdict(run, other)]
+    """The verdicts on validation loss, HellaSwag and speed, in this order."""
+    return [loss_verdict(run, other), hellaswag_verdict(run, other), speed_verdict(run, other)]
 
 
 def same_windows(run: Run, other: Run) -> bool:
