@@ -12,6 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from regpt.cli.main import main
+from regpt.fairness.claims import paired_tests
+from regpt.fairness.loading import load_models
+from regpt.stats.paired import PairedLossTest
 from regpt.tracking.events import Event, Resumed, Rollback
 from regpt.tracking.journal import RunState, read_history
 
@@ -93,8 +96,11 @@ def test_old_runs_are_compared_window_by_window() -> None:
     """Expect the mean difference of the losses and its standard error over 8 groups of neighbouring windows."""
     assert main(["compare", "old-modern", "old-classic", "--into", "compared"]) == 0
     comparison = Path("compared/comparison.md").read_text(encoding="utf-8")
+    loss = paired_tests(*load_models(["old-modern", "old-classic"], Path("runs"))).loss
     groups = (window_losses(MODERN) - window_losses(CLASSIC)).reshape(8, 2).mean(axis=1)
-    assert f"{groups.mean():.4f} ± {groups.std(ddof=1) / 8**0.5:.4f}" in comparison
+    assert loss and isinstance(loss.verdict.test, PairedLossTest) and not loss.is_about_recipes
+    assert loss.verdict.test.difference == pytest.approx(groups.mean())
+    assert loss.verdict.test.standard_error == pytest.approx(groups.std(ddof=1) / 8**0.5)
     for run in (MODERN, CLASSIC):
         assert f"{last_validation_loss(run):.4f}" in comparison
 

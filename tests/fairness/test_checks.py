@@ -291,7 +291,7 @@ def test_published_figures_are_marked(runs: Path) -> None:
 def test_remedy_for_other_data_makes_the_losses_comparable(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command is copied from the page."""
     loss = paired_tests(*load_models(["a", "c"], Path("runs"))).loss
-    assert loss and (loss.outcome, loss.reason) == (Outcome.NOT_TESTED, NotTested.OTHER_DATA)
+    assert loss and (loss.verdict.outcome, loss.verdict.reason) == (Outcome.NOT_TESTED, NotTested.OTHER_DATA)
     out = run_command(capsys, "compare", "a", "c")
     command = re.search(r"`regpt (evaluate c .*?)`", out)
     assert command
@@ -299,7 +299,7 @@ def test_remedy_for_other_data_makes_the_losses_comparable(runs: Path, capsys: p
     assert CaveatKind.OTHER_DATA not in kinds_of("a", "c")
     models = load_models(["a", "c"], Path("runs"))
     loss = paired_tests(*models).loss
-    assert loss and isinstance(loss.test, PairedLossTest) and loss.test.windows == 8
+    assert loss and isinstance(loss.verdict.test, PairedLossTest) and loss.verdict.test.windows == 8
     stored = json.loads((runs / "c" / "evaluations" / "step_000006" / "results.json").read_text())
     found = stored["tasks"]["validation"]
     assert models[1].loss and models[1].loss.loss == found["loss"]

@@ -5,6 +5,7 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.sections import RunRecipe
+from regpt.machine import device as device_module
 from regpt.machine.device import choose_precision, open_device, seed_micro_batch
 
 
@@ -40,6 +41,16 @@ def test_random_numbers_follow_from_seed_step_and_micro_batch() -> None:
     assert len({drawn(seed, step, number) for seed in range(4) for step in range(4) for number in range(4)}) == 64
 
 
-def test_cpu_peak_rate_is_measured_and_says_so() -> None:
-    device = open_device(RunRecipe(device="cpu", precision="float32"))
-    assert device.peak_flops > 1e9 and "measured" in device.peak_source
+@pytest.mark.parametrize(("rates", "peak"), [((5e10, 4.9e10, 5e10, 5e10, 4.6e10), 5e10), ((5e10, 4e10) * 3, 0.0)])
+def test_cpu_peak_is_measured_several_times(
+    monkeypatch: pytest.MonkeyPatch, rates: tuple[float, ...], peak: float
+) -> None:
+    """Measurements that differ by more than a tenth are not used."""
+    measured = iter(rates)
+    monkeypatch.setattr(device_module, "measure_matmul_rate", lambda device, precision: next(measured))
+    found = device_module.peak_rate.__wrapped__(torch.device("cpu"), torch.float32)
+    assert (found.flops, found.measurements) == (peak, 5 if peak else 0)
+
+
+def test_cpu_rate_of_matrix_products_is_measured() -> None:
+    assert device_module.measure_matmul_rate(torch.device("cpu"), torch.float32, seconds=0.01) > 1e9

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
+from regpt.fairness.claims import claims_on_runs
 from regpt.reporting.scores import Baseline
 from regpt.reporting.summary import at_equal_tokens, baseline_paragraph, capitalized, summary
 from regpt.stats.describe import describe_test_briefly
@@ -111,9 +113,9 @@ def test_clear_difference_has_the_opposite_outcome_when_swapped(tmp_path: Path) 
     better = planted(tmp_path / "a", loss=2.9, right=360, seconds=0.8)
     worse = planted(tmp_path / "b", loss=3.0, right=300, seconds=1.0)
     found = verdicts(better, worse)
-    assert [verdict.outcome for verdict in found] == [Outcome.HIGHER, Outcome.LOWER, Outcome.FASTER]
-    assert [one.outcome for one in verdicts(worse, better)] == [Outcome.LOWER, Outcome.HIGHER, Outcome.SLOWER]
-    hellaswag, loss, speed = found
+    assert [verdict.outcome for verdict in found] == [Outcome.LOWER, Outcome.HIGHER, Outcome.FASTER]
+    assert [one.outcome for one in verdicts(worse, better)] == [Outcome.HIGHER, Outcome.LOWER, Outcome.SLOWER]
+    loss, hellaswag, speed = found
     assert isinstance(loss.test, ErrorBoundsTest) and loss.test.thresholds == pytest.approx((0, 0.0393), abs=1e-4)
     assert (loss.ours, loss.theirs, loss.difference) == pytest.approx((2.9, 3.0, -0.1))
     assert isinstance(hellaswag.test, PairedAccuracyTest) and hellaswag.test.p_value == pytest.approx(1.7e-18, rel=0.05)
@@ -182,17 +184,22 @@ def test_students_t_threshold_agrees_with_scipy(degrees: int) -> None:
 def test_equal_tokens_need_a_validation_of_both_runs(tmp_path: Path) -> None:
     ours, other = planted(tmp_path / "a", loss=2.9), planted(tmp_path / "b")
     further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
-    ours = replace(ours, history=replace(ours.history, steps=further))
-    (sentence,) = at_equal_tokens(ours, other)
-    assert "2.9000 vs 3.0000, lower (" in sentence and capitalized(sentence) in baseline_paragraph(
+    ours = replace(ours, history=replace(ours.history, steps=further), recipe=finished_after(121))
+    other = replace(other, recipe=finished_after(120))
+    (sentence,) = at_equal_tokens(ours, other, claims_on_runs(ours, other)[0])
+    assert "2.9000 vs 3.0000: lower (" in sentence and capitalized(sentence) in baseline_paragraph(
         ours, as_other(other)
     )
     ours, kept = with_windows(ours, -0.05, 0.1), with_windows(other, 0.0, 0.1)
-    (sentence,) = at_equal_tokens(ours, kept)
-    assert re.search(r"[\d.]+ vs [\d.]+, lower \(difference -0\.0", sentence)
+    (sentence,) = at_equal_tokens(ours, kept, claims_on_runs(ours, kept)[0])
+    assert re.search(r"[\d.]+ vs [\d.]+: lower \(difference -0\.0", sentence)
     earlier = [replace(look, step=40, tokens=40_960) for look in other.history.validations]  # stopped later
     other = replace(other, history=replace(other.history, validations=earlier))
-    assert not list(at_equal_tokens(ours, other))
+    assert not list(at_equal_tokens(ours, other, claims_on_runs(ours, other)[0]))
+
+
+def finished_after(steps: int) -> Recipe:
+    return load_recipe("demo-modern", [f"run.max_steps={steps}"])
 
 
 def as_other(run: Run) -> Baseline:
