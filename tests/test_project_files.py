@@ -1,6 +1,8 @@
 """The files around the program agree with it: workflow, pre-commit hooks, citation, versions."""
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -82,3 +84,47 @@ def test_docs_extra_is_pinned() -> None:
         re.split(r"[>=<\[]", requirement)[0] for requirement in PROJECT["project"]["optional-dependencies"]["docs"]
     }
     assert names <= pins().keys()
+
+
+def make_demo(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
+    """Run `make .venv/installed` in a copy of the Makefile with a command that plays Python and pip."""
+    shutil.copy(ROOT / "Makefile", folder)
+    for name in ("pyproject.toml", "constraints.txt", "data-packages.txt"):
+        (folder / name).touch()
+    script = folder / "fake-python"
+    script.write_text(f"#!/bin/sh\n{python}\n")
+    script.chmod(0o755)
+    command = ["make", "-s", f"PYTHON={script}", ".venv/installed"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+# With -m venv, writes a .venv whose python says yes to everything, and notes each call.
+MAKES_VENV = """echo "$@" >> calls; case "$*" in *venv*) mkdir -p .venv/bin; cp /bin/true .venv/bin/python;; esac"""
+WITHOUT_VENV = """case "$*" in *venv*) mkdir -p .venv/bin; cp /bin/false .venv/bin/python; exit 1;; esac"""
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_makefile_replaces_an_environment_without_pip(tmp_path: Path) -> None:
+    """Debian's Python leaves one behind where python3-venv is missing."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy("/bin/false", tmp_path / ".venv" / "bin" / "python")
+    assert make_demo(tmp_path, MAKES_VENV).returncode == 0
+    assert "-m venv --clear .venv" in (tmp_path / "calls").read_text()
+    (tmp_path / "calls").unlink()
+    (tmp_path / ".venv" / "installed").unlink()
+    assert make_demo(tmp_path, MAKES_VENV).returncode == 0  # an environment with pip is kept
+    assert "venv" not in (tmp_path / "calls").read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("python", "remedy"), [(WITHOUT_VENV, "apt install python3-venv"), ("exit 1", "3.11")])
+def test_makefile_names_what_python_lacks(tmp_path: Path, python: str, remedy: str) -> None:
+    ended = make_demo(tmp_path, python)
+    assert ended.returncode != 0 and remedy in ended.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_tiktoken_is_not_older_than_its_linear_encoding_of_long_runs() -> None:
+    """Before 0.13 a run of one letter took quadratic time (openai/tiktoken 195)."""
+    (wanted,) = [line for line in PROJECT["project"]["dependencies"] if line.startswith("tiktoken")]
+    assert tuple(map(int, wanted.partition(">=")[2].split("."))) >= (0, 13)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regpt.base.errors import LockedError
+from regpt.base.errors import DataError, LockedError
 
 HASH_PIECE = 1 << 22  # bytes read at a time
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"  # https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 
 
 def sha256_of_file(path: Path) -> str:
@@ -29,6 +30,19 @@ def sha256_of_file(path: Path) -> str:
 def sha256_of_json(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces), in hexadecimal."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raise DataError if a file holds only Git LFS's pointer to its content, as `git clone` leaves it without LFS."""
+    try:
+        with path.open("rb") as file:
+            is_pointer = file.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:  # the reader of the file reports it
+        return
+    if is_pointer:
+        raise DataError(
+            f"{path}: a Git LFS pointer instead of the file", "run `git lfs install` and `git lfs pull` in that clone"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -23,6 +23,14 @@ LINES_IN_A_PIPE = 10  # lines with the loss in a whole run, at least; more if it
 NAME_AND_BAR_WIDTH = 20  # characters
 
 
+def is_live_terminal(terminal: Terminal) -> bool:
+    """Return whether lines can be redrawn: in a terminal that knows escape codes, and never in a file or a pipe.
+
+    rich takes FORCE_COLOR for a terminal, too. It is a wish for colors alone.
+    """
+    return terminal.is_terminal and terminal.file.isatty() and not terminal.is_dumb_terminal
+
+
 class Console:
     """Prints lines and shows progress: a bar in a terminal, occasional lines elsewhere.
 
@@ -31,7 +39,7 @@ class Console:
 
     def __init__(self, terminal: Terminal | None = None) -> None:
         self.terminal = terminal or Terminal(highlight=False, soft_wrap=True)
-        self.is_live = self.terminal.is_terminal
+        self.is_live = is_live_terminal(self.terminal)
         self.progress: Progress | None = None
         self.bar = TaskID(0)
         self.last_line_at = time.perf_counter()

@@ -9,7 +9,7 @@ import platform
 import sysconfig
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -109,8 +109,7 @@ def open_corpus(source: str, text_column: str, separator: str = "") -> Corpus:
     if not file_kind(path):
         advice = ADVICE.get(unread_suffix(path), f"use {READABLE_FILES}")
         raise DataError(f"data.source = '{path}': regpt cannot read '{path.suffix}' files", advice)
-    part = FilePart(path, text_column, separator)
-    return Corpus(str(source), (replace(part, listed=part.stamp()),))
+    return Corpus(str(source), (FilePart(path, text_column, separator).with_stamp(),))
 
 
 def open_folder(folder: Path, text_column: str, separator: str) -> Corpus:
@@ -126,7 +125,7 @@ def open_folder(folder: Path, text_column: str, separator: str) -> Corpus:
     parts = [FilePart(folder / path, text_column, separator) for path in selection.chosen]
     return Corpus(
         str(folder),
-        tuple(replace(part, listed=part.stamp()) for part in parts),
+        tuple(part.with_stamp() for part in parts),
         left_out_record(selection),
         notes=(*notes_about(selection), *notes_about_links(listing)),
     )

@@ -9,11 +9,12 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from regpt.base.errors import DataError, reading_advice
+from regpt.base.files import refuse_lfs_pointer
 from regpt.base.format import shown
 from regpt.corpus import chunks
 from regpt.corpus.chunks import NO_JSON, NO_TEXT, Documents, TextChunk
@@ -110,6 +111,11 @@ class FilePart:
         with reading_errors(self.path):
             status = self.path.stat()
         return status.st_size, status.st_mtime_ns
+
+    def with_stamp(self) -> "FilePart":
+        """Return this part with its stamp in `listed`. Raise DataError if the file is gone, or only a pointer to it."""
+        refuse_lfs_pointer(self.path)
+        return replace(self, listed=self.stamp())
 
     def fingerprint(self) -> list[Any]:
         values = [self.name, *(self.listed or self.stamp())]

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError, reading_advice
+from regpt.base.files import refuse_lfs_pointer
 from regpt.data import tokenizer
 
 ShardFormat = Literal["npy", "llm.c", "raw"]
@@ -46,6 +47,7 @@ def shard_format(path: Path) -> ShardFormat | None:
 def read_header(path: Path, form: ShardFormat) -> tuple[int, int]:
     """Return (tokens, header bytes) of a shard. Raise DataError, naming the file, if header and size disagree."""
     size = file_size(path)
+    refuse_lfs_pointer(path)
     tokens, header_bytes = {"npy": npy_header, "llm.c": llmc_header, "raw": no_header}[form](path, size)
     promised = header_bytes + tokens * DTYPE.itemsize
     if size != promised:

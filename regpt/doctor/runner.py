@@ -12,6 +12,7 @@ from rich.console import Console as Terminal
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
 from regpt.base.format import duration
 from regpt.base.recipe import Recipe
+from regpt.console.training import is_live_terminal
 from regpt.distributed.signals import ImmediateStop, StopRequested
 from regpt.doctor import artifacts, learning, reproducibility, resources
 from regpt.doctor.checks import CheckResult, CheckSkipped, Status
@@ -89,8 +90,8 @@ def run_checks(
     """Run checks one by one and yield their results. Stop after a failure of a required check."""
     errors: dict[Exception, str] = {}
     for name in names:
-        interactive = terminal is not None and terminal.is_terminal
-        with terminal.status(f"{name} …") if terminal is not None and interactive else nullcontext():
+        is_live = terminal is not None and is_live_terminal(terminal)
+        with terminal.status(f"{name} …") if terminal is not None and is_live else nullcontext():
             result = run_check(rehearsal, name, errors)
         yield result
         if result.status is Status.FAIL and name in REQUIRED:

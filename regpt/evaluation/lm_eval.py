@@ -3,7 +3,6 @@
 Import this module only where it is needed: lm-eval is an optional package.
 """
 
-import importlib.util
 import json
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ from regpt.evaluation.scoring import PackedQuestions, choice_losses_and_greedy, 
 from regpt.interop.open_model import LoadedModel
 from regpt.machine.device import Device
 from regpt.machine.env import disable_lm_eval_multiprocessing
+from regpt.machine.packages import is_installed
 from regpt.tasks.packing import Question
 
 # A request of lm-eval: ((context, continuation), context tokens, continuation tokens)
@@ -35,7 +35,7 @@ def as_tokens(lists: Iterable[list[int]]) -> tuple[Tokens, ...]:
 
 def make_harness_model(loaded: LoadedModel, device: Device, ranks: RankGroup, progress: ReportTaskProgress) -> Any:
     """Wrap a model as an `lm_eval.api.model.LM`. Raises UserError where lm-eval is not installed."""
-    if importlib.util.find_spec("lm_eval") is None:
+    if not is_installed("lm_eval"):
         raise UserError("lm-eval is not installed", "pip install 'regpt[lm-eval]'")
     from lm_eval.api.model import TemplateLM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window

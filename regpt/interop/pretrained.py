@@ -14,6 +14,7 @@ from torch import Tensor
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
+from regpt.base.files import refuse_lfs_pointer
 from regpt.data.tokenizer import Tokenizer
 from regpt.interop.huggingface import from_hugging_face, to_hugging_face
 from regpt.interop.pretrained_tokenizer import load_tokenizer
@@ -147,6 +148,7 @@ def read_weights(directory: Path) -> dict[str, Tensor]:
             paths = [directory / Path(name).name for name in names]
         weights: dict[str, Tensor] = {}
         for path in paths:
+            refuse_lfs_pointer(path)
             with safe_open(path, framework="pt") as file:
                 weights |= {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:

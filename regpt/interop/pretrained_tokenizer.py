@@ -7,9 +7,10 @@ from typing import Any
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
-from regpt.base.files import sha256_of_file
+from regpt.base.files import refuse_lfs_pointer, sha256_of_file
 from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.machine.packages import is_installed
 
 PROBE = "a"  # any text
 
@@ -45,12 +46,13 @@ def load_tokenizer(directory: Path, recipe: ModelRecipe, config: Mapping[str, An
         return GPT2_TOKENIZER
     if not own.is_file():
         raise UserError(f"{directory}: its tokenizer is not in tokenizer.json", "fetch or make that file")
-    try:
-        import tokenizers
-    except ImportError:
+    refuse_lfs_pointer(own)
+    if not is_installed("tokenizers"):
         raise UserError(
             f"{directory}: has a tokenizer of its own, which needs the package tokenizers", "pip install 'regpt[hf]'"
-        ) from None
+        )
+    import tokenizers
+
     try:
         found = tokenizers.Tokenizer.from_file(str(own))
     except Exception as error:  # the library raises plain Exceptions

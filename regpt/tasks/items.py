@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import DataError
-from regpt.base.files import sha256_of_file, sha256_of_json
+from regpt.base.files import refuse_lfs_pointer, sha256_of_file, sha256_of_json
 from regpt.base.hub_errors import first_line, plain_hub_errors, unreachable
 from regpt.tasks.catalog import HELLASWAG_FILE, Item, Row, Task, is_authors_hellaswag, stratified_subset
 
@@ -143,6 +143,7 @@ def read_rows(path: Path) -> list[Row]:
 
     if not path.is_file():
         raise DataError(f"{path}: no such file", "correct evaluation.hellaswag_file")
+    refuse_lfs_pointer(path)
     try:
         if path.suffix == ".parquet":
             return list(pq.read_table(path).to_pylist())

@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib
-import importlib.util
 import io
 import re
 import sys
@@ -16,6 +15,7 @@ from typing import Any, Protocol
 
 from regpt.base.errors import UserError
 from regpt.base.format import duration
+from regpt.machine.packages import is_installed
 from regpt.tracking.events import OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
 
@@ -148,7 +148,7 @@ class Trackers:
         self.running: list[tuple[str, threading.Thread, SimpleQueue[Record | None]]] = []
         for name in names:
             package = TRACKERS[name][0]
-            if importlib.util.find_spec(package) is None:
+            if not is_installed(package):
                 raise UserError(f"run.sinks = '{name}': it is not installed", f"pip install 'regpt[{name}]'")
 
     def begin(self, run: Path, settings: dict[str, Any], tokens_per_step: int, resumed_at: int | None = None) -> None:

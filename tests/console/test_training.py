@@ -18,6 +18,13 @@ from tests.conftest import tiny_recipe
 DEVICE = Device(torch.device("cpu"), "a processor", torch.float32, False, 1e12, "a guess")
 
 
+class TerminalFile(StringIO):
+    """The text that a terminal receives."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def make_console(recipe: Recipe, resumed: bool) -> tuple[TrainingConsole, StringIO]:
     """Return a console in a pipe after one evaluation, of this attempt or the last: 3 s validation, 7 s HellaSwag."""
     text = StringIO()
@@ -110,7 +117,7 @@ def test_pipe_gets_a_loss_line_a_minute_while_micro_batches_pass(
 
 
 def test_terminal_shows_the_loss_next_to_the_micro_batch(tmp_path: Path) -> None:
-    terminal = Terminal(file=StringIO(), force_terminal=True, width=100)
+    terminal = Terminal(file=TerminalFile(), force_terminal=True, width=100)
     with Console(terminal) as live:
         console = TrainingConsole(live, tiny_recipe(tmp_path), DEVICE, 1)
         console.begin(Path("runs/it"), 0, "alone", "")
@@ -124,8 +131,36 @@ def test_terminal_shows_the_loss_next_to_the_micro_batch(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("in_terminal", [False, True])
 def test_samples_are_printed_in_a_pipe_and_in_a_terminal(tmp_path: Path, in_terminal: bool) -> None:
-    text = StringIO()
+    text = TerminalFile() if in_terminal else StringIO()
     terminal = Terminal(file=text, force_terminal=in_terminal, highlight=False, soft_wrap=True, width=100)
     console = TrainingConsole(Console(terminal), tiny_recipe(tmp_path), DEVICE, 1)
     console.sample(SampleRecord(step=3, prompt="a", texts=["a\nb", "a c"], seed=1, top_k=5))
     assert [line.strip() for line in text.getvalue().splitlines()] == ["a⏎b", "a c"]
+
+
+@pytest.mark.parametrize(
+    ("in_terminal", "variables", "is_live"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": "1", "CI": "true"}, True),
+        (True, {"TERM": "dumb"}, False),
+        (True, {"TTY_COMPATIBLE": "0"}, False),
+        (False, {}, False),
+        (False, {"FORCE_COLOR": "1"}, False),
+        (False, {"TTY_COMPATIBLE": "1", "CI": "true"}, False),
+    ],
+)
+def test_bars_are_shown_in_terminals_alone(
+    monkeypatch: pytest.MonkeyPatch, in_terminal: bool, variables: dict[str, str], is_live: bool
+) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    text = TerminalFile() if in_terminal else StringIO()
+    with Console(Terminal(file=text)) as console:
+        console.start_bar("train", 10)
+        console.update_bar("step 1", completed=1)
+        assert (console.progress is not None) == console.is_live == is_live
+    assert in_terminal or "\x1b" not in text.getvalue()

@@ -92,6 +92,15 @@ def test_truncated_compressed_file_is_refused(tmp_path: Path, pack: Callable[[by
         read(path)
 
 
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.txt", "a.txt.gz"])
+def test_git_lfs_pointer_is_not_taken_for_the_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    for source in (tmp_path, tmp_path / name):
+        with pytest.raises(DataError) as caught:
+            open_corpus(str(source), "text")
+        assert name in caught.value.problem and "git lfs pull" in caught.value.fix
+
+
 def test_truncated_parquet_file_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": ["word"] * 1000}), tmp_path / "a.parquet")
     whole = (tmp_path / "a.parquet").read_bytes()

@@ -13,7 +13,7 @@ from regpt.base.progress import NoProgress
 from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.data import tokenizer
-from regpt.data.formats import LLMC_HEADER_BYTES, npy_header_bytes
+from regpt.data.formats import LLMC_HEADER_BYTES, npy_header_bytes, read_header
 from regpt.data.import_shards import find_shards, import_shards, verify
 from regpt.data.shards import Manifest, TokenWindows, read_manifest
 from regpt.preparation.dataset import prepare
@@ -434,3 +434,11 @@ def test_windows_name_a_shard_damaged_while_in_use(tiny: Recipe) -> None:
     path.write_bytes(whole)
     assert len(windows.rows([0, last])) == 2
     assert LLMC_HEADER_BYTES == 1024
+
+
+@pytest.mark.parametrize("name", ["train_000000.npy", "train_000000.bin"])
+def test_git_lfs_pointer_is_not_taken_for_a_shard(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(DataError) as caught:
+        read_header(tmp_path / name, "npy" if name.endswith("npy") else "llm.c")
+    assert name in caught.value.problem and "git lfs pull" in caught.value.fix

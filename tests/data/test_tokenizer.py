@@ -32,6 +32,12 @@ def test_tokenizer_gives_none_for_texts_tiktoken_cannot_encode() -> None:
     assert tokenizer.decode(tokenizer.encode("\ud800 lone surrogate")) == "\ufffd lone surrogate"
 
 
+def test_tokenizer_encodes_a_long_run_of_one_letter() -> None:
+    """In quadratic time, as before tiktoken 0.13, this would take hours and run into the timeout of a test."""
+    ids = tokenizer.encode("a" * 2_000_000)
+    assert tokenizer.decode(ids) == "a" * 2_000_000
+
+
 def test_vocabulary_file_with_wrong_hash_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tokenizer.package_folder()
     assert real is not None, "the data package is not installed; see data-packages.txt"

@@ -173,6 +173,9 @@ def test_missing_and_damaged_files_are_named_in_the_error(tmp_path: Path) -> Non
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"tokenizer\.json"):
         load_pretrained(folder)
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match=r"model\.safetensors: a Git LFS pointer .*git lfs pull"):
+        load_pretrained(folder)
     (folder / "model.safetensors").write_bytes(b"\x10")
     with pytest.raises(UserError, match="cannot be read"):
         load_pretrained(folder)

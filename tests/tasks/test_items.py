@@ -18,6 +18,9 @@ HELLASWAG = TASKS["hellaswag"]
 ERROR_PAGE = "<!DOCTYPE html>\n<html><body>404: not found</body></html>\n"
 
 
+LFS_POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a214614ab29\nsize 12345\n"
+
+
 def without_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(items, "PACKAGE", "no_such_package_here")
 
@@ -64,6 +67,7 @@ def test_published_set_is_recognized_in_any_file(tmp_path: Path) -> None:
         ("empty.jsonl", "", "no items"),
         ("list.jsonl", "[1, 2]\n", "not a JSON object"),
         ("other.jsonl", '{"text": "hello"}\n', "row 1 is not an item of hellaswag .no column 'endings'"),
+        *((f"lfs{suffix}", LFS_POINTER, "Git LFS pointer") for suffix in (".parquet", ".jsonl", ".arrow")),
         ("latin.jsonl", b"\xff\xfe\n", "cannot be read as rows"),
     ],
 )

@@ -3,6 +3,7 @@
 Weights & Biases and trackio are not among the packages that the tests need; where they are installed, they are tested.
 """
 
+import importlib
 import json
 import os
 import sqlite3
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from regpt.base.errors import UserError
 from regpt.base.settings import to_toml
 from regpt.console.training import Console
 from regpt.tracking import trackers
@@ -50,6 +52,19 @@ def test_tensorboard_shows_no_step_twice_after_a_resume_or_a_going_back(tmp_path
     write([step(number, 5.0) for number in range(1, 6)], None)  # and then it is killed
     write([step(4, 4.0), step(5, 4.0), EventRecord(step=4, detail=Rollback(from_step=5)), step(5, 3.0)], 3)
     assert shown_by_tensorboard(tmp_path) == [(1, 5.0), (2, 5.0), (3, 5.0), (4, 4.0), (5, 3.0)]
+
+
+def test_folder_named_like_a_tracker_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Earlier runs of wandb leave one in the current folder, which `python -m` puts first on the path."""
+    (tmp_path / "some_tracker").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(TRACKERS, "wandb", ("some_tracker", Slow))
+    with pytest.raises(UserError, match=r"run\.sinks = 'wandb'.*pip install") as caught:
+        Trackers(["wandb"], pytest.fail)
+    assert caught.value.code == 2
+    (tmp_path / "some_tracker" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    Trackers(["wandb"], pytest.fail)
 
 
 class Slow:
