@@ -93,7 +93,7 @@ def continuations(
     prompts = ids.repeat(len(numbers), 1).to(model.head_weight.device)
     by_round = generate(model, prompts, new_tokens, sampling, check_stop, numbers, tokenizer.vocabulary).cpu().numpy()
     tokens = gather_pieces(by_round, count, ranks)
-    return [tokenizer.decode(row) for row in tokens.tolist()]
+    return [tokenizer.decode(first_document(row, len(ids), tokenizer.eos)) for row in tokens.tolist()]
 
 
 def first_document(tokens: list[int], begin: int, ends: Collection[int]) -> list[int]:

@@ -27,7 +27,7 @@ def changes_of_resume(resumed: Resumed) -> Iterator[str]:
         before, now = resumed.learning_rate_changed
         yield f"the learning rate of the next step was to be {before:.3g}, is {now:.3g}"
     for name, (before, now) in resumed.compute_changed.items():
-        yield f"{COMPUTE_NAMES.get(name, name)} was {worded(before)}, is {worded(now)}; the last bits may differ"
+        yield f"{COMPUTE_NAMES.get(name, name)} was {worded(before)}, is {worded(now)}; results may differ"
 
 
 def worded(value: Any) -> str:

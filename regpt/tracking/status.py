@@ -29,6 +29,9 @@ from regpt.tracking.run import Run
 
 LAST_STEPS = 50  # their median is the current speed
 IDLE_SECONDS = 30.0  # without a record before a run counts as idle,
+# Unrecorded time beyond both limits is not the run's: the clock was set, or the machine slept.
+CLOCK_CHANGE_SECONDS = 86_400.0
+CLOCK_CHANGE_TIMES = 10.0  # the recorded time
 IDLE_TIMES = 3.0  # or this many times the longest recent step or evaluation, if that is longer
 
 
@@ -171,6 +174,8 @@ class RunStatus:
         timed += [*history.validations, *history.tasks]
         counted = sum(record.seconds for record in timed if record.step > first)
         rest = max(0.0, self.written_at - begun.at - counted)
+        if rest > max(CLOCK_CHANGE_SECONDS, CLOCK_CHANGE_TIMES * counted):
+            rest = 0.0
         others: list[SampleRecord | CheckpointRecord] = [*history.samples, *history.checkpoints]
         done = len({record.step for record in others if record.step > first})
         if done:

@@ -164,3 +164,10 @@ def test_bars_are_shown_in_terminals_alone(
         console.update_bar("step 1", completed=1)
         assert (console.progress is not None) == console.is_live == is_live
     assert in_terminal or "\x1b" not in text.getvalue()
+
+
+@pytest.mark.parametrize("steps", [10**12, 10**15, 2**63 - 1])
+def test_step_of_a_run_without_end_has_a_dash_as_time_left(tmp_path: Path, steps: int) -> None:
+    console, text = make_console(tiny_recipe(tmp_path, run={"max_steps": steps}), resumed=False)
+    console.step(step(1))
+    assert " · — left · " in text.getvalue().splitlines()[-1]

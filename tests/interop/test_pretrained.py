@@ -129,8 +129,10 @@ def test_gpt2_tokenizer_is_recognized_in_either_file_format(tmp_path: Path) -> N
     (folder / "vocab.json").write_text(json.dumps(vocabulary, indent=2))
     assert load_pretrained(folder)[1] is GPT2_TOKENS
     (folder / "vocab.json").unlink()
-    (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
-    assert load_pretrained(folder)[1] is GPT2_TOKENS
+    added = [{"id": 50_257, "content": "[PAD]", "special": True}]
+    for more in ({}, {"added_tokens": added}):
+        (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}, **more}))
+        assert load_pretrained(folder)[1] is GPT2_TOKENS
 
 
 @pytest.mark.parametrize(

@@ -258,6 +258,14 @@ def test_time_left_of_a_run_without_end_is_a_dash(tmp_path: Path, steps: int, te
         assert text in seen(path, 120)
 
 
+@pytest.mark.parametrize(("earlier", "unrecorded"), [(56 * 365 * 86_400, 0), (40, 20), (-86_400, 0)])
+def test_time_left_ignores_a_clock_that_was_set(tmp_path: Path, earlier: float, unrecorded: float) -> None:
+    """A machine without a battery starts in 1970, until it asks the network."""
+    records: list[Record] = [event(Started(), 0, time.time() - earlier), *(step(n) for n in range(1, 11))]
+    path = a_run(tmp_path, records, steps=20)
+    assert RunMonitor(path).update().seconds_left == pytest.approx(10 * 2 + unrecorded, abs=1)
+
+
 def test_event_of_a_wrong_clock_is_shown_with_a_dash(tmp_path: Path) -> None:
     assert "—  started at step 0" in seen(a_run(tmp_path, [event(Started(), 0, 1e18), step(1)]), 120)
 
