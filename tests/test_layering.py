@@ -12,6 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "regpt"
 PACKAGES = [
     "base",
+    "filesystem",
     "machine",
     "data",
     "corpus",
@@ -42,6 +43,8 @@ LONG_MODULES: set[str] = set()
 LONG_FUNCTIONS: set[tuple[str, str]] = set()  # declarations of arguments may be longer
 WITHOUT_TORCH = [
     "base",
+    "filesystem",
+    "filesystem",
     "data",
     "corpus",
     "preparation",

@@ -1,7 +1,7 @@
 """Writes shards: tokens are appended as they come, and after each `flush` everything written survives a kill."""
 
+import contextlib
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -9,7 +9,8 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, writing_errors
+from regpt.base.files import flush_descriptor
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, npy_header_bytes
 from regpt.data.shards import Shard, Split
@@ -41,7 +42,8 @@ class ShardFile:
 
     def append(self, ids: NDArray[np.uint16]) -> None:
         data = np.ascontiguousarray(ids, dtype=DTYPE).view(np.uint8).data
-        self.file.write(data)
+        with writing_errors(self.path):
+            self.file.write(data)
         self.hash.update(data)
         self.tokens_hash.update(data)
         self.tokens += len(ids)
@@ -49,8 +51,9 @@ class ShardFile:
 
     def flush(self) -> None:
         """Wait until everything is on the disk."""
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        with writing_errors(self.path):
+            self.file.flush()
+            flush_descriptor(self.file.fileno())
 
     def seal(self) -> Shard:
         """Write the final header, wait until the file is on the disk, and return its record."""
@@ -153,6 +156,7 @@ class ShardWriter:
         return self.shards
 
     def close(self) -> None:
-        """Close the open shard without sealing it."""
+        """Close the open shard without sealing it. A full disk has been reported before."""
         if self.open_shard is not None:
-            self.open_shard.file.close()
+            with contextlib.suppress(OSError):
+                self.open_shard.file.close()

@@ -1,5 +1,6 @@
 """A dataset on the disk: shards of uint16 tokens, and a manifest with their counts and hashes."""
 
+import contextlib
 import json
 import threading
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from typing import IO, Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, reading_advice
 from regpt.base.files import sha256_of_json, write_json
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, ShardFormat, read_header, shard_format
@@ -173,10 +174,7 @@ class TokenWindows:
         out = np.empty((len(of_shard), self.block_size + 1), dtype=DTYPE)
         with self.reading:
             for row, shard, before in zip(out, of_shard.tolist(), tokens_before.tolist(), strict=True):
-                file = self.file(shard)
-                file.seek(self.header_bytes[shard] + before * DTYPE.itemsize)
-                if file.readinto(row) != row.nbytes:  # type: ignore[attr-defined]
-                    raise DataError(f"{self.paths[shard]}: truncated while in use", PREPARE_AGAIN)
+                self.read_row(row, shard, self.header_bytes[shard] + before * DTYPE.itemsize)
         if out.size and int(out.max()) >= tokenizer.VOCABULARY:
             shard = int(of_shard[out.max(axis=1).argmax()])
             raise DataError(
@@ -184,6 +182,25 @@ class TokenWindows:
                 PREPARE_AGAIN,
             )
         return out
+
+    def read_row(self, row: NDArray[np.uint16], shard: int, position: int) -> None:
+        """Fill a row from a position in a shard's file. A failed read is tried once more with the file opened again.
+
+        That helps where a network file system has lost its server for a while and the old handle is stale.
+        """
+        for is_last in (False, True):
+            try:
+                file = self.file(shard)
+                file.seek(position)
+                count = file.readinto(row)  # type: ignore[attr-defined]
+                break
+            except OSError as error:
+                self.forget(shard)
+                if is_last:
+                    problem = f"{self.paths[shard]}: cannot be read ({error.strerror})"
+                    raise DataError(problem, reading_advice(error, PREPARE_AGAIN)) from None
+        if count != row.nbytes:
+            raise DataError(f"{self.paths[shard]}: truncated while in use", PREPARE_AGAIN)
 
     def places(self, numbers: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return for each window the number of its shard and the tokens before it in that shard."""
@@ -219,6 +236,12 @@ class TokenWindows:
             self.open[shard] = self.paths[shard].open("rb", buffering=0)
         self.open.move_to_end(shard)
         return self.open[shard]
+
+    def forget(self, shard: int) -> None:
+        """Close the file of a shard, if it is open."""
+        if file := self.open.pop(shard, None):
+            with contextlib.suppress(OSError):
+                file.close()
 
     def close(self) -> None:
         """Close the files; a later read opens them again."""

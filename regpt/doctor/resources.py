@@ -15,6 +15,7 @@ from regpt.data.import_shards import verify
 from regpt.data.shards import TokenWindows, check_fits
 from regpt.doctor.checks import CheckFailed
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
+from regpt.filesystem.operations import check_file_system
 from regpt.machine.device import free_memory
 from regpt.machine.limits import memory_limit
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
@@ -110,7 +111,8 @@ def check_memory(rehearsal: Rehearsal) -> str:
 
 
 def check_disk(rehearsal: Rehearsal) -> str:
-    """Compare the size of all checkpoints with the free disk space."""
+    """Try what a run does with files, and compare the size of all checkpoints with the free disk space."""
+    check_file_system(rehearsal.folder, "--runs FOLDER")
     free, needed = shutil.disk_usage(rehearsal.folder).free, disk_needed(rehearsal.recipe)
     count, size = checkpoints_kept(rehearsal.recipe), checkpoint_bytes(rehearsal.recipe)
     kept = f"{count:,} checkpoints of {byte_size(size)}, plus one being written"

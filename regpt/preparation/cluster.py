@@ -205,7 +205,7 @@ class Piece:
 def seal_pieces(recipe: Recipe, data: Any, rank: int, world_size: int) -> None:
     """Copy all encoded files into shards. Like any preparation it may be killed and called again."""
     one_worker = replace(recipe, data=replace(recipe.data, workers=1))
-    with recorded_problem(recipe, "seal"), exclusive(recipe):
+    with recorded_problem(recipe, "seal"), exclusive(recipe, NoPreparationProgress()):
         Preparation(one_worker, NoPreparationProgress(), partial(encoded_corpus, recipe)).run()
 
 

@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 from regpt.base.errors import DataError
-from regpt.base.files import locked
 from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import Corpus, open_corpus
 from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
 from regpt.data.shards import Manifest, read_manifest
+from regpt.filesystem.locks import locked
+from regpt.filesystem.operations import check_file_system
 from regpt.preparation.hub import PREFIX, open_hub
 from regpt.preparation.job import Preparation, staging_folder
 
@@ -31,7 +32,7 @@ def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Mani
             f"{pieces}: a cluster has started to prepare data.path = '{recipe.data.path}'",
             "continue with the same --executor, or delete that folder",
         )
-    with exclusive(recipe):
+    with exclusive(recipe, progress):
         manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).run()
     progress.finished(recipe.data.path, manifest, seconds)
     return manifest
@@ -61,17 +62,21 @@ def open_or_prepare(recipe: Recipe, progress: PreparationProgress | None = None)
 
 
 @contextmanager
-def exclusive(recipe: Recipe) -> Iterator[None]:
+def exclusive(recipe: Recipe, progress: PreparationProgress) -> Iterator[None]:
     """Hold the lock of a dataset: one process at a time prepares it, on any machine that shares the disk.
 
-    Raise LockedError if another process holds it, DataError if the dataset exists by now.
+    Raise LockedError if another process holds it, DataError if the dataset exists by now, UserError if the file system
+    cannot do what a preparation needs.
     """
     target = recipe.data.directory
     new_folders = [parent for parent in target.parents if not parent.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.with_name(f".{target.name}.lock")
     try:
-        with locked(lock, target):
+        check_file_system(target.parent, "data.path")
+        with locked(lock, target) as held:
+            if held.note:
+                progress.note(held.note)
             try:
                 refuse_existing(recipe)
                 yield
@@ -86,9 +91,19 @@ def exclusive(recipe: Recipe) -> Iterator[None]:
 
 def refuse_existing(recipe: Recipe) -> None:
     """Raise DataError if `data.path` exists: a dataset is never overwritten."""
-    if os.path.lexists(recipe.data.directory):
+    path = recipe.data.directory
+    if path.is_symlink() and not path.exists():
         raise DataError(
-            f"data.path = '{recipe.data.path}' exists already", "use it, delete it, or set another data.path"
+            f"data.path = '{recipe.data.path}' is a link to {path.readlink()}, which does not exist",
+            f"set data.path={path.readlink()}, or delete the link",
+        )
+    if os.path.lexists(path):
+        is_empty = path.is_dir() and not any(path.iterdir())
+        raise DataError(
+            f"data.path = '{recipe.data.path}' exists already{' and is empty' if is_empty else ''}",
+            "set data.path to a new folder in it, or delete it"
+            if is_empty
+            else "use it, delete it, or set another data.path",
         )
 
 

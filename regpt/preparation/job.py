@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, writing_errors
 from regpt.base.files import flush_directory, sha256_of_json, write_json
 from regpt.base.format import byte_size
 from regpt.base.recipe import Recipe
@@ -216,7 +216,8 @@ class Preparation:
     def save(self, writer: ShardWriter) -> None:
         """Wait until the tokens are on the disk, then save the state."""
         self.state = replace(self.state, written=writer.flush())
-        write_json(self.folder / STATE_FILE, {"identity": self.identity, **asdict(self.state)})
+        with writing_errors(self.folder / STATE_FILE):
+            write_json(self.folder / STATE_FILE, {"identity": self.identity, **asdict(self.state)})
 
     def check_space(self, corpus: Corpus, size: int) -> None:
         """Raise DataError if the disk has no room for the rest of the work."""

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from regpt.base.errors import DataError, RecipeError, UserError
-from regpt.base.files import locked, sha256_of_json, write_json, write_text
+from regpt.base.files import sha256_of_json, write_json, write_text
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, load_resolved_recipe, recipe_digest, to_toml
 from regpt.console.preparation import PreparationConsole
@@ -20,6 +20,8 @@ from regpt.data.shards import Manifest, read_manifest
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS
+from regpt.filesystem.locks import locked
+from regpt.filesystem.operations import check_file_system
 from regpt.machine.compute import compute_environment
 from regpt.machine.device import Device, open_device
 from regpt.machine.env import current_launch
@@ -31,6 +33,8 @@ from regpt.tracking.run import Run, open_run
 from regpt.training.environment import code_version, environment
 from regpt.training.resume_point import ResumePoint, find_resume_point
 from regpt.training.trainer import Trainer
+
+RUNS_OPTION = "--runs FOLDER"  # where another folder for runs is named
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,7 @@ def start_training(
                 f"{run_dir}: a run of this name exists already",
                 f"resume it with `regpt resume {run_dir.name}`, or start another: --name …",
             )
+        ranks.on_main(lambda: check_file_system(run_dir, RUNS_OPTION))
         progress = PreparationConsole(console)
         with console.stoppable(several_ranks=ranks.size > 1) if handle_signals else nullcontext():
             ranks.on_main(
@@ -118,7 +123,7 @@ def resume_from(
     recipe: Recipe, run_dir: Path, device: Device, ranks: RankGroup, console: Console, handle_signals: bool
 ) -> TrainResult:
     paths = RunPaths(run_dir)
-    with locked(paths.lock) if ranks.is_main else nullcontext():
+    with locked_run(run_dir, console.note) if ranks.is_main else nullcontext():
         compute = compute_environment(device, ranks.size)
         found = ResumePoint(**ranks.on_main(lambda: asdict(find_resume_point(recipe, run_dir, compute, console))))
         manifest = check_same_on_all_ranks(recipe, device, ranks)
@@ -189,12 +194,22 @@ def new_run_directory(training: Trainer) -> Iterator[None]:
     run.mkdir(parents=True)
     try:
         write_description(training)
-        with locked(RunPaths(run).lock):
+        with locked_run(run, training.console.note):
             yield
     except BaseException:
         if not RunPaths(run).journal.exists():
             shutil.rmtree(run)
         raise
+
+
+@contextmanager
+def locked_run(run: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a run. Raise LockedError if another process does, UserError if the file system cannot work."""
+    check_file_system(run, RUNS_OPTION)
+    with locked(RunPaths(run).lock) as held:
+        if held.note:
+            note(held.note)
+        yield
 
 
 def record_data_path(file: Path, recipe: Recipe) -> None:

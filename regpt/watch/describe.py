@@ -1,7 +1,7 @@
 """Word the state and the events of a run for `regpt watch`."""
 
-from regpt.base.files import LockHolder
 from regpt.base.format import duration
+from regpt.filesystem.locks import LockHolder
 from regpt.tracking.events import CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
 from regpt.tracking.journal import EventRecord
 from regpt.tracking.status import RunStatus, State

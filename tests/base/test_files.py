@@ -1,13 +1,15 @@
 """Files are complete or absent."""
 
-import multiprocessing
-from multiprocessing.synchronize import Event
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
-from regpt.base.errors import LockedError
-from regpt.base.files import append_line, end_last_line, locked, new_directory, write_text
+from regpt.base.files import append_line, end_last_line, flush_directory, new_directory, write_text
+from tests.helpers import strange_disks
+
+posix = pytest.mark.skipif(os.name == "nt", reason="Windows does not flush folders")
 
 
 def test_directory_gets_its_name_only_when_complete(tmp_path: Path) -> None:
@@ -37,29 +39,28 @@ def test_text_file_is_replaced_atomically_without_leftovers(tmp_path: Path) -> N
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def hold(path: Path, held: Event, release: Event) -> None:
-    with locked(path):
-        held.set()
-        release.wait(60)
-
-
-def test_lock_refuses_a_second_writer_and_names_the_holder(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    held, release = spawn.Event(), spawn.Event()
-    process = spawn.Process(target=hold, args=(tmp_path / "lock", held, release))
-    process.start()
-    assert held.wait(60)
-    with pytest.raises(LockedError, match=f"process {process.pid}"), locked(tmp_path / "lock"):
-        pass
-    process.kill()
-    process.join()
-    with locked(tmp_path / "lock"):  # a lock left by kill -9 does not block
-        pass
-
-
 def test_line_after_an_incomplete_one_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_bytes(b'{"a": 1}\n{"b"')
     end_last_line(path)
     append_line(path, '{"c": 3}')
     assert path.read_text().splitlines() == ['{"a": 1}', '{"b"', '{"c": 3}']
+
+
+@posix
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_folders_that_cannot_be_flushed_are_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    strange_disks.without_folder_flush(monkeypatch, number)
+    write_text(tmp_path / "file", "x")
+    with new_directory(tmp_path / "new") as folder:
+        (folder / "a").write_text("x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "new"]
+
+
+@posix
+def test_disk_that_fails_to_flush_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    strange_disks.without_folder_flush(monkeypatch, errno.EIO)
+    with pytest.raises(OSError, match="Input/output error"):
+        flush_directory(tmp_path)

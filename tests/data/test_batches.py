@@ -1,10 +1,15 @@
 """A batch depends on its step alone: read in any order, on any number of ranks, in any micro-batch."""
 
+import errno
+import io
+import os
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.data.batches import BatchLoader, combine_digests
 from regpt.data.order import windows_of_step
@@ -69,3 +74,32 @@ def test_batch_digest_depends_on_tokens_windows_and_order(windows: TokenWindows,
         windows.rows = rows  # type: ignore[method-assign]
         assert np.array_equal(reader.read(0).windows, of_step) and reader.read(0).digest in digests
     assert len(digests) == 6
+
+
+class FailingFile(io.FileIO):
+    """A shard's file whose next reads fail, as with a stale handle or a bad sector."""
+
+    failures: ClassVar[list[int]] = []
+
+    def readinto(self, buffer: Any, /) -> int:
+        if self.failures:
+            number = self.failures.pop()
+            raise OSError(number, os.strerror(number))
+        return super().readinto(buffer)
+
+
+def test_stale_handle_is_opened_again(windows: TokenWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = windows.rows(range(6))
+    windows.close()
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: FailingFile(path))
+    monkeypatch.setattr(FailingFile, "failures", [errno.ESTALE])
+    assert np.array_equal(windows.rows(range(6)), expected)
+    assert FailingFile.failures == []
+
+
+def test_disk_that_fails_to_read_names_the_shard(windows: TokenWindows, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "open", lambda path, mode, buffering: FailingFile(path))
+    monkeypatch.setattr(FailingFile, "failures", [errno.EIO] * 2)
+    with pytest.raises(DataError, match=r"train_000000\.npy: cannot be read \(Input/output error\)") as caught:
+        windows.rows([0])
+    assert "check it" in caught.value.fix

@@ -36,6 +36,7 @@ from regpt.preparation.dataset import prepare
 from regpt.reporting import page
 from regpt.training import parallel
 from tests.conftest import tiny_recipe
+from tests.helpers import strange_disks
 
 Inject = Callable[[pytest.MonkeyPatch, Rehearsal], None]
 
@@ -215,10 +216,15 @@ def endless_steps(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None
     rehearsal.recipe = replace(rehearsal.recipe, run=replace(rehearsal.recipe.run, max_steps=10**11))
 
 
+def bucket_without_folder_renames(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:
+    strange_disks.without_folder_rename(monkeypatch)
+
+
 # (check, fault, exit code, text that the message must contain: the value or the thing that is wrong).
 FAULTS: list[tuple[str, Inject, int, str]] = [
     ("data", flipped_shard, DATA, ".npy"),
     ("disk", too_many_checkpoints, USAGE, "100,000,000"),
+    ("disk", bucket_without_folder_renames, USAGE, "cannot rename a folder"),
     ("train", nan_loss, NUMERICS, "nan"),
     ("memory", no_free_memory, USAGE, "1 MB free"),
     ("memory", micro_batch_out_of_memory, USAGE, "data.micro_batch = 2"),
@@ -238,6 +244,7 @@ FAULTS: list[tuple[str, Inject, int, str]] = [
 # Faults outside of the uninterrupted run: these checks use the shared one instead of training it again.
 USES_SHARED_RUN = {
     too_many_checkpoints,
+    bucket_without_folder_renames,
     no_free_memory,
     moments_not_restored,
     weights_change_on_loading,

@@ -1,6 +1,8 @@
 """A dataset holds every document once, in order, split as the recipe says, and is complete or absent."""
 
+import errno
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -8,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from regpt.base.errors import DataError
+from regpt.base import files
+from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import documents, open_corpus
-from regpt.data import tokenizer
+from regpt.corpus.progress import NoPreparationProgress
+from regpt.data import shard_writer, tokenizer
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.preparation.dataset import prepare
 from tests.conftest import tiny_recipe
+from tests.helpers import strange_disks
 
 
 def tokens_on_disk(folder: Path, split: str) -> np.ndarray:
@@ -181,3 +186,76 @@ def test_manifest_changed_after_writing_is_refused(tiny: Recipe, tmp_path: Path)
     path.write_text(path.read_text().replace('"tokens": 5000', '"tokens": 4999', 1))
     with pytest.raises(DataError, match="changed after it was written"):
         read_manifest(tmp_path / "data")
+
+
+# Disks
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("full", ["val_000000.npy", "train_000001.npy"])
+def test_full_disk_names_the_shard_and_the_same_command_continues(tiny: Recipe, tmp_path: Path, full: str) -> None:
+    expected = prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "whole")})).digest
+    partial = tmp_path / ".data.preparing"
+    partial.mkdir()
+    (partial / full).symlink_to("/dev/full")
+    with pytest.raises(DataError, match=rf"{full}: cannot be written \(No space left on device\)") as caught:
+        prepare(tiny)
+    assert "free some space" in caught.value.fix and "continues" in caught.value.fix
+    (partial / full).unlink(missing_ok=True)
+    assert prepare(tiny).digest == expected
+
+
+@pytest.mark.parametrize("place", ["files", "shard_writer"])
+def test_quota_is_named(monkeypatch: pytest.MonkeyPatch, tiny: Recipe, place: str) -> None:
+    def flush(descriptor: int) -> None:
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    monkeypatch.setattr({"files": files, "shard_writer": shard_writer}[place], "flush_descriptor", flush)
+    with pytest.raises(UserError, match=r"cannot be written \(Disk quota exceeded\)") as caught:
+        prepare(tiny)
+    assert "quota" in caught.value.fix and "data.path" in caught.value.fix
+
+
+def test_preparation_continues_on_a_share_without_locks_and_folder_flush(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "whole")})).digest
+    strange_disks.without_locks(monkeypatch, errno.ENOLCK)
+    strange_disks.without_folder_flush(monkeypatch)
+    notes: list[str] = []
+    progress = NoPreparationProgress()
+    monkeypatch.setattr(progress, "note", notes.append)
+    assert prepare(tiny, progress).digest == expected
+    assert [".data.lock.marker" in note for note in notes] == [True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "texts", "whole"]
+
+
+def test_preparation_is_refused_at_once_on_a_bucket_without_folder_renames(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strange_disks.without_folder_rename(monkeypatch)
+    with pytest.raises(UserError, match="cannot rename a folder") as caught:
+        prepare(tiny)
+    assert "data.path" in caught.value.fix
+    assert [path.name for path in tmp_path.iterdir()] == ["texts"]
+
+
+def test_link_that_leads_nowhere_is_named_with_its_target(tiny: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "data").symlink_to(tmp_path / "scratch" / "mine")
+    with pytest.raises(DataError, match=r"is a link to .*mine, which does not exist") as caught:
+        prepare(tiny)
+    assert f"data.path={tmp_path / 'scratch' / 'mine'}" in caught.value.fix
+
+
+def test_empty_folder_at_the_data_path_is_named(tiny: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(DataError, match="exists already and is empty"):
+        prepare(tiny)
+
+
+def test_dataset_below_a_linked_folder_is_prepared(tiny: Recipe, tmp_path: Path) -> None:
+    expected = prepare(tiny).digest
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "scratch")
+    assert prepare(tiny_recipe(tmp_path, data={"path": str(tmp_path / "linked" / "mine")})).digest == expected
+    assert (tmp_path / "scratch" / "mine" / "manifest.json").exists()

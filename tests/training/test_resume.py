@@ -1,5 +1,6 @@
 """What a resume finds, refuses, allows and writes down; what a stop and a lack of space leave behind."""
 
+import errno
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from regpt.base import files
-from regpt.base.errors import TERMINATED, CheckpointError
+from regpt.base.errors import TERMINATED, CheckpointError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import as_tables, load_recipe
 from regpt.checkpoint import retention, store
@@ -31,6 +32,7 @@ from regpt.training import checkpointing, periodic_eval
 from regpt.training.start import resume, start_training, train
 from regpt.training.trainer import Trainer
 from tests.conftest import tiny_recipe
+from tests.helpers import strange_disks
 
 
 def losses(run: Path) -> list[float]:
@@ -408,3 +410,33 @@ def test_planted_missing_hash_check_is_seen(twelve: Recipe, tmp_path: Path, monk
     monkeypatch.setattr(store, "find_faults", lambda path: iter(()))
     resume(tmp_path / "a")
     assert losses(tmp_path / "a") != losses(tmp_path / "whole")
+
+
+# Shares and buckets
+
+
+@pytest.mark.slow
+def test_run_on_a_share_without_locks_and_folder_flush_trains_and_resumes(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe(tmp_path, run={"max_steps": 2}, evaluation={"sample_count": 0, "validation_every": 0})
+    expected = [step.loss for step in train(recipe, tmp_path / "local").history.steps]
+    strange_disks.without_locks(monkeypatch, errno.ENOLCK)
+    strange_disks.without_folder_flush(monkeypatch)
+    train(recipe, tmp_path / "share", console=Console())
+    assert losses(tmp_path / "share") == expected
+    assert "lock.marker is the lock" in "".join(capsys.readouterr().out.split("\n"))
+    resume(tmp_path / "share", ["run.max_steps=3"])
+    assert steps_saved(tmp_path / "share") == [2, 3]
+    assert not (tmp_path / "share" / "lock.marker").exists()
+
+
+def test_run_on_a_bucket_without_folder_renames_is_refused_before_anything_is_written(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(tmp_path.iterdir())
+    strange_disks.without_folder_rename(monkeypatch)
+    with pytest.raises(UserError, match="cannot rename a folder") as caught:
+        train(tiny, tmp_path / "a")
+    assert "--runs" in caught.value.fix
+    assert sorted(tmp_path.iterdir()) == before

@@ -22,10 +22,11 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from regpt.base.files import locked, process_start, write_json, write_text
+from regpt.base.files import write_json, write_text
 from regpt.base.format import duration, percent, smoothed
 from regpt.base.settings import to_toml
 from regpt.cli.main import main
+from regpt.filesystem.locks import locked, process_start
 from regpt.tracking.events import CheckpointFailed, Detail, Failed, Finished, Resumed, Rollback, Started, Stopped
 from regpt.tracking.journal import (
     CheckpointRecord,

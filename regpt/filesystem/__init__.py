@@ -1,0 +1,1 @@
+"""File locks, and what a file system can do."""
