@@ -4,9 +4,9 @@ import time
 
 from regpt.base.format import byte_size, duration, percent
 from regpt.console.training import Console
+from regpt.corpus.notes import note_about_refused
 from regpt.data import tokenizer
 from regpt.data.shards import Manifest
-from regpt.preparation.state import PARTS_NAMED
 
 
 class PreparationConsole:
@@ -59,16 +59,10 @@ class PreparationConsole:
             f" {byte_size(statistics['text_bytes'] / max(seconds, 1e-3))}/s of text"
         )
         for reason, count in statistics["refused"].items():
-            self.note(f"{count:,} left out: {reason}{first_names(count, statistics.get('refused_in', {}), reason)}")
+            self.note(note_about_refused(reason, count, statistics.get("refused_in", {}).get(reason, [])))
         if marks := statistics.get("end_marks"):
             mark = tokenizer.END_OF_TEXT_NAME
             self.note(f"{mark} as text, encoded as ordinary characters: {marks:,}")
-
-
-def first_names(count: int, refused_in: dict[str, list[str]], reason: str) -> str:
-    """Write ' (a.txt, b.txt, …)': the first files that had documents left out for a reason."""
-    names = refused_in.get(reason, [])
-    return f" ({', '.join(names)}{', …' if len(names) == PARTS_NAMED and count > PARTS_NAMED else ''})" if names else ""
 
 
 class ReadingConsole:

@@ -6,6 +6,7 @@ from typing import IO, Any
 
 NOT_UTF8 = "not UTF-8"  # reasons for leaving out a document; the manifest stores them
 NUL_BYTES = "NUL bytes"
+UNMARKED_ENCODINGS = ("UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE")
 BYTES_PER_READ = 1 << 17
 SAMPLE_BYTES = 1 << 16  # from which an encoding is recognized
 
@@ -55,12 +56,17 @@ def is_utf8(content: bytes) -> bool:
     return True
 
 
+def unmarked(encoding: str) -> str:
+    """Return the reason for leaving out text in UTF-16 or UTF-32 that does not declare it."""
+    return f"{encoding} without a byte order mark"
+
+
 def problem_of_nuls(content: bytes) -> str:
     """Return the reason for leaving out text with NUL bytes; empty if it has none."""
     if b"\0" not in content:
         return ""
     encoding = undeclared_encoding(content)
-    return f"{encoding} without a byte order mark" if encoding else NUL_BYTES
+    return unmarked(encoding) if encoding else NUL_BYTES
 
 
 def invalid(error: UnicodeDecodeError) -> str:

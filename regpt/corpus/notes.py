@@ -4,11 +4,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import PurePath
 
 from regpt.base.format import shown
+from regpt.corpus.encodings import NOT_UTF8, UNMARKED_ENCODINGS, unmarked
 from regpt.corpus.file_kinds import ADVICE
 from regpt.corpus.selection import Listing, Selection, by_suffix
 from regpt.data import tokenizer
 
 NAMES_SHOWN = 3  # of each group of files
+CONVERSIONS = {
+    NOT_UTF8: "iconv -f WINDOWS-1252 -t UTF-8, for example",
+    **{unmarked(name): f"iconv -f {name} -t UTF-8" for name in UNMARKED_ENCODINGS},
+}
 
 
 def notes_about(selection: Selection) -> Iterator[str]:
@@ -52,3 +57,11 @@ def note_about_end_marks(name: str) -> str:
         f"{name}: holds {tokenizer.END_OF_TEXT_NAME} as text, which is encoded as ordinary characters;"
         f" to cut documents there: data.document_separator='{tokenizer.END_OF_TEXT_NAME}'"
     )
+
+
+def note_about_refused(reason: str, count: int, names: Sequence[str]) -> str:
+    """Write how many documents were left out for a reason, in which files first, and what to do about them."""
+    more = ", …" if len(names) == NAMES_SHOWN and count > NAMES_SHOWN else ""
+    first = f" ({', '.join(names)}{more})" if names else ""
+    advice = f"; convert such files: {CONVERSIONS[reason]}" if reason in CONVERSIONS else ""
+    return f"{count:,} left out: {reason}{first}{advice}"

@@ -1,6 +1,6 @@
 """What a file system can do, tried before hours of work on a network share or in a cloud bucket."""
 
-import tempfile
+import shutil
 from enum import Enum
 from pathlib import Path
 
@@ -17,8 +17,8 @@ class FileOperation(Enum):
     RENAME_FOLDER = "rename a folder"
 
 
-def missing_operations(folder: Path) -> dict[FileOperation, OSError]:
-    """Try every operation in a temporary folder in `folder`. Raise OSError if that folder cannot be made."""
+def missing_operations(probe: Path) -> dict[FileOperation, OSError]:
+    """Try every operation in the new folder `probe`, and remove it. Raise OSError if it cannot be made."""
 
     def replace(file: Path) -> None:
         write_bytes(file, b"other")
@@ -35,9 +35,10 @@ def missing_operations(folder: Path) -> dict[FileOperation, OSError]:
         file.parent.rename(file.parent.with_name("renamed"))
 
     missing: dict[FileOperation, OSError] = {}
-    with tempfile.TemporaryDirectory(prefix=".probe-", dir=folder, ignore_cleanup_errors=True) as made:
-        file = Path(made, "folder", "file")
-        file.parent.mkdir()
+    shutil.rmtree(probe, ignore_errors=True)  # a killed process left it
+    file = probe / "folder" / "file"
+    file.parent.mkdir(parents=True)
+    try:
         file.write_bytes(b"one\n")
         for operation, tried in zip(FileOperation, (replace, append, rewrite, rename), strict=True):
             try:
@@ -46,6 +47,8 @@ def missing_operations(folder: Path) -> dict[FileOperation, OSError]:
                 if error.errno in NO_SPACE:
                     raise
                 missing[operation] = error
+    finally:
+        shutil.rmtree(probe, ignore_errors=True)
     return missing
 
 
@@ -56,7 +59,7 @@ def check_file_system(path: Path, setting: str) -> None:
     """
     folder = next(parent for parent in (path, *path.absolute().parents) if parent.is_dir())
     try:
-        missing = missing_operations(folder)
+        missing = missing_operations(folder / f".{path.name}.probe")
     except OSError as error:
         advice = "free some space or raise your quota" if error.errno in NO_SPACE else "check its permissions"
         raise UserError(

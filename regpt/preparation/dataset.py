@@ -73,12 +73,12 @@ def exclusive(recipe: Recipe, progress: PreparationProgress) -> Iterator[None]:
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.with_name(f".{target.name}.lock")
     try:
-        check_file_system(target.parent, "data.path")
         with locked(lock, target) as held:
             if held.note:
                 progress.note(held.note)
             try:
                 refuse_existing(recipe)
+                check_file_system(target, "data.path")
                 yield
             finally:
                 with contextlib.suppress(OSError):  # Windows does not delete an open file

@@ -1,5 +1,6 @@
 """Text from the Hugging Face hub: the files of a dataset at one revision, listed here and downloaded by `downloads`."""
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from regpt.corpus.text_files import FilePart
 from regpt.preparation.downloads import MAX_FILES, Download, Downloads, HubFile
 
 PREFIX = "hub:"
+UNUSABLE = re.compile(r'^(con|prn|aux|nul|com\d|lpt\d)(\.|$)|[<>"|?*\x00-\x1f]|[. ]$', re.IGNORECASE)  # on Windows
 PARQUET_TEXT_RATIO = 1.6  # bytes of text per byte of FineWeb-Edu's parquet files, which hold other columns too
 
 
@@ -132,15 +134,17 @@ def open_hub(source: str, revision: str, text_column: str, folder: Path, keep: b
 
 
 def local_paths(files: list[HubFile], folder: Path) -> Iterator[Download]:
-    """Yield where each file is put: names that differ only in case get folders of their own.
+    """Yield where each file is put: below its own name, or a number where a disk may not tell that name from another.
 
-    On a disk that ignores case, the next download would otherwise replace the file that is being read.
+    On a disk that ignores case, the next download would otherwise replace the file that is being read. Windows has
+    names that no file can have.
     """
-    seen: Counter[str] = Counter()
-    for file in files:
-        earlier = seen[file.path.casefold()]
-        seen[file.path.casefold()] += 1
-        yield Download(file, folder / f"same-name-{earlier}" / file.path if earlier else folder / file.path)
+    seen: set[str] = set()
+    for number, file in enumerate(files):
+        path = PurePosixPath(file.path)
+        is_usable = file.path.casefold() not in seen and not any(UNUSABLE.search(part) for part in path.parts)
+        seen.add(file.path.casefold())
+        yield Download(file, folder / file.path if is_usable else folder / f"file-{number:06d}{''.join(path.suffixes)}")
 
 
 def split_source(source: str) -> tuple[str, str]:

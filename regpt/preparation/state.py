@@ -5,9 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from regpt.corpus.chunks import EncodedChunk
+from regpt.corpus.notes import NAMES_SHOWN
 from regpt.data.shard_writer import WrittenShards
-
-PARTS_NAMED = 3  # for each reason why documents are left out
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class PrepareState:
         """Return the state at the start of the next part. `size` corrects the rounded sizes of the chunks."""
         end = self.before_part + size
         first = {reason: self.refused_in.get(reason, []) for reason in self.of_part.refused}
-        named = {reason: [*names, name] for reason, names in first.items() if len(names) < PARTS_NAMED}
+        named = {reason: [*names, name] for reason, names in first.items() if len(names) < NAMES_SHOWN}
         return replace(
             self,
             part=self.part + 1,

@@ -205,10 +205,10 @@ def new_run_directory(training: Trainer) -> Iterator[None]:
 @contextmanager
 def locked_run(run: Path, note: Callable[[str], None]) -> Iterator[None]:
     """Hold the lock of a run. Raise LockedError if another process does, UserError if the file system cannot work."""
-    check_file_system(run, RUNS_OPTION)
     with locked(RunPaths(run).lock) as held:
         if held.note:
             note(held.note)
+        check_file_system(run, RUNS_OPTION)
         yield
 
 

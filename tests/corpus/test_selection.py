@@ -127,7 +127,9 @@ def test_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "permissions" in caught.value.fix
 
 
-def test_names_that_differ_in_case_get_files_of_their_own(tmp_path: Path) -> None:
-    files = [HubFile(name, 1, "", "") for name in ("A/x.parquet", "a/x.parquet", "a/X.parquet", "b.parquet")]
-    paths = [str(download.path.relative_to(tmp_path)).casefold() for download in hub.local_paths(files, tmp_path)]
-    assert len(set(paths)) == 4 and paths[0] == "a/x.parquet" and paths[3] == "b.parquet"
+def test_names_that_a_disk_may_confuse_or_lack_get_a_number(tmp_path: Path) -> None:
+    names = ["A/x.parquet", "a/x.parquet", "b/aux.jsonl.gz", "c/what?.txt", "auxiliary/con1.parquet"]
+    files = [HubFile(name, 1, "", "") for name in names]
+    paths = [download.path.relative_to(tmp_path).as_posix() for download in hub.local_paths(files, tmp_path)]
+    numbered = ["file-000001.parquet", "file-000002.jsonl.gz", "file-000003.txt"]
+    assert paths == ["A/x.parquet", *numbered, "auxiliary/con1.parquet"]

@@ -17,9 +17,10 @@ import pytest
 import zstandard
 
 from regpt.base.errors import DataError
-from regpt.corpus import chunks, text_files
+from regpt.corpus import chunks, parquet, text_files
 from regpt.corpus.corpora import documents, open_corpus
 from regpt.corpus.encodings import undeclared_encoding
+from regpt.corpus.notes import note_about_refused
 
 TEXTS = ["header", "日本語のテキスト。ok", "naïve café, 日本", "😀 end"]
 LINES = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in TEXTS)
@@ -220,6 +221,17 @@ def test_file_with_an_unprintable_name_is_read_and_shown(tmp_path: Path, name: b
     assert part.name.isprintable() and part.name.encode()
 
 
+def test_file_without_permission_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, changed_at: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    pq.write_table(pa.table({"text": TEXTS}), tmp_path / "a.parquet")
+    monkeypatch.setattr(parquet, "parquet_metadata", refuse)  # root may read everything
+    with pytest.raises(DataError, match=r"a\.parquet: cannot be read \(Permission denied\)") as caught:
+        read(tmp_path / "a.parquet")
+    assert "permissions" in caught.value.fix
+
+
 # Long texts
 
 
@@ -243,3 +255,12 @@ def test_long_text_that_is_not_utf8_is_one_document_left_out(
     assert read(path) == ([], {"not UTF-8": 1})
     texts, refused = read(path, "<s>")  # only the last document is not UTF-8
     assert len(texts) == 100 and refused == {"not UTF-8": 1}
+
+
+def test_note_about_text_left_out_names_files_and_a_conversion() -> None:
+    names = ["a.txt", "b.txt", "c.txt"]
+    assert "(a.txt, b.txt, c.txt, …)" in note_about_refused("not UTF-8", 4, names)
+    assert "(a.txt, b.txt, c.txt)" in note_about_refused("not UTF-8", 3, names)
+    assert "iconv -f WINDOWS-1252" in note_about_refused("not UTF-8", 1, names[:1])
+    assert "iconv -f UTF-16BE" in note_about_refused("UTF-16BE without a byte order mark", 1, names[:1])
+    assert note_about_refused("empty", 1, []) == "1 left out: empty"
