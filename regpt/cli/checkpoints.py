@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import CHECKPOINT, DONE, UserError
-from regpt.base.files import locked
 from regpt.base.format import byte_size
 from regpt.cli.arguments import add_command, add_run, at_least
+from regpt.filesystem.locks import locked
 
 if TYPE_CHECKING:
     from regpt.cli.arguments import Subparsers

@@ -4,7 +4,7 @@ import shutil
 from enum import Enum
 from pathlib import Path
 
-from regpt.base.errors import NO_SPACE, UserError
+from regpt.base.errors import NO_SPACE, UserError, writing_advice
 from regpt.base.files import append_line, write_bytes
 
 
@@ -61,10 +61,8 @@ def check_file_system(path: Path, setting: str) -> None:
     try:
         missing = missing_operations(folder / f".{path.name}.probe")
     except OSError as error:
-        advice = "free some space or raise your quota" if error.errno in NO_SPACE else "check its permissions"
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror})", f"{advice}, or use another folder ({setting})"
-        ) from None
+        problem = f"{folder}: cannot be written ({error.strerror})"
+        raise UserError(problem, f"{writing_advice(error)}, or use another folder ({setting})") from None
     if missing:
         problems = ", ".join(f"{operation.value} ({error.strerror})" for operation, error in missing.items())
         raise UserError(
