@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.corpus import chunks, long_texts
 from regpt.corpus.corpora import documents, open_corpus
-from regpt.corpus.long_texts import TextStretch
+from regpt.corpus.long_texts import TextStretch, within_document
 from regpt.corpus.text_files import FilePart
 from regpt.data import tokenizer
 from regpt.preparation.encoders import encode_chunk
@@ -47,6 +47,22 @@ def test_cuts_change_no_token_and_no_count(
     cut = encoded(path, separator, data.draw(st.sampled_from([16, 40, 100])))
     assert whole[0].tolist() == cut[0].tolist()
     assert whole[1:] == cut[1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "position"),
+    [
+        ("one two", 3),
+        ("one  two", 3),
+        ("一。 二", 6),
+        ("a b\N{IDEOGRAPHIC SPACE} c", 1),  # not within a run of white space
+        ("a\N{NO-BREAK SPACE}\nb", 0),
+        ("<!\n\nb c", 5),  # not directly behind the separator, whose line end may follow
+        ("word", 0),
+    ],
+)
+def test_cut_is_before_white_space_that_follows_another_character(text: str, position: int) -> None:
+    assert within_document(text.encode() + b"  ", "<!") == position
 
 
 def test_longest_document_counts_all_its_stretches(tmp_path: Path, real_text: str) -> None:
