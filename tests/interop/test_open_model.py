@@ -7,20 +7,28 @@ import torch
 
 import regpt
 from regpt.base.errors import CHECKPOINT, DONE, USAGE
-from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.interop.open_model import load_model, open_model
 from regpt.training.start import train
+from tests.conftest import tiny_recipe
 
 COMMANDS = [["sample"], ["export"], ["evaluate", "--tasks", "validation"]]
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
+    """A folder with the run runs/a, which has checkpoints of steps 3 and 6."""
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text(real_text, encoding="utf-8")
+    train(tiny_recipe(folder, evaluation={"validation_every": 0, "sample_count": 0}), folder / "runs" / "a")
+    return folder
+
+
 @pytest.fixture
-def place(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with the run runs/a, which has checkpoints of steps 3 and 6."""
-    monkeypatch.chdir(tmp_path)
-    train(tiny, tmp_path / "runs" / "a")
-    return tmp_path
+def place(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def test_model_opens_by_text_or_path_and_returns_logits(place: Path) -> None:

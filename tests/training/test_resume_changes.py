@@ -35,6 +35,22 @@ def three(tmp_path: Path, texts: Path) -> Recipe:
     return tiny_recipe(tmp_path, run={"max_steps": 3}, evaluation={"sample_every": 0, "sample_count": 0})
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
+    """A run of three steps that looks killed: its journal lacks the last event."""
+    folder = tmp_path_factory.mktemp("killed")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.txt").write_text(real_text, encoding="utf-8")
+    train(tiny_recipe(folder, run={"max_steps": 3}, evaluation={"sample_count": 0}), folder / "a")
+    run_without_end(folder / "a")
+    return folder / "a"
+
+
+@pytest.fixture
+def killed(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "a"))
+
+
 def last_resume(run: Path) -> Resumed:
     return read_history(run).details(Resumed)[-1]
 
@@ -89,12 +105,10 @@ def test_other_threads_and_precision_are_named_on_resume(
 
 
 def test_resume_on_the_same_machine_names_nothing_and_the_step(
-    three: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    killed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(three, tmp_path / "a")
-    run_without_end(tmp_path / "a")
-    resume(tmp_path / "a", console=Console())
-    assert list(changes_of_resume(last_resume(tmp_path / "a"))) == []
+    resume(killed, console=Console())
+    assert list(changes_of_resume(last_resume(killed))) == []
     assert re.search(r"resuming .*\s?after step 3 of 3", capsys.readouterr().out)
 
 
@@ -104,10 +118,9 @@ def run_without_end(run: Path) -> None:
     RunPaths(run).journal.write_text("\n".join(line for line in lines if '"finished"' not in line) + "\n")
 
 
-def test_every_fact_of_the_machine_is_stored_and_has_a_name(three: Recipe, tmp_path: Path) -> None:
-    train(three, tmp_path / "a")
-    stored = json.loads((RunPaths(tmp_path / "a").checkpoint(3) / "state.json").read_text())["compute"]
-    now = compute_environment(device.open_device(three.run), ranks=1)
+def test_every_fact_of_the_machine_is_stored_and_has_a_name(killed: Path) -> None:
+    stored = json.loads((RunPaths(killed).checkpoint(3) / "state.json").read_text())["compute"]
+    now = compute_environment(device.open_device(load_recipe(RunPaths(killed).recipe).run), ranks=1)
     assert stored == now.to_json()
     assert stored["torch"] == torch.__version__ and stored["threads"] == 1 and stored["device"]
     assert COMPUTE_NAMES.keys() == ComputeEnvironment.__dataclass_fields__.keys()
@@ -122,23 +135,19 @@ def test_every_fact_of_the_machine_is_stored_and_has_a_name(three: Recipe, tmp_p
         ("compiled", True, False),
     ],
 )
-def test_each_other_fact_of_the_machine_is_named(
-    three: Recipe, tmp_path: Path, field: str, before: Any, now: Any
-) -> None:
+def test_each_other_fact_of_the_machine_is_named(killed: Path, field: str, before: Any, now: Any) -> None:
     """The checkpoint is that of another machine; the manifest knows its new state.json."""
     from regpt.base.files import sha256_of_file, write_json
 
-    train(three, tmp_path / "a")
-    run_without_end(tmp_path / "a")
-    folder = RunPaths(tmp_path / "a").checkpoint(3)
+    folder = RunPaths(killed).checkpoint(3)
     state, about = (json.loads((folder / name).read_text()) for name in ("state.json", "manifest.json"))
     state["compute"][field] = before
     write_json(folder / "state.json", state)
     size, digest = (folder / "state.json").stat().st_size, sha256_of_file(folder / "state.json")
     about["files"]["state.json"] = {"bytes": size, "sha256": digest}
     write_json(folder / "manifest.json", about)
-    resume(tmp_path / "a")
-    assert last_resume(tmp_path / "a").compute_changed == {field: [before, now]}
+    resume(killed)
+    assert last_resume(killed).compute_changed == {field: [before, now]}
 
 
 def test_moved_dataset_is_named_found_and_remembered(
