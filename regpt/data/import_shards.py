@@ -152,7 +152,7 @@ def check_writable(directory: Path, into: Path | None) -> None:
     if into is None:
         tried, fix = directory, "make a folder of links to the shards elsewhere: --into FOLDER"
     elif os.path.lexists(into):
-        raise DataError(f"{into}: exists already", "name another folder: --into FOLDER")
+        raise DataError(f"{into}: exists already", "use it, delete it, or name another folder: --into FOLDER")
     else:
         tried, fix = next(p for p in into.absolute().parents if p.exists()), "name another folder: --into FOLDER"
     try:
