@@ -103,7 +103,7 @@ def describe_fallback(fallback: Fallback) -> str:
     """Say why whole documents could not be held out."""
     if fallback is Fallback.FEW_DOCUMENTS:
         return "the text has fewer than ten documents"
-    return "its documents are too long, or too few, for so many validation tokens"
+    return "its documents are too long, or too few, for this number of validation tokens"
 
 
 def describe_warning(split: ValidationSplit, warning: SplitWarning) -> str:

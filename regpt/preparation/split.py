@@ -32,7 +32,7 @@ HASH = "blake2b-64 of the little-endian uint16 tokens, without the end token"
 TOKENS_PER_READ = 1 << 22
 MANY_DOCUMENTS = 128  # the fewest validation documents of a text with many; a part of them is still a fair sample
 LARGEST_SHARE = 100  # a document with more than a hundredth of all tokens is not held out, unless ...
-TIMES_THE_MEAN = 4  # ... it has at most so many times the tokens of the mean document, ...
+TIMES_THE_MEAN = 4  # ... it has at most this many times the tokens of the mean document, ...
 LARGEST_SHARE_OF_FEW = 10  # ... and at most a tenth of all
 UNUSED_SHARE = 4  # at most a quarter of all tokens may be held out without being used
 
@@ -138,7 +138,7 @@ def enough_documents(by_hash: list[Document], wanted: int, most_of_each: int) ->
 def lowest_hashes(
     text: EncodedText, wanted: int, most_of_each: int, longest: int, progress: PreparationProgress
 ) -> list[Document]:
-    """Return the documents with the lowest hashes, at least as many as are needed, in the order of the hashes.
+    """Return the documents with the lowest hashes, enough of them for the split, in the order of the hashes.
 
     Memory is bounded by the number of validation documents: the highest hashes are dropped from time to time.
     """
@@ -158,10 +158,12 @@ def lowest_hashes(
 def documents_of(text: EncodedText, progress: PreparationProgress) -> Iterator[Document]:
     """Yield all documents of a text in order."""
     hasher = hashlib.blake2b(digest_size=8)
-    position = start = 0
+    position = start = reported = 0
     for piece in text.read(0, text.tokens):
-        progress.raise_if_stopped()
-        progress.splitting(position, text.tokens)
+        if position >= reported:
+            progress.raise_if_stopped()
+            progress.splitting(position, text.tokens)
+            reported = position + TOKENS_PER_READ
         data = piece.view(np.uint8).data
         read = 0  # bytes
         for end in np.flatnonzero(piece == tokenizer.END_OF_TEXT).tolist():
@@ -233,7 +235,10 @@ def divided(text: EncodedText, held_out: HeldOut, progress: PreparationProgress)
     stretches = validation_stretches(held_out.validation, split.validation_tokens, split.tokens_per_document)
     for start, end in stretches:
         yield from text.read(start, end)
+    reported = 0
     for start, end in training_stretches(held_out.all, text.tokens):
-        progress.raise_if_stopped()
-        progress.splitting(start, text.tokens)
+        if start >= reported:
+            progress.raise_if_stopped()
+            progress.splitting(start, text.tokens)
+            reported = start + TOKENS_PER_READ
         yield from text.read(start, end)
