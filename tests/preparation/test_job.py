@@ -320,7 +320,7 @@ def test_signal_to_the_process_group_loses_no_work(
 
 
 def test_dataset_is_prepared_by_one_process_at_a_time(tiny: Recipe) -> None:
-    with exclusive(tiny), pytest.raises(LockedError, match=str(tiny.data.directory)):
+    with exclusive(tiny, NoPreparationProgress()), pytest.raises(LockedError, match=str(tiny.data.directory)):
         prepare(tiny)
     assert [path.name for path in tiny.data.directory.parent.iterdir()] == ["texts"]
 
