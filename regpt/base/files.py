@@ -59,6 +59,9 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             flush_descriptor(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename, error.filename2 = os.fspath(path), None  # the user does not know the temporary name
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     flush_directory(path.parent)

@@ -2,6 +2,8 @@
 
 import datetime
 import difflib
+import os
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import field
@@ -46,13 +48,22 @@ def section_name(section: Any) -> str:
 
 def path_problem(text: str) -> str:
     """Describe why a text cannot be a path on any system; empty if it can."""
-    if "\0" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if "\0" in text or has_surrogates(text):
         return "contains characters that no path may have"
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return f"cannot be a path in this locale, whose encoding is {sys.getfilesystemencoding()}; set PYTHONUTF8=1"
     try:
         Path(text).expanduser()
     except RuntimeError:
         return "names the home folder of a user that does not exist"
     return ""
+
+
+def has_surrogates(text: str) -> bool:
+    """Return whether a text holds what Python makes of bytes that it cannot decode. UTF-8 has no such characters."""
+    return any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 # Values
@@ -64,6 +75,7 @@ def parse_word(word: str, kind: Any) -> Any:
     For a text setting the word is the text, in quotes or not. Other words are TOML, or what Python reads as a number.
     A word that is neither is returned as it is, for `mistyped`.
     """
+    word = word.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")  # a locale may have no UTF-8
     try:
         value = tomllib.loads(f"value = {word}")["value"]
     except tomllib.TOMLDecodeError:
@@ -103,6 +115,8 @@ def mistyped(setting: str, value: Any, kind: Any) -> Problem | None:
         near = difflib.get_close_matches(str(value), choices, n=1)
         guess = f"; did you mean '{near[0]}'?" if near else ""
         return Problem(setting, f"{setting} = {value!r} is not one of {', '.join(choices)}{guess}")
+    if kind is str and type(value) is str and has_surrogates(value):
+        return Problem(setting, f"{setting} = {value!r} holds bytes that are not UTF-8")
     if type(value) is kind:
         return None
     advice = "; write it in quotes" if kind is str else ""

@@ -18,7 +18,13 @@ from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError, writing_advic
 from regpt.cli import checkpoints, evaluate, plan, prepare, recipe, report, train
 from regpt.distributed.errors import is_printed_here
 from regpt.distributed.signals import StopRequested
-from regpt.machine.env import current_launch, exit_process, unused_ranks
+from regpt.machine.env import (
+    current_launch,
+    exit_process,
+    ignore_empty_terminal_size,
+    open_standard_streams,
+    unused_ranks,
+)
 
 DESCRIPTION = "Train GPT-2 (124M) from scratch and write a report that you can verify."
 EPILOG = """\
@@ -69,6 +75,8 @@ COMMANDS = (  # in the order of `regpt --help`
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. As one rank of several, end the process instead."""
+    open_standard_streams()
+    ignore_empty_terminal_size()
     return run_command(parse(words)) if current_launch().ranks == 1 else run_as_rank(words)
 
 

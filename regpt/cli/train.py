@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, NUMERICS, UserError
+from regpt.base.schema import has_surrogates
 from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_run, add_runs, at_least
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     name = recipe.name if arguments.name is None else arguments.name
-    if not name or name != Path(name).name:
+    if not name or name != Path(name).name or has_surrogates(name):
         raise UserError(f"--name '{name}' is not a valid run name", "use letters, digits, '-', '_' and '.', no slash")
     from regpt.console.training import Console
     from regpt.training.start import start_training

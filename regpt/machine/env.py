@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import psutil
@@ -79,6 +80,23 @@ def set_cublas_workspace() -> None:
 def disable_lm_eval_multiprocessing() -> None:
     """Its bootstrap forks this process, whose threads (torch's, tokenizers') may hold locks: now and then it hangs."""
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
+
+
+def open_standard_streams() -> None:
+    """Connect closed standard streams to the null device; else files of a run would get their numbers."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # Python found it closed
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  to the end
+
+
+def ignore_empty_terminal_size() -> None:
+    """Remove COLUMNS=0 and LINES=0, with which rich prints nothing."""
+    for name in ("COLUMNS", "LINES"):
+        if not os.environ.get(name, "1").strip().strip("0"):
+            del os.environ[name]
 
 
 @contextlib.contextmanager

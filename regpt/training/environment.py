@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import regpt
+from regpt.base.format import shown
 from regpt.base.recipe import Recipe
 from regpt.base.settings import recipe_digest
 from regpt.data.shards import Manifest
@@ -46,7 +47,7 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) 
                 "made_with": manifest.made_with,
             }
         ),
-        command=[Path(sys.argv[0]).name, *sys.argv[1:]],
+        command=[Path(sys.argv[0]).name, *map(shown, sys.argv[1:])],
     )
 
 

@@ -64,3 +64,11 @@ def test_disk_that_fails_to_flush_is_an_error(tmp_path: Path, monkeypatch: pytes
     strange_disks.without_folder_flush(monkeypatch, errno.EIO)
     with pytest.raises(OSError, match="Input/output error"):
         flush_directory(tmp_path)
+
+
+def test_error_of_a_write_names_the_file_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").mkdir()
+    with pytest.raises(OSError) as caught:
+        write_text(tmp_path / "file", "x")
+    assert caught.value.filename == str(tmp_path / "file") and caught.value.filename2 is None
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

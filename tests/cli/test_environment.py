@@ -1,0 +1,72 @@
+"""Commands work, or say in one line what is wrong, in an environment that is not the usual one."""
+
+import os
+import subprocess
+import sys
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from regpt.cli.main import main
+from regpt.machine.env import ignore_empty_terminal_size
+
+PYTHON_M_REGPT = [sys.executable, "-m", "regpt"]
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def shell(words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"} | variables
+    command = ["sh", "-c", words.replace("REGPT", f"{sys.executable} -m regpt")]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, check=False)
+
+
+def test_command_runs_without_docstrings_and_assertions(tmp_path: Path) -> None:
+    ended = shell("REGPT recipe list && REGPT --help | head -1", tmp_path, PYTHONOPTIMIZE="2", PYTHONWARNINGS="error")
+    assert ended.returncode == 0 and ended.stderr == b""
+
+
+@pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_command_runs_with_closed_streams(tmp_path: Path, streams: str) -> None:
+    ended = shell(f"REGPT recipe list {streams}", tmp_path)
+    assert ended.returncode == 0 and b"Traceback" not in ended.stderr + ended.stdout
+
+
+def test_output_on_a_full_disk_is_an_error(tmp_path: Path) -> None:
+    ended = shell("REGPT recipe list > /dev/full", tmp_path)
+    assert ended.returncode == 2 and ended.stderr.startswith(b"error: No space left on device")
+
+
+def test_text_setting_in_utf8_is_read_in_a_locale_of_ascii(tmp_path: Path) -> None:
+    words = [*PYTHON_M_REGPT, "recipe", "show", "demo-modern", "evaluation.sample_prompt=h\u00e9 \U0001f642"]
+    shown = subprocess.run(words, env={**os.environ, **ASCII, "PYTHONIOENCODING": "utf-8"}, capture_output=True)
+    assert 'sample_prompt = "h\u00e9 \U0001f642"'.encode() in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        (["train", "demo-modern", "evaluation.sample_prompt=a\udcff"], "evaluation.sample_prompt = 'a\\udcff'"),
+        (["train", "demo-modern", "--name", "a\udcff"], "--name 'a\udcff'"),
+    ],
+)
+def test_bytes_that_are_not_utf8_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], names: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    errors = StringIO()
+    monkeypatch.setattr(sys, "stderr", errors)
+    assert main(words) == 2
+    assert names in errors.getvalue() and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("columns", ["0", "00", ""])
+def test_terminal_of_no_width_prints_in_the_usual_one(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("LINES", "0")
+    ignore_empty_terminal_size()
+    text = StringIO()
+    console = Console(file=text)
+    console.print("step 1")
+    assert text.getvalue() == "step 1\n" and console.size.height > 0
