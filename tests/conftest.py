@@ -54,7 +54,13 @@ def pytest_runtest_setup() -> None:
 # Two layers of width 16, four sequences of 32 tokens a step: exercises every part of the program in about a second.
 TINY: dict[str, dict[str, object]] = {
     "run": {"max_steps": 6, "device": "cpu", "precision": "float32", "threads": 1},
-    "data": {"validation_tokens": 4_000, "shard_tokens": 5_000, "micro_batch": 2, "total_batch_tokens": 128},
+    "data": {
+        "validation": "first_tokens",
+        "validation_tokens": 4_000,
+        "shard_tokens": 5_000,
+        "micro_batch": 2,
+        "total_batch_tokens": 128,
+    },
     "model": {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 32, "mlp_hidden": 40},
     "optimizer": {"max_lr": 1e-2, "min_lr": 1e-3, "warmup_steps": 2},
     "evaluation": {

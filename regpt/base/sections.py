@@ -126,9 +126,13 @@ class DataRecipe:
     document_separator: str = setting(
         "", "Text at which documents are cut, such as <|endoftext|>; empty: they are not.", on_resume="free"
     )
-    validation_tokens: int = setting(
-        100_000_000, "Number of tokens in the validation split, the start of the text.", on_resume="free"
+    validation: Literal["auto", "documents", "first_tokens"] = setting(
+        "auto",
+        "How validation is chosen; documents: whole ones, from everywhere in the text; first_tokens: its start;"
+        " auto: first_tokens for the hub, as in public preparations, else documents.",
+        on_resume="free",
     )
+    validation_tokens: int = setting(100_000_000, "Number of tokens in the validation split.", on_resume="free")
     shard_tokens: int = setting(100_000_000, "Number of tokens in one shard file.", on_resume="free")
     tokenizer_backend: Literal["tiktoken", "gigatoken"] = setting(
         "tiktoken",
@@ -153,6 +157,12 @@ class DataRecipe:
     def directory(self) -> Path:
         """Folder of the shards, with a leading ~ expanded."""
         return Path(self.path).expanduser()
+
+    @property
+    def split_rule(self) -> Literal["documents", "first_tokens"]:
+        """The rule that a new dataset is divided by."""
+        is_public = self.source.startswith("hub:") and self.validation == "auto"
+        return "first_tokens" if is_public or self.validation == "first_tokens" else "documents"
 
     def problems(self) -> Iterator[Problem]:
         yield from at_least(self, 1, "micro_batch", "total_batch_tokens", "validation_tokens", "shard_tokens")

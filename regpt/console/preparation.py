@@ -7,6 +7,7 @@ from regpt.console.training import Console
 from regpt.corpus.notes import note_about_refused
 from regpt.data import tokenizer
 from regpt.data.shards import Manifest
+from regpt.data.validation_split import describe_warning
 
 
 class PreparationConsole:
@@ -49,6 +50,10 @@ class PreparationConsole:
     def fetching(self, name: str, done: int, size: int) -> None:
         self.console.update_bar(f"downloading {name}: {byte_size(done)} of {byte_size(size)}")
 
+    def splitting(self, done: int, total: int) -> None:
+        status = f"dividing into validation and training: {percent(done / max(1, total))}"
+        self.console.update_bar(status, completed=done, total=total)
+
     def finished(self, path: str, manifest: Manifest, seconds: float) -> None:
         statistics = manifest.statistics
         self.console.print_line(
@@ -58,6 +63,9 @@ class PreparationConsole:
             f" {statistics['longest_document_tokens']:,} tokens; {duration(seconds)},"
             f" {byte_size(statistics['text_bytes'] / max(seconds, 1e-3))}/s of text"
         )
+        self.console.print_line(f"validation: {manifest.split_rule}")
+        for warning in manifest.validation.warnings():
+            self.note(describe_warning(manifest.validation, warning))
         for reason, count in statistics["refused"].items():
             self.note(note_about_refused(reason, count, statistics.get("refused_in", {}).get(reason, [])))
         if marks := statistics.get("end_marks"):

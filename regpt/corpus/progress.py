@@ -21,6 +21,9 @@ class PreparationProgress(StopCheck, Protocol):
     def advanced(self, size: int, tokens: int, text_bytes: int) -> None:
         """One more chunk is written: `size` bytes of the corpus, with this many tokens and bytes of text."""
 
+    def splitting(self, done: int, total: int) -> None:
+        """The encoded text is being divided into validation and training: `done` of `total` tokens are read."""
+
     def finished(self, path: str, manifest: Manifest, seconds: float) -> None:
         """The dataset is complete at `path`. `seconds` is the time of all attempts together."""
 
@@ -41,6 +44,9 @@ class NoPreparationProgress(NoProgress):
         pass
 
     def advanced(self, size: int, tokens: int, text_bytes: int) -> None:
+        pass
+
+    def splitting(self, done: int, total: int) -> None:
         pass
 
     def finished(self, path: str, manifest: Manifest, seconds: float) -> None:

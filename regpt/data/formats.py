@@ -33,10 +33,6 @@ LLMC_LLAMA_VERSION = 7  # with another magic number too
 SUFFIXES: dict[str, ShardFormat] = {".npy": "npy", ".bin": "llm.c"}
 SAMPLE_BYTES = 1 << 16  # at the start of a file without a header
 GET_AGAIN = "download or prepare the file again"
-WITHOUT_HEADER = (
-    "if it holds plain uint16 tokens of GPT-2 without a header, as nanoGPT and nanosets do: add --form nanogpt to"
-    " `regpt data import`"
-)
 
 
 def shard_format(path: Path) -> ShardFormat | None:
@@ -79,7 +75,7 @@ def npy_header(path: Path, size: int) -> tuple[int, int]:
     try:
         with opened(path) as file, warnings.catch_warnings(action="ignore"):
             if not size or file.read(len(NPY_START)) != NPY_START:
-                fix = WITHOUT_HEADER if looks_like_tokens(path) else GET_AGAIN
+                fix = without_header(path) if looks_like_tokens(path) else GET_AGAIN
                 raise DataError(f"{path}: does not start with a header of NumPy", fix)
             file.seek(0)
             version = np.lib.format.read_magic(file)
@@ -102,11 +98,11 @@ def llmc_header(path: Path, size: int) -> tuple[int, int]:
     with opened(path) as file:
         header = np.frombuffer(file.read(LLMC_HEADER_BYTES), dtype=np.uint8)
     if header.nbytes < LLMC_HEADER_BYTES:
-        fix = WITHOUT_HEADER if looks_like_tokens(path) else GET_AGAIN
+        fix = without_header(path) if looks_like_tokens(path) else GET_AGAIN
         raise DataError(f"{path}: truncated or not a token shard ({size:,} bytes)", fix)
     magic, version, tokens = header.view(LLMC_HEADER)[:3].tolist()
     if magic != LLMC_MAGIC and looks_like_tokens(path):
-        raise DataError(f"{path}: does not start with llm.c's header", WITHOUT_HEADER)
+        raise DataError(f"{path}: does not start with llm.c's header", without_header(path))
     if version == LLMC_LLAMA_VERSION:
         problem = f"{path}: version {version} of llm.c's shards, which holds Llama's tokens"
         raise DataError(problem, "name a folder with GPT-2's tokens")
@@ -127,6 +123,14 @@ def no_header(path: Path, size: int) -> tuple[int, int]:
     if sample.size > 8 and not sample[1::2].any():
         raise DataError(f"{path}: holds tokens of four or more bytes", "save them as numpy.uint16")
     return size // DTYPE.itemsize, 0
+
+
+def without_header(path: Path) -> str:
+    """Return the remedy for a file that may hold tokens without a header."""
+    return (
+        "if it holds plain uint16 tokens of GPT-2 without a header, as nanoGPT's files and nanosets do:"
+        f" regpt data import {path.parent} --form nanogpt"
+    )
 
 
 def looks_like_tokens(path: Path) -> bool:

@@ -18,6 +18,7 @@ from regpt.base.progress import NoProgress, Progress
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, ShardFormat, opened, read_header, shard_format
 from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer_record, read_manifest
+from regpt.data.validation_split import SplitRule, ValidationSplit, describe_rule
 
 BYTES_PER_READ = 1 << 22
 
@@ -111,10 +112,12 @@ def import_shards(
     """
     check_writable(directory, into)
     counter = ByteCounter(sum(DTYPE.itemsize * one.tokens for one in found), progress or NoProgress())
+    by_files = ValidationSplit(rule=SplitRule.FILES)
     manifest = Manifest(
         tokenizer=gpt2_tokenizer_record(),
         source={"asked": str(directory), "description": f"shards of {directory.resolve().name}", "imported": True},
-        split_rule="by the names of the files",
+        split_rule=describe_rule(by_files, 0),
+        validation=by_files,
         shards=tuple(shard_of(one, counter) for one in found),
         statistics={},
     )
@@ -152,7 +155,7 @@ def check_writable(directory: Path, into: Path | None) -> None:
     if into is None:
         tried, fix = directory, "make a folder of links to the shards elsewhere: --into FOLDER"
     elif os.path.lexists(into):
-        raise DataError(f"{into}: exists already", "name another folder: --into FOLDER")
+        raise DataError(f"{into}: exists already", "use it, delete it, or name another folder: --into FOLDER")
     else:
         tried, fix = next(p for p in into.absolute().parents if p.exists()), "name another folder: --into FOLDER"
     try:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from regpt.data import tokenizer
 from regpt.data.shards import PREPARATION_FILE, Manifest, Split, TokenWindows, read_json_or_empty, read_manifest
+from regpt.data.validation_split import describe_warning
 
 NO_SUFFIX = "without a suffix"
 SHARDS_SHOWN = 6  # per split; a large dataset has hundreds
@@ -19,6 +20,8 @@ def describe(directory: Path, block_size: int) -> Iterator[str]:
         yield f"revision    {manifest.source['repository']} at {manifest.source['revision']}"
     yield f"tokenizer   {manifest.tokenizer['name']}{backend(manifest)}"
     yield f"splits      {manifest.split_rule}"
+    for warning in manifest.validation.warnings():
+        yield f"warning     {describe_warning(manifest.validation, warning)}"
     yield from statistics_lines(manifest)
     yield from preparation_lines(directory)
     for split in ("val", "train"):

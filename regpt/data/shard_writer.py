@@ -98,9 +98,16 @@ class ShardWriter:
     Only the last shard of a split may hold fewer.
     """
 
-    def __init__(self, directory: Path, validation_tokens: int, shard_tokens: int, written: WrittenShards) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        validation_tokens: int,
+        shard_tokens: int,
+        written: WrittenShards,
+        train_name: str = "train",
+    ) -> None:
         """Continue after what is `written`. Raise DataError if a file is missing or too short."""
-        self.directory, self.shard_tokens = directory, shard_tokens
+        self.directory, self.shard_tokens, self.train_name = directory, shard_tokens, train_name
         self.shards = list(written.shards)
         self.validation_left = validation_tokens - sum(s.tokens for s in self.shards if s.split == "val")
         self.open_shard: ShardFile | None = None
@@ -119,7 +126,8 @@ class ShardWriter:
         return "val" if self.validation_left > 0 else "train"
 
     def next_name(self) -> str:
-        return f"{self.split}_{sum(shard.split == self.split for shard in self.shards):06d}.npy"
+        name = self.train_name if self.split == "train" else self.split
+        return f"{name}_{sum(shard.split == self.split for shard in self.shards):06d}.npy"
 
     def start_shard(self, tokens: int = 0, documents: int = 0) -> ShardFile:
         expected = min(self.shard_tokens, self.validation_left) if self.split == "val" else self.shard_tokens

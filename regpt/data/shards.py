@@ -16,6 +16,7 @@ from regpt.base.errors import DataError, reading_advice
 from regpt.base.files import sha256_of_json, write_json
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, ShardFormat, read_header, shard_format
+from regpt.data.validation_split import FIRST_TOKENS, SplitRule, ValidationSplit
 
 FORMAT = "regpt-tokens"
 FORMAT_VERSION = 2
@@ -50,6 +51,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     statistics: dict[str, Any]
     made_with: dict[str, Any] = field(default_factory=dict)
+    validation: ValidationSplit = FIRST_TOKENS  # the rule of earlier versions
 
     @property
     def digest(self) -> str:
@@ -97,6 +99,10 @@ def read_manifest(directory: Path) -> Manifest:
         values = json.loads(path.read_text(encoding="utf-8"))
         kind, version, digest = values.pop("format"), values.pop("version"), values.pop("digest")
         if (kind, version) == (FORMAT, FORMAT_VERSION):
+            if "validation" in values:
+                values["validation"] = ValidationSplit.from_json(values["validation"])
+            elif values["source"].get("imported"):
+                values["validation"] = ValidationSplit(rule=SplitRule.FILES)
             manifest = Manifest(**{**values, "shards": tuple(Shard(**shard) for shard in values["shards"])})
             check_types(manifest)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):

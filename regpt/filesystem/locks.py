@@ -16,8 +16,6 @@ from regpt.base.files import NOT_SUPPORTED
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-MARKER_SECONDS = 0.5  # to find out that a lock's marker was left by a dead process
-
 
 @dataclass(frozen=True)
 class HeldLock:
@@ -70,7 +68,7 @@ def acquired(path: Path, marker: Path) -> "tuple[BaseFileLock | None, bool]":
 
     for lock, has_locks in ((FileLock(path, fallback_to_soft=False), True), (SoftFileLock(marker), False)):
         try:
-            lock.acquire(timeout=0 if has_locks else MARKER_SECONDS)
+            lock.acquire(timeout=0)
             return lock, has_locks
         except Timeout:
             return None, has_locks

@@ -12,6 +12,7 @@ from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import Corpus, open_corpus
 from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
 from regpt.data.shards import Manifest, read_manifest
+from regpt.data.validation_split import SplitRule
 from regpt.filesystem.locks import locked
 from regpt.filesystem.operations import check_file_system
 from regpt.preparation.hub import PREFIX, open_hub
@@ -41,7 +42,8 @@ def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Mani
 def open_or_prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
     """Return the manifest of the dataset at `data.path`; prepare it first if it is missing and its text is local.
 
-    Raise DataError if it is missing and its text is on the hub, or if it was made from another local text.
+    Raise DataError if it is missing and its text is on the hub, or if it was made from another local text or divided
+    by another rule than the recipe's.
     """
     path, source = recipe.data.directory, recipe.data.source
     if not path.exists():
@@ -57,6 +59,13 @@ def open_or_prepare(recipe: Recipe, progress: PreparationProgress | None = None)
         raise DataError(
             f"data.path = '{recipe.data.path}' was made from '{made_from}', not from data.source = '{source}'",
             f"set another data.path, or data.source={made_from} to use the dataset as it is",
+        )
+    rule = manifest.validation.rule
+    if recipe.data.validation not in ("auto", rule) and rule is not SplitRule.FILES:
+        raise DataError(
+            f"data.path = '{recipe.data.path}' was divided by the rule '{rule}', not by data.validation ="
+            f" '{recipe.data.validation}'",
+            f"set data.validation={rule} to use the dataset as it is, or prepare another: set another data.path",
         )
     return manifest
 

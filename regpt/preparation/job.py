@@ -26,17 +26,20 @@ from regpt.data.shards import (
     PREPARATION_FILE,
     Manifest,
     Shard,
-    check_manifest_fits,
     gpt2_tokenizer_record,
     read_json_or_empty,
     read_manifest,
 )
+from regpt.data.validation_split import SplitRule, ValidationSplit
 from regpt.preparation.encoders import Encoders, Work, backend_record, worker_count
 from regpt.preparation.hub import HubCorpus
+from regpt.preparation.manifest import EmptyOrTooSmall, build_manifest
+from regpt.preparation.split import divide
 from regpt.preparation.state import PrepareState
 
 SHARD_BYTES_PER_TEXT_BYTE = 2 / 4.2 * 1.05  # uint16 tokens of 4.2 bytes (English; FineWeb has 4.5) and a margin
 STATE_FILE = "progress.json"
+ENCODED = "encoded"  # shards of text that is not divided yet
 SAVE_SECONDS = 1.0  # between two saves of the state
 MAX_SAVE_SHARE = 0.05  # of the time: on a slow disk the state is saved less often
 SPACE_NOTE_BYTES = 1_000_000_000  # of input: from this size on, the space that is needed is reported
@@ -47,10 +50,6 @@ def staging_folder(target: Path) -> Path:
     return target.with_name(f".{target.name}.preparing")
 
 
-class EmptyOrTooSmall(DataError):
-    """The text is too short for the recipe. All of it was read, so nothing is kept."""
-
-
 class Preparation:
     """The preparation of one dataset."""
 
@@ -59,6 +58,7 @@ class Preparation:
         self.target = recipe.data.directory
         self.folder = staging_folder(self.target)
         self.state = PrepareState()
+        self.holds_out_documents = recipe.data.split_rule == "documents"
 
     def run(self) -> tuple[Manifest, float]:
         """Prepare the dataset, or resume it. Return the manifest and the seconds of all attempts together."""
@@ -87,7 +87,12 @@ class Preparation:
         self.identity = sha256_of_json([corpus.fingerprint(), backend, self.settings()])
         self.state = self.saved_state()
         shards = self.encode_all(corpus)
-        self.seal(build_manifest(self.recipe, corpus, backend, self.state, shards))
+        validation = ValidationSplit(rule=SplitRule.FIRST_TOKENS)
+        if self.holds_out_documents and shards:
+            started_at = time.monotonic()
+            validation, shards = divide(self.folder, shards, self.recipe.data, self.progress)
+            self.state = replace(self.state, seconds=self.state.seconds + time.monotonic() - started_at)
+        self.seal(build_manifest(self.recipe, corpus, backend, self.state, shards, validation))
 
     def has_results(self) -> bool:
         """Return whether another attempt could use something: downloaded files, encoded files, or tokens."""
@@ -141,7 +146,10 @@ class Preparation:
                         item.part.cleanup()
                         self.check_space(corpus, size)
             is_consistent = False
-            return tuple(writer.finish())
+            shards = tuple(writer.finish())
+            if self.holds_out_documents:
+                self.save(writer)  # an attempt that is killed later encodes nothing again
+            return shards
         except BaseException:
             if is_consistent:
                 self.save(writer)  # otherwise the next attempt truncates the shards to the last saved state
@@ -166,8 +174,10 @@ class Preparation:
         """Return the settings that change the written bytes. Stored, so the keys must stay."""
         data = self.recipe.data
         separator = {"document_separator": data.document_separator} if data.document_separator else {}
+        rule = {"validation": SplitRule.DOCUMENTS} if self.holds_out_documents else {}
         return {
             **separator,
+            **rule,
             "source": data.source,
             "revision": data.revision,
             "validation_tokens": data.validation_tokens,
@@ -193,15 +203,21 @@ class Preparation:
         return replace(state, attempts=state.attempts + 1)
 
     def open_writer(self) -> ShardWriter:
-        data = self.recipe.data
         try:
-            writer = ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, self.state.written)
+            writer = self.writer_after(self.state.written)
         except DataError as error:
             self.progress.note(f"{error.problem}; starting again")
             self.state = self.new_state()
-            writer = ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, WrittenShards())
+            writer = self.writer_after(WrittenShards())
         self.save(writer)
         return writer
+
+    def writer_after(self, written: WrittenShards) -> ShardWriter:
+        """Return a writer of both splits; where documents are held out, of the encoded text that is divided later."""
+        data = self.recipe.data
+        if self.holds_out_documents:
+            return ShardWriter(self.folder, 0, data.shard_tokens, written, train_name=ENCODED)
+        return ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, written)
 
     def new_state(self) -> PrepareState:
         self.remove_files(keep=set())
@@ -225,7 +241,8 @@ class Preparation:
         # Once started, only the next part: how well the later ones are compressed is unknown.
         following = corpus.parts[state.part : state.part + 1]
         text_bytes = sum(part.likely_text_bytes for part in following) if state.done else corpus.likely_text_bytes
-        shards = round(text_bytes * SHARD_BYTES_PER_TEXT_BYTE)
+        copies = 2 if self.holds_out_documents else 1  # the encoded text, and the shards that it is divided into
+        shards = copies * round(text_bytes * SHARD_BYTES_PER_TEXT_BYTE)
         downloads = corpus.bytes_to_fetch(state.part)
         free = shutil.disk_usage(self.folder).free
         if state.done == 0 and size > SPACE_NOTE_BYTES:
@@ -269,26 +286,3 @@ class Preparation:
         flush_directory(self.folder)
         self.folder.rename(self.target)
         flush_directory(self.target.parent)
-
-
-def build_manifest(
-    recipe: Recipe, corpus: Corpus, backend: dict[str, Any], state: PrepareState, shards: tuple[Shard, ...]
-) -> Manifest:
-    """Return the manifest of a finished preparation. Raise EmptyOrTooSmall if the recipe cannot use the dataset."""
-    counts, data = state.counts, recipe.data
-    if not shards:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.refused.items()) or "no documents"
-        raise EmptyOrTooSmall(f"data.source = '{data.source}' has no text ({reasons})", "set data.source to other text")
-    manifest = Manifest(
-        tokenizer=gpt2_tokenizer_record(),
-        source={"asked": data.source, "description": corpus.description, "parts": len(corpus.parts), **corpus.origin},
-        split_rule=f"the first {data.validation_tokens} tokens are validation, the rest training",
-        shards=shards,
-        statistics=state.statistics(),
-        made_with=backend,
-    )
-    try:
-        check_manifest_fits(manifest, recipe.batch_windows, recipe.model.block_size)
-    except DataError as error:
-        raise EmptyOrTooSmall(error.problem, error.fix) from None
-    return manifest

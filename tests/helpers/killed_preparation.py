@@ -15,11 +15,11 @@ from regpt.base import files
 from regpt.cli.main import main
 from regpt.corpus import chunks, parquet, text_files
 from regpt.data import shard_writer, shards
-from regpt.preparation import dataset, downloads, hub, job, state
+from regpt.preparation import dataset, downloads, hub, job, split, state
 
 OURS = {
     module.__file__
-    for module in (files, hub, downloads, state, job, dataset, chunks, text_files, parquet, shards, shard_writer)
+    for module in (files, hub, downloads, state, job, dataset, chunks, text_files, parquet, shards, shard_writer, split)
 }
 
 

@@ -38,10 +38,12 @@ def same_bytes(one: Path, other: Path) -> bool:
     return all((one / name).read_bytes() == (other / name).read_bytes() for name in [*shards, "manifest.json"])
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_local_executor_gives_the_bytes_of_one_machine(tiny: Recipe, tmp_path: Path, workers: int) -> None:
-    prepare(tiny)
-    manifest = prepare_on("local", elsewhere(tiny, tmp_path), 2, {"workers": workers})
+@pytest.mark.parametrize(("workers", "rule"), [(1, "documents"), (1, "first_tokens"), (2, "first_tokens")])
+def test_local_executor_gives_the_bytes_of_one_machine(tiny: Recipe, tmp_path: Path, workers: int, rule: str) -> None:
+    data = {"validation": rule, "validation_tokens": 1_000, "source": tiny.data.source}
+    assert prepare(tiny_recipe(tmp_path, data=data)).validation.rule == rule
+    by_cluster = tiny_recipe(tmp_path, data={**data, "path": str(tmp_path / "by-cluster")})
+    manifest = prepare_on("local", by_cluster, 2, {"workers": workers})
     assert manifest is not None and same_bytes(tmp_path / "data", tmp_path / "by-cluster")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["by-cluster", "by-cluster-logs", "data", "texts"]
 

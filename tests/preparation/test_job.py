@@ -31,7 +31,7 @@ from regpt.corpus.text_files import FilePart
 from regpt.data import gigatoken, shard_writer, tokenizer
 from regpt.data.shards import Manifest, read_manifest
 from regpt.machine.limits import free_memory, usable_processors
-from regpt.preparation import encoders, job
+from regpt.preparation import encoders, job, split
 from regpt.preparation.dataset import exclusive, prepare
 from tests.conftest import tiny_recipe, wait_until
 
@@ -58,9 +58,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "preparation.json"}
 
 
-def test_dataset_bytes_do_not_depend_on_workers(many: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rule", ["documents", "first_tokens"])
+def test_dataset_bytes_do_not_depend_on_workers(many: Path, tmp_path: Path, rule: str) -> None:
     for workers in (1, 2, 3):
-        prepare(recipe_at(tmp_path, f"by-{workers}", workers=workers))
+        made = prepare(recipe_at(tmp_path, f"by-{workers}", workers=workers, validation=rule, validation_tokens=1_000))
+        assert made.validation.rule == rule
     assert contents(tmp_path / "by-1") == contents(tmp_path / "by-2") == contents(tmp_path / "by-3")
 
 
@@ -104,13 +106,17 @@ def test_dataset_tokens_equal_the_public_preparation(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize("n_kills", [5, pytest.param(20, marks=pytest.mark.nightly)])
-def test_preparation_killed_at_random_moments_has_the_same_bytes(many: Path, tmp_path: Path, n_kills: int) -> None:
-    prepare(recipe_at(tmp_path, "whole"))
+@pytest.mark.parametrize("rule", ["documents", "first_tokens"])
+def test_preparation_killed_at_random_moments_has_the_same_bytes(
+    many: Path, tmp_path: Path, n_kills: int, rule: str
+) -> None:
+    settings: dict[str, object] = {"validation": rule, "validation_tokens": 1_000}
+    assert prepare(recipe_at(tmp_path, "whole", **settings)).validation.rule == rule
     random.seed(20)
     kills, finished = 0, 0
     while kills < n_kills or not finished:
         calls = random.randint(1, 1500) if kills < n_kills else 10**9
-        process = prepare_killed(tmp_path, calls, random.choice([1, 1, 1, 2]))
+        process = prepare_killed(tmp_path, calls, random.choice([1, 1, 1, 2]), **settings)
         if process.returncode == -signal.SIGKILL:
             kills += 1
             assert not (tmp_path / "data").exists() or contents(tmp_path / "data") == contents(tmp_path / "whole")
@@ -125,8 +131,8 @@ def test_preparation_killed_at_random_moments_has_the_same_bytes(many: Path, tmp
             assert sorted(path.name for path in tmp_path.iterdir()) == ["texts", "whole"]
 
 
-def prepare_killed(folder: Path, calls: int, workers: int) -> "subprocess.CompletedProcess[str]":
-    (folder / "tiny.toml").write_text(recipe_text(folder, workers))
+def prepare_killed(folder: Path, calls: int, workers: int, **data: object) -> "subprocess.CompletedProcess[str]":
+    (folder / "tiny.toml").write_text(recipe_text(folder, workers, **data))
     words = [sys.executable, "-m", "tests.helpers.killed_preparation", str(calls), "prepare", str(folder / "tiny.toml")]
     process = subprocess.run(words, capture_output=True, text=True, check=False)
     (folder / "tiny.toml").unlink()
@@ -140,11 +146,13 @@ def recipe_text(folder: Path, workers: int, **data: object) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
 @pytest.mark.parametrize("n_errors", [5, pytest.param(20, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rule", ["documents", "first_tokens"])
 def test_preparation_with_exceptions_at_random_moments_has_the_same_bytes(
-    many: Path, tmp_path: Path, error: type[BaseException], n_errors: int
+    many: Path, tmp_path: Path, error: type[BaseException], n_errors: int, rule: str
 ) -> None:
     """A second Ctrl-C, or a full disk: unlike a kill, the program's own code handles it."""
-    prepare(recipe_at(tmp_path, "whole"))
+    settings: dict[str, object] = {"validation": rule, "validation_tokens": 1_000}
+    prepare(recipe_at(tmp_path, "whole", **settings))
     random.seed(21)
     errors = 0
     with pytest.MonkeyPatch.context() as patched:
@@ -152,7 +160,7 @@ def test_preparation_with_exceptions_at_random_moments_has_the_same_bytes(
         while errors < n_errors:
             try:
                 with raised_at_call(random.randint(1, 900), error):
-                    prepare(recipe_at(tmp_path, "data"))
+                    prepare(recipe_at(tmp_path, "data", **settings))
             except (KeyboardInterrupt, OSError):
                 errors += 1
             except DataError as named:
@@ -161,7 +169,7 @@ def test_preparation_with_exceptions_at_random_moments_has_the_same_bytes(
             if (tmp_path / "data").exists():
                 assert contents(tmp_path / "data") == contents(tmp_path / "whole")
                 shutil.rmtree(tmp_path / "data")
-        prepare(recipe_at(tmp_path, "data"))
+        prepare(recipe_at(tmp_path, "data", **settings))
     assert contents(tmp_path / "data") == contents(tmp_path / "whole")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "texts", "whole"]
 
@@ -169,7 +177,7 @@ def test_preparation_with_exceptions_at_random_moments_has_the_same_bytes(
 @contextmanager
 def raised_at_call(calls: int, error: type[BaseException]) -> Iterator[None]:
     """Raise `error` at call number `calls` of a function in the modules that write."""
-    ours = {job.__file__, shard_writer.__file__, files.__file__}
+    ours = {job.__file__, shard_writer.__file__, split.__file__, files.__file__}
 
     def count(frame: FrameType, event: str, arg: object) -> None:
         nonlocal calls
@@ -215,13 +223,15 @@ class StopAfter(NoPreparationProgress):
         self.notes.append(text)
 
 
-def test_stopped_preparation_resumes_where_it_was(many: Path, tmp_path: Path) -> None:
-    whole = prepare(recipe_at(tmp_path, "whole"))
+@pytest.mark.parametrize("rule", ["documents", "first_tokens"])
+def test_stopped_preparation_resumes_where_it_was(many: Path, tmp_path: Path, rule: str) -> None:
+    settings: dict[str, object] = {"validation": rule, "validation_tokens": 1_000}
+    whole = prepare(recipe_at(tmp_path, "whole", **settings))
     stops = 0
     while not (tmp_path / "data").exists():
         progress = StopAfter(4)
         try:
-            assert prepare(recipe_at(tmp_path, "data"), progress) == whole
+            assert prepare(recipe_at(tmp_path, "data", **settings), progress) == whole
         except KeyboardInterrupt:
             stops += 1
         if stops > 1:
@@ -310,7 +320,7 @@ def test_signal_to_the_process_group_loses_no_work(
 
 
 def test_dataset_is_prepared_by_one_process_at_a_time(tiny: Recipe) -> None:
-    with exclusive(tiny), pytest.raises(LockedError, match=str(tiny.data.directory)):
+    with exclusive(tiny, NoPreparationProgress()), pytest.raises(LockedError, match=str(tiny.data.directory)):
         prepare(tiny)
     assert [path.name for path in tiny.data.directory.parent.iterdir()] == ["texts"]
 
