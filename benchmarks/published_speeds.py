@@ -1,5 +1,6 @@
 """Published training speeds, and the fit of the two constants in `regpt/plan/roofline.py` to them."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +16,11 @@ class Speed:
     card: str
     model: str  # a key of MODELS
     tokens_per_second: float  # per card
-    source: str
+    source: str  # the project, then where and how: "llm.c, pull request 378: 1 card"
+
+    @property
+    def project(self) -> str:
+        return re.split("[,:]", self.source)[0]
 
     @property
     def predicted(self) -> float:
@@ -47,7 +52,7 @@ MODELS = {
 # Training in bfloat16 with fused attention, compiled or hand-written, without activation checkpointing, as published by
 # the projects themselves. Step times are converted to tokens/s with the batch size. Ordered by card and model size.
 PUBLISHED = (
-    Speed("RTX 4090", "GPT-2 124M", 110_350, "llm.c's PyTorch trainer on 2 cards: T. Romero, nanoGPT speedrun worklog"),
+    Speed("RTX 4090", "GPT-2 124M", 110_350, "T. Romero, nanoGPT speedrun worklog: llm.c's PyTorch trainer on 2 cards"),
     Speed("A100 40GB", "TinyLlama 1.1B", 24_000, "TinyLlama, README.md"),
     Speed("A100 80GB", "GPT-2 124M", 218_450, "llm.c, scripts/run_gpt2_124M.sh: 8 cards, 300 ms"),
     Speed("A100 80GB", "GPT-2 350M", 79_920, "llm.c, scripts/run_gpt2_350M.sh: 8 cards, 820 ms"),
@@ -60,11 +65,11 @@ PUBLISHED = (
 # Excluded from the fit: reports by individuals, one with a lowered clock and one without float32 weights.
 ELSEWHERE = (
     Speed("H100", "GPT-2 124M", 350_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 1 card"),
-    Speed("H100", "GPT-2 124M", 380_800, "the same on 8 cards"),
-    Speed("H100", "GPT-2 1558M", 40_000, "the same, 1.5B on 8 cards"),
+    Speed("H100", "GPT-2 124M", 380_800, "Jjschwartz, the same on 8 cards"),
+    Speed("H100", "GPT-2 1558M", 40_000, "Jjschwartz, the same, 1.5B on 8 cards"),
     Speed("RTX 4090", "nanochat d20", 38_060, "nanochat, issue 157"),
     Speed("A100 40GB", "GPT-2 124M", 200_503, "llm.c, pull request 378: 1 card with its clock held at 1,275 MHz"),
-    Speed("RTX 5090", "GPT-2 124M", 209_110, "a fork of llm.c with its own kernels, no float32 weights, 3 steps"),
+    Speed("RTX 5090", "GPT-2 124M", 209_110, "a fork of llm.c, its own kernels, no float32 weights, 3 steps"),
 )
 
 

@@ -1,25 +1,17 @@
-"""Print the tables of docs/plan.md: the roofline fit, published speeds, both recipes on five machines, and all cards.
+"""Print the roofline fit and the tables of docs/plan.md: published speeds, both recipes on five machines, all cards.
 
 python -m benchmarks.roofline
 """
 
 from benchmarks.published_speeds import ELSEWHERE, MODELS, PUBLISHED, Speed, fit_constants, split_for_fit
 from regpt.base.cards import CARDS, find_card
-from regpt.base.format import number_range, three_digits
+from regpt.base.format import number_range
 from regpt.base.settings import load_recipe
-from regpt.plan.estimate import Hardware, estimate
+from regpt.plan.estimate import Estimate, Hardware, estimate
 from regpt.plan.roofline import seconds_per_token
 
 RECIPES = ("gpt2-classic", "gpt2-modern")
 MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))
-# Published tokens/s of one card with a 124M model, for comparison.
-KNOWN = {
-    "RTX 5090": "123,000 to 159,000 expected",
-    "RTX 4090": "110,000",
-    "RTX 3090": "63,000 by the record of run 230126",
-    "A100 80GB": "218,000",
-    "H100": "450,000",
-}
 
 
 def fit_table() -> list[str]:
@@ -39,14 +31,15 @@ def fit_table() -> list[str]:
     return [*lines, f"| {' | '.join(shown)} |"]
 
 
-def elsewhere_table() -> list[str]:
-    """Return a table of the published speeds that are excluded from the fit."""
+def speed_table() -> list[str]:
+    """Return a table of all published speeds: the fitted ones, the held-out ones, and those excluded from the fit."""
+    fitted, held_out = split_for_fit()
     lines = ["| card | model | published, tokens/s | formula / published | source |", "|---|---|---|---|---|"]
-    for speed in ELSEWHERE:
-        ratio = speed.predicted / speed.tokens_per_second
-        lines.append(
-            f"| {speed.card} | {speed.model} | {speed.tokens_per_second:,.0f} | {ratio:.2f} | {speed.source} |"
-        )
+    for mark, speeds in ((" ●", fitted), (" ○", held_out), ("", ELSEWHERE)):
+        for speed in speeds:
+            ratio = speed.predicted / speed.tokens_per_second
+            published = f"{speed.tokens_per_second:,.0f}{mark}"
+            lines.append(f"| {speed.card} | {speed.model} | {published} | {ratio:.2f} | {speed.project} |")
     return lines
 
 
@@ -67,31 +60,31 @@ def card_table() -> list[str]:
 def recipe_table() -> list[str]:
     """Return a table of the estimates for both full-size recipes."""
     lines = [
-        "| recipe | on | micro-batch × accumulation | memory of a card | formula, tokens/s of a card | published"
-        " | range, all cards | hours | kWh |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| |",
+        "|---|",
+        "| memory of a GPU |",
+        *(f"| {ranks} × {card_name} |" for card_name, ranks in MACHINES),
     ]
     for name in RECIPES:
-        recipe = load_recipe(name)
-        for card_name, ranks in MACHINES:
-            card = find_card(card_name)
-            found = estimate(recipe, ranks, Hardware(card), recipe.data.micro_batch)
-            assert found is not None, f"{name} does not fit {card_name}"
-            cells = [
-                name,
-                f"{ranks} × {card.name}",
-                f"{found.layout.micro_batch} × {found.layout.accumulation}",
-                f"{found.memory.total / 1e9:.1f} of {card.gigabytes:g} GB",
-                three_digits(1 / seconds_per_token(recipe.model, card)),
-                KNOWN[card_name],
-                number_range(*found.tokens_per_second),
-                number_range(*found.hours),
-                number_range(*found.kilowatt_hours),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+        found = [recipe_estimate(name, card_name, ranks) for card_name, ranks in MACHINES]
+        cells = [
+            f" {name}, hours | kWh |",
+            "---|---|",
+            f" {found[0].memory.total / 1e9:.1f} GB | |",
+            *(f" {number_range(*one.hours)} | {number_range(*one.kilowatt_hours)} |" for one in found),
+        ]
+        lines = [line + more for line, more in zip(lines, cells, strict=True)]
     return lines
 
 
+def recipe_estimate(name: str, card_name: str, ranks: int) -> Estimate:
+    """Return the estimate for a recipe with its own micro-batch."""
+    recipe = load_recipe(name)
+    found = estimate(recipe, ranks, Hardware(find_card(card_name)), recipe.data.micro_batch)
+    assert found is not None, f"{name} does not fit {card_name}"
+    return found
+
+
 if __name__ == "__main__":
-    for table in (fit_table(), elsewhere_table(), recipe_table(), card_table()):
+    for table in (fit_table(), speed_table(), recipe_table(), card_table()):
         print("\n".join(table), end="\n\n")

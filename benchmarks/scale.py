@@ -34,9 +34,8 @@ def build_recipe(name: str) -> Recipe:
 
 def table() -> list[str]:
     lines = [
-        "| model | cards | how | micro-batch × accumulation | memory of a card | computing, a step"
-        " | network, a step | days | USD |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | GPUs | mode | GB per GPU | computing, s per step | network, s | days | USD |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in MODELS:
         recipe = build_recipe(name)
@@ -48,16 +47,14 @@ def table() -> list[str]:
 
 def row(name: str, ranks: int, found: Estimate | None) -> str:
     if found is None:
-        return f"| {name} | {ranks} | does not fit | | | | | | |"
+        return f"| {name} | {ranks} | does not fit | | | | | |"
     cells = [
         name,
         f"{ranks}",
         ("fsdp" if found.layout.sharded else "ddp") if ranks > 1 else "alone",
-        f"{found.layout.micro_batch} × {found.layout.accumulation}",
-        f"{found.memory.total / 1e9:.0f} GB (state {found.memory.state / 1e9:.0f},"
-        f" activations {found.memory.activations / 1e9:.0f})",
-        f"{spread(found.compute_seconds)} s",
-        f"{found.network_seconds:.2g} s" if ranks > 1 else "—",
+        f"{found.memory.total / 1e9:.0f}",
+        spread(found.compute_seconds),
+        f"{found.network_seconds:.2g}" if ranks > 1 else "—",
         spread(tuple(hours / 24 for hours in found.hours)),
         spread(found.usd) if found.usd is not None else "—",
     ]

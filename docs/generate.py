@@ -152,10 +152,9 @@ def library_page() -> str:
     parts = [
         "# Library\n",
         f"{NOTICE}\n",
-        "Functions load on first use, so `import regpt` is fast. A run is given as a `Run`, as the name of a folder\n"
-        "in `runs/`, or as a path. Functions return runs, models, numbers and paths. They print nothing unless\n"
+        "A run is given as a `Run`, as the name of a folder in `runs/`, or as a path. Functions print nothing unless\n"
         "`progress=True`, install no signal handlers unless `handle_signals=True`, and raise `regpt.UserError` for\n"
-        "everything that the caller can fix. All of them in one script (`docs/library_example.py`, run by a test):\n",
+        "everything that the caller can fix. All of them in one script:\n",
         f"```python\n{LIBRARY_EXAMPLE.read_text(encoding='utf-8')}```\n",
         "[examples/](../examples) has scripts for your own data, for replacing a part of the model, and for a sweep.\n",
     ]
@@ -221,8 +220,7 @@ def table(name: str) -> list[str]:
     from benchmarks import roofline, scale
 
     functions = {
-        "roofline.fit_table": roofline.fit_table,
-        "roofline.elsewhere_table": roofline.elsewhere_table,
+        "roofline.speed_table": roofline.speed_table,
         "roofline.recipe_table": roofline.recipe_table,
         "roofline.card_table": roofline.card_table,
         "scale.table": scale.table,

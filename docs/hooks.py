@@ -26,10 +26,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Point links that leave docs/ to the pages of `OUTSIDE`."""
+    """Point links that leave docs/ to the pages of `OUTSIDE`. Links to code become plain text."""
     for name, source in OUTSIDE.items():
         markdown = markdown.replace(f"](../{source}", f"]({name}")
-    return markdown
+    return without_links_to_code(markdown)
 
 
 def page(source: str) -> str:
@@ -38,4 +38,8 @@ def page(source: str) -> str:
     for name, other in OUTSIDE.items():
         text = text.replace(f"]({other}", f"]({name}")
     text = re.sub(r"(\]\(|src=\"|srcset=\")docs/", r"\1", text)
+    return without_links_to_code(text)
+
+
+def without_links_to_code(text: str) -> str:
     return re.sub(r"\[([^\]]+)\]\((?:\.\./)?" + NOT_PAGES + r"\)", r"\1", text)

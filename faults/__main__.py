@@ -61,7 +61,7 @@ def run_experiments(lab: Laboratory, experiments: Sequence[Experiment], quick: b
 def page(results: list[Result], minutes: float) -> str:
     """Return the text of docs/faults.md."""
     capabilities = torch.cpu.get_capabilities()
-    rows = [f"| {r.fault} | {r.action} | {r.times} | {r.outcome} |" for r in results]
+    rows = [f"| {r.action} | {r.times} | {r.outcome} |" for r in results]
     return "\n".join(
         [
             *INTRODUCTION,
@@ -69,8 +69,8 @@ def page(results: list[Result], minutes: float) -> str:
             f"{datetime.now(UTC):%Y-%m-%d}, {capabilities.get('cpu_name', platform.processor())}, Python"
             f" {platform.python_version()}, torch {torch.__version__}, {minutes:.0f} minutes.",
             "",
-            "| | fault | times | result |",
-            "|---|---|---|---|",
+            "| fault | times | result |",
+            "|---|---|---|",
             *rows,
             "",
         ]
@@ -80,12 +80,10 @@ def page(results: list[Result], minutes: float) -> str:
 INTRODUCTION = (
     "# Fault experiments",
     "",
-    "`make faults` writes this page. It runs every experiment of `faults/` on a model with two layers for 40 steps, in",
-    "float32 on one thread, with dropout. The test suite runs a short form.",
-    "",
-    "*Bit-identical* means that the final weights, the optimizer state, all losses, gradient norms, batches,",
-    "validations and samples equal those of an undisturbed run. A *bug* is injected into regpt itself, to verify that",
-    "the experiments detect it.",
+    "`make faults` writes this page. Each experiment of `faults/` disturbs runs of a model with two layers for 40",
+    "steps (float32, one thread, dropout). *Bit-identical*: weights, optimizer state, losses, gradient norms, batches,",
+    "validations and samples equal those of an undisturbed run. A *bug* is put into regpt itself: the experiments must",
+    "detect it.",
 )
 
 

@@ -38,7 +38,6 @@ def damaged_files(lab: Laboratory, times: int) -> Result:
             lab.remove("damaged")
             done += 1
     return Result(
-        "F10, F11",
         f"the two newest checkpoints damaged: each file with {', '.join(DAMAGES)}",
         done,
         "reported and not used; bit-identical",
@@ -56,7 +55,7 @@ def all_damaged(lab: Laboratory, times: int) -> Result:
     assert newest_step(run_dir) == 0
     assert (run_dir / "journal.jsonl").read_bytes() == before
     lab.remove("hopeless")
-    return Result("F11", "all checkpoints damaged", 1, "exit 4; no restart, no file changed")
+    return Result("all checkpoints damaged", 1, "exit 4; no file changed")
 
 
 class Payload:
@@ -100,7 +99,6 @@ def hostile_checkpoints(lab: Laboratory, times: int) -> Result:
         assert run(["report", "hostile", *runs]).code == 0
     lab.remove("hostile")
     return Result(
-        "F12",
         "a pickle, a header of 2^40 bytes or a DCP folder in place of a checkpoint; every command",
         done,
         "exit 4; no code executed",
@@ -117,4 +115,4 @@ def older_format(lab: Laboratory, times: int) -> Result:
     assert outcome.code == 4, outcome.output
     assert "version 1" in outcome.output and "version 2" in outcome.output, outcome.output
     lab.remove("older")
-    return Result("F17", "checkpoints of an older format", 1, "exit 4, naming both versions")
+    return Result("checkpoints of an older format", 1, "exit 4, naming both versions")

@@ -40,10 +40,9 @@ def full_disk(lab: Laboratory, times: int) -> Result:
     lab.finish("full")
     lab.remove("full")
     return Result(
-        "F9",
         "no file can grow from step 12 on",
         1,
-        "each failed save is reported; exit 4 at the last one; older checkpoints intact; resumed, bit-identical",
+        "reported; exit 4 at the last save; older checkpoints intact; resumed, bit-identical",
     )
 
 
@@ -63,10 +62,9 @@ def clock_jumps(lab: Laboratory, times: int) -> Result:
     lab.assert_same_as_baseline("clock")
     lab.remove("clock")
     return Result(
-        "F15",
         "the clock jumps back a year; file times are reversed",
         1,
-        "the newest checkpoint is the highest step; no negative durations",
+        "the highest step is resumed; no negative durations",
     )
 
 
@@ -79,7 +77,7 @@ def no_prefetch(lab: Laboratory, times: int) -> Result:
     assert lab.start("no-prefetch", inject).code == 0
     lab.assert_same_as_baseline("no-prefetch")
     lab.remove("no-prefetch")
-    return Result("F8", "batches are not prefetched", 1, "bit-identical")
+    return Result("batches are not prefetched", 1, "bit-identical")
 
 
 def slow_saves(lab: Laboratory, times: int) -> Result:
@@ -95,10 +93,9 @@ def slow_saves(lab: Laboratory, times: int) -> Result:
     lab.assert_same_as_baseline("slow")
     lab.remove("slow")
     return Result(
-        "F13",
-        "a save takes one second while training continues",
+        "a save takes one second during training",
         1,
-        "the file holds the weights from the start of the save",
+        "the file has the weights of its start",
     )
 
 
@@ -121,9 +118,7 @@ def unwritable_journal(lab: Laboratory, times: int) -> Result:
     assert outcome.code == 0 and outcome.output.count("journal.jsonl") == 1, outcome.output
     lab.assert_same_as_baseline("mute")
     lab.remove("mute")
-    return Result(
-        "F27", "the journal is not writable for 20 records", 1, "reported once; no record missing or duplicated"
-    )
+    return Result("the journal is not writable for 20 records", 1, "reported once; no record missing or duplicated")
 
 
 def failing_tracker(lab: Laboratory, times: int) -> Result:
@@ -139,7 +134,7 @@ def failing_tracker(lab: Laboratory, times: int) -> Result:
     assert outcome.code == 0 and outcome.output.count("server lost") == 1, outcome.output
     lab.assert_same_as_baseline("untracked")
     lab.remove("untracked")
-    return Result("F27", "a tracker raises an error at every record", 1, "reported once; bit-identical")
+    return Result("a tracker raises an error at every record", 1, "reported once; bit-identical")
 
 
 def two_writers(lab: Laboratory, times: int) -> Result:
@@ -164,10 +159,9 @@ def two_writers(lab: Laboratory, times: int) -> Result:
     lab.finish("shared")
     lab.remove("shared")
     return Result(
-        "F16",
-        "two processes write one run; then the first is killed",
+        "two processes write one run; the first is killed",
         1,
-        "exit 6, naming the holder; report and sample work; the lock of a dead process is ignored",
+        "exit 6, naming the holder; report and sample work; a dead process's lock is ignored",
     )
 
 
@@ -178,7 +172,7 @@ def truncated_journal(lab: Laboratory, times: int) -> Result:
         file.write(b'{"kind": "step", "step": 18, "lo')
     lab.finish("cut")
     lab.remove("cut")
-    return Result("F27", "the last line of the journal is truncated", 1, "no step missing or duplicated")
+    return Result("the journal's last line is truncated", 1, "no step missing or duplicated")
 
 
 def closed_output(lab: Laboratory, times: int) -> Result:
@@ -193,4 +187,4 @@ def closed_output(lab: Laboratory, times: int) -> Result:
     assert "Traceback" not in outcome.output, outcome.output
     lab.assert_same_as_baseline("unread")
     lab.remove("unread")
-    return Result("F27", "standard output is closed from the start", 1, "the run continues; bit-identical")
+    return Result("standard output is closed", 1, "bit-identical")

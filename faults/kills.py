@@ -29,9 +29,7 @@ def kills_in_training(lab: Laboratory, kills: int) -> Result:
             assert newest_step(path) >= before if path.exists() else before == 0, "a committed checkpoint was lost"
         lab.assert_same_as_baseline("killed")
         lab.remove("killed")
-    return Result(
-        "F2", "kill -9 at random moments of training", done, "every run, resumed to its end, is bit-identical"
-    )
+    return Result("kill -9 at random moments of training", done, "resumed, bit-identical")
 
 
 KILL_POINTS: dict[str, Callable[[int], None]] = {
@@ -61,7 +59,7 @@ def kills_in_saving(lab: Laboratory, kills: int) -> Result:
             else:
                 lab.finish("saving")
             lab.remove("saving")
-    return Result("F2", f"kill -9 during a save: {', '.join(KILL_POINTS)}", done, "no checkpoint lost; bit-identical")
+    return Result(f"kill -9 during a save: {', '.join(KILL_POINTS)}", done, "no checkpoint lost; bit-identical")
 
 
 def kills_in_retention(lab: Laboratory, times: int) -> Result:
@@ -77,9 +75,7 @@ def kills_in_retention(lab: Laboratory, times: int) -> Result:
         assert [step for step, _ in store.list_checkpoints(lab.path("kept"))] == [35, 40]
         lab.remove("kept")
         done += 1
-    return Result(
-        "F14", "kill -9 while an old checkpoint is removed (keep_last = 2)", done, "the newest two are intact"
-    )
+    return Result("kill -9 while an old checkpoint is removed (keep_last = 2)", done, "the newest two are intact")
 
 
 def files_are_flushed_before_the_rename(lab: Laboratory, bug: Callable[[], None] = lambda: None) -> bool:
@@ -120,6 +116,4 @@ def files_are_flushed_before_the_rename(lab: Laboratory, bug: Callable[[], None]
 def flush_order(lab: Laboratory, times: int) -> Result:
     """Record the order of flushes and renames."""
     assert files_are_flushed_before_the_rename(lab)
-    return Result(
-        "F2", "the order of flushes and renames in each save", 1, "all four files are flushed before the rename"
-    )
+    return Result("flushes and renames in each save", 1, "all four files flushed before the rename")

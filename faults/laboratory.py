@@ -64,7 +64,6 @@ CHECKPOINT_FILES = ("model.safetensors", "optimizer.safetensors", "state.json", 
 class Result:
     """One row of the table in docs/faults.md."""
 
-    fault: str  # its number in the project's list of faults
     action: str
     times: int
     outcome: str

@@ -123,7 +123,7 @@ def killed_ranks(lab: Laboratory, times: int) -> Result:
         assert agent.wait() == 0, agent.output
         assert result(lab, "killed") == expected, agent.output
         lab.remove("killed")
-    return Result("F5", "kill -9 of one of two ranks at random steps", times, "restarted; bit-identical")
+    return Result("kill -9 of one of two ranks at random steps", times, "restarted; bit-identical")
 
 
 def killed_in_phases(lab: Laboratory, times: int) -> Result:
@@ -150,8 +150,7 @@ def killed_in_phases(lab: Laboratory, times: int) -> Result:
         assert result(lab, "placed") == expected, (inject, agent.output)
         lab.remove("placed")
     return Result(
-        "F5",
-        "a rank killed during a save (per-rank and single), a step, validation, sampling; a rank that raises an error",
+        "a rank killed in a save, a step, validation, sampling; a rank that raises an error",
         len(cases),
         "bit-identical",
     )
@@ -182,7 +181,7 @@ def signalled_ranks(lab: Laboratory, times: int) -> Result:
         finished(lab, "signalled", mode, command="resume")
         assert result(lab, "signalled") == expected, agent.output
         lab.remove("signalled")
-    return Result("F4", "SIGTERM to torchrun, and to one of two ranks", times, "all ranks save; bit-identical")
+    return Result("SIGTERM to torchrun, and to one of two ranks", times, "all ranks save; bit-identical")
 
 
 def silent_rank(lab: Laboratory, times: int) -> Result:
@@ -202,9 +201,7 @@ def silent_rank(lab: Laboratory, times: int) -> Result:
         agent.wait()
         assert not list((lab.path("silent") / "checkpoints").glob(".*"))
         lab.remove("silent")
-    return Result(
-        "F6", "one of two ranks stopped (SIGSTOP)", times, "ended after run.rank_timeout, with a stack trace; exit 7"
-    )
+    return Result("one of two ranks stopped (SIGSTOP)", times, "exit 7 after run.rank_timeout, with a stack trace")
 
 
 # The same run on other numbers of ranks
@@ -225,7 +222,7 @@ def moved_between_ranks(lab: Laboratory, times: int) -> Result:
         assert lab.resume("moved").code == 0
         lab.assert_same_as_baseline("moved")
         lab.remove("moved")
-    return Result("F7", "1 rank, then 2, then 1, stopped in between", times, "bit-identical to 1 rank (run.strict_sum)")
+    return Result("1 rank, then 2, then 1", times, "bit-identical (run.strict_sum)")
 
 
 def rank_layouts(lab: Laboratory, times: int) -> Result:
@@ -247,7 +244,6 @@ def rank_layouts(lab: Laboratory, times: int) -> Result:
     agent.wait()
     assert not lab.path("thirds").exists() and f"(exitcode: {USAGE})" in agent.output, agent.output
     return Result(
-        "F7, F29",
         "1, 2, 4 ranks; ddp, fsdp, strict_sum; micro-batches of 1 and 2",
         len(shares),
         f"the same batches; losses of 20 steps within {most:.1e}, bit-identical with strict_sum; 3 ranks are rejected",
@@ -273,8 +269,7 @@ def nan_on_one_rank(lab: Laboratory, times: int) -> Result:
     assert f"exitcode: {NUMERICS}" in agent.output.replace("(exitcode", "exitcode"), agent.output
     lab.remove("poisoned")
     return Result(
-        "F26",
-        "infinity in a loss, or NaN in a gradient, on one of two ranks, for 1 step and for 20",
+        "infinite loss or NaN gradient on one of two ranks, in 1 step and in 20",
         len(cases) + 1,
-        "skipped by both; then a rollback that drops those batches, then exit 5",
+        "skipped by both; rollback, then exit 5",
     )

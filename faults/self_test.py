@@ -30,7 +30,7 @@ def bug_moments(lab: Laboratory, times: int) -> Result:
         parallel.load_moments = lambda *given: None  # type: ignore[attr-defined]
 
     assert differs_after_a_kill(lab, inject), "not detected: moments are not restored"
-    return Result("bug", "the optimizer moments are not restored", 1, "detected: the run has a different result")
+    return Result("bug: optimizer moments are not restored", 1, "detected by its result")
 
 
 def bug_data_position(lab: Laboratory, times: int) -> Result:
@@ -39,7 +39,7 @@ def bug_data_position(lab: Laboratory, times: int) -> Result:
 
     assert differs_after_a_kill(lab, inject), "not detected: data position off by one"
     action = "the data position is off by one after a resume"
-    return Result("bug", action, 1, "detected: the run has a different result")
+    return Result(f"bug: {action}", 1, "detected by its result")
 
 
 def bug_hashes(lab: Laboratory, times: int) -> Result:
@@ -51,7 +51,7 @@ def bug_hashes(lab: Laboratory, times: int) -> Result:
     assert earlier not in lab.resume("bug", inject).output, "the bug had no effect"
     assert earlier in lab.resume("bug").output, "not detected: hashes are not checked"
     lab.remove("bug")
-    return Result("bug", "hashes are not checked", 1, "detected: a flipped bit is not reported")
+    return Result("bug: hashes are not checked", 1, "detected by a flipped bit")
 
 
 def bug_guard_window(lab: Laboratory, times: int) -> Result:
@@ -67,7 +67,7 @@ def bug_guard_window(lab: Laboratory, times: int) -> Result:
         guard.Guard.rejection = rejection  # type: ignore[method-assign]
 
     assert not spike_after_nan_is_skipped(lab, inject), "not detected: NaN in the guard's window"
-    return Result("bug", "NaN enters the guard's window", 1, "detected: a spike is not skipped")
+    return Result("bug: NaN enters the guard's window", 1, "detected by a spike")
 
 
 def bug_flush_order(lab: Laboratory, times: int) -> Result:
@@ -85,4 +85,4 @@ def bug_flush_order(lab: Laboratory, times: int) -> Result:
 
     assert not files_are_flushed_before_the_rename(lab, inject), "not detected: rename before flush"
     action = "a checkpoint is renamed before its files are flushed"
-    return Result("bug", action, 1, "detected: by the order of calls")
+    return Result(f"bug: {action}", 1, "detected by the order of calls")

@@ -26,8 +26,7 @@ def ctrl_c_at_steps(lab: Laboratory, times: int) -> Result:
         lab.finish("stopped")
         lab.remove("stopped")
     return Result(
-        "F1",
-        "Ctrl-C between micro-batches, steps, validation and samples, with dropout",
+        "Ctrl-C between micro-batches, steps, validation and samples",
         len(checks),
         "exit 130; resumed, bit-identical",
     )
@@ -51,7 +50,7 @@ def sigterm_in_each_phase(lab: Laboratory, times: int) -> Result:
         lab.finish("terminated")
         lab.remove("terminated")
     places = ", in ".join(list(PHASES)[:times])
-    return Result("F3", f"SIGTERM in {places}", min(times, len(PHASES)), "exit 143, with a checkpoint of that step")
+    return Result(f"SIGTERM in {places}", min(times, len(PHASES)), "exit 143; that step is saved")
 
 
 def sigterm_twice(lab: Laboratory, times: int) -> Result:
@@ -67,9 +66,7 @@ def sigterm_twice(lab: Laboratory, times: int) -> Result:
     assert newest_step(lab.path("twice")) == 10
     lab.finish("twice")
     lab.remove("twice")
-    return Result(
-        "F3", "a second SIGTERM immediately after the first", 1, "ends at once; the previous checkpoint is intact"
-    )
+    return Result("a second SIGTERM", 1, "ends at once; the previous checkpoint is intact")
 
 
 def sigterm_during_preparation(lab: Laboratory, times: int) -> Result:
@@ -81,6 +78,4 @@ def sigterm_during_preparation(lab: Laboratory, times: int) -> Result:
     assert not lab.path("unprepared").exists() and lab.start("unprepared", settings=settings).code == 0
     lab.assert_same_as_baseline("unprepared")
     lab.remove("unprepared")
-    return Result(
-        "F3", "SIGTERM during data preparation", 1, "exit 143; repeating the command gives a bit-identical run"
-    )
+    return Result("SIGTERM during data preparation", 1, "exit 143; repeated, bit-identical")

@@ -139,8 +139,8 @@ def load_model(model: "Run | AnyPath", runs: AnyPath = RUNS, *, step: int | None
 
     `model` is a run, the directory of a checkpoint, or a Hugging Face directory with GPT-2's or Llama's architecture.
     `step` selects a checkpoint of a run; the default is the newest valid one. The result has a `tokenizer`, and as
-    `.model` a torch.nn.Module. Called with token ids, it returns the logits of the next token after each of them:
-    (B, T) -> (B, T, V). V is `model.vocab_size`, which may be larger than the tokenizer's vocabulary.
+    `.model` a torch.nn.Module. Called with token ids, it returns logits: (B, T) -> (B, T, V). V is `model.vocab_size`,
+    which may be larger than the tokenizer's vocabulary.
     """
     from regpt.interop.open_model import open_model
 
@@ -179,9 +179,9 @@ def evaluate(
 ) -> "list[Result]":
     """Measure the validation loss and multiple-choice tasks; returns one result for each task and metric.
 
-    `tasks` are names such as "validation", "hellaswag" or "piqa". The default is HellaSwag, and the validation loss if
-    the model's dataset exists. `items` limits a task to a fixed subset; 0 takes all. Predictions and losses are kept
-    in `into`, by default in the run's evaluations/ directory.
+    `tasks` are names such as "validation" or "hellaswag"; the default is these two, the first if the model's dataset
+    exists. `items` limits a task to a fixed subset; 0 takes all. Predictions and losses are kept in `into`, by default
+    in the run's evaluations/ directory.
     """
     from regpt.distributed.rank_group import RankGroup
     from regpt.evaluation.evaluate import default_tasks, parse_tasks
@@ -218,10 +218,7 @@ def report(
     runs: AnyPath = RUNS,
     html: bool = False,
 ) -> Path:
-    """Write the report of a run, compared with other runs. Returns the path of report.md, with `html` of report.html.
-
-    `against` are runs, or recipes (.toml) with recorded figures.
-    """
+    """Write the report of a run, compared with runs or recipes (.toml); return the path of report.md, or .html."""
     from regpt.reporting.page import write_page, write_report
     from regpt.reporting.scores import open_baseline
 

@@ -1,4 +1,7 @@
-"""Write and read named tensors as safetensors files; with sharded tensors, the rows of this rank."""
+"""Write and read named tensors as safetensors files; with sharded tensors, the rows of this rank.
+
+torch.distributed.checkpoint is not used because its metadata is a pickle.
+"""
 
 import hashlib
 import json

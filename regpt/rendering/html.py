@@ -1,6 +1,8 @@
 """Turn the Markdown of a report or comparison into one HTML page without other files, network access or scripts.
 
-HTML inside the Markdown is shown as text. The content security policy forbids the browser to load or run anything.
+HTML inside the Markdown is shown as text. The content security policy forbids the browser to load or run anything; it
+allows the page's own style, by its hash, and images as data. Figures are SVG inside <img>: inlined, their identifiers
+would collide.
 """
 
 import base64
