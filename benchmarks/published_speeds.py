@@ -65,11 +65,11 @@ PUBLISHED = (
 # Excluded from the fit: reports by individuals, one with a lowered clock and one without float32 weights.
 ELSEWHERE = (
     Speed("H100", "GPT-2 124M", 350_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 1 card"),
-    Speed("H100", "GPT-2 124M", 380_800, "Jjschwartz, the same on 8 cards"),
-    Speed("H100", "GPT-2 1558M", 40_000, "Jjschwartz, the same, 1.5B on 8 cards"),
+    Speed("H100", "GPT-2 124M", 380_800, "the same on 8 cards"),
+    Speed("H100", "GPT-2 1558M", 40_000, "the same, 1.5B on 8 cards"),
     Speed("RTX 4090", "nanochat d20", 38_060, "nanochat, issue 157"),
     Speed("A100 40GB", "GPT-2 124M", 200_503, "llm.c, pull request 378: 1 card with its clock held at 1,275 MHz"),
-    Speed("RTX 5090", "GPT-2 124M", 209_110, "a fork of llm.c, its own kernels, no float32 weights, 3 steps"),
+    Speed("RTX 5090", "GPT-2 124M", 209_110, "a fork of llm.c with its own kernels, no float32 weights, 3 steps"),
 )
 
 

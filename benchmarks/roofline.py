@@ -1,4 +1,4 @@
-"""Print the roofline fit and the tables of docs/plan.md: published speeds, both recipes on five machines, all cards.
+"""Print the roofline fit, speeds excluded from it, and two tables of docs/plan.md: both recipes, and all cards.
 
 python -m benchmarks.roofline
 """
@@ -31,14 +31,25 @@ def fit_table() -> list[str]:
     return [*lines, f"| {' | '.join(shown)} |"]
 
 
+def elsewhere_table() -> list[str]:
+    """Return a table of the published speeds that are excluded from the fit."""
+    lines = ["| card | model | published, tokens/s | formula / published | source |", "|---|---|---|---|---|"]
+    for speed in ELSEWHERE:
+        ratio = speed.predicted / speed.tokens_per_second
+        lines.append(
+            f"| {speed.card} | {speed.model} | {speed.tokens_per_second:,.0f} | {ratio:.2f} | {speed.source} |"
+        )
+    return lines
+
+
 def speed_table() -> list[str]:
-    """Return a table of all published speeds: the fitted ones, the held-out ones, and those excluded from the fit."""
+    """Return a table of the fitted speeds (●) and the held-out ones (○), with the name of each source."""
     fitted, held_out = split_for_fit()
     lines = ["| card | model | published, tokens/s | formula / published | source |", "|---|---|---|---|---|"]
-    for mark, speeds in ((" ●", fitted), (" ○", held_out), ("", ELSEWHERE)):
+    for mark, speeds in (("●", fitted), ("○", held_out)):
         for speed in speeds:
             ratio = speed.predicted / speed.tokens_per_second
-            published = f"{speed.tokens_per_second:,.0f}{mark}"
+            published = f"{speed.tokens_per_second:,.0f} {mark}"
             lines.append(f"| {speed.card} | {speed.model} | {published} | {ratio:.2f} | {speed.project} |")
     return lines
 
@@ -86,5 +97,5 @@ def recipe_estimate(name: str, card_name: str, ranks: int) -> Estimate:
 
 
 if __name__ == "__main__":
-    for table in (fit_table(), speed_table(), recipe_table(), card_table()):
+    for table in (fit_table(), elsewhere_table(), recipe_table(), card_table()):
         print("\n".join(table), end="\n\n")
