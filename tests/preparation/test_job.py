@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -129,6 +130,19 @@ def test_preparation_killed_at_random_moments_has_the_same_bytes(
             assert contents(tmp_path / "data") == contents(tmp_path / "whole")
             shutil.rmtree(tmp_path / "data")
             assert sorted(path.name for path in tmp_path.iterdir()) == ["texts", "whole"]
+
+
+def test_workers_start_where_temporary_paths_are_long(
+    many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket of Python's fork server has a path of at most 107 bytes; folders of clusters are longer."""
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    made = prepare(recipe_at(tmp_path, "long", workers=2, validation_tokens=1_000))
+    monkeypatch.undo()
+    alone = prepare(recipe_at(tmp_path, "alone", workers=1, validation_tokens=1_000))
+    assert made.digest == alone.digest
 
 
 def prepare_killed(folder: Path, calls: int, workers: int, **data: object) -> "subprocess.CompletedProcess[str]":
