@@ -163,21 +163,29 @@ def test_checkpoint_has_the_weights_of_the_moment_it_was_started(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.parametrize(("number", "names_free_bytes"), [(errno.ENOSPC, True), (errno.EDQUOT, False)])
 def test_failed_checkpoint_is_recorded_and_training_continues(
-    twelve: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    twelve: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    names_free_bytes: bool,
 ) -> None:
+    """A quota that is used up says nothing about the free bytes of the disk."""
     write_tensors = store.write_tensors
 
     def full(path: Path, *what: Any) -> dict[str, int | str]:
         if "step_000004" in str(path):
-            raise OSError(28, "No space left on device")
+            raise OSError(number, os.strerror(number))
         return write_tensors(path, *what)
 
     monkeypatch.setattr(store, "write_tensors", full)
     assert train(twelve, tmp_path / "a", console=Console()).history.status is RunState.FINISHED
     assert steps_saved(tmp_path / "a") == [2, 6, 8, 10, 12]
     out = " ".join(capsys.readouterr().out.split())
-    assert "step_000004" in out and "bytes are free" in out
+    assert "step_000004" in out and os.strerror(number) in out
+    assert ("bytes are free" in out) is names_free_bytes
     assert Event.CHECKPOINT_FAILED in [event.event for event in read_history(tmp_path / "a").events]
 
 
