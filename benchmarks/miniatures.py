@@ -120,9 +120,11 @@ def grid_table(losses: dict[Trial, float], rates: Sequence[float]) -> Iterator[s
                 for rate in rates
             ]
             best = min(cells)
-            yield f"| {corpus} | {recipe} | " + " | ".join(
-                f"**{cell:.3f}**" if cell == best else f"{cell:.3f}" for cell in cells
-            ) + " |"
+            yield (
+                f"| {corpus} | {recipe} | "
+                + " | ".join(f"**{cell:.3f}**" if cell == best else f"{cell:.3f}" for cell in cells)
+                + " |"
+            )
 
 
 def comparison_table(runs: dict[Trial, Run], seeds: Sequence[int]) -> Iterator[str]:
@@ -152,7 +154,9 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
 def main() -> int:
     options = argparse.ArgumentParser(
-        prog="python -m benchmarks.miniatures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m benchmarks.miniatures",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("--into", type=Path, default=Path("miniatures"), help="folder of text, data and runs")
     options.add_argument("--corpora", nargs="+", default=list(CORPORA), choices=CORPORA)
