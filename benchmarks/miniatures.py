@@ -129,7 +129,7 @@ def grid_table(losses: dict[Trial, float], rates: Sequence[float]) -> Iterator[s
 
 def comparison_table(runs: dict[Trial, Run], seeds: Sequence[int]) -> Iterator[str]:
     """Return the rows of a table: modern minus classic, in nats per token, over seeds."""
-    yield "| corpus | classic | modern | difference, 95 % interval over seeds | seeds on which it is significantly lower |"
+    yield "| corpus | classic | modern | difference, 95 % interval over seeds | seeds with a significantly lower loss |"
     yield "|---|---|---|---|---|"
     for corpus in dict.fromkeys(trial.corpus for trial in runs):
         pairs = [tuple(runs[Trial(recipe, corpus, seed)] for recipe in RECIPES) for seed in seeds]
