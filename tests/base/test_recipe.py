@@ -43,8 +43,25 @@ DIGESTS = {
 }
 
 
+# The settings of the miniatures in version 0.1; those of the full size have not changed.
+EVERY = ["validation_every=40", "hellaswag_every=120", "sample_every=120"]
+SETTINGS_OF_VERSION_0_1 = {
+    "demo-classic": [
+        "run.max_steps=120", "data.order=sequential", "data.micro_batch=2",
+        "optimizer.max_lr=1e-3", "optimizer.min_lr=1e-4", "optimizer.warmup_steps=25",
+        *(f"evaluation.{setting}" for setting in EVERY),
+    ],
+    "demo-modern": [
+        "run.max_steps=240",
+        "optimizer.max_lr=3e-3", "optimizer.min_lr=3e-4", "optimizer.warmup_steps=10",
+        *(f"evaluation.{setting}" for setting in EVERY),
+    ],
+}  # fmt: skip
+
+
 def test_recipe_digests_are_those_of_version_0_1() -> None:
-    assert {name: recipe_digest(load_recipe(name)) for name in shipped_recipes()} == DIGESTS
+    found = {name: recipe_digest(load_recipe(name, SETTINGS_OF_VERSION_0_1.get(name, []))) for name in DIGESTS}
+    assert found == DIGESTS and set(DIGESTS) == set(shipped_recipes())
 
 
 @pytest.mark.parametrize(
@@ -52,9 +69,9 @@ def test_recipe_digests_are_those_of_version_0_1() -> None:
     [
         (["data.path=elsewhere", "run.threads=3", "checkpoint.every=7"], {}, {}),
         (["published.hellaswag=0.5"], {}, {}),
-        (["run.max_steps=300"], {}, {"run.max_steps": [240, 300]}),
+        (["run.max_steps=300"], {}, {"run.max_steps": [180, 300]}),
         (["evaluation.sample_seed=1"], {}, {"evaluation.sample_seed": [42, 1]}),
-        (["run.seed=1", "run.max_steps=300"], {"run.seed": [1337, 1]}, {"run.max_steps": [240, 300]}),
+        (["run.seed=1", "run.max_steps=300"], {"run.seed": [1337, 1]}, {"run.max_steps": [180, 300]}),
         (["model.bias=true"], {"model.bias": [False, True]}, {}),
     ],
 )
@@ -171,12 +188,11 @@ def test_full_size_recipes_have_these_derived_values() -> None:
     assert 0.80e9 < modern.model.flops_per_token < 0.86e9
 
 
-def test_tiny_recipes_differ_as_the_full_size_ones_do() -> None:
+def test_miniature_models_differ_as_the_full_size_ones_do() -> None:
+    """They differ in nothing else, so that a comparison of the two is fair."""
     full = {name for name, _, _ in differences(load_recipe(MODERN), load_recipe(CLASSIC))}
     mini = {name for name, _, _ in differences(load_recipe("demo-modern"), load_recipe("demo-classic"))}
-    assert mini == full
-    ratio = load_recipe("demo-modern").optimizer.max_lr / load_recipe("demo-classic").optimizer.max_lr
-    assert ratio == pytest.approx(1.8e-3 / 6e-4)
+    assert mini == {name for name in full if name.startswith("model.")}
 
 
 def test_problems_are_all_reported_at_once() -> None:
