@@ -148,7 +148,8 @@ def run_data_verify(arguments: argparse.Namespace) -> int:
 
 
 def run_data_show(arguments: argparse.Namespace) -> int:
-    from regpt.data.inspect import describe, describe_window
+    from regpt.inspection.dataset import describe
+    from regpt.inspection.window import describe_window
 
     if arguments.window is None:
         lines = describe(arguments.directory, arguments.block_size)

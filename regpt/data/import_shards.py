@@ -18,6 +18,7 @@ from regpt.base.progress import NoProgress, Progress
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, ShardFormat, opened, read_header, shard_format
 from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer_record, read_manifest
+from regpt.data.token_statistics import measure, write_statistics
 from regpt.data.validation_split import SplitRule, ValidationSplit, describe_rule
 
 BYTES_PER_READ = 1 << 22
@@ -106,7 +107,7 @@ def split_of(path: Path) -> Split:
 def import_shards(
     directory: Path, found: list[FoundShard], into: Path | None, progress: Progress | None = None
 ) -> Manifest:
-    """Write a manifest for shards, in their own folder, or in a new folder `into` of links to them.
+    """Write a manifest and statistics for shards, in their own folder, or in a new folder `into` of links to them.
 
     The shards are read, not changed. Raise DataError if a token is not GPT-2's, or if the manifest cannot be written.
     """
@@ -126,13 +127,16 @@ def import_shards(
         "tokens": sum(s.tokens for s in manifest.shards),
     }
     manifest.statistics.update(statistics)
+    measured = measure(directory, manifest)
     if into is None:
         manifest.write(directory)
+        write_statistics(directory, manifest, measured)
         return manifest
     with new_directory(into) as made:
         for one in found:
             link_to(one.path.resolve(), made / one.path.name)
         manifest.write(made)
+        write_statistics(made, manifest, measured)
     return manifest
 
 

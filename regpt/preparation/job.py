@@ -30,6 +30,7 @@ from regpt.data.shards import (
     read_json_or_empty,
     read_manifest,
 )
+from regpt.data.token_statistics import STATISTICS_FILE, measure, write_statistics
 from regpt.data.validation_split import SplitRule, ValidationSplit
 from regpt.preparation.encoders import Encoders, Work, backend_record, worker_count
 from regpt.preparation.hub import HubCorpus
@@ -259,8 +260,9 @@ class Preparation:
     # Finishing
 
     def seal(self, manifest: Manifest) -> None:
-        """Write the manifest, and next to it how the preparation went."""
+        """Write the manifest, and next to it the statistics of the tokens and how the preparation went."""
         manifest.write(self.folder)
+        write_statistics(self.folder, manifest, measure(self.folder, manifest))
         counts, seconds = self.state.counts, max(self.state.seconds, 1e-3)
         write_json(
             self.folder / PREPARATION_FILE,
@@ -279,7 +281,9 @@ class Preparation:
 
     def publish(self, manifest: Manifest) -> None:
         """Remove temporary files and give the folder its name."""
-        self.remove_files(keep={PREPARATION_FILE, "manifest.json"} | {shard.name for shard in manifest.shards})
+        self.remove_files(
+            keep={PREPARATION_FILE, STATISTICS_FILE, "manifest.json"} | {shard.name for shard in manifest.shards}
+        )
         for path in self.folder.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -1,13 +1,15 @@
 """The environment of a run, as environment.json stores it: code, packages, machine, data, command."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from regpt.base.errors import UserError
 from regpt.data.public_corpora import PublicCorpus, corpus_of_imported_shards, corpus_of_source
+from regpt.data.token_statistics import TokenStatistics
+from regpt.data.validation_split import ValidationSplit
 from regpt.tracking.layout import RunPaths
 
 T = TypeVar("T")
@@ -86,6 +88,8 @@ class DataInfo:
     shards: int = 0
     text_bytes: int = 0  # 0: unknown
     made_with: TokenizerBackend | None = None  # None: unknown
+    split: ValidationSplit | None = None  # how validation was chosen; None: by an earlier version, unknown
+    statistics: TokenStatistics | None = None  # None: unknown
 
     def corpus(self, path: str) -> PublicCorpus:
         """Return the public corpus of the text. `path` is data.path of the run; it counts for imported shards only."""
@@ -138,6 +142,9 @@ class Environment:
         data = stored["data"]
         data["source"] = source_json(self.data.source)
         data["made_with"] = data["made_with"] or {}
+        for name in ("split", "statistics"):
+            if data[name] is None:
+                del data[name]  # as earlier versions wrote it
         return stored
 
 
@@ -162,7 +169,17 @@ def data_info(values: Any) -> DataInfo:
         tokenizer=build(TokenizerInfo, known.get("tokenizer")),
         source=source_info(known.get("source")),
         made_with=build(TokenizerBackend, made_with) if made_with else None,
+        split=record_or_none(ValidationSplit.from_json, known.get("split")),
+        statistics=record_or_none(TokenStatistics.from_json, known.get("statistics")),
     )
+
+
+def record_or_none(read: Callable[[Any], T], values: Any) -> T | None:
+    """Read a record that earlier versions did not store; None where it is missing or malformed."""
+    try:
+        return read(values)
+    except (TypeError, KeyError, ValueError):
+        return None
 
 
 def source_info(values: Any) -> SourceInfo:

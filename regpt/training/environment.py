@@ -3,6 +3,7 @@
 import platform
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,14 @@ from regpt.base.format import shown
 from regpt.base.recipe import Recipe
 from regpt.base.settings import recipe_digest
 from regpt.data.shards import Manifest
+from regpt.data.token_statistics import statistics_of
 from regpt.machine.device import Device
 from regpt.tracking.environment import DeviceInfo, Environment, Packages, data_info
 
 
 def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) -> Environment:
-    """Describe the environment of a new run."""
+    """Describe the environment of a new run. Measure the statistics of the dataset if they are not stored with it."""
+    statistics = statistics_of(recipe.data.directory, manifest)
     return Environment(
         recipe_name=recipe.name,
         recipe_digest=recipe_digest(recipe),
@@ -45,6 +48,8 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) 
                 "shards": len(manifest.shards),
                 "text_bytes": manifest.statistics.get("text_bytes", 0),
                 "made_with": manifest.made_with,
+                "split": asdict(manifest.validation),
+                "statistics": statistics and statistics.to_json(),
             }
         ),
         command=[Path(sys.argv[0]).name, *map(shown, sys.argv[1:])],

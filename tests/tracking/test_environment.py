@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from regpt.base.errors import UserError
+from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.data.public_corpora import PublicCorpus
+from regpt.data.token_statistics import measure
+from regpt.machine.device import open_device
+from regpt.preparation.dataset import prepare
 from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, Packages, SourceInfo, TokenizerBackend
 from regpt.tracking.run import open_run
+from regpt.training.environment import environment
 
 OLD_RUN = Path(__file__).parent.parent / "fixtures" / "version_0_1" / "runs" / "old-modern"
 FILE = "environment.json"
@@ -96,3 +101,21 @@ def test_public_corpus_follows_from_the_source_and_only_for_imported_shards_from
     source: SourceInfo, path: str, corpus: PublicCorpus
 ) -> None:
     assert DataInfo(source=source).corpus(path) is corpus
+
+
+def test_split_and_statistics_of_a_dataset_are_stored_and_read(tmp_path: Path, tiny: Recipe) -> None:
+    manifest = prepare(tiny)
+    known = environment(tiny, open_device(tiny.run), manifest, ranks=1)
+    assert known.data.split == manifest.validation
+    assert known.data.statistics == measure(tiny.data.directory, manifest) is not None
+    written = json.loads(json.dumps(known.to_json()))
+    assert Environment.from_json(written) == known
+    assert written["data"]["split"]["rule"] == manifest.validation.rule
+
+
+@pytest.mark.parametrize("broken", [3, [], {}, {"rule": "files"}, {"train": {}}])
+def test_split_and_statistics_that_are_malformed_are_unknown(broken: object) -> None:
+    known = stored()
+    known["data"] |= {"split": broken, "statistics": broken}
+    read = Environment.from_json(known)
+    assert read.data.split is None and read.data.statistics is None and read.to_json() == stored()

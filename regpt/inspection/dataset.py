@@ -1,4 +1,4 @@
-"""Description of a dataset for `regpt data show`: its contents, its origin, and the text of a window."""
+"""Description of a dataset for `regpt data show`: its contents and its origin."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,16 +66,3 @@ def shard_lines(directory: Path, manifest: Manifest, split: Split, block_size: i
         yield f"  {shard.name:<24} {shard.tokens:>13,} tokens  {shard.documents:>9,} documents  {shard.sha256[:12]}…"
     if len(shards) > SHARDS_SHOWN:
         yield f"  … and {len(shards) - SHARDS_SHOWN} more"
-
-
-def describe_window(directory: Path, split: Split, number: int, block_size: int, as_text: bool) -> Iterator[str]:
-    """Yield lines that describe one window, and its tokens or its text. Raise DataError if `number` is out of range."""
-    windows = TokenWindows(directory, read_manifest(directory), split, block_size)
-    shard, first = windows.place(number)
-    row = windows.rows([number])[0]
-    ends = int((row == tokenizer.END_OF_TEXT).sum())
-    yield (
-        f"window {number:,} of {len(windows):,} in {split}: {shard.name}, tokens {first:,} to {first + block_size:,};"
-        f" {ends} documents start in it"
-    )
-    yield tokenizer.decode(row) if as_text else " ".join(map(str, row.tolist()))

@@ -1,0 +1,1 @@
+"""What `regpt data show` says about a dataset. Imports no PyTorch."""
