@@ -1,4 +1,4 @@
-"""Old names of recipes and settings, which still work."""
+"""Old names of recipes, settings and devices, which still work."""
 
 import warnings
 from typing import Any
@@ -17,6 +17,11 @@ class RenamedSetting(UserWarning):
 def current_recipe(name: str) -> str:
     """Return the current name of a shipped recipe; other names are returned as they are."""
     return RECIPE_ALIASES.get(name, name)
+
+
+def current_device(name: str) -> str:
+    """Return the name of a device as this version writes it: earlier ones wrote '1 threads' for a CPU."""
+    return f"{name.removesuffix(', 1 threads')}, 1 thread" if name.endswith(", 1 threads") else name
 
 
 def current_setting(name: str, *, warn: bool) -> str:

@@ -1,15 +1,17 @@
 """Draw the figures of a comparison: losses over tokens, time or FLOPs, and HellaSwag accuracy."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from regpt.base.format import scientific, short_count, smoothed, time_unit, with_error
+from regpt.base.format import scientific, short_count, time_unit, with_error
 from regpt.fairness.learning_curves import LearningCurve
 from regpt.fairness.models import ComparedModel
-from regpt.rendering.charts import SMOOTHING_STEPS, plot_band, set_loss_limits, thin_out
+from regpt.rendering.charts import plot_band
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
+from regpt.rendering.loss_figure import LossCurve, loss_figure
 from regpt.rendering.matplotlib_import import Axes, FuncFormatter
 from regpt.reporting.published import CHANCE
 from regpt.tracking.journal import TaskRecord
@@ -44,24 +46,23 @@ def x_axis(quantity: str, curves: Sequence[LearningCurve]) -> Axis:
 def draw_learning_curves(curves: Sequence[LearningCurve], quantity: str, path: Path) -> None:
     """Draw validation loss with its standard error and smoothed training loss over tokens, seconds or flops."""
     axis = x_axis(quantity, curves)
-    figure, axes = new_figure("Loss (nats per token)")
-    points = []
-    for curve, color in reversed(list(zip(curves, cycle(COLORS), strict=False))):
-        x = [axis.x_of(curve, tokens, seconds) for tokens, seconds, _ in curve.steps]
-        losses = smoothed([loss for _, _, loss in curve.steps], max(SMOOTHING_STEPS, len(x) // 50))
-        axes.plot(*thin_out(x, losses), color=color, linewidth=0.9, alpha=0.6)
-        at = [axis.x_of(curve, point.tokens, point.seconds) for point in curve.evaluations]
-        last = f" (last {curve.evaluations[-1].loss:.4f})" if curve.evaluations else "; no validation"
-        values, errors = (
-            [point.loss for point in curve.evaluations],
-            [point.standard_error for point in curve.evaluations],
-        )
-        plot_band(axes, at, values, errors, color, short_name(curve.name) + last)
-        points += [*zip(x, losses, strict=True), *zip(at, values, strict=True)]
-    clipped = set_loss_limits(axes, points, [])
-    above = f" Losses up to {clipped:.1f} are cut off." if clipped else ""
-    label_x_axis(axes, axis, f"Thick: validation loss ± standard error. Thin: smoothed training loss.{above}")
-    save_figure(figure, path)
+    drawn = [loss_curve(curve, axis) for curve in curves]
+    save_figure(loss_figure(drawn, axis.label, axis.tick_text, with_steps=False), path)
+
+
+def loss_curve(curve: LearningCurve, axis: Axis) -> LossCurve:
+    """Return the finite losses of a run over the quantity of the axis."""
+    steps = [step for step in curve.steps if math.isfinite(step[2])]
+    points = [point for point in curve.evaluations if math.isfinite(point.loss)]
+    last = f" (last {points[-1].loss:.4f})" if points else "; no validation"
+    return LossCurve(
+        label=short_name(curve.name) + last,
+        x=[axis.x_of(curve, tokens, seconds) for tokens, seconds, _ in steps],
+        losses=[loss for _, _, loss in steps],
+        validation_x=[axis.x_of(curve, point.tokens, point.seconds) for point in points],
+        validation=[point.loss for point in points],
+        errors=[point.standard_error for point in points],
+    )
 
 
 def hellaswag_records(model: ComparedModel) -> list[TaskRecord]:

@@ -132,21 +132,24 @@ def curve_value_text(value: CurveValue | None) -> str:
     return with_error(value.loss, value.standard_error) if value.is_measured else f"≈ {value.loss:.4f}"
 
 
-def first_reached_table(curves: Sequence[LearningCurve]) -> Table:
+def first_reached_table(curves: Sequence[LearningCurve], with_time: bool) -> Table:
     """Return when each curve first reached the last loss of each curve."""
     rows = []
     for curve in curves:
         loss = curve.evaluations[-1].loss
-        rows.append([f"{loss:.4f} (last of {curve.name})", *(crossing_text(other, loss) for other in curves)])
+        rows.append(
+            [f"{loss:.4f} (last of {curve.name})", *(crossing_text(other, loss, with_time) for other in curves)]
+        )
     return Table(["Loss", *(curve.name for curve in curves)], rows)
 
 
-def crossing_text(curve: LearningCurve, loss: float) -> str:
+def crossing_text(curve: LearningCurve, loss: float, with_time: bool) -> str:
     found = first_time_below(curve, loss)
     if found is None:
         return f"not reached (lowest {min(point.loss for point in curve.evaluations):.4f})"
     about = "" if found.is_measured else "≈ "
-    return f"{about}{found.tokens:,.0f} tokens, {about}{duration(found.seconds)}"
+    time = f", {about}{duration(found.seconds)}" if with_time else ""
+    return f"{about}{found.tokens:,.0f} tokens{time}"
 
 
 def differences_table(models: Sequence[ComparedModel]) -> Table:

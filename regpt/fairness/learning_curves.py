@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 from regpt.fairness.models import ComparedModel
-from regpt.tracking.journal import SkippedRecord, StepRecord
 
 MAX_ROWS = 4  # of a table; the last ones are kept
 
@@ -30,6 +29,7 @@ class LearningCurve:
     flops_per_token: int
     steps: list[tuple[int, float, float]]  # (tokens, seconds of training steps, training loss)
     evaluations: list[EvalPoint]
+    has_known_speed: bool = True  # no other program slowed the run
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def learning_curve(model: ComparedModel) -> LearningCurve | None:
     if model.run is None or model.step is None:
         return None
     run, last_step = model.run, model.step
-    timed = [record for record in timed_steps(model) if record.step <= last_step]
+    timed = [record for record in run.timed_steps if record.step <= last_step]
     numbers = [record.step for record in timed]
     elapsed = [0.0, *accumulate(record.seconds for record in timed)]
     validations = [v for v in run.history.validations if v.step <= last_step]
@@ -75,19 +75,14 @@ def learning_curve(model: ComparedModel) -> LearningCurve | None:
             for v in validations
             if v.windows == windows
         ],
+        has_known_speed=run.has_known_speed,
     )
 
 
-def timed_steps(model: ComparedModel) -> list[StepRecord | SkippedRecord]:
-    """Return all steps that took time, including those that the guard skipped."""
-    assert model.run is not None
-    history = model.run.history
-    return sorted([*history.steps, *history.skipped], key=lambda record: record.step)
-
-
 def training_seconds(model: ComparedModel) -> float:
-    """Seconds of training steps up to the step that is compared, evaluation and saving excluded."""
-    return sum(record.seconds for record in timed_steps(model) if record.step <= (model.step or 0))
+    """Seconds of training steps, skipped ones too, up to the step that is compared."""
+    assert model.run is not None
+    return sum(record.seconds for record in model.run.timed_steps if record.step <= (model.step or 0))
 
 
 def comparable_curves(curves: Sequence[LearningCurve]) -> list[LearningCurve]:

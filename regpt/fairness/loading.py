@@ -7,6 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from regpt.base.aliases import current_device
 from regpt.base.errors import DataError, UserError
 from regpt.base.settings import load_recipe
 from regpt.fairness.models import ComparedModel, TaskScore, align_on_shared_data
@@ -105,7 +106,7 @@ def load_evaluations(folder: Path, root: Path) -> ComparedModel:
             score_from_lm_eval(task, score, step) for task, score in tasks.items() if task.startswith("lm_eval_")
         ]
         measured = list(tasks.values())[-1] if tasks else {}
-        device, precision = measured.get("device", ""), measured.get("precision", "")
+        device, precision = current_device(measured.get("device", "")), measured.get("precision", "")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             f"{folder / RESULTS_FILE} is not a results file of `regpt evaluate`", "evaluate again"
@@ -159,8 +160,8 @@ def find_run_of_checkpoint(folder: Path, name: str, step: int | None, tokens: in
 
 def devices_text(run: Run) -> str:
     """Describe the devices of all attempts: '4 × NVIDIA H100, then 8 × NVIDIA H100'."""
-    found = [(start.ranks, start.device) for start in run.history.details(Started)]
-    first = run.environment.device.name
+    found = [(start.ranks, current_device(start.device)) for start in run.history.details(Started)]
+    first = run.device_name
     if first not in [name for _, name in found]:
         found = [(run.environment.ranks, first), *found]
     return ", then ".join(f"{ranks} × {name}" if ranks > 1 else name for (ranks, name), _ in groupby(found))

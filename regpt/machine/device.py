@@ -137,7 +137,8 @@ def choose_precision(wanted: str, kind: str) -> torch.dtype:
 
 def device_name(kind: str) -> str:
     """Return the model of the device; for a CPU also the number of threads."""
-    return device_model(kind) + (f", {torch.get_num_threads()} threads" if kind == "cpu" else "")
+    threads = torch.get_num_threads()
+    return device_model(kind) + (f", {threads} thread{'s' if threads != 1 else ''}" if kind == "cpu" else "")
 
 
 def device_model(kind: str) -> str:

@@ -113,7 +113,7 @@ def darkened(color: Any) -> Any:
     return dark if opacity is None else (dark, float(opacity))
 
 
-def in_both_lights(name: str, words: str) -> str:
+def as_picture(name: str, words: str) -> str:
     """Return HTML for Markdown viewers that shows the light or the dark figure."""
     return (
         f'<picture>\n  <source media="(prefers-color-scheme: dark)" srcset="{IMAGES_DIR}/{name}-dark.png">\n'

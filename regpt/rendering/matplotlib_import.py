@@ -11,6 +11,16 @@ with without_matplotlib_backend():
     from matplotlib.axes import Axes
     from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-__all__ = ["Axes", "Figure", "FuncFormatter", "MaxNLocator", "NullFormatter", "matplotlib", "to_hex"]
+__all__ = [
+    "Axes",
+    "Figure",
+    "FixedLocator",
+    "FuncFormatter",
+    "MaxNLocator",
+    "NullFormatter",
+    "NullLocator",
+    "matplotlib",
+    "to_hex",
+]

@@ -6,7 +6,7 @@ from itertools import cycle
 from pathlib import Path
 
 from regpt.base.format import short_count, smoothed, with_error
-from regpt.rendering.charts import SMOOTHING_STEPS, finite_points, plot_band, plot_faint, set_loss_limits, thin_out
+from regpt.rendering.charts import SMOOTHING_STEPS, finite_points, plot_band, plot_faint, thin_out
 from regpt.rendering.figure_style import (
     COLORS,
     PAPER,
@@ -18,55 +18,30 @@ from regpt.rendering.figure_style import (
     short_name,
     style_axes,
 )
+from regpt.rendering.loss_figure import LossCurve, loss_figure
 from regpt.rendering.matplotlib_import import Figure, FuncFormatter, NullFormatter
 from regpt.tracking.run import Run, primary_accuracy
 
 
 def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> None:
     """Draw training loss and validation loss with its standard error over tokens. The first run is the report's."""
-    figure, axes = new_figure("Loss (nats per token)")
-    smoothing = set()
-    for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
-        tokens, losses = finite_points(run, [step.loss for step in run.history.steps])
-        width = max(SMOOTHING_STEPS, len(losses) // 50)
-        plot_faint(axes, tokens, losses, color)
-        if len(losses) > SMOOTHING_STEPS:
-            smoothing.add(width)
-            axes.plot(*thin_out(tokens, smoothed(losses, width)), color=color, linewidth=1.0, alpha=0.75)
-        looks = run.history.validations
-        last = f", validation {looks[-1].loss:.4f}" if looks else ", no validation yet"
-        x, y, errors = ([getattr(v, name) for v in looks] for name in ("tokens", "loss", "standard_error"))
-        plot_band(axes, x, y, errors, color, short_name(run.id) + last)
-    points = losses_of(runs)
-    near = within_reach(points, lines)
-    clipped = set_loss_limits(axes, points, near)
-    notes = ["Thick: validation ± standard error. Thin: training"]
-    notes[0] += f", mean of {' or '.join(f'{width:,}' for width in sorted(smoothing))} steps." * bool(smoothing) or "."
-    notes += [f"The first losses, up to {clipped:.1f}, are cut off."] * bool(clipped)
-    notes += ["Published losses are far below this range."] * (len(near) < len(lines))
-    finish_axes(axes, " ".join(notes))
-    draw_lines(axes, near)
-    save_figure(figure, path)
+    curves = [loss_curve(run) for run in runs]
+    save_figure(loss_figure(curves, "Training tokens", short_count, lines), path)
 
 
-def losses_of(runs: Sequence[Run]) -> list[tuple[float, float]]:
-    """Return (tokens, loss) of all validations and steps."""
-    return [
-        *((look.tokens, look.loss) for run in runs for look in run.history.validations),
-        *(
-            point
-            for run in runs
-            for point in zip(*finite_points(run, [s.loss for s in run.history.steps]), strict=True)
-        ),
-    ]
-
-
-def within_reach(points: Sequence[tuple[float, float]], lines: Sequence[Line]) -> list[Line]:
-    """Return the lines that leave at least a third of the figure to the curves."""
-    losses = [loss for _, loss in points if math.isfinite(loss)]
-    if not losses:
-        return list(lines)
-    return [line for line in lines if min(losses) - line.value <= 2 * (max(losses) - min(losses))]
+def loss_curve(run: Run) -> LossCurve:
+    """Return the finite losses of a run over tokens."""
+    tokens, losses = finite_points(run, [step.loss for step in run.history.steps])
+    looks = [look for look in run.history.validations if math.isfinite(look.loss)]
+    last = f", validation {looks[-1].loss:.4f}" if looks else ", no validation yet"
+    return LossCurve(
+        label=short_name(run.id) + last,
+        x=tokens,
+        losses=losses,
+        validation_x=[look.tokens for look in looks],
+        validation=[look.loss for look in looks],
+        errors=[look.standard_error for look in looks],
+    )
 
 
 def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: str) -> None:

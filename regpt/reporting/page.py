@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from regpt.base.files import write_text
-from regpt.base.format import percent, scientific, teraflops
+from regpt.base.format import percent, scientific
 from regpt.data.public_corpora import PublicCorpus
-from regpt.rendering.figure_style import Line, as_markdown, in_both_lights
+from regpt.rendering.figure_style import Line, as_markdown, as_picture
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import code, fenced
 from regpt.rendering.templates import render_template
@@ -31,7 +31,6 @@ LINES_OF_HELLASWAG = [
 FORMATTERS: dict[str, Callable[..., str]] = {
     "n": lambda value: f"{value:,}",
     "percent": percent,
-    "teraflops": teraflops,
     "every": lambda steps, otherwise: f"Every {steps:,} steps" if steps else otherwise,
     "code": code,
     "fenced": fenced,
@@ -56,7 +55,7 @@ def write_report(run: Run, others: Sequence[Baseline]) -> Path:
         lines = LINES_OF_HELLASWAG if run.hellaswag[-1].is_full_set else LINES_OF_HELLASWAG[:1]
         draw_hellaswag(runs, images / f"{HELLASWAG}.png", lines, items)
     path = run.paths.report
-    write_text(path, render(run, others, in_both_lights))
+    write_text(path, render(run, others, as_picture))
     return path
 
 

@@ -49,7 +49,7 @@ def differences_from_gpt2(run: Run) -> list[str]:
         f"**SwiGLU Activation:** {CHOICES['swiglu'][2]} instead of GELU": model.activation == "swiglu",
         "**RMSNorm** instead of LayerNorm": model.normalization == "rmsnorm",
         "**No biases** in linear layers and norms": not model.bias,
-        f"**Dropout:** {model.dropout or 'none'} instead of 0.1": model.dropout != 0.1,
+        f"**Dropout:** {model.dropout:g} instead of 0.1": model.dropout != 0.1,
         "**Untied head**": not model.tied_head,
         "**Size:** {} layers of width {} with {} heads and {:,} positions instead of 12, 768, 12 and 1,024".format(
             *size
@@ -80,7 +80,9 @@ def training_changes(ours: Recipe, theirs: Recipe) -> list[Change]:
         words = f"{length:,} steps vs {its_length:,} steps ({ours.total_tokens:,} vs {theirs.total_tokens:,} tokens)"
         name = "Extended Training" if tokens > 1 else "Shortened Training" if tokens < 1 else "Steps"
         settings = ("run.max_steps", "data.total_batch_tokens")
-        found.append(Change(name, f"{tokens:.3g}x Training Duration", words, settings, True))
+        found.append(
+            Change(name, f"{tokens:.3g}x Training Duration" if tokens >= 0.01 else name, words, settings, True)
+        )
     rate, its_rate = ours.optimizer.max_lr, theirs.optimizer.max_lr
     if rate != its_rate:
         name = f"{'Higher' if rate > its_rate else 'Lower'} Learning Rate"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from regpt.base.format import percent, with_error
+from regpt.base.format import NO_VALUE, percent, with_error
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, shipped_recipe
 from regpt.data.public_corpora import PublicCorpus, corpus_of_source
-from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS, Reference
+from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS, REFERENCES, Reference
 from regpt.stats.identical import identical
 from regpt.stats.verdicts import same_windows
 from regpt.tracking.journal import TaskRecord
@@ -28,8 +28,8 @@ class Column:
     best: str
     hellaswag: str
     tokens: str
-    by_sum: str = "—"  # HellaSwag, scored by the summed loss
-    bits_per_byte: str = "—"
+    by_sum: str = NO_VALUE  # HellaSwag, scored by the summed loss
+    bits_per_byte: str = NO_VALUE
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,47 @@ class Relation(Enum):
 
 
 def columns(run: Run, others: Sequence[Baseline]) -> list[Column]:
-    """Return the columns: this run, the original GPT-2, the baselines, and the published results of the recipe."""
+    """Return the columns: this run, the baselines, and published results that compare with this run's."""
+    own_record = has_record(run.recipe) and (is_on_corpus_of(run, run.recipe) or scored_all_items(run))
     return [
-        measured_column(run, "Value"),
-        Column(
-            "Reference (GPT-2 Original)",
-            last=f"~{GPT2.validation_loss} (on {GPT2.data})",
-            best="—",
-            hellaswag=f"{GPT2.hellaswag} ({percent(GPT2.hellaswag)}; published)",
-            tokens="—",
-            by_sum=f"{GPT2.by_sum} (published)",
-        ),
+        measured_column(run, "This Run"),
+        *([gpt2_column(run)] if loss_compares(run, GPT2) or scored_all_items(run) else []),
         *(
             measured_column(other.run, name) if other.run else recorded_column(other.recipe, name)
             for other, name in zip(others, headings(run, others), strict=True)
         ),
-        *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if has_record(run.recipe) else []),
+        *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if own_record else []),
     ]
+
+
+def gpt2_column(run: Run) -> Column:
+    """Return GPT-2's published results that compare with this run's."""
+    scored = scored_all_items(run)
+    return Column(
+        "Reference (GPT-2 Original)",
+        last=f"~{GPT2.validation_loss} (on {GPT2.data})" if loss_compares(run, GPT2) else NO_VALUE,
+        best=NO_VALUE,
+        hellaswag=f"{GPT2.hellaswag} ({percent(GPT2.hellaswag)}; published)" if scored else NO_VALUE,
+        tokens=NO_VALUE,
+        by_sum=f"{GPT2.by_sum} (published)" if scored else NO_VALUE,
+    )
+
+
+def loss_compares(run: Run, published: Reference) -> bool:
+    """Whether a published loss was measured on this run's corpus."""
+    return published.validation_loss is not None and published.data is run.corpus
+
+
+def scored_all_items(run: Run) -> bool:
+    """Whether this run's HellaSwag accuracy is over all items, as published ones are."""
+    return bool(run.hellaswag) and run.hellaswag[-1].is_full_set
+
+
+def is_on_corpus_of(run: Run, recipe: Recipe) -> bool:
+    """Whether a run was trained on the text of a shipped recipe's record."""
+    shipped = shipped_recipe(recipe.name)
+    corpus = corpus_of_source((load_recipe(shipped) if shipped else recipe).data.source)
+    return corpus is not PublicCorpus.OTHER and corpus is run.corpus
 
 
 def headings(run: Run, others: Sequence[Baseline]) -> list[str]:
@@ -172,7 +196,7 @@ def recorded_column(recipe: Recipe, name: str) -> Column:
     return Column(
         name,
         f"{claimed.validation_loss} (recorded)" if claimed.validation_loss else "not recorded",
-        "—",
+        NO_VALUE,
         f"{claimed.hellaswag} ({percent(claimed.hellaswag)}; recorded)" if claimed.hellaswag else "not recorded",
         tokens,
     )
@@ -189,20 +213,25 @@ def recorded_where(recipe: Recipe) -> str:
     return f"{claimed.origin or 'its recipe'} ({', '.join(filter(None, took)) or 'hardware not recorded'})"
 
 
-def published_row(run: Run, one: Reference) -> tuple[str, str, str, str]:
-    """Return (name, loss, HellaSwag, what is comparable with this run)."""
-    loss = f"{one.validation_loss} on {one.data}" if one.validation_loss else "—"
-    compares = []
-    if one.validation_loss and one.data is run.corpus:
-        compares.append("the loss, if the validation split is the public one")
-    if run.hellaswag and run.hellaswag[-1].is_full_set and one.scored == GPT2.scored:
-        compares.append("HellaSwag")
-    return (
-        one.name,
-        loss,
-        f"{one.hellaswag:.3f}, {one.scored}",
-        " and ".join(compares) or "no",
-    )
+@dataclass(frozen=True)
+class PublishedRow:
+    """A published result of which at least one figure compares with this run's."""
+
+    name: str
+    loss: str
+    hellaswag: str
+
+
+def published_rows(run: Run) -> list[PublishedRow]:
+    """Return the published losses on this run's corpus, and accuracies on the same items by the same rule."""
+    rows = []
+    for one in REFERENCES:
+        loss = f"{one.validation_loss} on {one.data}" if loss_compares(run, one) else NO_VALUE
+        scored = scored_all_items(run) and one.scored == GPT2.scored
+        accuracy = f"{one.hellaswag:.3f}, {one.scored}" if scored else NO_VALUE
+        if (loss, accuracy) != (NO_VALUE, NO_VALUE):
+            rows.append(PublishedRow(one.name, loss, accuracy))
+    return rows
 
 
 def guessing(record: TaskRecord) -> bool:
@@ -215,17 +244,12 @@ def guessing(record: TaskRecord) -> bool:
 def notes_of_hellaswag(run: Run) -> list[str]:
     if not run.hellaswag:
         why = run.hellaswag_unmeasured
-        return [f"HellaSwag: {NOT_MEASURED}{f' ({why})' if why else ''}."]
+        return [f"HellaSwag was {NOT_MEASURED}: {why}."] if why and run.recipe.evaluation.hellaswag_every else []
     last = run.hellaswag[-1]
     lines = [
         f"HellaSwag after step {last.step:,}: {last.items}. The model's answer is the choice with the lowest"
         " mean loss per token, as in build-nanogpt. ± is one standard error; random guessing gives 0.25."
     ]
-    if not last.is_full_set:
-        lines.append(
-            f"Published accuracies are over all {HELLASWAG_ITEMS:,} items; this one, over a subset, is not exactly"
-            " comparable."
-        )
     if last.cut:
         lines.append(f"{last.cut:,} items were longer than the model's context; their text was cut off at the start.")
     if guessing(last):
@@ -245,8 +269,11 @@ def notes(run: Run, others: Sequence[Baseline]) -> list[str]:
             lines.append(f"{other.name} was validated on the same windows; the two losses are comparable.")
         else:
             lines.append(f"{other.name} was validated on other windows or data; the two losses are not comparable.")
-    if run.corpus is PublicCorpus.FINEWEB_EDU:
-        lines.append(f"The loss of {GPT2.name} was measured on {GPT2.data}'s public validation shard.")
+    if published_rows(run):
+        lines += [f"Published losses on {run.corpus} are over its public validation shard."] * loss_compares(run, GPT2)
     else:
-        lines.append(f"The loss of {GPT2.name} was measured on {GPT2.data}; losses on other data are not comparable.")
+        lines.append(
+            f"Published losses of models of this size are on {PublicCorpus.FINEWEB_EDU} or {PublicCorpus.FINEWEB},"
+            f" published accuracies on all {HELLASWAG_ITEMS:,} HellaSwag items; they do not compare with these values."
+        )
     return [*lines, *notes_of_hellaswag(run)]

@@ -7,35 +7,26 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from regpt.base.format import NO_VALUE
 from regpt.fairness.claims import Claim, claims_on_runs
 from regpt.fairness.wording import caveats_text, no_claim
 from regpt.rendering.markdown import code, escaped
-from regpt.reporting.published import REFERENCES
 from regpt.reporting.recipe_diff import Change, changes, differences_from_gpt2, one_change, rows_of_differences
 from regpt.reporting.scores import (
+    NOT_MEASURED,
     Baseline,
+    PublishedRow,
     Relation,
     columns,
     headings,
     notes,
-    published_row,
-    recorded_where,
+    published_rows,
     relations,
     table_of,
 )
-from regpt.reporting.summary import summary
-from regpt.reporting.wording import (
-    architecture,
-    cost,
-    durations,
-    event_line,
-    framework,
-    gpu_type,
-    gpus,
-    memory,
-    start_text,
-)
-from regpt.stats.describe import difference_text, identity_text, value_text, verdict_text
+from regpt.reporting.summary import claim_at_equal_tokens, summary
+from regpt.reporting.wording import architecture, event_line, resource_rows, setup_rows, start_text
+from regpt.stats.describe import OUTCOME_TEXT, describe_test, difference_text, identity_text, value_text
 from regpt.stats.identical import identical
 from regpt.stats.outcome import Quantity
 from regpt.tracking.journal import SampleRecord
@@ -47,27 +38,14 @@ ROW_NAMES = {
     Quantity.HELLASWAG: "HellaSwag Accuracy",
     Quantity.SPEED: "Training Efficiency",
 }
-RELATION_TEXT = {
-    Relation.PREVIOUS: "Intended improvements.",
-    Relation.EARLIER: "The other run is an earlier one, but not the previous one.",
-    Relation.LATER: "The other run is a later one.",
-    Relation.RECORDED: "The figures of the other run are recorded, not measured here.",
-    Relation.OTHER_DATA: "The other run was trained on other data.",
-    Relation.IDENTICAL: "The other run is identical.",
-}
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """Devices, time and cost of a run."""
+    """Devices, time, cost and software of a run: (name, value). What is unknown or does not apply has no row."""
 
-    gpu_type: str
-    gpus: str
-    training_time: str
-    cost: str
-    memory: str
-    framework: str
-    backend: str
+    resources: list[tuple[str, str]]
+    setup: list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -87,7 +65,8 @@ class VerdictRow:
     theirs: str
     ours: str
     difference: str
-    verdict: str  # outcome and test; not escaped
+    verdict: str  # not escaped
+    test: str  # with its numbers, or why it is missing; not escaped
 
 
 @dataclass(frozen=True)
@@ -97,14 +76,12 @@ class BaselineComparison:
     name: str
     heading: str  # the relation, with the name
     is_previous: bool
-    relation: str  # a sentence
     learning_rate_ratio: float  # this run's highest learning rate by the baseline's
     changes: list[Change]
     settings: list[tuple[str, str, str, str]]  # (setting, ours, theirs, ratio); not escaped
     example: str  # the command that trains with one of the changes; empty if none affects learning
     identity: str  # in what the two are identical; empty if they differ
     verdicts: list[VerdictRow]
-    origin: str  # of recorded figures
 
     @property
     def improvements(self) -> list[Change]:
@@ -121,8 +98,7 @@ class BaselineComparison:
 class Attempts:
     """How a run was started, interrupted and finished."""
 
-    command: str
-    count: int
+    command: str  # empty where it is not recorded
     events: list[str]
     skipped: list[str]  # steps that the guard skipped, with the reason
 
@@ -138,11 +114,16 @@ class ReportPage:
     architecture: list[str]
     hardware: Hardware
     metrics: FinalMetrics
-    published: list[tuple[str, str, str, str]]  # (name, loss, HellaSwag, what is comparable)
+    published: list[PublishedRow]
     samples: SampleRecord | None
     differences_from_gpt2: list[str]
     attempts: Attempts
     baselines: list[BaselineComparison]
+
+    @property
+    def compared(self) -> list[BaselineComparison]:
+        """The baselines that are runs. Recorded figures have no standard errors, so they are not tested."""
+        return [other for other in self.baselines if other.identity or other.verdicts]
 
 
 def report_page(run: Run, others: Sequence[Baseline]) -> ReportPage:
@@ -155,7 +136,7 @@ def report_page(run: Run, others: Sequence[Baseline]) -> ReportPage:
         architecture=architecture(run.recipe),
         hardware=hardware(run),
         metrics=final_metrics(run, others),
-        published=[published_row(run, one) for one in REFERENCES],
+        published=published_rows(run),
         samples=run.history.samples[-1] if run.history.samples else None,
         differences_from_gpt2=differences_from_gpt2(run),
         attempts=attempts(run),
@@ -167,15 +148,9 @@ def report_page(run: Run, others: Sequence[Baseline]) -> ReportPage:
 
 
 def hardware(run: Run) -> Hardware:
-    name, backend = framework(run)
     return Hardware(
-        gpu_type=gpu_type(run),
-        gpus=gpus(run),
-        training_time=durations(run),
-        cost=cost(run),
-        memory=memory(run),
-        framework=name,
-        backend=backend,
+        resources=[row for row in resource_rows(run) if row[1]],
+        setup=[row for row in setup_rows(run) if row[1]],
     )
 
 
@@ -183,15 +158,14 @@ def final_metrics(run: Run, others: Sequence[Baseline]) -> FinalMetrics:
     found = columns(run, others)
     return FinalMetrics(
         columns=[escaped(column.name) for column in found],
-        rows=table_of(found),
+        rows=[(name, cells) for name, cells in table_of(found) if set(cells) - {NOT_MEASURED, NO_VALUE}],
         notes=[escaped(note) for note in notes(run, others)],
     )
 
 
 def attempts(run: Run) -> Attempts:
     return Attempts(
-        command=code(command(run)),
-        count=run.history.attempts,
+        command=code(command(run)) if run.environment.command else "",
         events=[event_line(event) for event in run.history.events],
         skipped=[escaped(f"step {record.step:,}: {record.reason}") for record in run.history.skipped],
     )
@@ -199,8 +173,6 @@ def attempts(run: Run) -> Attempts:
 
 def command(run: Run) -> str:
     """Return the command that started the run, ready to paste."""
-    if not run.environment.command:
-        return "not recorded"
     program, *words = run.environment.command
     return shlex.join(["python", "-m", "regpt", *words] if program == "__main__.py" else [program, *words])
 
@@ -213,14 +185,12 @@ def baseline_comparison(run: Run, other: Baseline, heading: str, relation: Relat
         name=escaped(other.name),
         heading=escaped(heading),
         is_previous=relation is Relation.PREVIOUS,
-        relation=RELATION_TEXT[relation],
         learning_rate_ratio=run.recipe.optimizer.max_lr / other.recipe.optimizer.max_lr,
         changes=found,
         settings=rows_of_differences(run.recipe, other.recipe),
         example=one_change_command(run, other, found),
         identity=identity_text(same) if same else "",
-        verdicts=[verdict_row(claim, other.run) for claim in claims_on_runs(run, other.run)] if other.run else [],
-        origin=escaped(recorded_where(other.recipe)),
+        verdicts=verdict_rows(run, other.run) if other.run and not same else [],
     )
 
 
@@ -234,12 +204,24 @@ def one_change_command(run: Run, other: Baseline, found: Sequence[Change]) -> st
     return code(f"regpt train {recipe} --name one-change {one_change(chosen, run.recipe, other.recipe)}")
 
 
-def verdict_row(claim: Claim, other: Run) -> VerdictRow:
+def verdict_rows(run: Run, other: Run) -> list[VerdictRow]:
+    """Return a row for each quantity that was measured in a run."""
+    claims = claims_on_runs(run, other)
+    named = [(ROW_NAMES[claim.verdict.quantity], claim) for claim in claims]
+    if at_equal := claim_at_equal_tokens(run, other, claims[0]):
+        named.insert(1, (f"{ROW_NAMES[Quantity.VALIDATION_LOSS]} at Equal Tokens", at_equal))
+    return [
+        verdict_row(name, one, other) for name, one in named if (one.verdict.ours, one.verdict.theirs) != (None, None)
+    ]
+
+
+def verdict_row(name: str, claim: Claim, other: Run) -> VerdictRow:
     verdict = claim.verdict
     return VerdictRow(
-        name=ROW_NAMES[verdict.quantity],
+        name=name,
         theirs=value_text(verdict.quantity, verdict.theirs),
         ours=value_text(verdict.quantity, verdict.ours),
         difference=difference_text(verdict),
-        verdict=no_claim(caveats_text(claim.caveats)) if claim.caveats else verdict_text(verdict, other.id),
+        verdict=no_claim(caveats_text(claim.caveats)) if claim.caveats else OUTCOME_TEXT[verdict.outcome],
+        test=describe_test(verdict, other.id),
     )

@@ -2,14 +2,14 @@
 
 from datetime import UTC
 
-from regpt.base.format import byte_size, clock_time, duration, money, short_count
+from regpt.base.format import byte_size, clock_time, duration, money, percent, short_count, teraflops
 from regpt.base.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
 from regpt.reporting.scores import NOT_MEASURED
 from regpt.tracking.events import Ended, Event, OutOfMemory, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord
 from regpt.tracking.resume_changes import changes_of_resume
-from regpt.tracking.run import Run
+from regpt.tracking.run import MachineLoad, Run
 
 
 def model_type(recipe: Recipe) -> str:
@@ -34,12 +34,8 @@ def architecture(recipe: Recipe) -> list[str]:
         + {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm"}[model.normalization]
         + f" before attention and MLP and at the end, epsilon {model.norm_eps}",
         "**Weight Tying:** "
-        + (
-            "token embedding weights shared with LM head"
-            if model.tied_head
-            else "none; the LM head has its own weights"
-        ),
-        "**Biases:** " + ("in linear layers and norms" if model.bias else "none"),
+        + ("token embedding weights shared with LM head" if model.tied_head else "the LM head has its own weights"),
+        *(["**Biases:** in linear layers and norms"] if model.bias else []),
     ]
 
 
@@ -72,8 +68,6 @@ def validation_steps(run: Run) -> str:
 
 def hellaswag_interval(run: Run) -> str:
     asked = run.recipe.evaluation
-    if not asked.hellaswag_every:
-        return "off"
     every = f"every {asked.hellaswag_every:,} steps"
     if not run.hellaswag:
         why = f": {escaped(run.hellaswag_unmeasured)}" if run.hellaswag_unmeasured else ""
@@ -85,13 +79,47 @@ def place_of(run: Run) -> str:
     return run.environment.device.type
 
 
-def gpu_type(run: Run) -> str:
-    name = escaped(run.environment.device.name)
-    return name if place_of(run) != "cpu" else f"none; trained on a CPU: {name}"
+def resource_rows(run: Run) -> list[tuple[str, str]]:
+    """Return the rows of the table of devices, time and cost; the value is empty where it is unknown."""
+    name, count = escaped(run.device_name), ranks(run)
+    if place_of(run) == "cpu":
+        devices = [("Processor", name), ("Processes", count if max(run.ranks, default=1) > 1 else "")]
+    else:
+        devices = [("GPU Type", name), ("Number of GPUs", count)]
+    speed = f"{run.tokens_per_second:,.0f} tokens/s (median step)" if run.history.steps else ""
+    return [
+        *devices,
+        ("Platform", escaped(run.environment.system)),
+        ("Training Duration", durations(run)),
+        ("Estimated Cost", cost(run)),
+        ("Speed", speed + "; other programs used the processors" * (run.load is MachineLoad.BUSY and bool(speed))),
+        ("Share of Peak", share_of_peak(run)),
+        ("Memory", memory(run)),
+    ]
 
 
-def gpus(run: Run) -> str:
-    return ranks(run) if place_of(run) != "cpu" else f"0 (ranks on the CPU: {ranks(run)})"
+def share_of_peak(run: Run) -> str:
+    """Name the share and the peak; empty where one is unknown."""
+    share, device, count = run.share_of_peak, run.environment.device, run.environment.ranks
+    if share is None:
+        return ""
+    several = f"{count} × " if count > 1 else ""
+    return f"{percent(share)} of {several}{teraflops(device.peak_flops)} ({device.peak_source})"
+
+
+def setup_rows(run: Run) -> list[tuple[str, str]]:
+    """Return the rows of the table of software; the value is empty where it is unknown or does not apply."""
+    device, packages = run.environment.device, run.environment.packages
+    framework, backend = framework_and_backend(run)
+    matmul = run.recipe.run.matmul_precision
+    return [
+        ("Framework", framework),
+        ("Backend", backend),
+        ("Precision", device.precision + " (autocast)" * (device.precision == "bfloat16")),
+        ("Compile", "`torch.compile` enabled" if device.compiled else "off"),
+        ("matmul precision", f"'{matmul}'" + " (TF32 where the hardware has it)" * (matmul == "high")),
+        ("Packages", f"Python {packages.python}, torch {packages.torch}, numpy {packages.numpy}"),
+    ]
 
 
 def ranks(run: Run) -> str:
@@ -101,11 +129,11 @@ def ranks(run: Run) -> str:
     return ", then ".join(map(str, counts or [1])) + (f" ({together})" if max(counts, default=1) > 1 else "")
 
 
-def framework(run: Run) -> tuple[str, str]:
-    """Return (framework, backend)."""
+def framework_and_backend(run: Run) -> tuple[str, str]:
+    """Return the framework and the backend of its collectives, which one process does not have."""
     if max(run.ranks, default=1) == 1:
-        kind = {"cpu": "CPU", "cuda": "GPU", "mps": "Apple GPU"}.get(place_of(run), place_of(run))
-        return f"Single {kind} (no DDP)", "N/A"
+        kind = {"cpu": "the CPU", "cuda": "one GPU", "mps": "one Apple GPU"}.get(place_of(run), place_of(run))
+        return f"PyTorch, one process on {kind}", ""
     name = {"ddp": "DDP (DistributedDataParallel)", "fsdp": "FSDP (fully_shard)"}[run.recipe.run.parallel]
     return f"{name} over {ranks(run)} ranks", "NCCL, gloo for CPU tensors" if place_of(run) == "cuda" else "gloo"
 
@@ -121,13 +149,13 @@ def memory(run: Run) -> str:
     """Return the highest memory use that the ends of attempts recorded."""
     most = max((end.memory_bytes for end in run.history.details(Ended)), default=0)
     of = "(peak on the GPU)" if place_of(run) == "cuda" else "(process, at the end)"
-    return f"{byte_size(most)} {of}" if most else NOT_MEASURED
+    return f"{byte_size(most)} {of}" if most else ""
 
 
 def cost(run: Run) -> str:
     price = run.recipe.run.price_per_hour
     if not price:
-        return "unknown; set `run.price_per_hour`"
+        return ""
     hours = run.training_seconds / 3600
     return f"{money(hours * price)} ({duration(run.training_seconds)} at {money(price)} per hour, training steps only)"
 

@@ -37,32 +37,12 @@ REASON_TEXT = {
 }
 
 
-def verdict_text(verdict: Verdict, other: str) -> str:
-    """Return the outcome and its test: 'lower (paired t-test …)'. `other` is the name of the other run."""
-    return f"{OUTCOME_TEXT[verdict.outcome]} ({describe_test(verdict, other)})"
-
-
 def describe_test(verdict: Verdict, other: str) -> str:
     """Describe the test with its numbers, or why it is missing."""
     if verdict.test is None or verdict.reason:
         numbers = f"; {long_text(verdict.test, other)}" if verdict.test else ""
         return (verdict.problem or (REASON_TEXT[verdict.reason] if verdict.reason else "")) + numbers
     return long_text(verdict.test, other)
-
-
-def describe_test_briefly(verdict: Verdict) -> str:
-    """Describe the test in a few words, for a sentence that has both values already."""
-    match verdict.test:
-        case PairedLossTest() as test:
-            numbers = f"difference {with_error(test.difference, test.standard_error, sign=True)}"
-            return f"{numbers}, paired t-test over {test.groups} groups of windows"
-        case ErrorBoundsTest() as test if verdict.reason is None:
-            return f"difference {test.difference:+.4f}; {bounds_text(test)}"
-        case PairedAccuracyTest() as test:
-            return f"McNemar's p = {test.p_value:.2g}"
-        case ThroughputTest() as test:
-            return throughput_text(test)
-    return verdict.problem or (REASON_TEXT[verdict.reason] if verdict.reason else "")
 
 
 def long_text(test: Test, other: str) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from regpt.base.aliases import current_device
 from regpt.base.errors import DataError
 from regpt.stats.losses import ErrorBoundsTest, MeasuredLoss, error_bounds_test, last_loss, window_test
 from regpt.stats.outcome import NotTested, Outcome, Quantity
@@ -141,5 +142,5 @@ def speed_problem(run: Run, other: Run, test: ThroughputTest | None) -> NotTeste
 
 def device_counts(run: Run) -> set[tuple[str, int]]:
     """The (device, ranks) of each attempt."""
-    found = {(start.device, start.ranks) for start in run.history.details(Started)}
-    return found or {(run.environment.device.name, run.environment.ranks)}
+    found = {(current_device(start.device), start.ranks) for start in run.history.details(Started)}
+    return found or {(run.device_name, run.environment.ranks)}

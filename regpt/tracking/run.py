@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.base.aliases import current_recipe
+from regpt.base.aliases import current_device, current_recipe
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_resolved_recipe
 from regpt.data.public_corpora import PublicCorpus
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Ended, Started
-from regpt.tracking.journal import History, TaskRecord, read_history
+from regpt.tracking.journal import History, SkippedRecord, StepRecord, TaskRecord, read_history
 from regpt.tracking.layout import RECIPE_FILE, RunPaths
 from regpt.tracking.predictions import Predictions, read_predictions
 from regpt.tracking.window_losses import read_window_losses
@@ -54,9 +54,19 @@ class Run:
         return self.history.step * self.recipe.data.total_batch_tokens
 
     @property
+    def timed_steps(self) -> list[StepRecord | SkippedRecord]:
+        """All steps that took time, those that the guard skipped too, in their order."""
+        return sorted([*self.history.steps, *self.history.skipped], key=lambda record: record.step)
+
+    @property
     def training_seconds(self) -> float:
-        """Seconds spent in steps, evaluation and saving excluded."""
-        return sum(step.seconds for step in self.history.steps)
+        """Seconds spent in steps, skipped ones too; evaluation and saving excluded."""
+        return sum(record.seconds for record in self.timed_steps)
+
+    @property
+    def device_name(self) -> str:
+        """The device of the first attempt."""
+        return current_device(self.environment.device.name)
 
     @property
     def tokens_per_second(self) -> float:

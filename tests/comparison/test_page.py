@@ -8,11 +8,11 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from regpt.comparison.page import compare_samples
+from regpt.comparison.samples import compare_samples
 from regpt.fairness.loading import load_models
 from regpt.rendering.markdown import escaped
 from regpt.tracking.journal import read_history
-from tests.helpers.compared_runs import edit_journal, edit_recipe, read_page, replace_values, run_command
+from tests.helpers.compared_runs import edit_journal, edit_recipe, read_page, replace_values, run_command, with_load
 
 
 def test_page_marks_interpolated_losses(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,6 +28,28 @@ def test_page_marks_interpolated_losses(runs: Path, capsys: pytest.CaptureFixtur
     assert "≈ " in page.partition("### At equal training time")[2].partition("###")[0]
     to_reach = page.partition("### Tokens and time to reach a loss")[2].partition("###")[0]
     assert f"| {ours[2].loss:.4f} (last of a) | 768 tokens, " in to_reach
+
+
+@pytest.mark.parametrize("share", [0.5, -1.0])
+def test_page_compares_no_times_of_runs_that_other_programs_may_have_slowed(
+    runs: Path, capsys: pytest.CaptureFixture[str], share: float
+) -> None:
+    """A share of -1 is unknown."""
+    edit_journal(runs / "b", lambda record: with_load(record, share))
+    page = read_page(run_command(capsys, "compare", "a", "b"))
+    assert "loss_over_seconds" not in page and "At equal training time" not in page
+    to_reach = page.partition("### Tokens to reach a loss")[2].partition("###")[0]
+    assert "tokens" in to_reach and " s |" not in to_reach
+    assert "during b." in page
+
+
+def test_page_begins_with_the_verdict_on_each_other_model(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = read_page(run_command(capsys, "compare", "a", "b", "c"))
+    _, first, second, rest = page.split("\n\n", 3)
+    assert first.startswith("**a** compared with **b**: ") and second.startswith("**a** compared with **c**: ")
+    losses = [f"{read_history(runs / name).validations[-1].loss:.4f}" for name in ("a", "b")]
+    assert " vs ".join(losses) in first and not re.search("t-test|McNemar|threshold", first + second)
+    assert rest.startswith("- **a** is a GPT-2")
 
 
 def blocks(page: str) -> list[Token]:
@@ -48,8 +70,8 @@ def test_page_shows_special_characters_of_names_and_samples(runs: Path, capsys: 
     assert not any(part.type == "html_inline" for token in inlines for part in token.children or [])
     headings = [words[inlines.index(tokens[n + 1])] for n, token in enumerate(tokens) if token.type == "heading_open"]
     assert headings[1:] == [
-        "Is this comparison fair?", "Final metrics", "Significance tests", "Loss curves", "At equal tokens",
-        "At equal training time", "Tokens and time to reach a loss", "HellaSwag", "What differs", "Samples",
+        "Is this comparison fair?", "Final metrics", "Loss curves", "At equal tokens", "At equal training time",
+        "Tokens and time to reach a loss", "HellaSwag", "Significance tests", "What differs", "Samples",
         "Sample 1", "Sample 2",
     ]  # fmt: skip
 

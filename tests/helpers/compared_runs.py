@@ -53,6 +53,13 @@ def replace_values(kind: str, **values: Any) -> Callable[[dict[str, Any]], dict[
     return lambda record: {**record, **values} if record["kind"] == kind else record
 
 
+def with_load(record: dict[str, Any], share: float) -> dict[str, Any]:
+    """Set the share of the processors that other programs used, in the record of an attempt's end."""
+    if record["kind"] != "event" or "other_cpu_share" not in record["detail"]:
+        return record
+    return {**record, "detail": {**record["detail"], "other_cpu_share": share}}
+
+
 def edit_tasks(run: Path, **values: Any) -> None:
     """Change the scores in the journal and delete the predictions."""
     edit_journal(run, replace_values("task", **values))

@@ -155,7 +155,7 @@ def test_html_page_is_readable_in_a_browser_in_any_scheme(browser: Page, report:
 def test_link_in_the_contents_scrolls_to_its_heading(browser: Page, report: Path) -> None:
     browser.open(report, 1200, "light")
     last = "[...document.querySelectorAll('nav a')].at(-1)"
-    assert browser.value(f"{last}.innerText") == "Contributing Factors"
+    assert browser.value(f"{last}.innerText") == "Command"
     browser.value(f"{last}.click()")
     assert browser.value("scrollY") > 1000
 
@@ -171,7 +171,7 @@ def test_html_comparison_is_complete_in_a_browser(browser: Page, tmp_path: Path,
     asked = [event["request"]["url"] for event in browser.told("Network.requestWillBeSent")]
     assert all(url.startswith("data:") for url in asked[1:])
     markdown = (tmp_path / "comparison.md").read_text(encoding="utf-8")
-    assert browser.value("document.images.length") == markdown.count("<picture>") == 3
+    assert browser.value("document.images.length") == markdown.count("<picture>") == 2  # the speeds are unknown
     assert browser.value("document.documentElement.scrollWidth") == width, "the body scrolls sideways"
     assert browser.value("document.querySelectorAll('tr').length") == len(re.findall(r"^\| ", markdown, re.MULTILINE))
 

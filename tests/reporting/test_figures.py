@@ -11,6 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from regpt.base.format import smoothed
 from regpt.base.settings import load_recipe
 from regpt.rendering.charts import POINTS, thin_out
 from regpt.rendering.figure_style import (
@@ -24,8 +25,9 @@ from regpt.rendering.figure_style import (
     new_figure,
     spread_labels,
 )
+from regpt.rendering.loss_figure import LossCurve, log_ticks
 from regpt.reporting import figures as report_figures
-from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics, smoothed
+from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics
 from regpt.tracking.journal import History, StepRecord, TaskRecord, ValidationRecord
 from regpt.tracking.run import Run
 
@@ -123,17 +125,23 @@ def test_figure_files_of_the_same_run_are_byte_identical(tmp_path: Path) -> None
 def test_figure_of_the_longest_recipe_is_thinned_and_zoomed(tmp_path: Path, figures: list[Figure]) -> None:
     run = drawn("gpt2-modern", 38_146)
     draw_losses([run], tmp_path / "loss.png", [Line("GPT-2", 3.29)])
-    axes = figures[0].axes[0]
-    assert all(len(line.get_xydata()) <= POINTS + 2 for line in axes.lines)
-    low, high = axes.get_ylim()
-    assert low < 3.0 and 3.3 < high < 6.0, "the fall from ln V squeezes the rest"
-    assert any("up to 10.9, are cut off" in text.get_text() for text in axes.texts)
-    assert axes.get_xlim()[1] >= run.tokens
+    whole, end = figures[0].axes
+    for axes in (whole, end):
+        assert all(len(line.get_xydata()) <= POINTS + 2 for line in axes.lines)
+        assert run.tokens <= axes.get_xlim()[1] < 1.5 * run.tokens
+    assert whole.get_xlim()[0] == 0 and whole.get_xscale() == "symlog" and whole.get_ylim()[1] > 10.9
+    middle = whole.transAxes.inverted().transform(whole.transData.transform((run.tokens / 100, 5)))[0]
+    assert 0.4 < middle < 0.8, "the fall from ln V has a large part of the width"
+    assert end.get_xlim()[0] == run.tokens / 2
+    low, high = end.get_ylim()
+    assert low < 3.0 < high < 3.1, "the end fills its panel"
+    assert [len(line.get_xydata()) > 70 for line in end.lines] == [True, True], "training and validation"
 
 
 def test_figure_of_a_short_run_includes_its_first_loss(tmp_path: Path, figures: list[Figure]) -> None:
-    draw_losses([drawn("short", 10)], tmp_path / "loss.png")
-    assert figures[0].axes[0].get_ylim()[1] > 10.8
+    draw_losses([drawn("short", 9)], tmp_path / "loss.png")
+    (axes,) = figures[0].axes
+    assert axes.get_ylim()[1] > 10.8 and axes.get_xscale() == "linear"
 
 
 def test_published_losses_far_below_are_noted_but_not_drawn(tmp_path: Path, figures: list[Figure]) -> None:
@@ -153,6 +161,20 @@ def test_smoothing_averages_and_thinning_keeps_the_ends() -> None:
     x, y = thin_out([float(n) for n in range(38_146)], [float(-n) for n in range(38_146)])
     assert (x[0], x[-1], y[-1]) == (0.0, 38_145.0, -38_145.0) and len(x) <= POINTS + 1
     assert thin_out([], []) == ([], [])
+
+
+def test_smoothed_loss_follows_the_first_steps_and_averages_the_last() -> None:
+    losses = [float(n % 7) for n in range(1000)]
+    mean = LossCurve("run", range(1000), losses, [], [], []).smoothed
+    assert mean[:19] == losses[:19]
+    assert mean[999] == pytest.approx(np.mean(losses[980:1000]))
+
+
+@pytest.mark.parametrize(("first", "last"), [(1e3, 1.1e4), (256, 6144), (524_288, 2e10), (0.01, 3.0)])
+def test_ticks_of_a_logarithmic_axis_are_few_and_round(first: float, last: float) -> None:
+    zero, *ticks = log_ticks(first, last)
+    assert zero == 0 and 2 <= len(ticks) <= 8
+    assert all(first <= tick <= last for tick in ticks)
 
 
 def test_labels_of_lines_move_apart_only_if_they_overlap() -> None:

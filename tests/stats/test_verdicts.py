@@ -1,6 +1,5 @@
 """Verdicts on planted runs that are equal, different or not comparable."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,9 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
 from regpt.fairness.claims import claims_on_runs
 from regpt.reporting.scores import Baseline
-from regpt.reporting.summary import at_equal_tokens, baseline_paragraph, capitalized, summary
-from regpt.stats.describe import describe_test_briefly
+from regpt.reporting.sections import verdict_rows
+from regpt.reporting.summary import baseline_paragraph, claim_at_equal_tokens, summary
+from regpt.stats.describe import describe_test, difference_text
 from regpt.stats.losses import ErrorBoundsTest
 from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, students_t_p_value, students_t_threshold
@@ -124,8 +124,9 @@ def test_clear_difference_has_the_opposite_outcome_when_swapped(tmp_path: Path) 
     text = "\n\n".join(summary(better, [Baseline("b", worse.recipe, worse)]))
     for values in ("2.9000 vs 3.0000", "36 % vs 30 %", "1,231 vs 985 tokens/s"):
         assert values in text
-    for verdict in found:
-        assert describe_test_briefly(verdict) in text
+    rows = verdict_rows(better, worse)
+    assert [row.test for row in rows] == [describe_test(verdict, worse.id) for verdict in found]
+    assert [row.difference for row in rows] == [difference_text(verdict) for verdict in found]
 
 
 def test_difference_within_the_errors_is_not_claimed(tmp_path: Path) -> None:
@@ -186,16 +187,17 @@ def test_equal_tokens_need_a_validation_of_both_runs(tmp_path: Path) -> None:
     further = [*ours.history.steps, replace(ours.history.steps[-1], step=121, tokens=123_904)]
     ours = replace(ours, history=replace(ours.history, steps=further), recipe=finished_after(121))
     other = replace(other, recipe=finished_after(120))
-    (sentence,) = at_equal_tokens(ours, other, claims_on_runs(ours, other)[0])
-    assert "2.9000 vs 3.0000: lower (" in sentence and capitalized(sentence) in baseline_paragraph(
-        ours, as_other(other)
-    )
+    found = claim_at_equal_tokens(ours, other, claims_on_runs(ours, other)[0])
+    assert found and found.is_difference and (found.verdict.ours, found.verdict.theirs) == (2.9, 3.0)
+    assert "At equal tokens, its validation loss was 2.9000 vs 3.0000" in baseline_paragraph(ours, as_other(other))
     ours, kept = with_windows(ours, -0.05, 0.1), with_windows(other, 0.0, 0.1)
-    (sentence,) = at_equal_tokens(ours, kept, claims_on_runs(ours, kept)[0])
-    assert re.search(r"[\d.]+ vs [\d.]+: lower \(difference -0\.0", sentence)
+    found = claim_at_equal_tokens(ours, kept, claims_on_runs(ours, kept)[0])
+    assert found and found.verdict.outcome is Outcome.LOWER and isinstance(found.verdict.test, PairedLossTest)
+    row = {row.name: row for row in verdict_rows(ours, kept)}["Validation Loss at Equal Tokens"]
+    assert row.verdict == "lower" and row.test == describe_test(found.verdict, kept.id)
     earlier = [replace(look, step=40, tokens=40_960) for look in other.history.validations]  # stopped later
     other = replace(other, history=replace(other.history, validations=earlier))
-    assert not list(at_equal_tokens(ours, other, claims_on_runs(ours, other)[0]))
+    assert claim_at_equal_tokens(ours, other, claims_on_runs(ours, other)[0]) is None
 
 
 def finished_after(steps: int) -> Recipe:

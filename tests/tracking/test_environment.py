@@ -12,8 +12,11 @@ from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.data.public_corpora import PublicCorpus
 from regpt.data.token_statistics import measure
+from regpt.fairness.learning_curves import training_seconds
+from regpt.fairness.loading import load_run
 from regpt.machine.device import open_device
 from regpt.preparation.dataset import prepare
+from regpt.stats.verdicts import device_counts
 from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, Packages, SourceInfo, TokenizerBackend
 from regpt.tracking.run import open_run
 from regpt.training.environment import environment
@@ -119,3 +122,18 @@ def test_split_and_statistics_that_are_malformed_are_unknown(broken: object) -> 
     known["data"] |= {"split": broken, "statistics": broken}
     read = Environment.from_json(known)
     assert read.data.split is None and read.data.statistics is None and read.to_json() == stored()
+
+
+def test_device_of_one_thread_has_one_name_in_all_versions() -> None:
+    run = open_run(OLD_RUN)
+    assert run.environment.device.name == "AMD EPYC, 1 threads" and run.device_name == "AMD EPYC, 1 thread"
+    assert device_counts(run) == {("AMD EPYC, 1 thread", 1)}
+    assert load_run(run, run.id).device == "AMD EPYC, 1 thread"
+
+
+def test_training_time_of_a_run_includes_skipped_steps() -> None:
+    run = open_run(OLD_RUN)
+    skipped = sum(record.seconds for record in run.history.skipped)
+    assert skipped > 0
+    assert run.training_seconds == pytest.approx(sum(step.seconds for step in run.history.steps) + skipped)
+    assert run.training_seconds == pytest.approx(training_seconds(load_run(run, run.id)))
