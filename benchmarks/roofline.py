@@ -61,9 +61,10 @@ def predicted(speed: Speed, share: float, passes: float) -> float:
 
 def card_table() -> list[str]:
     """Return a table of all known cards. `regpt/base/cards.py` has the source of each peak."""
-    lines = ["| card | TFLOP/s, bfloat16 | GB | GB/s | W |", "|---|---|---|---|---|"]
+    lines = ["| card | TFLOP/s | GB | GB/s | W |", "|---|---|---|---|---|"]
     for card in CARDS:
-        cells = [card.name, f"{card.tflops:,g}", f"{card.gigabytes:g}", f"{card.gigabytes_per_second:,g}"]
+        precision = " (float32)" if card.precision == "float32" else ""
+        cells = [card.name, f"{card.tflops:,g}{precision}", f"{card.gigabytes:g}", f"{card.gigabytes_per_second:,g}"]
         lines.append(f"| {' | '.join(cells)} | {card.watts:g} |")
     return lines
 

@@ -218,7 +218,7 @@ def report(
     runs: AnyPath = RUNS,
     html: bool = False,
 ) -> Path:
-    """Write the report of a run, compared with runs or recipes (.toml); return the path of report.md, or .html."""
+    """Write the report of a run, compared with runs or recipes; return the path of report.md, or .html."""
     from regpt.reporting.page import write_page, write_report
     from regpt.reporting.scores import open_baseline
 

@@ -128,3 +128,15 @@ def test_tiktoken_is_not_older_than_its_linear_encoding_of_long_runs() -> None:
     """Before 0.13 a run of one letter took quadratic time (openai/tiktoken 195)."""
     (wanted,) = [line for line in PROJECT["project"]["dependencies"] if line.startswith("tiktoken")]
     assert tuple(map(int, wanted.partition(">=")[2].split("."))) >= (0, 13)
+
+
+def test_makefile_installs_without_complaints_about_data_packages() -> None:
+    text = (ROOT / "Makefile").read_text(encoding="utf-8")
+    command = re.search(r"^PIP_INSTALL := (.*)$", text, re.MULTILINE)
+    assert command and "--no-warn-conflicts" in command[1].split()
+    assert text.count("pip install") == 1  # every installation uses the variable
+
+
+def test_git_ignores_what_the_commands_write() -> None:
+    ignored = (ROOT / ".gitignore").read_text(encoding="utf-8").split()
+    assert {"/data/", "/runs/", "/comparisons/", "/evaluations/"} <= set(ignored)

@@ -1,4 +1,4 @@
-"""Old names of recipes, settings and devices, which still work."""
+"""Old names of recipes, settings and devices, which still work; names in other programs, which get a suggestion."""
 
 import warnings
 from typing import Any
@@ -7,6 +7,27 @@ from regpt.base.errors import Problem
 
 RECIPE_ALIASES = {"gpt2-230126": "gpt2-classic", "gpt2-050226": "gpt2-modern"}
 SETTING_ALIASES = {"guard.skips": "guard.max_skips", "guard.returns": "guard.max_rollbacks"}
+OTHER_NAMES = {  # key in another program, such as nanoGPT or llm.c -> our setting
+    "lr": "optimizer.max_lr",
+    "learning_rate": "optimizer.max_lr",
+    "warmup_iters": "optimizer.warmup_steps",
+    "wd": "optimizer.weight_decay",
+    "batch_size": "data.micro_batch",
+    "total_batch_size": "data.total_batch_tokens",
+    "dataset": "data.path",
+    "max_iters": "run.max_steps",
+    "num_iterations": "run.max_steps",
+    "steps": "run.max_steps",
+    "dtype": "run.precision",
+    "depth": "model.n_layer",
+    "num_layers": "model.n_layer",
+    "num_heads": "model.n_head",
+    "hidden_size": "model.n_embd",
+    "context_length": "model.block_size",
+    "sequence_length": "model.block_size",
+    "eval_interval": "evaluation.validation_every",
+    "eval_iters": "evaluation.validation_batches",
+}
 OLD_SETTINGS = {new: old for old, new in SETTING_ALIASES.items()}
 
 

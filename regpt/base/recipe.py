@@ -118,9 +118,22 @@ class Recipe:
         return self.tokens_after(self.run.max_steps)
 
     @property
+    def is_warmup_too_long(self) -> bool:
+        """Return whether the warm-up lasts for the whole run."""
+        return self.optimizer.warmup_steps >= self.run.max_steps
+
+    @property
     def warmup_tokens(self) -> int:
         """Return the number of training tokens in the warm-up."""
         return self.optimizer.warmup_steps * self.data.total_batch_tokens
+
+
+def warmup_advice(warmup_steps: int, max_steps: int) -> str:
+    """Describe a warm-up that lasts for the whole run, with the remedy: a twentieth of the run, as in demo-modern."""
+    return (
+        f"optimizer.warmup_steps = {warmup_steps:,} leaves no step at optimizer.max_lr (run.max_steps = {max_steps:,});"
+        f" set optimizer.warmup_steps={max_steps // 20}"
+    )
 
 
 SECTIONS = tuple(f.name for f in fields(Recipe) if f.name != "name")

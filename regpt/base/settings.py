@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from regpt.base.aliases import OLD_SETTINGS, current_recipe, current_setting, rename_settings
+from regpt.base.aliases import OLD_SETTINGS, OTHER_NAMES, current_recipe, current_setting, rename_settings
 from regpt.base.errors import Problem, RecipeError, UserError
 from regpt.base.files import sha256_of_json
 from regpt.base.recipe import SECTIONS, Recipe
@@ -140,7 +140,21 @@ def all_settings() -> list[str]:
 
 
 def settings_by_key(key: str) -> list[str]:
-    return [name for name in all_settings() if name.partition(".")[2] == key]
+    """Return the settings that have this key in any section, and the one that other programs call so."""
+    same = [name for name in all_settings() if name.partition(".")[2] == key]
+    return [*same, OTHER_NAMES[key]] if key in OTHER_NAMES else same
+
+
+def search_settings(words: Sequence[str]) -> list[str]:
+    """Return the settings whose name, help or name in other programs contains every word, in any case."""
+    found = []
+    for name in all_settings():
+        section, _, key = name.partition(".")
+        others = [other for other, ours in OTHER_NAMES.items() if ours == name]
+        text = " ".join([name, SETTINGS[section][key].metadata["help"], *others]).lower()
+        if all(word.lower() in text for word in words):
+            found.append(name)
+    return found
 
 
 def near_setting(name: str) -> str:

@@ -113,15 +113,20 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     return arguments
 
 
-def check_command(top: argparse.ArgumentParser, words: Sequence[str]) -> None:
-    """Exit with a suggestion if the first word is not a command."""
-    known = next(action.choices for action in top._subparsers._group_actions if action.choices)  # type: ignore[union-attr]
-    word = next((word for word in words if not word.startswith("-")), None)
-    if word is not None and word not in known:
-        near = difflib.get_close_matches(word, list(known), n=1)
-        advice = f"did you mean '{near[0]}'?" if near else f"commands are {', '.join(known)}"
-        print(f"error: no command is named '{word}' — {advice}", file=sys.stderr)
-        sys.exit(USAGE)
+def check_command(parser: argparse.ArgumentParser, words: Sequence[str], before: str = "") -> None:
+    """Exit with a suggestion if the next word is not a command of `parser`; then check its subcommand."""
+    known = next((a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), None)
+    place = next((place for place, word in enumerate(words) if not word.startswith("-")), None)
+    if known is None or place is None:
+        return
+    word = words[place]
+    if word in known:
+        check_command(known[word], words[place + 1 :], f"{before}{word} ")
+        return
+    near = difflib.get_close_matches(word, list(known), n=1)
+    advice = f"did you mean '{before}{near[0]}'?" if near else f"commands are {', '.join(before + n for n in known)}"
+    print(f"error: no command is named '{before}{word}' — {advice}", file=sys.stderr)
+    sys.exit(USAGE)
 
 
 def run_command(arguments: argparse.Namespace) -> int:

@@ -1,9 +1,10 @@
 """The commands demo and recipe."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
-from regpt.base.errors import DONE, RecipeError
+from regpt.base.errors import DONE, RecipeError, UserError
 from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_runs, at_least
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def add_recipe_command(commands: "Subparsers") -> None:
         "show recipes and settings",
         "examples: regpt recipe list\n"
         "          regpt recipe show gpt2-modern --against gpt2-classic\n"
-        "          regpt recipe help",
+        "          regpt recipe help lr",
     )
     actions = recipe.add_subparsers(metavar="show|list|help", required=True)
     show = actions.add_parser("show", help="print a recipe with every value, and derived values")
@@ -42,7 +43,11 @@ def add_recipe_command(commands: "Subparsers") -> None:
     )
     add_recipe(show)
     actions.add_parser("list", help="list the shipped recipes").set_defaults(command=run_recipe_list)
-    actions.add_parser("help", help="explain every setting").set_defaults(command=run_recipe_help)
+    explain = actions.add_parser("help", help="explain every setting, or those that a word finds")
+    explain.set_defaults(command=run_recipe_help)
+    explain.add_argument(
+        "words", metavar="WORD", nargs="*", help="show only settings with these words in their name or help"
+    )
 
 
 def run_demo(arguments: argparse.Namespace) -> int:
@@ -53,6 +58,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.format import scientific
+    from regpt.base.recipe import warmup_advice
     from regpt.base.settings import differences, load_recipe, to_toml
     from regpt.data.sizes import epochs_text
 
@@ -73,6 +79,9 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
     }
     print("# Derived values")
     print("\n".join(f"#   {name:<16} {value}" for name, value in derived.items()))
+    if recipe.is_warmup_too_long:
+        advice = warmup_advice(recipe.optimizer.warmup_steps, recipe.run.max_steps)
+        print(f"note: {advice}", file=sys.stderr)
     if arguments.against:
         other = load_recipe(arguments.against)
         print(f"\n# Differences from {other.name}")
@@ -91,13 +100,18 @@ def run_recipe_list(arguments: argparse.Namespace) -> int:
 
 
 def run_recipe_help(arguments: argparse.Namespace) -> int:
-    from dataclasses import fields
+    from regpt.base.settings import SETTINGS, search_settings, toml_value
 
-    from regpt.base.recipe import SECTIONS, Recipe
-    from regpt.base.settings import toml_value
-
-    for section in SECTIONS:
-        print(f"[{section}]")
-        for f in fields(getattr(Recipe(name="defaults"), section)):
-            print(f"  {f.name} = {toml_value(f.default)}\n      {f.metadata['help']}")
+    found = search_settings(arguments.words)
+    if not found:
+        raise UserError(
+            f"no setting has '{' '.join(arguments.words)}' in its name or help", "`regpt recipe help` lists them all"
+        )
+    section = ""
+    for name in found:
+        if name.partition(".")[0] != section:
+            section = name.partition(".")[0]
+            print(f"[{section}]")
+        setting = SETTINGS[section][name.partition(".")[2]]
+        print(f"  {setting.name} = {toml_value(setting.default)}\n      {setting.metadata['help']}")
     return DONE

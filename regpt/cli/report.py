@@ -55,7 +55,7 @@ def add_compare(commands: "Subparsers") -> None:
         "models",
         metavar="RUN",
         nargs="+",
-        help="a run, a folder written by `regpt evaluate`, or a .toml recipe with published figures",
+        help="a run, a folder written by `regpt evaluate`, or a recipe with published figures",
     )
     compare.add_argument("--into", type=Path, metavar="FOLDER", help="write the comparison to another folder")
     compare.add_argument("--html", action="store_true", help="also write comparison.html, one self-contained file")
@@ -78,7 +78,7 @@ def add_report(commands: "Subparsers") -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="runs, or .toml recipes with published figures, to compare with",
+        help="runs, or recipes with published figures, to compare with",
     )
     report.add_argument("--html", action="store_true", help="also write report.html, one self-contained file")
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from regpt.base.format import byte_size, duration, percent, scientific, with_error
-from regpt.base.recipe import Recipe
+from regpt.base.recipe import Recipe, warmup_advice
 from regpt.distributed.signals import GracefulStop
 from regpt.machine.device import Device
 from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
@@ -142,11 +142,8 @@ class TrainingConsole:
             f"{recipe.data.total_batch_tokens:,} tokens a step = {f'{ranks} x ' if ranks > 1 else ''}{micro_batches}",
         ]
         self.print_line(" · ".join(parts))
-        if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
-            self.note(
-                f"optimizer.warmup_steps = {recipe.optimizer.warmup_steps:,} and run.max_steps ="
-                f" {recipe.run.max_steps:,}: the learning rate never reaches optimizer.max_lr"
-            )
+        if recipe.is_warmup_too_long:
+            self.note(warmup_advice(recipe.optimizer.warmup_steps, recipe.run.max_steps))
         if hellaswag_unavailable and recipe.evaluation.hellaswag_every:
             self.note(f"HellaSwag is not evaluated: {hellaswag_unavailable}")
         self.console.start_bar("train", recipe.run.max_steps, first_step, "first step …")

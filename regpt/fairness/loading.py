@@ -9,7 +9,7 @@ from typing import Any
 
 from regpt.base.aliases import current_device
 from regpt.base.errors import DataError, UserError
-from regpt.base.settings import load_recipe
+from regpt.base.settings import load_recipe, shipped_recipe
 from regpt.fairness.models import ComparedModel, TaskScore, align_on_shared_data
 from regpt.stats.losses import MeasuredLoss, loss_at
 from regpt.tracking.environment import TokenizerInfo, build
@@ -17,7 +17,7 @@ from regpt.tracking.events import Started
 from regpt.tracking.journal import TaskRecord
 from regpt.tracking.layout import RESULTS_FILE, VALIDATION, RunPaths, step_directories
 from regpt.tracking.predictions import Predictions, read_predictions
-from regpt.tracking.run import Run, find_run, open_run
+from regpt.tracking.run import NoSuchRun, Run, find_run, open_run
 from regpt.tracking.window_losses import window_losses_file
 
 
@@ -37,8 +37,8 @@ def load_models(names: Sequence[str], root: Path) -> list[ComparedModel]:
 
 
 def load_model(name: str, root: Path) -> ComparedModel:
-    """Load a run by name or path, a folder of `regpt evaluate`, or a recipe by its .toml file."""
-    if name.endswith(".toml"):
+    """Load a run by name or path, a folder of `regpt evaluate`, or a recipe by its .toml file or shipped name."""
+    if name.endswith(".toml") or is_shipped_only(name, root):
         recipe = load_recipe(name)
         return ComparedModel(
             name=f"{recipe.name} (published)",
@@ -55,6 +55,17 @@ def load_model(name: str, root: Path) -> ComparedModel:
     except UserError as error:
         raise UserError(f"'{name}' is neither a run in {root} nor a folder with {RESULTS_FILE}", error.fix) from None
     return load_run(open_run(path), name if root == Path("runs") else str(path))
+
+
+def is_shipped_only(name: str, root: Path) -> bool:
+    """Return whether a name is that of a shipped recipe, and neither of a run nor of a folder."""
+    if shipped_recipe(name) is None or Path(name).exists():
+        return False
+    try:
+        find_run(name, root)
+    except NoSuchRun:
+        return True
+    return False
 
 
 def load_run(run: Run, command_name: str) -> ComparedModel:

@@ -165,7 +165,7 @@ def peak_rate(device: torch.device, precision: torch.dtype) -> Peak:
     Measurements that differ by more than a tenth were taken next to other work and are not used.
     """
     card = known_card(device)
-    if card is not None and precision == torch.bfloat16:
+    if card is not None and f"torch.{card.precision}" == str(precision):
         return Peak(card.peak, f"published for {card.name}")
     rates = [measure_matmul_rate(device, precision) for _ in range(PEAK_MEASUREMENTS)]
     spread = 1 - min(rates) / max(rates)

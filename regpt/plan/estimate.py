@@ -56,6 +56,11 @@ class Estimate:
         return self.layout.ranks
 
     @property
+    def is_speed_known(self) -> bool:
+        """Return whether the card's peak is that of the precision in which the run computes."""
+        return self.layout.bfloat16 == (self.hardware.card.precision == "bfloat16")
+
+    @property
     def step_seconds(self) -> Range:
         """Return the seconds per step with communication fully overlapped with compute, and not at all."""
         compute = self.compute_seconds
@@ -104,7 +109,9 @@ def estimate(recipe: Recipe, ranks: int, hardware: Hardware, micro_batch: int = 
     """
     most = recipe.batch_windows // ranks
     sizes = [micro_batch] if micro_batch else [1 << power for power in reversed(range(most.bit_length()))]
-    bfloat16 = recipe.run.precision != "float32"
+    bfloat16 = recipe.run.precision == "bfloat16" or (
+        recipe.run.precision == "auto" and hardware.card.precision == "bfloat16"
+    )
     for sharded in (True,) if recipe.run.parallel == "fsdp" and ranks > 1 else (False, True):
         for size in sizes:
             if recipe.batch_windows % (size * ranks) or (sharded and ranks == 1):

@@ -28,7 +28,7 @@ def parts_per_token(model: ModelRecipe, card: Card) -> tuple[float, float]:
     """Return (seconds of compute at the full peak, seconds of one pass over saved activations) per token."""
     attention = 12 * model.n_layer * model.n_embd * model.block_size
     flops = model.flops_per_token - attention // 2  # fused kernels skip what the causal mask hides
-    saved = model.n_layer * block_bytes(model, ParallelLayout())
+    saved = model.n_layer * block_bytes(model, ParallelLayout(bfloat16=card.precision == "bfloat16"))
     return flops / card.peak, saved / card.bandwidth
 
 

@@ -127,7 +127,8 @@ def plan_for_this_machine(
 def build(recipe: Recipe, target: CardPlan | tuple[CardPlan, ...] | CpuPlan, runs: Path) -> Plan:
     """Add disk space and warnings to the plan of a target."""
     disk = DiskPlan(checkpoints_kept(recipe), checkpoint_bytes(recipe))
-    return Plan(recipe, target, disk, tuple(find_warnings(recipe, runs)))
+    plans = (target,) if isinstance(target, CardPlan) else target if isinstance(target, tuple) else ()
+    return Plan(recipe, target, disk, tuple(find_warnings(recipe, runs, [plan.hardware.card for plan in plans])))
 
 
 def card_plan(recipe: Recipe, hardware: Hardware, ranks: int) -> CardPlan:

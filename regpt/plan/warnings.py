@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -68,10 +68,13 @@ class WarmupTooLong:
 PlanWarning = ImplausibleRecord | DiskTooSmall | ManyEpochs | WarmupTooLong
 
 
-def find_warnings(recipe: Recipe, runs: Path) -> Iterator[PlanWarning]:
-    """Yield a warning for each problem of the recipe or of the disk that holds `runs`."""
+def find_warnings(recipe: Recipe, runs: Path, cards: Collection[Card] = ()) -> Iterator[PlanWarning]:
+    """Yield a warning for each problem of the recipe or of the disk that holds `runs`.
+
+    A published time is checked only where the plan is for its card, one of `cards`.
+    """
     record = find_implausible_record(recipe)
-    if record is not None:
+    if record is not None and record.card in cards:
         yield record
     free, needed = shutil.disk_usage(existing_parent(runs)).free, disk_needed(recipe)
     if free < needed:
@@ -79,7 +82,7 @@ def find_warnings(recipe: Recipe, runs: Path) -> Iterator[PlanWarning]:
     repeats = epochs(recipe)
     if repeats is not None and repeats > REPEATED_EPOCHS:
         yield ManyEpochs(repeats)
-    if recipe.optimizer.warmup_steps >= recipe.run.max_steps:
+    if recipe.is_warmup_too_long:
         yield WarmupTooLong(recipe.optimizer.warmup_steps, recipe.run.max_steps)
 
 

@@ -16,7 +16,7 @@ from regpt.base.format import (
     teraflops,
     three_digits,
 )
-from regpt.base.recipe import Recipe
+from regpt.base.recipe import Recipe, warmup_advice
 from regpt.data.sizes import epochs_text, tokens_origin, train_tokens
 from regpt.plan.estimate import POWER, Estimate
 from regpt.plan.memory import USABLE_SHARE, Memory
@@ -87,7 +87,7 @@ def card_lines(recipe: Recipe, plan: CardPlan) -> Iterator[str]:
     """Yield the sections about one kind of card."""
     card, found = plan.hardware.card, plan.estimate
     yield f"Hardware: {plan.ranks} x {card.name}"
-    yield row("peak, bfloat16", f"{teraflops(card.peak)} ({card.source})")
+    yield row(f"peak, {card.precision}", f"{teraflops(card.peak)} ({card.source})")
     yield row("memory", f"{card.gigabytes:g} GB, {card.gigabytes_per_second:,.0f} GB/s")
     yield row("board power", f"{card.watts:g} W")
     if found is None or plan.micro_batch is None:
@@ -140,8 +140,8 @@ def table_lines(plans: tuple[CardPlan, ...]) -> Iterator[str]:
             yield f"{name} {does_not_fit_text(plan)}"
             continue
         batch = f"{found.layout.micro_batch} x {found.layout.accumulation}"
-        if not found.layout.bfloat16:
-            yield f"{name} {batch:>12} speed is not estimated for float32"
+        if not found.is_speed_known:
+            yield f"{name} {batch:>12} speed is not estimated for {plan_precision(found)}"
             continue
         usd = number_range(*found.usd) if found.usd is not None else "add --price"
         speed, hours, energy = (
@@ -195,11 +195,18 @@ def does_not_fit_text(plan: CardPlan) -> str:
     return f"does not fit: {byte_size(plan.smallest_memory)} with a micro-batch of 1"
 
 
+def plan_precision(found: Estimate) -> str:
+    return "bfloat16" if found.layout.bfloat16 else "float32"
+
+
 def cost_lines(found: Estimate) -> Iterator[str]:
     """Yield speed, time, energy and cost, and what their ranges assume."""
     yield "Time and cost (estimated)"
-    if not found.layout.bfloat16:
-        yield row("", "Not estimated for float32: the published speeds and the peaks are for bfloat16.")
+    card = found.hardware.card
+    if not found.is_speed_known:
+        yield row(
+            "", f"Not estimated for {plan_precision(found)}: the peak of the {card.name} is for {card.precision}."
+        )
         return
     yield row(
         "speed", f"{number_range(*found.tokens_per_second)} tokens/s ({percent_range(*found.share_of_peak)} of peak)"
@@ -213,6 +220,7 @@ def cost_lines(found: Estimate) -> Iterator[str]:
         yield row("cost", f"{number_range(*usd)} USD at {money(price)} per card and hour")
     if found.recipe.model.parameters <= FITTED_PARAMETERS:
         basis = f"{LOW:g} to {HIGH:g} times a roofline model fitted to published speeds"
+        basis += " in bfloat16" if card.precision == "float32" else ""
     else:
         basis = f"{percent_range(*BEYOND)} of peak, as published for 7 to 8 B models"
     yield row("", f"Assumes {basis} (docs/plan.md)")
@@ -250,10 +258,7 @@ def warning_text(warning: PlanWarning) -> str:
                 " (Muennighoff et al. 2023, arXiv 2305.16264)"
             )
         case WarmupTooLong(warmup_steps, max_steps):
-            return (
-                f"optimizer.warmup_steps = {warmup_steps:,} leaves no step at optimizer.max_lr"
-                f" (run.max_steps = {max_steps:,})"
-            )
+            return warmup_advice(warmup_steps, max_steps)
 
 
 def record_text(record: ImplausibleRecord) -> str:

@@ -14,7 +14,7 @@ from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS, REFERENCES,
 from regpt.stats.identical import identical
 from regpt.stats.verdicts import same_windows
 from regpt.tracking.journal import TaskRecord
-from regpt.tracking.run import Run, find_run, open_run, primary_accuracy
+from regpt.tracking.run import NoSuchRun, Run, find_run, open_run, primary_accuracy
 
 NOT_MEASURED = "not measured"
 
@@ -42,12 +42,20 @@ class Baseline:
 
 
 def open_baseline(where: str, root: Path) -> Baseline:
-    """Open a run by its name or path, or a recipe by its .toml file."""
-    if where.endswith(".toml"):
-        recipe = load_recipe(where)
-        return Baseline(f"{recipe.name} (recorded)", recipe, None)
-    run = open_run(find_run(where, root))
-    return Baseline(run.id, run.recipe, run)
+    """Open a run by its name or path, or a recipe by its .toml file or the name of a shipped one.
+
+    A run comes before a shipped recipe of the same name. Raises UserError if there is neither.
+    """
+    if not where.endswith(".toml"):
+        try:
+            run = open_run(find_run(where, root))
+        except NoSuchRun:
+            if shipped_recipe(where) is None:
+                raise
+        else:
+            return Baseline(run.id, run.recipe, run)
+    recipe = load_recipe(where)
+    return Baseline(f"{recipe.name} (recorded)", recipe, None)
 
 
 class Relation(Enum):

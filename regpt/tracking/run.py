@@ -159,8 +159,12 @@ def primary_accuracy(record: TaskRecord) -> tuple[float, float]:
     return record.accuracy[rule], record.standard_error[rule]
 
 
+class NoSuchRun(UserError):
+    """No run has the given name or path."""
+
+
 def find_run(where: str, root: Path) -> Path:
-    """Return the directory of a run named by its path or by its id below `root`. Raises UserError without one."""
+    """Return the directory of a run named by its path or by its id below `root`. Raises NoSuchRun without one."""
     for path in (root / where, Path(where)):
         if RunPaths(path).recipe.is_file():
             return path
@@ -172,7 +176,7 @@ def find_run(where: str, root: Path) -> Path:
     )
     near = difflib.get_close_matches(Path(where).name, [path.name for path in known], n=1)
     advice = f"did you mean '{near[0]}'? {names}" if near else f"{names}; name one of them, or a run's folder"
-    raise UserError(f"no run '{where}' in {root}{'/' if root.name else ''}", advice)
+    raise NoSuchRun(f"no run '{where}' in {root}{'/' if root.name else ''}", advice)
 
 
 def run_paths(root: Path) -> list[Path]:

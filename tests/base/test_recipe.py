@@ -384,3 +384,17 @@ def test_whole_number_beyond_64_bits_is_refused(setting: str) -> None:
         load_recipe("demo-modern", [f"{setting}={10**400}"])
     assert [problem.setting for problem in caught.value.problems] == [setting]
     assert load_recipe("demo-modern", [f"run.max_steps={2**63 - 1}"]).run.max_steps == 2**63 - 1
+
+
+@pytest.mark.parametrize(
+    ("written", "ours"),
+    [
+        ("optimizer.lr=1e-3", "optimizer.max_lr"),
+        ("train.learning_rate=1e-3", "optimizer.max_lr"),
+        ("data.batch_size=8", "data.micro_batch"),
+        ("run.max_iters=8", "run.max_steps"),
+    ],
+)
+def test_name_of_another_program_gets_our_setting_suggested(written: str, ours: str) -> None:
+    with pytest.raises(RecipeError, match=f"did you mean '{ours}'"):
+        load_recipe("demo-modern", [written])

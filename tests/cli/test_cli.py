@@ -96,6 +96,13 @@ def test_recipe_show_tells_what_follows_and_what_differs(capsys: pytest.CaptureF
     assert "854,654,976" in out  # FLOPs per token
 
 
+def test_recipe_show_notes_a_warmup_that_lasts_for_the_run(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = answer(capsys, "recipe", "show", "gpt2-classic", "run.max_steps=60")
+    assert code == 0
+    assert all(said in err for said in ("warmup_steps = 715", "max_steps = 60", "warmup_steps=3"))
+    assert answer(capsys, "recipe", "show", "demo-modern")[2] == ""
+
+
 BAD = [
     (["train", "nowhere.toml"], 2, "nowhere.toml"),
     (["train", "tiny.toml", "optimizer.learnig_rate=1"], 2, "optimizer.learnig_rate"),

@@ -1,5 +1,6 @@
 """The help of every command is a golden file; a misspelled command or run gets a suggestion."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,29 @@ def test_misspelled_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     assert left.value.code == USAGE
     printed = capsys.readouterr().err
     assert f"'{word}'" in printed and f"'{meant}'" in printed and printed.count("\n") == 1
+
+
+def test_misspelled_subcommand_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["recipe", "shwo", "demo-modern"])
+    assert left.value.code == USAGE
+    printed = capsys.readouterr().err
+    assert "'recipe shwo'" in printed and "'recipe show'" in printed and printed.count("\n") == 1
+
+
+def test_help_of_settings_is_searched_by_words(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipe", "help", "LR"]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"^\[?\s*(\w+)[\]=\s]", printed.replace("\n      ", " · "), re.MULTILINE) == [
+        "optimizer",
+        "max_lr",
+        "min_lr",
+        "warmup_steps",
+    ]
+    assert main(["recipe", "help", "batch", "size"]) == 0  # a name in other programs
+    assert "micro_batch = 32" in capsys.readouterr().out
+    assert main(["recipe", "help", "flux"]) == USAGE
+    assert "'flux'" in capsys.readouterr().err
 
 
 def test_misspelled_run_gets_a_suggestion(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from regpt.base.architecture import ModelRecipe
 from regpt.base.cards import find_card
 from regpt.base.recipe import Recipe
 from regpt.base.sections import RunRecipe
+from regpt.base.settings import load_recipe
 from regpt.model.gpt import GPT
 from regpt.model.optimizer import make_optimizer
 from regpt.plan.estimate import Hardware, bytes_sent, compute_seconds, estimate, largest_micro_batch
@@ -128,3 +129,11 @@ def test_model_too_large_for_a_card_is_sharded() -> None:
     on_eight = estimate(large, 8, H100)
     assert on_eight is not None and on_eight.layout.sharded and on_eight.memory.total < H100.card.memory
     assert estimate(replace(large, data=replace(large.data, total_batch_tokens=3 * 1024)), 8, H100) is None
+
+
+def test_card_without_bfloat16_is_estimated_in_float32() -> None:
+    found = estimate(load_recipe("gpt2-classic", ["data.micro_batch=8"]), 1, Hardware(find_card("T4")))
+    assert found is not None and found.is_speed_known and not found.layout.bfloat16
+    assert found.share_of_peak.optimistic < 1.25 and found.hours.optimistic > 200  # 8.1 TFLOP/s
+    forced = estimate(load_recipe("gpt2-classic", ["run.precision=bfloat16"]), 1, Hardware(find_card("T4")))
+    assert forced is not None and not forced.is_speed_known

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from regpt.base.cards import find_card
 from regpt.base.settings import load_recipe
 from regpt.plan.sizes import disk_needed
 from regpt.plan.warnings import (
     DiskTooSmall,
+    ImplausibleRecord,
     ManyEpochs,
     PlanWarning,
     RecordProblem,
@@ -86,3 +88,11 @@ def test_warmup_as_long_as_the_run_gives_a_warning() -> None:
     (warning,) = warnings_of(WarmupTooLong, "run.max_steps=100")
     assert warning == WarmupTooLong(load_recipe("gpt2-modern").optimizer.warmup_steps, 100)
     assert "optimizer.warmup_steps" in warning_text(warning)
+
+
+def test_record_is_doubted_only_where_the_plan_is_for_its_card() -> None:
+    recipe = load_recipe("gpt2-modern")  # recorded on an RTX 5090
+    own, other = find_card("RTX 5090"), find_card("H100")
+    assert [type(warning) for warning in find_warnings(recipe, Path("runs"), [other, own])] == [ImplausibleRecord]
+    assert list(find_warnings(recipe, Path("runs"), [other])) == []
+    assert list(find_warnings(recipe, Path("runs"))) == []

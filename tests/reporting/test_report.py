@@ -11,10 +11,10 @@ import pytest
 
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
+from regpt.base.settings import load_recipe, to_toml
 from regpt.reporting.page import write_page, write_report
 from regpt.reporting.recipe_diff import differences_from_gpt2, rows_of_differences
-from regpt.reporting.scores import open_baseline
+from regpt.reporting.scores import Baseline, open_baseline
 from regpt.tracking.journal import read_history
 from regpt.tracking.run import find_run, open_run
 from regpt.training.start import train
@@ -466,3 +466,15 @@ def test_unknown_run_name_is_an_error_that_lists_the_runs(two_runs: Path, tmp_pa
     with pytest.raises(UserError, match="it has no runs yet"):
         find_run("x", tmp_path / "nowhere")
     assert find_run(str(two_runs / "modern"), tmp_path / "nowhere") == two_runs / "modern"
+
+
+def test_baseline_is_a_run_or_a_recipe_shipped_under_the_name(tmp_path: Path) -> None:
+    assert open_baseline("gpt2-classic", tmp_path) == Baseline(
+        "gpt2-classic (recorded)", load_recipe("gpt2-classic"), None
+    )
+    with pytest.raises(UserError, match="gpt3-classic"):
+        open_baseline("gpt3-classic", tmp_path)
+    (tmp_path / "gpt2-classic").mkdir()
+    (tmp_path / "gpt2-classic" / "recipe.toml").write_text(to_toml(load_recipe("demo-modern")))
+    with pytest.raises(UserError, match="environment"):  # a run, though an incomplete one, comes first
+        open_baseline("gpt2-classic", tmp_path)
