@@ -73,7 +73,7 @@ def test_stopped_run_stays_stopped_after_a_torchrun_restart(workspace: Workspace
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("faulty_rank", [0, 1])
+@pytest.mark.parametrize("faulty_rank", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_killed_rank_is_restarted_and_the_result_is_the_same(workspace: Workspace, faulty_rank: int) -> None:
     clean = workspace.train(2, f"clean-{faulty_rank}")
     agent = torchrun(workspace, f"killed-{faulty_rank}", restarts=1)

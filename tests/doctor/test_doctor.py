@@ -292,7 +292,7 @@ def test_injected_fault_fails_its_check(
         ("disk", signal.SIGHUP, 129),
         ("first loss", signal.SIGINT, 130),
         ("deterministic start", signal.SIGTERM, 143),
-        ("deterministic start", signal.SIGINT, 130),
+        pytest.param("deterministic start", signal.SIGINT, 130, marks=pytest.mark.nightly),
     ],
 )
 def test_signal_ends_the_command_at_once_and_leaves_nothing(
