@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from regpt.base.format import byte_size, duration, percent, teraflops
+from regpt.base.format import CENTURY, byte_size, duration, percent, teraflops
 from regpt.base.progress import NoProgress
 from regpt.base.recipe import Recipe
 from regpt.data.import_shards import verify
@@ -126,7 +126,8 @@ def check_time(rehearsal: Rehearsal) -> str:
     """Estimate the time of the real run."""
     seconds = expected_seconds(rehearsal)
     steps, ranks = rehearsal.recipe.run.max_steps, rehearsal.ranks
-    message = f"estimated {duration(seconds)} for {steps:,} steps on {ranks} rank{'s' * (ranks > 1)}"
+    estimate = duration(seconds) if seconds < CENTURY else "more than 100 years"
+    message = f"estimated {estimate} for {steps:,} steps on {ranks} rank{'s' * (ranks > 1)}"
     if not seconds < 86_400 * MAX_DAYS:
         raise CheckFailed(message, "use a faster machine (regpt plan RECIPE --gpu all), a smaller model or fewer steps")
     limit = rehearsal.recipe.run.time_limit_seconds

@@ -26,7 +26,7 @@ def test_the_demo_names_its_report_and_its_comparison_and_a_second_one_writes_be
         report, comparison = f"runs/{modern}/report", f"comparisons/{modern}-vs-{classic}/comparison"
         assert last == [f"report: {report}.md and {report}.html", f"comparison: {comparison}.md and {comparison}.html"]
         text = Path(f"{comparison}.md").read_text(encoding="utf-8")
-        assert f"# Comparison: {modern}, {classic}\n\n- **{modern}** is a GPT-2 of " in text
+        assert text.startswith(f"# Comparison: {modern}, {classic}\n") and f"**{modern}** is a GPT-2 of " in text
         assert f"**{modern} compared with {classic}**" in text and "| model.positions | rope | learned |" in text
         page = Path(f"{comparison}.html").read_text(encoding="utf-8")
         assert len(re.findall(r'<img [^>]*src="data:image/svg', page)) == len(re.findall("<picture>", text)) > 1

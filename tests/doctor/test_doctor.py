@@ -239,7 +239,7 @@ FAULTS: list[tuple[str, Inject, int, str]] = [
     ("sample", weights_change_on_loading, CHECKPOINT, "checkpoint"),
     ("export", export_transposes_a_weight, CHECKPOINT, "logits"),
     ("report", report_without_figures, USAGE, "loss_curve.png"),
-    ("time", endless_steps, USAGE, "days"),
+    ("time", endless_steps, USAGE, "more than 100 years"),
 ]
 # Faults outside of the uninterrupted run: these checks use the shared one instead of training it again.
 USES_SHARED_RUN = {
