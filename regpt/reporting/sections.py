@@ -11,6 +11,7 @@ from regpt.base.format import NO_VALUE
 from regpt.fairness.claims import Claim, claims_on_runs
 from regpt.fairness.wording import caveats_text, no_claim
 from regpt.rendering.markdown import code, escaped
+from regpt.reporting.dataset import baselines, split_lines
 from regpt.reporting.recipe_diff import Change, changes, differences_from_gpt2, one_change, rows_of_differences
 from regpt.reporting.scores import (
     NOT_MEASURED,
@@ -115,6 +116,7 @@ class ReportPage:
     hardware: Hardware
     metrics: FinalMetrics
     published: list[PublishedRow]
+    split: list[tuple[str, str]]  # (name, text), of the dataset
     samples: SampleRecord | None
     differences_from_gpt2: list[str]
     attempts: Attempts
@@ -137,6 +139,7 @@ def report_page(run: Run, others: Sequence[Baseline]) -> ReportPage:
         hardware=hardware(run),
         metrics=final_metrics(run, others),
         published=published_rows(run),
+        split=[(name, escaped(text)) for name, text in split_lines(run)],
         samples=run.history.samples[-1] if run.history.samples else None,
         differences_from_gpt2=differences_from_gpt2(run),
         attempts=attempts(run),
@@ -159,7 +162,7 @@ def final_metrics(run: Run, others: Sequence[Baseline]) -> FinalMetrics:
     return FinalMetrics(
         columns=[escaped(column.name) for column in found],
         rows=[(name, cells) for name, cells in table_of(found) if set(cells) - {NOT_MEASURED, NO_VALUE}],
-        notes=[escaped(note) for note in notes(run, others)],
+        notes=[escaped(note) for note in (*baselines(run), *notes(run, others))],
     )
 
 
