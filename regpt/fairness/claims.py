@@ -85,6 +85,7 @@ class AccuracyTest:
     test: PairedAccuracyTest
     p_value: float  # adjusted (Holm)
     caveats: tuple[Caveat, ...] = ()  # that can change the verdict
+    limits: tuple[Limit, ...] = ()
 
     @property
     def outcome(self) -> Outcome:
@@ -164,4 +165,5 @@ def accuracy_test(
     ours, theirs, our_predictions, their_predictions = max(pairs, key=lambda pair: pair[0].n_items)
     test = compare_predictions(our_predictions, their_predictions)
     can_change = [one for one in caveats if one.kind.can_change(Quantity.HELLASWAG) and one.task in ("", task)]
-    return AccuracyTest(ours, theirs, our_predictions.metrics[0], test, test.p_value, tuple(can_change))
+    metric, limits = our_predictions.metrics[0], tuple(limits_of(first, other))
+    return AccuracyTest(ours, theirs, metric, test, test.p_value, tuple(can_change), limits)

@@ -100,7 +100,7 @@ def horizons_text(steps: tuple[int, ...]) -> str:
 
 
 def skipped_text(value: SkippedSteps) -> str:
-    return f"{value.skipped:,} skipped, {value.rollbacks:,} rollbacks"
+    return f"{value.skipped:,} skipped, {value.rollbacks:,} rollback{'s' * (value.rollbacks != 1)}"
 
 
 VALUE_TEXT: dict[CaveatKind, Callable[[Any], str]] = {
@@ -245,9 +245,13 @@ def claim_text(claim: Claim, other: str, markup: Markup) -> str:
     if not claim.is_about_recipes:
         why = caveats_text(claim.caveats) if claim.caveats else describe_test(verdict, other)
         return f"{subject}: {both_values_text(verdict)}. {markup.text(no_claim(why))}"
-    limits = f" ({'; '.join(LIMIT_TEXT[limit] for limit in claim.limits)})" if claim.limits else ""
-    outcome = markup.bold(OUTCOME_TEXT[verdict.outcome])
-    return f"{subject}: {outcome}, {both_values_text(verdict)}{limits}: {markup.text(describe_test(verdict, other))}"
+    outcome, test = markup.bold(OUTCOME_TEXT[verdict.outcome]), markup.text(describe_test(verdict, other))
+    return f"{subject}: {outcome}, {both_values_text(verdict)}{limits_text(claim.limits)}: {test}"
+
+
+def limits_text(limits: Sequence[Limit]) -> str:
+    """Return the limits of a claim in brackets, with a space before them; empty without limits."""
+    return f" ({'; '.join(LIMIT_TEXT[limit] for limit in limits)})" if limits else ""
 
 
 def no_claim(why: str) -> str:
@@ -277,7 +281,7 @@ def accuracy_conclusion(found: AccuracyTest, first: str, other: str) -> str:
     if not found.outcome.is_difference:
         smallest = f"{100 * found.test.smallest_difference:.2g} percentage points"
         return f"Not significantly different; these items show differences from about {smallest} on."
-    return f"{first if found.outcome is Outcome.HIGHER else other} is significantly better."
+    return f"{first if found.outcome is Outcome.HIGHER else other} is significantly better{limits_text(found.limits)}."
 
 
 def name_at_step(model: ComparedModel, score: TaskScore) -> str:

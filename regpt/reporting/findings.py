@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from regpt.base.format import percent
 from regpt.fairness.claims import AccuracyTest, Claim, PairedTests
-from regpt.fairness.wording import LIMIT_TEXT, caveats_text
+from regpt.fairness.wording import caveats_text, limits_text
 from regpt.rendering.markdown import escaped
 from regpt.stats.describe import OUTCOME_TEXT, REASON_TEXT, values_text
 from regpt.stats.outcome import NotTested, Quantity
@@ -50,9 +50,8 @@ def finding_of(claim: Claim) -> Finding:
         return Finding(quantity_text(verdict), reason=escaped(reason_text(claim)))
     if not claim.is_difference:
         return Finding(quantity_text(verdict))
-    limits = f" ({'; '.join(LIMIT_TEXT[limit] for limit in claim.limits)})" if claim.limits else ""
-    words = f"{SUBJECTS[verdict.quantity]} {OUTCOME_TEXT[verdict.outcome]}, {values_text(verdict)}{limits}"
-    return Finding(words, is_difference=True)
+    words = f"{SUBJECTS[verdict.quantity]} {OUTCOME_TEXT[verdict.outcome]}, {values_text(verdict)}"
+    return Finding(words + limits_text(claim.limits), is_difference=True)
 
 
 def finding_on_accuracy(found: AccuracyTest) -> Finding:
@@ -65,7 +64,8 @@ def finding_on_accuracy(found: AccuracyTest) -> Finding:
         return Finding(quantity, reason=escaped(caveats_text(found.caveats)))
     if not found.outcome.is_difference:
         return Finding(quantity)
-    return Finding(f"its {task} accuracy is {OUTCOME_TEXT[found.outcome]}, {ours} vs {theirs}", is_difference=True)
+    words = f"its {task} accuracy is {OUTCOME_TEXT[found.outcome]}, {ours} vs {theirs}{limits_text(found.limits)}"
+    return Finding(words, is_difference=True)
 
 
 def sentences_of(findings: Sequence[Finding]) -> Iterator[str]:

@@ -177,6 +177,7 @@ def test_loss_of_a_fair_pair_is_claimed_with_its_limits(clear: Path) -> None:
     claim = compare_b_with_a().loss
     assert claim and claim.is_difference and claim.verdict.outcome is Outcome.LOWER
     assert claim.limits == (Limit.ONE_SEED,)
+    assert [score.limits for score in compare_b_with_a().accuracies] == [claim.limits]
     edit_recipe(clear / "b", "weight_decay = 0.1", "weight_decay = 0.2")
     claim = compare_b_with_a().loss
     assert claim and claim.is_difference and claim.limits == (Limit.ONE_SEED, Limit.ONE_RATE)
