@@ -11,7 +11,7 @@ from regpt.base.format import NO_VALUE, duration, percent, scientific, with_erro
 from regpt.base.settings import run_settings
 from regpt.comparison.final_metrics import Cell, MetricRow, Missing, ModelState, Quantity, Value, final_metrics
 from regpt.fairness.learning_curves import CurveValue, LearningCurve, Row, first_time_below
-from regpt.fairness.models import ComparedModel, metric_text
+from regpt.fairness.models import ComparedModel, metric_text, task_title
 from regpt.rendering.markdown import escaped
 
 
@@ -83,7 +83,7 @@ def final_metrics_table(models: Sequence[ComparedModel]) -> Table:
 
 def row_name(row: MetricRow) -> str:
     if row.quantity is Quantity.ACCURACY:
-        return f"{row.task}, by {metric_text(row.metric)}"
+        return f"{task_title(row.task)}, by {metric_text(row.metric)}"
     return QUANTITY_NAMES[row.quantity]
 
 

@@ -122,7 +122,7 @@ class RemedyKind(StrEnum):
     USE_BITS_PER_BYTE = "use bits per byte"
     NO_CHECKPOINT = "no checkpoint"  # the best step was not kept
     NO_CURVES = "no curves"  # fewer than two learning curves
-    NONE = "none"
+    SAME_DATA_ONLY = "same data only"
 
 
 @dataclass(frozen=True)

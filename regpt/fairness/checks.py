@@ -168,7 +168,7 @@ def check_published_data(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
         return
     values = [(model.name, (source_text(model), recipe.model.block_size)) for model, recipe in chosen]
     if are_different(values):
-        yield Caveat(CaveatKind.PUBLISHED_ON_OTHER_DATA, values, (Remedy(RemedyKind.NONE),))
+        yield Caveat(CaveatKind.PUBLISHED_ON_OTHER_DATA, values, (Remedy(RemedyKind.SAME_DATA_ONLY),))
 
 
 def source_text(model: ComparedModel) -> str:

@@ -96,5 +96,9 @@ def all_tasks(models: Sequence[ComparedModel]) -> list[str]:
     return [*(name for name in TASKS if name in scored), *(name for name in scored if name not in TASKS)]
 
 
+def task_title(task: str) -> str:
+    return TASKS[task].title if task in TASKS else task
+
+
 def metric_text(metric: str) -> str:
     return METRICS[metric].description if metric in METRICS else f"lm-eval's {metric}"

@@ -94,11 +94,12 @@ def check_last_losses(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
 
 
 def check_unfinished_runs(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
-    """Check that runs are finished. Until the last step the learning rate is still high."""
+    """Check that runs are finished: until then the learning rate is high. Without any step nothing compares."""
     chosen = [(model, run) for model, run in models_with_runs(models) if model.is_last]
     values = [(model.name, progress(run)) for model, run in chosen]
     unfinished = [model for model, run in chosen if progress(run).state is not None]
-    if unfinished and are_different(values):
+    nothing_trained = not any(run.history.step for _, run in chosen)
+    if unfinished and (nothing_trained or are_different(values)):
         commands = tuple(command("resume", model.command_name) for model in unfinished)
         yield Caveat(CaveatKind.UNFINISHED, values, (Remedy(RemedyKind.RESUME, commands),))
 

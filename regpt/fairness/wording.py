@@ -7,7 +7,7 @@ from regpt.base.recipe import PublishedRecipe
 from regpt.fairness.caveats import Caveat, CaveatKind, Remedy, RemedyKind
 from regpt.fairness.claims import AccuracyTest, Claim, Limit, PairedTests
 from regpt.fairness.condition_checks import DataOrder, SkippedSteps
-from regpt.fairness.models import ComparedModel, TaskScore, metric_text
+from regpt.fairness.models import ComparedModel, TaskScore, metric_text, task_title
 from regpt.fairness.run_checks import CheckpointStep, LastAndBest, Progress
 from regpt.rendering.markup import Markup, command_line
 from regpt.stats.describe import OUTCOME_TEXT, accuracy_test_text, describe_test, identity_text
@@ -53,7 +53,7 @@ TITLES = {
 
 
 def scores_text(scores: Sequence[TaskScore]) -> str:
-    return " and ".join(f"{score.task}, by {metric_text(score.headline_metric)}" for score in scores)
+    return " and ".join(f"{task_title(score.task)}, by {metric_text(score.headline_metric)}" for score in scores)
 
 
 def checkpoint_text(value: CheckpointStep) -> str:
@@ -146,24 +146,24 @@ REMEDY_TEXT = {
     RemedyKind.TRAIN_AGAIN: "train again with {commands}",
     RemedyKind.TRAIN_ON_SAME_TEXT: "train all models on text that is long enough for one pass",
     RemedyKind.TRAIN_WITHOUT_RESUME: "train again in one schedule: {commands}",
-    RemedyKind.READ_REPORTS: "none for these runs; the reports name the skipped steps",
+    RemedyKind.READ_REPORTS: "read in the reports which steps were skipped, remove the cause and train again",
     RemedyKind.TRAIN_SHORTER: "train again for fewer tokens with {commands}",
     RemedyKind.TRAIN_PUBLISHED: "measure them with {commands}",
-    RemedyKind.TRAIN_WITH_BLOCK_SIZE: "none for these models; train with {commands}",
-    RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "none for these models; a longer {commands} truncates fewer contexts",
+    RemedyKind.TRAIN_WITH_BLOCK_SIZE: "train with {commands}",
+    RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "train with a longer {commands}, which truncates fewer contexts",
     RemedyKind.IDENTIFY_DATA: "see how the data was made with {commands}; this version records the tokenizer",
     RemedyKind.READ_EQUAL_TOKENS: "read the table at equal tokens",
     RemedyKind.IGNORE_TIME: "compare at equal tokens, not at equal time, or train all models on one machine",
     RemedyKind.IGNORE_TIME_OR_COMPILE: "compare at equal tokens, not at equal time, or train all models with the same"
     " {commands}",
-    RemedyKind.USE_BITS_PER_BYTE: "none for losses per token; bits per byte and accuracies by loss per byte do not"
-    " depend on the tokenizer",
-    RemedyKind.NO_CHECKPOINT: "none; the checkpoint of the best step was not kept",
-    RemedyKind.NO_CURVES: "none; a table at equal tokens needs two runs with the same validation windows",
-    RemedyKind.NONE: "none; compare each result only with results on the same data",
+    RemedyKind.USE_BITS_PER_BYTE: "compare bits per byte, which do not depend on the tokenizer",
+    RemedyKind.NO_CHECKPOINT: "train again with a checkpoint at every validation ({commands})",
+    RemedyKind.NO_CURVES: "validate two runs on the same windows, which gives a table at equal tokens",
+    RemedyKind.SAME_DATA_ONLY: "compare each result only with results on the same data",
 }
 CODE = {  # a setting or command that a remedy mentions
     RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "model.block_size",
+    RemedyKind.NO_CHECKPOINT: "checkpoint.every",
     RemedyKind.IDENTIFY_DATA: "regpt data show FOLDER",
     RemedyKind.IGNORE_TIME_OR_COMPILE: "run.compile",
 }
@@ -182,7 +182,7 @@ def caveat_lines(caveats: Sequence[Caveat], markup: Markup) -> list[str]:
 
 
 def caveat_text(caveat: Caveat, markup: Markup) -> str:
-    title = markup.bold(f"{markup.text(TITLES[caveat.kind].format(task=caveat.task))}.")
+    title = markup.bold(f"{markup.text(TITLES[caveat.kind].format(task=task_title(caveat.task)))}.")
     remedies = "; or ".join(remedy_text(remedy, markup) for remedy in caveat.remedies)
     return f"{title} {values_text(caveat, markup)}. Remedy: {remedies}."
 
@@ -222,7 +222,7 @@ def significance_lines(tests: PairedTests, markup: Markup) -> list[str]:
         lines.append(f"- {claim_text(tests.speed, tests.other.name, markup)}")
     lines += [accuracy_line(found, tests.first, tests.other, markup) for found in tests.accuracies]
     if tests.untested_tasks:
-        tasks = markup.text(", ".join(tests.untested_tasks))
+        tasks = markup.text(", ".join(map(task_title, tests.untested_tasks)))
         lines.append(f"- Not tested, because the models were not scored on the same items: {tasks}")
     return [*lines, ""]
 
@@ -260,13 +260,13 @@ def no_claim(why: str) -> str:
 
 def caveats_text(caveats: Sequence[Caveat]) -> str:
     """Name what can change a verdict: 'different seeds, unfinished run'."""
-    titles = [TITLES[caveat.kind].format(task=caveat.task) for caveat in caveats]
+    titles = [TITLES[caveat.kind].format(task=task_title(caveat.task)) for caveat in caveats]
     return ", ".join(dict.fromkeys(title[0].lower() + title[1:] for title in titles))
 
 
 def accuracy_line(found: AccuracyTest, first: ComparedModel, other: ComparedModel, markup: Markup) -> str:
     names = name_at_step(first, found.first), name_at_step(other, found.other)
-    title = f"{found.first.task} ({found.first.items}), by {found.metric.description}"
+    title = f"{task_title(found.first.task)} accuracy ({found.first.items}), by {found.metric.description}"
     text = f"{accuracy_conclusion(found, *names)} {accuracy_test_text(found.test, *names, found.p_value)}"
     return f"- {markup.text(title)}: {markup.text(text)}"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from regpt.base.format import percent
 from regpt.fairness.claims import AccuracyTest, Claim, PairedTests
+from regpt.fairness.models import task_title
 from regpt.fairness.wording import caveats_text, limits_text
 from regpt.rendering.markdown import escaped
 from regpt.stats.describe import OUTCOME_TEXT, REASON_TEXT, values_text
@@ -56,7 +57,7 @@ def finding_of(claim: Claim) -> Finding:
 
 def finding_on_accuracy(found: AccuracyTest) -> Finding:
     ours, theirs = (percent(right / found.test.items) for right in found.test.right)
-    task = escaped(found.first.task)
+    task = escaped(task_title(found.first.task))
     quantity = f"{task} accuracy ({ours} vs {theirs})"
     if found.test.is_near_guessing:
         return Finding(quantity, reason=REASON_TEXT[NotTested.NEAR_GUESSING])

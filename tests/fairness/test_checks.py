@@ -16,7 +16,7 @@ from regpt.fairness.caveats import Caveat, CaveatKind, RemedyKind
 from regpt.fairness.checks import find_caveats
 from regpt.fairness.claims import paired_tests
 from regpt.fairness.loading import load_models
-from regpt.fairness.models import TaskScore
+from regpt.fairness.models import TaskScore, task_title
 from regpt.fairness.run_checks import CheckpointStep, LastAndBest, Progress
 from regpt.fairness.wording import (
     CARE_TITLE,
@@ -232,7 +232,17 @@ def test_caveat_has_both_values_and_a_remedy(
         assert caveat.remedies[0].block_size == 32
     assert kind.is_severe is (kind in SEVERE_KINDS)
     text = "\n".join(caveat_lines(caveats, MARKDOWN))
-    assert FAIR not in text and f"**{TITLES[kind].format(task=caveat.task)}.**" in text
+    assert FAIR not in text and f"**{TITLES[kind].format(task=task_title(caveat.task))}.**" in text
+
+
+def test_runs_without_steps_are_not_called_comparable(runs: Path) -> None:
+    """Both stand at step 0, so that no value differs."""
+    for name in ("a", "b"):
+        edit_journal(runs / name, lambda record: record if record["kind"] == "event" else None)
+    models = load_models(["a", "b"], runs)
+    assert [(caveat.kind, [value.step for _, value in caveat.values]) for caveat in find_caveats(models)] == [
+        (CaveatKind.UNFINISHED, [0, 0]),
+    ]
 
 
 def test_caveats_come_before_the_metrics(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
