@@ -1,12 +1,14 @@
 """The commands prepare and data."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DATA, DONE, UserError
 from regpt.cli.arguments import add_command, add_directory, add_recipe, at_least
+from regpt.cli.tables import terminal_width
 
 if TYPE_CHECKING:
     from regpt.cli.arguments import Subparsers
@@ -61,14 +63,20 @@ def add_data(commands: "Subparsers") -> None:
     verified = actions.add_parser("verify", help="read a whole dataset and compare it with its manifest")
     verified.set_defaults(command=run_data_verify)
     add_directory(verified)
+    add_show(actions)
+
+
+def add_show(actions: "Subparsers") -> None:
     shown = actions.add_parser(
         "show",
-        help="describe a dataset, or print one window",
+        help="describe a dataset: its origin, its split, its documents or one window",
         epilog="example: regpt data show data/fineweb-edu-10BT --window 12 --text",
     )
     shown.set_defaults(command=run_data_show)
     add_directory(shown)
-    shown.add_argument("--window", type=at_least(int, 0), metavar="N", help="print the tokens of this window")
+    what = shown.add_mutually_exclusive_group()
+    what.add_argument("--documents", action="store_true", help="list all validation documents")
+    what.add_argument("--window", type=at_least(int, 0), metavar="N", help="print the tokens of this window")
     shown.add_argument("--text", action="store_true", help="print text instead of tokens")
     shown.add_argument(
         "--split", choices=["train", "val"], default="train", help="split of the window (default: train)"
@@ -100,6 +108,8 @@ def run_prepare(arguments: argparse.Namespace) -> int:
         with Console() as console, console.stoppable():
             manifest = prepare(recipe, PreparationConsole(console))
     print(f"digest {manifest.digest}")
+    path = shlex.quote(recipe.data.path)
+    print(f"validation documents: regpt data show {path}")
     return DONE
 
 
@@ -148,14 +158,19 @@ def run_data_verify(arguments: argparse.Namespace) -> int:
 
 
 def run_data_show(arguments: argparse.Namespace) -> int:
+    from regpt.data.shards import read_manifest
     from regpt.inspection.dataset import describe
+    from regpt.inspection.documents import list_all
     from regpt.inspection.window import describe_window
 
-    if arguments.window is None:
-        lines = describe(arguments.directory, arguments.block_size)
-    else:
+    directory = arguments.directory
+    if arguments.window is not None:
         wanted = (arguments.split, arguments.window, arguments.block_size, arguments.text)
-        lines = describe_window(arguments.directory, *wanted)
+        lines = describe_window(directory, *wanted)
+    elif arguments.documents:
+        lines = list_all(directory, read_manifest(directory), terminal_width())
+    else:
+        lines = describe(directory, arguments.block_size, terminal_width())
     for line in lines:
         print(line)
     return DONE

@@ -21,6 +21,7 @@ class PreparationConsole:
         self.total_size = 1  # bytes of the corpus
         self.done_size = self.done_tokens = 0  # of all attempts
         self.new_tokens = self.new_text_bytes = 0  # of this attempt
+        self.split_started_at: float | None = None
 
     def started(self, description: str, size: int, workers: int) -> None:
         parallel = f", {workers} workers" if workers > 1 else ""
@@ -51,7 +52,10 @@ class PreparationConsole:
         self.console.update_bar(f"downloading {name}: {byte_size(done)} of {byte_size(size)}")
 
     def splitting(self, done: int, total: int) -> None:
-        status = f"dividing into validation and training: {percent(done / max(1, total))}"
+        if self.split_started_at is None:
+            self.split_started_at = time.perf_counter()
+        left = time_left(self.split_started_at, done, total)
+        status = f"{percent(done / max(1, total))}{left} · dividing into validation and training"
         self.console.update_bar(status, completed=done, total=total)
 
     def finished(self, path: str, manifest: Manifest, seconds: float) -> None:
@@ -73,6 +77,11 @@ class PreparationConsole:
             self.note(f"{mark} as text, encoded as ordinary characters: {marks:,}")
 
 
+def time_left(started_at: float, done: int, total: int) -> str:
+    """Say how long the rest takes at the speed so far; empty before anything is done."""
+    return f" · {duration((time.perf_counter() - started_at) / done * (total - done))} left" if done else ""
+
+
 class ReadingConsole:
     """Shows the progress of reading files, in bytes: implements `Progress`."""
 
@@ -85,5 +94,6 @@ class ReadingConsole:
 
     def update(self, done: int, total: int) -> None:
         rate = done / (time.perf_counter() - self.started_at)
-        status = f"{byte_size(done)} of {byte_size(total)} · {byte_size(rate)}/s"
+        left = time_left(self.started_at, done, total)
+        status = f"{byte_size(done)} of {byte_size(total)}{left} · {byte_size(rate)}/s"
         self.console.update_bar(status, completed=done, total=total)

@@ -22,7 +22,10 @@ class PreparationProgress(StopCheck, Protocol):
         """One more chunk is written: `size` bytes of the corpus, with this many tokens and bytes of text."""
 
     def splitting(self, done: int, total: int) -> None:
-        """The encoded text is being divided into validation and training: `done` of `total` tokens are read."""
+        """The encoded text is being divided into validation and training: `done` of `total` tokens.
+
+        The total is twice that of the text, whose tokens are read once to choose and once to be written.
+        """
 
     def finished(self, path: str, manifest: Manifest, seconds: float) -> None:
         """The dataset is complete at `path`. `seconds` is the time of all attempts together."""

@@ -2,18 +2,33 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 
 from regpt.data import tokenizer
 from regpt.data.shards import PREPARATION_FILE, Manifest, Split, TokenWindows, read_json_or_empty, read_manifest
 from regpt.data.validation_split import describe_warning
+from regpt.inspection.documents import list_largest
 
+INDENT = " " * 12
 NO_SUFFIX = "without a suffix"
 SHARDS_SHOWN = 6  # per split; a large dataset has hundreds
 
 
-def describe(directory: Path, block_size: int) -> Iterator[str]:
-    """Yield lines that describe a dataset. Raise DataError if `directory` is not one."""
+def describe(directory: Path, block_size: int, width: int) -> Iterator[str]:
+    """Yield lines that describe a dataset. Raise DataError if `directory` is not one.
+
+    Longer lines than `width` characters are broken; the first words of documents are cut.
+    """
     manifest = read_manifest(directory)
+    for text in origin_lines(directory, manifest):
+        yield from wrap(text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
+    for split in ("val", "train"):
+        yield from shard_lines(directory, manifest, split, block_size)
+    yield ""
+    yield from list_largest(directory, manifest, width)
+
+
+def origin_lines(directory: Path, manifest: Manifest) -> Iterator[str]:
     yield f"digest      {manifest.digest}"
     yield f"text        {manifest.source['description']}"
     if "revision" in manifest.source:
@@ -24,8 +39,6 @@ def describe(directory: Path, block_size: int) -> Iterator[str]:
         yield f"warning     {describe_warning(manifest.validation, warning)}"
     yield from statistics_lines(manifest)
     yield from preparation_lines(directory)
-    for split in ("val", "train"):
-        yield from shard_lines(directory, manifest, split, block_size)
 
 
 def backend(manifest: Manifest) -> str:
@@ -43,7 +56,7 @@ def statistics_lines(manifest: Manifest) -> Iterator[str]:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in known["refused"].items())
         yield f"left out    {reasons or 'nothing'}"
         for reason, names in known.get("refused_in", {}).items():
-            yield f"            {reason}: first in {', '.join(names)}"
+            yield f"{INDENT}{reason}: first in {', '.join(names)}"
     if left_out := manifest.source.get("files_left_out"):
         yield f"not read    {', '.join(f'{count:,} {suffix or NO_SUFFIX}' for suffix, count in left_out.items())}"
     if marks := known.get("end_marks"):
@@ -63,6 +76,6 @@ def shard_lines(directory: Path, manifest: Manifest, split: Split, block_size: i
     yield ""
     yield f"{split}: {manifest.tokens(split):,} tokens in {len(shards)} shards, {windows:,} windows of {block_size:,}"
     for shard in shards[:SHARDS_SHOWN]:
-        yield f"  {shard.name:<24} {shard.tokens:>13,} tokens  {shard.documents:>9,} documents  {shard.sha256[:12]}…"
+        yield f"  {shard.name:<22} {shard.tokens:>13,} tokens {shard.documents:>9,} documents  {shard.sha256[:8]}…"
     if len(shards) > SHARDS_SHOWN:
         yield f"  … and {len(shards) - SHARDS_SHOWN} more"

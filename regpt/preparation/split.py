@@ -30,6 +30,7 @@ from regpt.data.validation_split import FEW_DOCUMENTS, Fallback, SplitRule, Vali
 
 HASH = "blake2b-64 of the little-endian uint16 tokens, without the end token"
 TOKENS_PER_READ = 1 << 22
+READ_AND_WRITTEN = 2  # each token is read once to choose, and once to write it
 MANY_DOCUMENTS = 128  # the fewest validation documents of a text with many; a part of them is still a fair sample
 LARGEST_SHARE = 100  # a document with more than a hundredth of all tokens is not held out, unless ...
 TIMES_THE_MEAN = 4  # ... it has at most this many times the tokens of the mean document, ...
@@ -162,7 +163,7 @@ def documents_of(text: EncodedText, progress: PreparationProgress) -> Iterator[D
     for piece in text.read(0, text.tokens):
         if position >= reported:
             progress.raise_if_stopped()
-            progress.splitting(position, text.tokens)
+            progress.splitting(position, READ_AND_WRITTEN * text.tokens)
             reported = position + TOKENS_PER_READ
         data = piece.view(np.uint8).data
         read = 0  # bytes
@@ -239,6 +240,6 @@ def divided(text: EncodedText, held_out: HeldOut, progress: PreparationProgress)
     for start, end in training_stretches(held_out.all, text.tokens):
         if start >= reported:
             progress.raise_if_stopped()
-            progress.splitting(start, text.tokens)
+            progress.splitting(text.tokens + start, READ_AND_WRITTEN * text.tokens)
             reported = start + TOKENS_PER_READ
         yield from text.read(start, end)

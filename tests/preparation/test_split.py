@@ -13,6 +13,7 @@ import pytest
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.corpus import chunks
+from regpt.corpus.progress import NoPreparationProgress
 from regpt.data import tokenizer
 from regpt.data.shards import Manifest, read_manifest
 from regpt.data.validation_split import Fallback, SplitRule, SplitWarning, ValidationSplit
@@ -233,3 +234,23 @@ def test_manifest_with_a_damaged_split_record_is_refused(tmp_path: Path, value: 
     path.write_text(json.dumps({**json.loads(path.read_text()), "validation": value}))
     with pytest.raises(DataError, match=r"manifest\.json"):
         read_manifest(tmp_path / "data")
+
+
+class DivisionProgress(NoPreparationProgress):
+    """Remembers what the division reports."""
+
+    def __init__(self) -> None:
+        self.reported: list[tuple[int, int]] = []
+
+    def splitting(self, done: int, total: int) -> None:
+        self.reported.append((done, total))
+
+
+def test_division_reports_one_rising_share_of_both_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(split, "TOKENS_PER_READ", 1_000)
+    progress = DivisionProgress()
+    manifest = prepare(recipe_of(tmp_path, [text_of(1000 + number) for number in range(300)]), progress)
+    tokens, done = manifest.statistics["tokens"], [one for one, _ in progress.reported]
+    assert {total for _, total in progress.reported} == {2 * tokens}
+    assert done[0] == 0 and done == sorted(done)
+    assert 0.4 * tokens < max(one for one in done if one < tokens) and 1.8 * tokens < done[-1] <= 2 * tokens
