@@ -23,7 +23,7 @@ class HubServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.repository, self.files = repository, files
         self.requests: list[tuple[str, str]] = []  # (path, Range header) of each download
-        self.refuses_tokens = False  # answer as the hub does to an expired token
+        self.refusal: tuple[int, str] | None = None  # status and message, as for an expired token: (401, "Invalid …")
         self.misbehaviours: dict[str, list[Misbehaviour]] = {}  # for the next downloads of a path, in order
 
     @property
@@ -41,8 +41,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         dataset = f"/api/datasets/{self.server.repository}"
-        if self.server.refuses_tokens:
-            self.answer(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+        if self.server.refusal:
+            status, message = self.server.refusal
+            self.answer(status, b"{}", {"X-Error-Message": message})
         elif path in (f"{dataset}/revision/main", f"{dataset}/revision/{COMMIT}"):
             self.answer_json({"id": self.server.repository, "sha": COMMIT, "siblings": []})
         elif path.startswith(f"{dataset}/tree/{COMMIT}"):

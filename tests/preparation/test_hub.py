@@ -280,11 +280,21 @@ def test_full_disk_or_quota_is_not_retried_as_a_network_error(
     assert len(attempts) == 1
 
 
-def test_refused_token_is_named_and_not_taken_for_the_network(server: HubServer, tmp_path: Path) -> None:
-    server.refuses_tokens = True
-    with pytest.raises(DataError, match="refuses your token") as caught:
+@pytest.mark.parametrize(
+    ("status", "message", "problem", "fix"),
+    [
+        (401, "Invalid credentials in Authorization header", "the hub refuses your token", "unset HF_TOKEN"),
+        (403, "Forbidden: needs the role 'read'", "access is denied", "use a token that may read it"),
+    ],
+)
+def test_refusal_is_named_and_not_taken_for_the_network(
+    server: HubServer, tmp_path: Path, status: int, message: str, problem: str, fix: str
+) -> None:
+    server.refusal = (status, message)
+    with pytest.raises(DataError, match=problem) as caught:
         prepare(recipe_for(tmp_path))
-    assert "HF_TOKEN" in caught.value.fix
+    assert fix in caught.value.fix
+    assert status == 401 or "403" in caught.value.problem  # the client's own words
 
 
 @pytest.mark.parametrize(
