@@ -41,7 +41,7 @@ SETTINGS = [
 def report() -> list[str]:
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as folder:
-        settings = [*SETTINGS, f"data.path={folder}/data"]
+        settings = [*SETTINGS, "data.source=stdlib", f"data.path={folder}/data"]
         train(folder, "warm", [*settings, "run.max_steps=1"])  # prepares the data
         for number in range(ROUNDS):
             for name, side in SIDES.items():

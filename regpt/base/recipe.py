@@ -38,6 +38,24 @@ class PublishedRecipe:
             )
 
 
+@dataclass(frozen=True)
+class Given:
+    """The settings, as 'data.source', that a user gave a recipe, by where. Those of a shipped recipe are not given."""
+
+    in_file: frozenset[str] = frozenset()  # of the user's own recipe file
+    on_command_line: frozenset[str] = frozenset()
+
+    @property
+    def anywhere(self) -> frozenset[str]:
+        return self.in_file | self.on_command_line
+
+    @property
+    def about_dataset(self) -> frozenset[str]:
+        """The settings that describe the dataset at data.path: a path on the command line names another one than the
+        file does, so only what stands next to it counts."""
+        return self.on_command_line if "data.path" in self.on_command_line else self.anywhere
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All settings of a run. `name` is the file's name without .toml."""
@@ -51,6 +69,7 @@ class Recipe:
     checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
     guard: GuardRecipe = field(default_factory=GuardRecipe)
     published: PublishedRecipe = field(default_factory=PublishedRecipe)
+    given: Given | None = field(default=None, compare=False, repr=False)  # None: a program built it; all settings are
 
     def problems(self) -> Iterator[Problem]:
         """Yield every problem, with the values that conflict."""
@@ -136,7 +155,7 @@ def warmup_advice(warmup_steps: int, max_steps: int) -> str:
     )
 
 
-SECTIONS = tuple(f.name for f in fields(Recipe) if f.name != "name")
+SECTIONS = tuple(f.name for f in fields(Recipe) if f.name not in ("name", "given"))
 
 
 def sizes_that_divide(B: int, T: int, total: int, ranks: int) -> str:

@@ -2,16 +2,17 @@
 
 import difflib
 import json
+import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from regpt.base.aliases import OLD_SETTINGS, OTHER_NAMES, current_recipe, current_setting, rename_settings
 from regpt.base.errors import Problem, RecipeError, UserError
 from regpt.base.files import sha256_of_json
-from regpt.base.recipe import SECTIONS, Recipe
+from regpt.base.recipe import SECTIONS, Given, Recipe
 from regpt.base.schema import OnResume, mistyped, parse_word, plain_value
 
 # The dataclass field of every setting, by section and key.
@@ -60,20 +61,29 @@ def read_recipe(path: Path, overrides: Sequence[str], *, warn: bool) -> Recipe:
     origin = f"{path.name} and the command line" if overrides else str(path)
     if doubled := rename_settings(tables, warn=warn):
         raise RecipeError(origin, doubled)
-    return build_with_overrides(path.stem, tables, overrides, origin)
+    # A run's recipe.toml holds every value, not what a user gave.
+    is_own = warn and path.resolve() not in map(Path.resolve, shipped_recipes().values())
+    in_file = {f"{section}.{key}" for section, table in tables.items() if isinstance(table, dict) for key in table}
+    return build_with_overrides(path.stem, tables, overrides, origin, Given(frozenset(in_file if is_own else ())))
 
 
 def override(recipe: Recipe, words: Sequence[str]) -> Recipe:
     """Return a recipe with overrides applied. Raises RecipeError with all problems if it cannot be used."""
-    return build_with_overrides(recipe.name, as_tables(recipe), words, f"{recipe.name} and the command line")
+    origin = f"{recipe.name} and the command line"
+    return build_with_overrides(recipe.name, as_tables(recipe), words, origin, recipe.given)
 
 
-def build_with_overrides(name: str, tables: dict[str, Any], words: Sequence[str], origin: str) -> Recipe:
+def build_with_overrides(
+    name: str, tables: dict[str, Any], words: Sequence[str], origin: str, given: Given | None
+) -> Recipe:
     misspelt = [problem for word in words for problem in apply_override(tables, word)]
     recipe, problems = build_recipe(name, tables)
     if misspelt or recipe is None:
         raise RecipeError(origin, misspelt + problems)
-    return recipe
+    if given is None:
+        return recipe
+    typed = {current_setting(word.partition("=")[0].strip(), warn=False) for word in words}
+    return replace(recipe, given=replace(given, on_command_line=given.on_command_line | typed))
 
 
 def find_recipe(where: str | Path) -> Path:
@@ -200,6 +210,11 @@ def toml_value(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
+
+
+def setting_word(name: str, value: Any) -> str:
+    """Return the word of the command line that gives a setting a value, in quotes where a shell needs them."""
+    return shlex.quote(f"{name}={value if isinstance(value, str) else toml_value(value)}")
 
 
 def recipe_digest(recipe: Recipe) -> str:

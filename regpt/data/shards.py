@@ -24,6 +24,7 @@ FORMAT_VERSION = 2
 Split = Literal["train", "val"]
 SPLITS, SHARD_FORMATS = get_args(Split), get_args(ShardFormat)
 PREPARE_AGAIN = "download the dataset again, or delete the folder and run `regpt prepare`"
+MANIFEST_FILE = "manifest.json"
 PREPARATION_FILE = "preparation.json"  # next to the manifest: how the preparation went; not part of the digest
 MAX_OPEN_FILES = 64  # per split; a terabyte of shards has more files than a process may open
 
@@ -74,7 +75,7 @@ class Manifest:
 
     def write(self, directory: Path) -> None:
         write_json(
-            directory / "manifest.json",
+            directory / MANIFEST_FILE,
             {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self), "digest": self.digest},
         )
 
@@ -86,7 +87,7 @@ def gpt2_tokenizer_record() -> dict[str, Any]:
 
 def read_manifest(directory: Path) -> Manifest:
     """Read the manifest of a dataset. Raise DataError if it is missing, damaged or of another program."""
-    path = directory / "manifest.json"
+    path = directory / MANIFEST_FILE
     if not path.is_file():
         has_shards = directory.is_dir() and any(shard_format(file) for file in directory.iterdir())
         raise DataError(

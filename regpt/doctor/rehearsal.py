@@ -24,10 +24,12 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
 from regpt.checkpoint import store
 from regpt.console.training import Console, TrainingConsole, quiet_console
+from regpt.data.shards import read_manifest
 from regpt.distributed.signals import StopRequested
 from regpt.machine.device import Device, open_device
 from regpt.machine.oom import release_memory
 from regpt.plan.measure_cpu import Rates, measured_rates
+from regpt.preparation.existing import with_fixed_settings
 from regpt.tracking.journal import StepRecord
 from regpt.training.start import TrainResult, resume_training, start_training
 
@@ -165,7 +167,8 @@ class Rehearsal:
     @cached_property
     def recipe_file(self) -> Path:
         path = self.folder / "rehearsal.toml"
-        write_text(path, to_toml(self.small))
+        manifest = read_manifest(self.small.data.directory)
+        write_text(path, to_toml(with_fixed_settings(self.small, manifest)))
         return path
 
     def run_child(self, *arguments: str, code: int) -> None:

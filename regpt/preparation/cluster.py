@@ -27,7 +27,7 @@ from regpt.corpus.corpora import Corpus, Part
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.data.shard_writer import ShardFile
 from regpt.data.shards import Manifest, read_json_or_empty, read_manifest
-from regpt.preparation.dataset import exclusive, open_source, pieces_folder, refuse_existing
+from regpt.preparation.dataset import exclusive, finished_dataset, open_source, pieces_folder
 from regpt.preparation.encoders import Encoders, Work, backend_record
 from regpt.preparation.job import Preparation
 from regpt.preparation.state import Counts
@@ -37,13 +37,22 @@ Executor = Literal["local", "slurm"]
 TOKENS_PER_CHUNK = 2_000_000  # of an encoded file that is copied into shards
 
 
+class NotesOnStderr(NoPreparationProgress):
+    """Prints notes, and nothing else."""
+
+    def note(self, text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
+
+
 def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str, Any]) -> Manifest | None:
     """Prepare with a datatrove executor in `tasks` tasks; `options` are the executor's own.
 
-    Return the manifest; None with Slurm, where the jobs are only queued. Encoded files are not encoded again: after a
-    kill, call it again. Raise DataError if datatrove is missing or does not accept the options.
+    Return the manifest, at once if the dataset exists with the same settings; None with Slurm, where the jobs are only
+    queued. Encoded files are not encoded again: after a kill, call it again. Raise DataError if datatrove is missing or
+    does not accept the options.
     """
-    refuse_existing(recipe)
+    if (existing := finished_dataset(recipe, NotesOnStderr())) is not None:
+        return existing
     try:
         from datatrove import executor as executors
     except ImportError:
@@ -51,7 +60,7 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
     executor_types = {"local": executors.LocalPipelineExecutor, "slurm": executors.SlurmPipelineExecutor}
     corpus = open_source(recipe)
     for note in corpus.notes:
-        print(f"note: {note}", file=sys.stderr)
+        NotesOnStderr().note(note)
     tasks = min(tasks, len(corpus.parts))
     logs = logs_folder(recipe)
     check_counts(options)

@@ -7,14 +7,22 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
+from regpt.base.settings import setting_word
 from regpt.corpus.corpora import Corpus, open_corpus
 from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
-from regpt.data.shards import Manifest, read_manifest
-from regpt.data.validation_split import SplitRule
+from regpt.data.shards import MANIFEST_FILE, Manifest, read_manifest
 from regpt.filesystem.locks import locked
 from regpt.filesystem.operations import check_file_system
+from regpt.preparation.existing import (
+    SOURCE,
+    find_differences,
+    is_imported,
+    note_changes,
+    refuse,
+    refuse_other_settings,
+)
 from regpt.preparation.hub import PREFIX, open_hub
 from regpt.preparation.job import Preparation, staging_folder
 
@@ -22,11 +30,13 @@ from regpt.preparation.job import Preparation, staging_folder
 def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
     """Prepare the dataset at `data.path` from `data.source`, or resume its preparation. Return its manifest.
 
-    Raise DataError if the dataset exists, if the text cannot be read, or if it is too short for the recipe. Finished
-    work is kept for the next attempt, except where the text is too short.
+    A dataset that exists with the same settings is left as it is. Raise UserError if it has other settings, DataError
+    if the text cannot be read or is too short for the recipe. Finished work is kept for the next attempt, except where
+    the text is too short.
     """
     progress = progress or NoPreparationProgress()
-    refuse_existing(recipe)
+    if (existing := finished_dataset(recipe, progress)) is not None:
+        return existing
     pieces = pieces_folder(recipe)
     if pieces.exists():
         raise DataError(
@@ -39,35 +49,61 @@ def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Mani
     return manifest
 
 
+def finished_dataset(recipe: Recipe, progress: PreparationProgress) -> Manifest | None:
+    """Return the manifest of the dataset at `data.path` if it has the recipe's settings; None if nothing is there.
+
+    Raise UserError if the dataset has other settings, DataError if something else is there.
+    """
+    directory = recipe.data.directory
+    if not (directory / MANIFEST_FILE).is_file():
+        refuse_existing(recipe)
+        return None
+    manifest = read_manifest(directory)
+    if is_imported(manifest):
+        raise UserError(
+            f"data.path = '{recipe.data.path}' has imported shards, which are not prepared from data.source",
+            "train on them, or set another data.path",
+        )
+    refuse(recipe, list(find_differences(recipe, manifest)))
+    progress.note(f"data.path = '{recipe.data.path}' is already prepared with these settings")
+    note_changes(recipe, manifest, progress)
+    return manifest
+
+
 def open_or_prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
     """Return the manifest of the dataset at `data.path`; prepare it first if it is missing and its text is local.
 
-    Raise DataError if it is missing and its text is on the hub, or if it was made from another local text or divided
-    by another rule than the recipe's.
+    Raise DataError if it is missing and its text is on the hub or was not named by the user who named the path;
+    UserError if the user gave a setting another value than the dataset has.
     """
-    path, source = recipe.data.directory, recipe.data.source
-    if not path.exists():
-        if source.startswith(PREFIX):
-            raise DataError(
-                f"data.path = '{recipe.data.path}' does not exist",
-                f"prepare it from {source}: regpt prepare {recipe.name}; or set data.path to a dataset you have",
-            )
+    progress = progress or NoPreparationProgress()
+    if not recipe.data.directory.exists():
+        refuse_unknown_text(recipe)
         return prepare(recipe, progress)
-    manifest = read_manifest(path)
-    made_from = manifest.source["asked"]
-    if made_from != source and not source.startswith(PREFIX) and not manifest.source.get("imported"):
-        raise DataError(
-            f"data.path = '{recipe.data.path}' was made from '{made_from}', not from data.source = '{source}'",
-            f"set another data.path, or data.source={made_from} to use the dataset as it is",
-        )
-    rule = manifest.validation.rule
-    if recipe.data.validation not in ("auto", rule) and rule is not SplitRule.FILES:
-        raise DataError(
-            f"data.path = '{recipe.data.path}' was divided by the rule '{rule}', not by data.validation ="
-            f" '{recipe.data.validation}'",
-            f"set data.validation={rule} to use the dataset as it is, or prepare another: set another data.path",
-        )
+    manifest = read_manifest(recipe.data.directory)
+    refuse_other_settings(recipe, manifest)
+    note_changes(recipe, manifest, progress)
     return manifest
+
+
+def refuse_unknown_text(recipe: Recipe) -> None:
+    """Raise DataError if a missing dataset must be downloaded, or if the user named its path but not its text.
+
+    Who names only a path means a dataset that exists; the path may be misspelled.
+    """
+    data, given = recipe.data, recipe.given
+    if data.source.startswith(PREFIX):
+        words = setting_word("data.path", data.path)
+        raise DataError(
+            f"data.path = '{data.path}' does not exist",
+            f"prepare it from data.source = '{data.source}': regpt prepare {recipe.name} {words}; or set data.path to a"
+            " dataset you have",
+        )
+    if given is not None and "data.path" in given.anywhere and SOURCE not in given.anywhere:
+        raise DataError(
+            f"data.path = '{data.path}' does not exist, and no data.source is given for it",
+            f"correct data.path, or set {setting_word(SOURCE, data.source)} or other text to prepare it from",
+        )
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from regpt.corpus.progress import PreparationProgress
 from regpt.data import tokenizer
 from regpt.data.shard_writer import ShardWriter, WrittenShards
 from regpt.data.shards import (
+    MANIFEST_FILE,
     PREPARATION_FILE,
     Manifest,
     Shard,
@@ -32,6 +33,7 @@ from regpt.data.shards import (
 )
 from regpt.data.token_statistics import STATISTICS_FILE, measure, write_statistics
 from regpt.data.validation_split import SplitRule, ValidationSplit
+from regpt.preparation.changed_files import record_of_files
 from regpt.preparation.encoders import Encoders, Work, backend_record, worker_count
 from regpt.preparation.hub import HubCorpus
 from regpt.preparation.manifest import EmptyOrTooSmall, build_manifest
@@ -81,6 +83,7 @@ class Preparation:
         """Do everything except giving the folder its name."""
         tokenizer.check_vocabulary()  # before any work is done
         backend = backend_record(self.recipe.data.tokenizer_backend)
+        files = record_of_files(self.recipe.data.source)
         corpus = self.open_corpus()
         for note in corpus.notes:
             self.progress.note(note)
@@ -93,7 +96,7 @@ class Preparation:
             started_at = time.monotonic()
             validation, shards = divide(self.folder, shards, self.recipe.data, self.progress)
             self.state = replace(self.state, seconds=self.state.seconds + time.monotonic() - started_at)
-        self.seal(build_manifest(self.recipe, corpus, backend, self.state, shards, validation))
+        self.seal(build_manifest(self.recipe, corpus, backend, self.state, shards, validation), files)
 
     def has_results(self) -> bool:
         """Return whether another attempt could use something: downloaded files, encoded files, or tokens."""
@@ -259,7 +262,7 @@ class Preparation:
 
     # Finishing
 
-    def seal(self, manifest: Manifest) -> None:
+    def seal(self, manifest: Manifest, files: dict[str, Any]) -> None:
         """Write the manifest, and next to it the statistics of the tokens and how the preparation went."""
         manifest.write(self.folder)
         write_statistics(self.folder, manifest, measure(self.folder, manifest))
@@ -272,6 +275,7 @@ class Preparation:
                 "text_bytes_per_second": round(counts.text_bytes / seconds),
                 "tokens_per_second": round(counts.tokens / seconds),
                 "asked": self.settings(),
+                "files": files,
             },
         )
 
@@ -282,7 +286,7 @@ class Preparation:
     def publish(self, manifest: Manifest) -> None:
         """Remove temporary files and give the folder its name."""
         self.remove_files(
-            keep={PREPARATION_FILE, STATISTICS_FILE, "manifest.json"} | {shard.name for shard in manifest.shards}
+            keep={PREPARATION_FILE, STATISTICS_FILE, MANIFEST_FILE} | {shard.name for shard in manifest.shards}
         )
         for path in self.folder.iterdir():
             if path.is_dir():

@@ -13,6 +13,7 @@ from regpt.data.shards import Manifest, read_manifest, relative_to
 from regpt.machine.compute import ComputeEnvironment
 from regpt.machine.env import current_launch
 from regpt.model.optimizer import learning_rate
+from regpt.preparation.existing import refuse_other_settings
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Resumed, Started
 from regpt.tracking.journal import History, RunState, read_history
@@ -42,10 +43,12 @@ class ResumePoint:
 def find_resume_point(recipe: Recipe, run: Path, compute: ComputeEnvironment, console: Console) -> ResumePoint:
     """Find the newest valid checkpoint; compare its settings with the recipe, and its machine with this one.
 
-    Raises CheckpointError without one, unless torchrun restarts lost ranks: then the run restarts at step 0.
+    Raises CheckpointError without one, unless torchrun restarts lost ranks: then the run restarts at step 0. Raises
+    UserError if a word of the command line contradicts the dataset.
     """
     store.remove_partial(run)
     manifest = open_dataset(recipe, run)
+    refuse_other_settings(recipe, manifest)
     if current_launch().elastic and not store.list_checkpoints(run):
         return ResumePoint(0, changes_before_first_checkpoint(recipe, run, manifest))
     skipped: list[str] = []

@@ -26,6 +26,7 @@ from regpt.machine.compute import compute_environment
 from regpt.machine.device import Device, open_device
 from regpt.machine.env import current_launch
 from regpt.preparation.dataset import open_or_prepare
+from regpt.preparation.existing import with_fixed_settings
 from regpt.tracking.events import Started
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.resume_changes import changes_of_resume
@@ -103,6 +104,7 @@ def start_training(
                 timeout=math.inf,
             )
         manifest = check_same_on_all_ranks(recipe, device, ranks)
+        recipe = with_fixed_settings(recipe, manifest)
         training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
         with new_run_directory(training):
             training.restore(0)
@@ -127,6 +129,7 @@ def resume_from(
         compute = compute_environment(device, ranks.size)
         found = ResumePoint(**ranks.on_main(lambda: asdict(find_resume_point(recipe, run_dir, compute, console))))
         manifest = check_same_on_all_ranks(recipe, device, ranks)
+        recipe = with_fixed_settings(recipe, manifest)
         if found.is_complete:
             steps = recipe.run.max_steps
             console.print_line(

@@ -99,11 +99,21 @@ def test_prepare_refuses_folder_of_empty_files(tmp_path: Path) -> None:
         prepare(tiny_recipe(tmp_path))
 
 
-def test_prepare_never_overwrites_a_dataset(tiny: Recipe) -> None:
-    digest = prepare(tiny).digest
+def test_prepare_never_overwrites_a_dataset(tiny: Recipe, tmp_path: Path) -> None:
+    manifest = prepare(tiny)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
+    with pytest.raises(UserError, match=r"data\.shard_tokens = 5000.*data\.shard_tokens = 4000"):
+        prepare(tiny_recipe(tmp_path, data={"shard_tokens": 4_000}))
+    assert prepare(tiny) == manifest
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()} == before
+
+
+def test_prepare_leaves_a_folder_of_other_files_alone(tiny: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine.txt").touch()
     with pytest.raises(DataError, match="exists already"):
         prepare(tiny)
-    assert read_manifest(Path(tiny.data.path)).digest == digest
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]
 
 
 def test_windows_overlap_by_one_token(tiny: Recipe, tmp_path: Path) -> None:
