@@ -9,6 +9,7 @@ from regpt.base.format import percent
 
 FEW_DOCUMENTS = 16  # a mean over fewer documents says little about the text
 DOMINANT_SHARE = 0.2  # of the validation tokens, in one document
+LARGE_SHARE = 0.2  # of the whole text, in validation tokens
 LARGE_HELD_OUT_SHARE = 0.1  # of the whole text, in held-out tokens that validation does not use
 
 
@@ -34,11 +35,12 @@ class SplitWarning(StrEnum):
     FEW_DOCUMENTS = "few_documents"
     DOMINANT_DOCUMENT = "dominant_document"
     MUCH_HELD_OUT = "much_held_out"
+    LARGE_VALIDATION = "large_validation"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSplit:
-    """The manifest's record of the split. With another rule than DOCUMENTS, only `rule` and `fallback` have a meaning.
+    """The manifest's record of the split. Other rules than DOCUMENTS leave most of it empty.
 
     A document is held out if its hash is below `threshold` and it has at most `longest_eligible` tokens. Equal
     documents have equal hashes, so they are on one side.
@@ -54,7 +56,7 @@ class ValidationSplit:
     largest_document: int = 0  # validation tokens of the one that contributes most
     held_out_documents: int = 0  # with repeated ones
     held_out_tokens: int = 0  # of these documents; more than the validation split uses, and never trained on
-    text_tokens: int = 0  # of the whole text
+    text_tokens: int = 0  # of the whole text; 0: not recorded, as for imported shards and in earlier versions
     validation_tokens: int = 0
 
     @property
@@ -65,6 +67,8 @@ class ValidationSplit:
         """Yield the reasons to read a validation loss on this split with care."""
         if self.fallback:
             yield SplitWarning.FELL_BACK
+        if self.validation_tokens > LARGE_SHARE * self.text_tokens > 0:
+            yield SplitWarning.LARGE_VALIDATION
         if self.rule is not SplitRule.DOCUMENTS:
             return
         if self.documents < FEW_DOCUMENTS:
@@ -123,6 +127,12 @@ def describe_warning(split: ValidationSplit, warning: SplitWarning) -> str:
     if warning is SplitWarning.DOMINANT_DOCUMENT:
         share = percent(split.largest_document / max(1, split.validation_tokens))
         return f"one document has {share} of the validation tokens. Set a larger data.validation_tokens"
+    if warning is SplitWarning.LARGE_VALIDATION:
+        share = percent(split.validation_tokens / max(1, split.text_tokens))
+        return (
+            f"validation takes {split.validation_tokens:,} of the text's {split.text_tokens:,} tokens ({share}), which"
+            f" training never reads. Set a smaller data.validation_tokens, such as {split.text_tokens // 10}"
+        )
     share = percent(split.unused_tokens / max(1, split.text_tokens))
     return (
         f"{share} of the text is held out but not used, because its documents are long."

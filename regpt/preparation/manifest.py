@@ -1,12 +1,13 @@
 """The manifest of a finished preparation."""
 
+from dataclasses import replace
 from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import Corpus
 from regpt.data.shards import Manifest, Shard, check_manifest_fits, gpt2_tokenizer_record
-from regpt.data.validation_split import ValidationSplit, describe_rule
+from regpt.data.validation_split import SplitRule, ValidationSplit, describe_rule
 from regpt.preparation.state import PrepareState
 
 
@@ -27,6 +28,9 @@ def build_manifest(
     if not shards:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.refused.items()) or "no documents"
         raise EmptyOrTooSmall(f"data.source = '{data.source}' has no text ({reasons})", "set data.source to other text")
+    if validation.rule is SplitRule.FIRST_TOKENS:
+        val_tokens = sum(shard.tokens for shard in shards if shard.split == "val")
+        validation = replace(validation, text_tokens=counts.tokens, validation_tokens=val_tokens)
     manifest = Manifest(
         tokenizer=gpt2_tokenizer_record(),
         source={"asked": data.source, "description": corpus.description, "parts": len(corpus.parts), **corpus.origin},

@@ -103,6 +103,19 @@ def test_recipe_show_notes_a_warmup_that_lasts_for_the_run(capsys: pytest.Captur
     assert answer(capsys, "recipe", "show", "demo-modern")[2] == ""
 
 
+def test_train_notes_a_warmup_that_lasts_for_the_run(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    inherits = (
+        to_toml(tiny_recipe(home)).replace("warmup_steps = 2\n", "").replace("max_steps = 6\n", "max_steps = 2\n")
+    )
+    (home / "tiny.toml").write_text(inherits)
+    code, out, err = answer(capsys, "train", "tiny.toml")
+    said = " ".join((out + err).split())
+    assert code == 0 and all(f"{words} = {n}" in said for words, n in (("warmup_steps", 715), ("max_steps", 2)))
+    assert "set optimizer.warmup_steps=" in said
+    code, out, err = answer(capsys, "train", "tiny.toml", "optimizer.warmup_steps=1", "--name", "short")
+    assert code == 0 and "warmup_steps" not in out + err
+
+
 BAD = [
     (["train", "nowhere.toml"], 2, "nowhere.toml"),
     (["train", "tiny.toml", "optimizer.learnig_rate=1"], 2, "optimizer.learnig_rate"),

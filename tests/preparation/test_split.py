@@ -16,7 +16,7 @@ from regpt.corpus import chunks
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.data import tokenizer
 from regpt.data.shards import Manifest, read_manifest
-from regpt.data.validation_split import Fallback, SplitRule, SplitWarning, ValidationSplit
+from regpt.data.validation_split import Fallback, SplitRule, SplitWarning, describe_warning
 from regpt.preparation import split
 from regpt.preparation.dataset import open_or_prepare, prepare
 from tests.conftest import tiny_recipe
@@ -111,6 +111,21 @@ def test_few_documents_give_a_warning(tmp_path: Path) -> None:
     assert SplitWarning.FEW_DOCUMENTS in split_of_30.warnings()
 
 
+@pytest.mark.parametrize("rule", ["documents", "first_tokens"])
+@pytest.mark.parametrize(("share", "warns"), [(0.55, True), (0.15, False)])
+def test_validation_of_a_large_part_of_the_text_gives_a_warning(
+    tmp_path: Path, rule: str, share: float, warns: bool
+) -> None:
+    texts = [text_of(number) for number in range(100)]
+    total = prepare(recipe_of(tmp_path, texts)).statistics["tokens"]
+    wanted = round(share * total)
+    found = prepare(recipe_of(tmp_path, texts, validation=rule, validation_tokens=wanted, path=str(tmp_path / "new")))
+    assert (found.validation.validation_tokens, found.validation.text_tokens) == (wanted, total)
+    assert (SplitWarning.LARGE_VALIDATION in found.validation.warnings()) is warns
+    said = describe_warning(found.validation, SplitWarning.LARGE_VALIDATION)
+    assert f"{wanted:,} of" in said and f"{total:,} tokens" in said and f"such as {total // 10}" in said
+
+
 @pytest.mark.parametrize(
     ("texts", "fallback"),
     [
@@ -122,7 +137,7 @@ def test_few_documents_give_a_warning(tmp_path: Path) -> None:
 )
 def test_text_without_enough_documents_falls_back(tmp_path: Path, texts: list[str], fallback: Fallback) -> None:
     manifest = prepare(recipe_of(tmp_path, texts))
-    assert manifest.validation == ValidationSplit(rule=SplitRule.FIRST_TOKENS, fallback=fallback)
+    assert (manifest.validation.rule, manifest.validation.fallback) == (SplitRule.FIRST_TOKENS, fallback)
     assert list(manifest.validation.warnings()) == [SplitWarning.FELL_BACK]
     prepare(recipe_of(tmp_path, texts, validation="first_tokens", path=str(tmp_path / "first")))
     written = contents(tmp_path / "first")
