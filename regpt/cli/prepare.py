@@ -76,6 +76,13 @@ def add_show(actions: "Subparsers") -> None:
     add_directory(shown)
     what = shown.add_mutually_exclusive_group()
     what.add_argument("--documents", action="store_true", help="list all validation documents")
+    what.add_argument(
+        "--duplicates",
+        action="store_true",
+        help="find validation documents that are in training too: the same tokens, or near-duplicates, which have at"
+        " least half of their shingles (8 tokens in a row) in one training document. It reads the whole dataset, and"
+        " says first how long that takes",
+    )
     what.add_argument("--window", type=at_least(int, 0), metavar="N", help="print the tokens of this window")
     shown.add_argument("--text", action="store_true", help="print text instead of tokens")
     shown.add_argument(
@@ -109,7 +116,7 @@ def run_prepare(arguments: argparse.Namespace) -> int:
             manifest = prepare(recipe, PreparationConsole(console))
     print(f"digest {manifest.digest}")
     path = shlex.quote(recipe.data.path)
-    print(f"validation documents: regpt data show {path}")
+    print(f"validation documents: regpt data show {path}; --duplicates compares them with training's")
     return DONE
 
 
@@ -163,14 +170,38 @@ def run_data_show(arguments: argparse.Namespace) -> int:
     from regpt.inspection.documents import list_all
     from regpt.inspection.window import describe_window
 
-    directory = arguments.directory
+    directory, width = arguments.directory, terminal_width()
+    if arguments.duplicates:
+        return run_duplicates(directory, width)
     if arguments.window is not None:
         wanted = (arguments.split, arguments.window, arguments.block_size, arguments.text)
         lines = describe_window(directory, *wanted)
     elif arguments.documents:
-        lines = list_all(directory, read_manifest(directory), terminal_width())
+        lines = list_all(directory, read_manifest(directory), width)
     else:
-        lines = describe(directory, arguments.block_size, terminal_width())
+        lines = describe(directory, arguments.block_size, width)
     for line in lines:
+        print(line)
+    return DONE
+
+
+def run_duplicates(directory: Path, width: int) -> int:
+    from regpt.console.preparation import ReadingTokensConsole
+    from regpt.console.training import Console
+    from regpt.data.shards import read_manifest
+    from regpt.inspection.duplicate_record import store_duplicates
+    from regpt.inspection.duplicate_report import describe_cost, describe_findings, describe_seconds
+    from regpt.inspection.duplicates import Search
+
+    manifest = read_manifest(directory)
+    search = Search(directory, manifest)
+    with Console() as console:
+        console.print_line(describe_cost(search, manifest))
+        index = search.build_index()
+        console.print_line(describe_seconds(search.estimated_seconds(index)))
+        search.progress = ReadingTokensConsole(console, "compare")
+        found = search.run(index)
+    store_duplicates(directory, manifest, found.record)
+    for line in describe_findings(directory, manifest, found, width):
         print(line)
     return DONE

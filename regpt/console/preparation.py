@@ -2,7 +2,7 @@
 
 import time
 
-from regpt.base.format import byte_size, duration, percent
+from regpt.base.format import byte_size, duration, percent, short_count
 from regpt.console.training import Console
 from regpt.corpus.notes import note_about_refused
 from regpt.data import tokenizer
@@ -95,5 +95,14 @@ class ReadingConsole:
     def update(self, done: int, total: int) -> None:
         rate = done / (time.perf_counter() - self.started_at)
         left = time_left(self.started_at, done, total)
-        status = f"{byte_size(done)} of {byte_size(total)}{left} · {byte_size(rate)}/s"
-        self.console.update_bar(status, completed=done, total=total)
+        self.console.update_bar(self.status(done, total, left, rate), completed=done, total=total)
+
+    def status(self, done: int, total: int, left: str, rate: float) -> str:
+        return f"{byte_size(done)} of {byte_size(total)}{left} · {byte_size(rate)}/s"
+
+
+class ReadingTokensConsole(ReadingConsole):
+    """Shows the progress of reading tokens: implements `Progress`."""
+
+    def status(self, done: int, total: int, left: str, rate: float) -> str:
+        return f"{percent(done / max(1, total))}{left} · {short_count(rate)} tokens/s"

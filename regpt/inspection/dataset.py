@@ -8,6 +8,7 @@ from regpt.data import tokenizer
 from regpt.data.shards import PREPARATION_FILE, Manifest, Split, TokenWindows, read_json_or_empty, read_manifest
 from regpt.data.validation_split import describe_warning
 from regpt.inspection.documents import list_largest
+from regpt.inspection.duplicate_record import describe_duplicates, remedy, stored_duplicates
 
 INDENT = " " * 12
 NO_SUFFIX = "without a suffix"
@@ -37,6 +38,10 @@ def origin_lines(directory: Path, manifest: Manifest) -> Iterator[str]:
     yield f"splits      {manifest.split_rule}"
     for warning in manifest.validation.warnings():
         yield f"warning     {describe_warning(manifest.validation, warning)}"
+    if duplicates := stored_duplicates(directory, manifest):
+        yield f"duplicates  {describe_duplicates(duplicates)}"
+        if advice := remedy(duplicates):
+            yield f"warning     {advice}"
     yield from statistics_lines(manifest)
     yield from preparation_lines(directory)
 

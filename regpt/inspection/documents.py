@@ -1,4 +1,4 @@
-"""The documents of a split, read in one pass in bounded memory, and the list of the validation documents.
+"""The documents of a split, read once in bounded memory, and the list of the validation documents.
 
 A document is a stretch between two end tokens. Whether an end token stands before a document (regpt, build-nanogpt,
 llm.c) or after it (nanoGPT) makes no difference. Empty documents do not count.
@@ -18,6 +18,7 @@ from regpt.base.format import percent, shown
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE, opened
 from regpt.data.shards import PREPARE_AGAIN, Manifest, Split, check_shard
+from regpt.data.token_statistics import read_stretches
 
 Tokens = NDArray[np.uint16]
 
@@ -51,6 +52,18 @@ def pieces_of(directory: Path, manifest: Manifest, split: Split, size: int = TOK
                     raise DataError(f"{path}: truncated while in use", PREPARE_AGAIN)
                 yield np.frombuffer(content, dtype=DTYPE)
                 left -= len(content) // DTYPE.itemsize
+
+
+def beginning_at(directory: Path, manifest: Manifest, split: Split, start: int) -> Tokens:
+    """Return the first tokens of the document that begins after `start` tokens of a split."""
+    found, before = np.empty(0, dtype=DTYPE), 0
+    for shard in manifest.of_split(split):
+        first = max(0, start + len(found) - before)
+        if len(found) < BEGINNING and first < shard.tokens:
+            [more] = read_stretches(directory / shard.name, shard, [first], BEGINNING - len(found))
+            found = np.concatenate([found, more])
+        before += shard.tokens
+    return found[: int(np.argmax(np.append(found, tokenizer.END_OF_TEXT) == tokenizer.END_OF_TEXT))]
 
 
 def documents_of(pieces: Iterator[Tokens]) -> Iterator[Document]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from regpt.data.token_statistics import TokenStatistics
 from regpt.data.validation_split import describe_rule, describe_warning
+from regpt.inspection.duplicate_record import describe_duplicates, remedy
 from regpt.tracking.run import Run
 
 FAR = 2.0  # times the divergence between two parts of training; a sample alone rarely reaches it
@@ -22,7 +23,7 @@ def baselines(run: Run) -> Iterator[str]:
 
 
 def split_lines(run: Run) -> Iterator[tuple[str, str]]:
-    """Yield (name, text): the rule of the split, its warnings, and how the two sides differ."""
+    """Yield (name, text): the rule of the split, its warnings, how the two sides differ, and duplicates if searched."""
     data = run.environment.data
     if data.split is not None:
         yield "Validation", describe_rule(data.split, data.validation_tokens)
@@ -31,6 +32,10 @@ def split_lines(run: Run) -> Iterator[tuple[str, str]]:
     if data.statistics is not None:
         yield "Documents", documents_text(data.statistics)
         yield "Token statistics", difference_text(data.statistics)
+    if data.duplicates is not None:
+        yield "Duplicates", describe_duplicates(data.duplicates)
+        if advice := remedy(data.duplicates):
+            yield "Warning", advice
 
 
 def documents_text(found: TokenStatistics) -> str:

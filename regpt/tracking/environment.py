@@ -10,6 +10,7 @@ from regpt.base.errors import UserError
 from regpt.data.public_corpora import PublicCorpus, corpus_of_imported_shards, corpus_of_source
 from regpt.data.token_statistics import TokenStatistics
 from regpt.data.validation_split import ValidationSplit
+from regpt.inspection.duplicate_record import SplitDuplicates
 from regpt.tracking.layout import RunPaths
 
 T = TypeVar("T")
@@ -90,6 +91,7 @@ class DataInfo:
     made_with: TokenizerBackend | None = None  # None: unknown
     split: ValidationSplit | None = None  # how validation was chosen; None: by an earlier version, unknown
     statistics: TokenStatistics | None = None  # None: unknown
+    duplicates: SplitDuplicates | None = None  # None: not searched for before the run
 
     def corpus(self, path: str) -> PublicCorpus:
         """Return the public corpus of the text. `path` is data.path of the run; it counts for imported shards only."""
@@ -142,7 +144,7 @@ class Environment:
         data = stored["data"]
         data["source"] = source_json(self.data.source)
         data["made_with"] = data["made_with"] or {}
-        for name in ("split", "statistics"):
+        for name in ("split", "statistics", "duplicates"):
             if data[name] is None:
                 del data[name]  # as earlier versions wrote it
         return stored
@@ -171,6 +173,7 @@ def data_info(values: Any) -> DataInfo:
         made_with=build(TokenizerBackend, made_with) if made_with else None,
         split=record_or_none(ValidationSplit.from_json, known.get("split")),
         statistics=record_or_none(TokenStatistics.from_json, known.get("statistics")),
+        duplicates=record_or_none(SplitDuplicates.from_json, known.get("duplicates")),
     )
 
 

@@ -15,6 +15,7 @@ from regpt.base.recipe import Recipe
 from regpt.base.settings import recipe_digest
 from regpt.data.shards import Manifest
 from regpt.data.token_statistics import statistics_of
+from regpt.inspection.duplicate_record import stored_duplicates
 from regpt.machine.device import Device
 from regpt.tracking.environment import DeviceInfo, Environment, Packages, data_info
 
@@ -22,6 +23,7 @@ from regpt.tracking.environment import DeviceInfo, Environment, Packages, data_i
 def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) -> Environment:
     """Describe the environment of a new run. Measure the statistics of the dataset if they are not stored with it."""
     statistics = statistics_of(recipe.data.directory, manifest)
+    duplicates = stored_duplicates(recipe.data.directory, manifest)
     return Environment(
         recipe_name=recipe.name,
         recipe_digest=recipe_digest(recipe),
@@ -50,6 +52,7 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) 
                 "made_with": manifest.made_with,
                 "split": asdict(manifest.validation),
                 "statistics": statistics and statistics.to_json(),
+                "duplicates": duplicates and duplicates.to_json(),
             }
         ),
         command=[Path(sys.argv[0]).name, *map(shown, sys.argv[1:])],

@@ -50,7 +50,8 @@ def test_python_m_regpt_is_regpt() -> None:
 
 
 def test_from_text_to_report(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answer(capsys, "prepare", "tiny.toml")[0] == 0
+    code, out, _ = answer(capsys, "prepare", "tiny.toml")
+    assert code == 0 and "regpt data show " in out.splitlines()[-1] and "--duplicates" in out.splitlines()[-1]
     assert answer(capsys, "train", "tiny.toml", "--name", "one")[0] == 0
     code, out, _ = answer(capsys, "sample", "one", "--prompt", "import", "--tokens", "5", "--count", "2")
     assert code == 0 and out.startswith("import") and out.count("import") >= 2

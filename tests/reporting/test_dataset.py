@@ -7,6 +7,7 @@ import pytest
 
 from regpt.data.token_statistics import SideStatistics, TokenStatistics
 from regpt.data.validation_split import SplitRule, SplitWarning, ValidationSplit, describe_warning
+from regpt.inspection.duplicate_record import SplitDuplicates
 from regpt.reporting.dataset import baselines, difference_text, split_lines
 from regpt.reporting.page import write_report
 from regpt.tracking.run import Run, open_run
@@ -35,6 +36,23 @@ SPLIT = ValidationSplit(
 )
 
 
+DUPLICATES = SplitDuplicates(
+    validation_documents=50,
+    validation_tokens=10_000,
+    exact_documents=2,
+    exact_tokens=30,
+    near_documents=3,
+    near_tokens=10,
+    overlapping_documents=0,
+    overlapping_tokens=0,
+    repeated_documents=0,
+    repeated_tokens=0,
+    within_documents=0,
+    within_tokens=0,
+    shared_shingles=0.01,
+)
+
+
 @pytest.fixture
 def run() -> Run:
     run = open_run(TRIAL)
@@ -58,6 +76,27 @@ def test_split_lines_have_the_rule_its_warnings_and_both_sides(run: Run) -> None
 def test_validation_far_from_training_is_named_with_its_factor() -> None:
     assert "times as far" not in difference_text(STATISTICS)
     assert "3.5 times as far" in difference_text(replace(STATISTICS, divergence=0.07))
+
+
+def with_duplicates(run: Run, found: SplitDuplicates | None) -> dict[str, str]:
+    data = replace(run.environment.data, split=None, duplicates=found)
+    return dict(split_lines(replace(run, environment=replace(run.environment, data=data))))
+
+
+def test_duplicates_of_the_split_have_a_row_if_they_were_searched(run: Run) -> None:
+    text = with_duplicates(run, DUPLICATES)["Duplicates"]
+    assert "training: 2;" in text and "near-duplicates: 3;" in text and "0.4 % of the validation tokens" in text
+    assert "Duplicates" not in with_duplicates(run, None)
+    none = with_duplicates(run, replace(DUPLICATES, exact_documents=0, near_documents=0))
+    assert "near-duplicate" in none["Duplicates"] and "%" not in none["Duplicates"]
+
+
+@pytest.mark.parametrize("kind", ["exact", "near", "overlapping", "repeated"])
+def test_duplicates_of_more_than_a_hundredth_are_a_warning(run: Run, kind: str) -> None:
+    known = int(getattr(DUPLICATES, f"{kind}_tokens"))  # 40 tokens of all kinds are a warning from 101 on
+    assert "Warning" not in with_duplicates(run, replace(DUPLICATES, **{f"{kind}_tokens": known + 60}))
+    warning = with_duplicates(run, replace(DUPLICATES, **{f"{kind}_tokens": known + 61}))["Warning"]
+    assert "1.01 %" in warning
 
 
 def test_runs_without_statistics_have_no_such_lines(tmp_path: Path) -> None:

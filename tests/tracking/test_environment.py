@@ -14,6 +14,8 @@ from regpt.data.public_corpora import PublicCorpus
 from regpt.data.token_statistics import measure
 from regpt.fairness.learning_curves import training_seconds
 from regpt.fairness.loading import load_run
+from regpt.inspection.duplicate_record import store_duplicates, stored_duplicates
+from regpt.inspection.duplicates import Search
 from regpt.machine.device import open_device
 from regpt.preparation.dataset import prepare
 from regpt.stats.verdicts import device_counts
@@ -108,7 +110,12 @@ def test_public_corpus_follows_from_the_source_and_only_for_imported_shards_from
 
 def test_split_and_statistics_of_a_dataset_are_stored_and_read(tmp_path: Path, tiny: Recipe) -> None:
     manifest = prepare(tiny)
+    before = environment(tiny, open_device(tiny.run), manifest, ranks=1)
+    assert before.data.duplicates is None and "duplicates" not in before.to_json()["data"]
+    search = Search(tiny.data.directory, manifest)
+    store_duplicates(tiny.data.directory, manifest, search.run(search.build_index()).record)
     known = environment(tiny, open_device(tiny.run), manifest, ranks=1)
+    assert known.data.duplicates == stored_duplicates(tiny.data.directory, manifest) is not None
     assert known.data.split == manifest.validation
     assert known.data.statistics == measure(tiny.data.directory, manifest) is not None
     written = json.loads(json.dumps(known.to_json()))
@@ -119,9 +126,10 @@ def test_split_and_statistics_of_a_dataset_are_stored_and_read(tmp_path: Path, t
 @pytest.mark.parametrize("broken", [3, [], {}, {"rule": "files"}, {"train": {}}])
 def test_split_and_statistics_that_are_malformed_are_unknown(broken: object) -> None:
     known = stored()
-    known["data"] |= {"split": broken, "statistics": broken}
+    known["data"] |= {"split": broken, "statistics": broken, "duplicates": broken}
     read = Environment.from_json(known)
-    assert read.data.split is None and read.data.statistics is None and read.to_json() == stored()
+    assert read.data.split is None and read.data.statistics is None and read.data.duplicates is None
+    assert read.to_json() == stored()
 
 
 def test_device_of_one_thread_has_one_name_in_all_versions() -> None:
