@@ -61,6 +61,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if name is None:
         from regpt.machine.device import free_memory, known_card, open_device
         from regpt.machine.limits import memory_limit
+        from regpt.machine.load import process_seconds
 
         device = open_device(recipe.run)
         card = known_card(device.torch_device)
@@ -71,10 +72,17 @@ def run_plan(arguments: argparse.Namespace) -> int:
                 raise UserError(f"{device.name}: its peak FLOP/s is unknown", "name a similar GPU: --gpu NAME")
             if arguments.gpus > 1:
                 raise UserError(f"--gpus {arguments.gpus}: this machine has no GPU", "name one: --gpu NAME")
-            seconds = measured_rates(recipe, device).step_seconds(recipe)
-            bfloat16 = device.precision_name == "bfloat16"
-            free = free_memory(device.torch_device)
-            plan = plan_for_this_machine(recipe, device.name, seconds, free, bfloat16, arguments.runs, memory_limit())
+            start_seconds = process_seconds()  # a run loads the same and opens the same device
+            plan = plan_for_this_machine(
+                recipe,
+                device.name,
+                measured_rates(recipe, device),
+                free_memory(device.torch_device),
+                device.precision_name == "bfloat16",
+                arguments.runs,
+                memory_limit(),
+                start_seconds,
+            )
             print("\n".join(plan_lines(plan)))
             return DONE
         name = card.name

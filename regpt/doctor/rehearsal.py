@@ -28,7 +28,8 @@ from regpt.data.shards import read_manifest
 from regpt.distributed.signals import StopRequested
 from regpt.machine.device import Device, open_device
 from regpt.machine.oom import release_memory
-from regpt.plan.measure_cpu import Rates, measured_rates
+from regpt.plan.measure_cpu import measured_rates
+from regpt.plan.run_time import Rates
 from regpt.preparation.existing import with_fixed_settings
 from regpt.tracking.journal import StepRecord
 from regpt.training.start import TrainResult, resume_training, start_training

@@ -21,12 +21,12 @@ from regpt.machine.limits import memory_limit
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.preparation.dataset import open_or_prepare
+from regpt.tasks import catalog
 from regpt.tracking.events import OutOfMemory
 from regpt.tracking.journal import read_history
 
 VERIFY_SECONDS = 40.0  # limit for verifying the data; of a large dataset only a part is read
 MAX_DAYS = 60.0
-HELLASWAG_SIZE = 10_042
 
 
 def check_machine(rehearsal: Rehearsal) -> str:
@@ -146,7 +146,7 @@ def expected_seconds(rehearsal: Rehearsal) -> float:
     validation, evaluation = history.validations[-1], recipe.evaluation
     windows = evaluation.validation_batches * evaluation.validation_batch_size
     validating = evaluations(recipe, evaluation.validation_every) * validation.seconds * windows / validation.windows
-    items = evaluation.hellaswag_items or HELLASWAG_SIZE
+    items = evaluation.hellaswag_items or catalog.HELLASWAG_ITEMS
     hellaswag = 0.0
     if history.tasks:
         seconds = history.tasks[-1].seconds * items / HELLASWAG_ITEMS

@@ -1,5 +1,6 @@
-"""Measure how much of the machine's processors other programs use while this one trains."""
+"""Measure how much of the machine's processors other programs use while this one trains, and how long it runs."""
 
+import time
 from typing import Any
 
 import psutil
@@ -44,3 +45,11 @@ class LoadMeter:
 def of(processor: Any) -> dict[str, float]:
     """Return a processor's seconds by kind. The time of guests is part of the user's."""
     return {name: seconds for name, seconds in processor._asdict().items() if not name.startswith("guest")}
+
+
+def process_seconds() -> float:
+    """Return the seconds since this process started; 0 if the system does not say, or its clock was set back."""
+    try:
+        return max(0.0, time.time() - psutil.Process().create_time())
+    except (psutil.Error, OSError, NotImplementedError):
+        return 0.0

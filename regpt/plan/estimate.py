@@ -7,23 +7,17 @@ constants of this module, of `plan/roofline.py` and of `plan/memory.py`, and the
 import bisect
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from regpt.base.cards import Card
 from regpt.base.recipe import Recipe
 from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
 from regpt.plan.roofline import speed_range
+from regpt.plan.run_time import Range, RunTime, time_on_cards
+from regpt.plan.workload import Workload, count_work
 
 BUCKET = 25 * 2**20  # bytes of gradients in one all-reduce of DistributedDataParallel
 LATENCY = 20e-6  # assumed seconds of one hop in a tree over all cards
 POWER = (0.8, 1.0)  # assumed share of a card's board power during training; excludes the host machine
-
-
-class Range(NamedTuple):
-    """An optimistic and a conservative estimate of one figure."""
-
-    optimistic: float
-    conservative: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class Estimate:
     memory: Memory
     compute_seconds: Range  # per step
     network_seconds: float  # per step
+    work: Workload
 
     @property
     def ranks(self) -> int:
@@ -80,10 +75,16 @@ class Estimate:
         return Range(speed.optimistic / at_peak, speed.conservative / at_peak)
 
     @property
+    def time(self) -> RunTime:
+        """Return the time of the run by part: training, evaluation, checkpoints."""
+        conservative, optimistic = speed_range(self.recipe.model, self.hardware.card)
+        token_seconds = Range(1 / optimistic, 1 / conservative)
+        return time_on_cards(self.recipe, self.work, self.hardware.card, self.ranks, self.step_seconds, token_seconds)
+
+    @property
     def hours(self) -> Range:
-        """Return the hours of all training steps, excluding evaluation and checkpoints."""
-        steps, step = self.recipe.run.max_steps, self.step_seconds
-        return Range(steps * step.optimistic / 3600, steps * step.conservative / 3600)
+        """Return the hours of the run, including evaluation and checkpoints."""
+        return Range(*(seconds / 3600 for seconds in self.time.total))
 
     @property
     def kilowatt_hours(self) -> Range:
@@ -101,9 +102,12 @@ class Estimate:
         return Range(self.hours.optimistic * per_hour, self.hours.conservative * per_hour)
 
 
-def estimate(recipe: Recipe, ranks: int, hardware: Hardware, micro_batch: int = 0) -> Estimate | None:
+def estimate(
+    recipe: Recipe, ranks: int, hardware: Hardware, micro_batch: int = 0, work: Workload | None = None
+) -> Estimate | None:
     """Estimate a recipe on a number of cards, with the given micro-batch or else the largest power of two that fits.
 
+    `work` is that of the recipe, which is counted if it is not given.
     Uses ddp if the whole training state fits on one card, otherwise fsdp. Returns None if nothing fits or the batch
     does not divide among the ranks.
     """
@@ -126,6 +130,7 @@ def estimate(recipe: Recipe, ranks: int, hardware: Hardware, micro_batch: int = 
                     memory=memory,
                     compute_seconds=compute_seconds(recipe, ranks, hardware),
                     network_seconds=network_seconds(recipe, layout, hardware),
+                    work=work or count_work(recipe),
                 )
     return None
 

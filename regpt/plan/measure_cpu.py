@@ -1,61 +1,47 @@
-"""Measure in about two seconds how fast this CPU trains a recipe's model.
+"""Measure in about two seconds how fast this CPU trains and evaluates a recipe's model.
 
 One block, some rows of the loss and part of the optimizer are timed in the recipe's own shapes and precision, then
-multiplied by how often a step runs them. The only assumption is that each part takes as long within a step as alone.
+multiplied by how often a run needs them. The only assumption is that each part takes as long within a run as alone.
 """
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from regpt.base.recipe import Recipe
+from regpt.evaluation.sampling import Sampling, choose
 from regpt.machine.device import Device
 from regpt.model.gpt import Block, rotary_table
-from regpt.model.loss import Head, mean_loss
+from regpt.model.loss import Head, mean_loss, token_losses
 from regpt.model.optimizer import make_optimizer
+from regpt.plan.run_time import Rates
 
 ROUNDS = 3  # per part, if the time allows; the fastest counts
 OPTIMIZER_PARAMETERS = 1 << 22
 FEW = 8  # rows of the loss: few enough to measure the fixed cost of a micro-batch
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Seconds of the parts of a step."""
-
-    block: float  # forward and backward, per position
-    loss: float  # per position
-    micro_batch: float  # fixed cost per micro-batch: gradients of the embedding and the head
-    optimizer: float  # per parameter, including gradient norm and clipping
-
-    def step_seconds(self, recipe: Recipe, ranks: int = 1) -> float:
-        """Return the seconds of one optimizer step on each of `ranks` ranks that share no hardware."""
-        model = recipe.model
-        micro_batches = recipe.accumulation_steps(ranks)
-        positions = recipe.data.total_batch_tokens // ranks
-        recompute = 4 / 3 if recipe.run.activation_checkpointing else 1.0
-        return (
-            positions * (recompute * model.n_layer * self.block + self.loss)
-            + micro_batches * self.micro_batch
-            + model.parameters * self.optimizer
-        )
+CHUNKS_FORWARD = 2  # chunks of logits in a forward pass that is timed; they share one buffer, as in an evaluation
 
 
 def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rates:
     """Time the parts on this device in about `seconds`; each part runs at least twice."""
-    per_position, fixed = loss_seconds(recipe, device, 0.35 * seconds)
+    per_position, fixed = loss_seconds(recipe, device, 0.25 * seconds)
+    block, block_forward = block_seconds(recipe, device, 0.35 * seconds)
     return Rates(
-        block=block_seconds(recipe, device, 0.4 * seconds),
+        block=block,
         loss=per_position,
         micro_batch=fixed,
-        optimizer=optimizer_seconds(recipe, device, 0.25 * seconds),
+        optimizer=optimizer_seconds(recipe, device, 0.2 * seconds),
+        block_forward=block_forward,
+        loss_forward=loss_forward_seconds(recipe, device, 0.15 * seconds),
+        sampling_round=sampling_seconds(recipe, device, 0.05 * seconds),
     )
 
 
-def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
-    """Return the seconds per position of one block, forward and backward.
+def block_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float, float]:
+    """Return the seconds per position of one block, (forward and backward, forward alone).
 
     Runs whole sequences: a full micro-batch of them if the time allows.
     """
@@ -63,18 +49,26 @@ def block_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     block = Block(model).to(target)
     rotations = rotary_table(model).to(target) if model.positions == "rope" else None
 
-    def once(sequences: int) -> None:
+    def train(sequences: int) -> None:
         x = torch.randn(sequences, model.block_size, model.n_embd, device=target, requires_grad=True)
         with device.autocast():
             y = block(x, rotations)
         y.backward(torch.ones_like(y))
         block.zero_grad(set_to_none=True)
 
-    one = fastest(lambda: once(1), device, seconds / 2)
-    sequences = max(1, min(recipe.data.micro_batch, int(seconds / 4 / one)))
-    if sequences == 1:
-        return one / model.block_size
-    return fastest(lambda: once(sequences), device, seconds / 2) / (sequences * model.block_size)
+    def evaluate(x: Tensor) -> None:
+        with torch.no_grad(), device.autocast():
+            block(x, rotations)
+
+    best = fastest(lambda: train(1), device, 0.4 * seconds)
+    sequences = max(1, min(recipe.data.micro_batch, int(0.2 * seconds / best)))
+    if sequences > 1:
+        best = fastest(lambda: train(sequences), device, 0.4 * seconds)
+    x = torch.randn(sequences, model.block_size, model.n_embd, device=target)
+    block.eval()
+    forward = fastest(lambda: evaluate(x), device, 0.2 * seconds)
+    positions = sequences * model.block_size
+    return best / positions, forward / positions
 
 
 def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float, float]:
@@ -97,6 +91,41 @@ def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float,
     few_seconds = fastest(lambda: once(FEW), device, seconds / 3)
     many_seconds = fastest(lambda: once(many), device, 2 * seconds / 3)
     return max(0.0, many_seconds - few_seconds) / max(1, many - FEW), few_seconds
+
+
+def loss_forward_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
+    """Return the seconds per position of head and loss without gradients."""
+    model, target = recipe.model, device.torch_device
+    weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, model.init_std)
+    positions = recipe.data.micro_batch * model.block_size
+    rows = min(CHUNKS_FORWARD * Head(weight, device.precision).rows, positions)
+    tokens = torch.randint(0, model.vocab_size, (rows,), device=target)
+    hidden = torch.randn(rows, model.n_embd, device=target)
+
+    def once() -> None:
+        with device.autocast():
+            token_losses(hidden, weight, tokens)
+
+    return fastest(once, device, seconds) / rows
+
+
+def sampling_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
+    """Return the seconds in which each text of a set of samples gets one token, without attention to earlier ones."""
+    model, target, count = recipe.model, device.torch_device, max(1, recipe.evaluation.sample_count)
+    block = Block(model).to(target).eval()
+    weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, model.init_std)
+    rotations = rotary_table(model).to(target)[:, :1] if model.positions == "rope" else None
+    generators = [torch.Generator().manual_seed(number) for number in range(count)]
+    sampling = Sampling(top_k=recipe.evaluation.sample_top_k)
+
+    @torch.no_grad()
+    def once() -> None:
+        x = torch.randn(count, 1, model.n_embd, device=target)
+        for _ in range(model.n_layer):
+            x = block(x, rotations)
+        choose(torch.nn.functional.linear(x[:, -1], weight), sampling, generators)
+
+    return fastest(once, device, seconds)
 
 
 def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:

@@ -1,6 +1,7 @@
-"""Compute how many checkpoints a run keeps and how much disk space they take."""
+"""Compute the disk space of a run: its checkpoints, and the tokens while its dataset is prepared."""
 
 from regpt.base.recipe import Recipe
+from regpt.data.sizes import train_tokens
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
@@ -21,3 +22,14 @@ def checkpoints_kept(recipe: Recipe) -> int:
 def disk_needed(recipe: Recipe) -> int:
     """Return the bytes of all checkpoints plus the one being written."""
     return (checkpoints_kept(recipe) + 1) * checkpoint_bytes(recipe)
+
+
+def dataset_copies(recipe: Recipe) -> int:
+    """Return how many times the preparation stores the tokens; 0 where the dataset is prepared.
+
+    Dividing by whole documents keeps the encoded text until both splits are written (`preparation/split.py`).
+    """
+    tokens = train_tokens(recipe)
+    if tokens is not None and tokens.prepared:
+        return 0
+    return 2 if recipe.data.split_rule == "documents" else 1

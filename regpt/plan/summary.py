@@ -9,12 +9,12 @@ from pathlib import Path
 from regpt.base.cards import CARDS, find_card
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe, nearest_divisors
-from regpt.plan.estimate import Estimate, Hardware, Range, estimate, largest_micro_batch
+from regpt.plan.estimate import Estimate, Hardware, estimate, largest_micro_batch
 from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
-from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept
+from regpt.plan.run_time import CPU_ERROR, Range, Rates, RunTime, time_on_cpu
+from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, dataset_copies
 from regpt.plan.warnings import PlanWarning, find_warnings
-
-CPU_ERROR = 1.25  # factor by which a measured step may be off (benchmarks/results.md)
+from regpt.plan.workload import Workload, count_work
 
 
 class MicroBatchFit(Enum):
@@ -60,15 +60,16 @@ class CpuPlan:
     micro_batch: MicroBatch
     step_seconds: Range
     tokens_per_second: Range
-    training_seconds: Range
+    time: RunTime
 
 
 @dataclass(frozen=True)
 class DiskPlan:
-    """The checkpoints that a run keeps."""
+    """The checkpoints that a run keeps, and how often the preparation of its dataset stores the tokens."""
 
     checkpoints: int
     checkpoint_bytes: int
+    dataset_copies: int  # during the preparation; 0: the dataset is prepared
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class Plan:
     """The plan of a recipe: on one kind of card, on every known card, or on this CPU."""
 
     recipe: Recipe
+    work: Workload
     target: CardPlan | tuple[CardPlan, ...] | CpuPlan
     disk: DiskPlan
     warnings: tuple[PlanWarning, ...]
@@ -90,26 +92,33 @@ def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float | 
         valid = nearest_divisors(recipe.batch_windows, ranks)
         problem = f"--gpus {ranks}: a batch of {recipe.batch_windows} sequences does not divide among {ranks} ranks"
         raise UserError(problem, f"use {valid}")
+    work = count_work(recipe)
     if name == "all":
-        return build(recipe, tuple(card_plan(recipe, Hardware(card, usd_per_hour), ranks) for card in CARDS), runs)
-    return build(recipe, card_plan(recipe, Hardware(find_card(name), usd_per_hour), ranks), runs)
+        plans = tuple(card_plan(recipe, Hardware(card, usd_per_hour), ranks, work) for card in CARDS)
+        return build(recipe, work, plans, runs)
+    return build(recipe, work, card_plan(recipe, Hardware(find_card(name), usd_per_hour), ranks, work), runs)
 
 
 def plan_for_this_machine(
     recipe: Recipe,
     name: str,
-    step_seconds: float,
+    rates: Rates,
     memory_free: float,
     bfloat16: bool,
     runs: Path,
     memory_limit: float = math.inf,
+    start_seconds: float = 0.0,
 ) -> Plan:
-    """Plan for this CPU from the measured seconds of a step, the free memory and the container's limit in bytes."""
+    """Plan for this CPU from measured rates, the free memory and the container's limit in bytes.
+
+    `start_seconds` pass before training begins: the program is loaded and the device opened.
+    """
     layout = ParallelLayout(1, recipe.data.micro_batch, recipe.accumulation_steps(), bfloat16=bfloat16, on_cpu=True)
     memory = estimate_memory(recipe, layout)
     fit = MicroBatchFit.FITS if memory.total <= memory_free else MicroBatchFit.DOES_NOT_FIT
+    step_seconds = rates.step_seconds(recipe)
     step = Range(step_seconds / CPU_ERROR, step_seconds * CPU_ERROR)
-    tokens, steps = recipe.data.total_batch_tokens, recipe.run.max_steps
+    tokens, work = recipe.data.total_batch_tokens, count_work(recipe)
     plan = CpuPlan(
         name=name,
         layout=layout,
@@ -119,23 +128,33 @@ def plan_for_this_machine(
         micro_batch=micro_batch(recipe, layout, fit, memory_free),
         step_seconds=step,
         tokens_per_second=Range(tokens / step.optimistic, tokens / step.conservative),
-        training_seconds=Range(steps * step.optimistic, steps * step.conservative),
+        time=time_on_cpu(recipe, work, rates, start_seconds),
     )
-    return build(recipe, plan, runs)
+    return build(recipe, work, plan, runs)
 
 
-def build(recipe: Recipe, target: CardPlan | tuple[CardPlan, ...] | CpuPlan, runs: Path) -> Plan:
+def build(recipe: Recipe, work: Workload, target: CardPlan | tuple[CardPlan, ...] | CpuPlan, runs: Path) -> Plan:
     """Add disk space and warnings to the plan of a target."""
-    disk = DiskPlan(checkpoints_kept(recipe), checkpoint_bytes(recipe))
+    disk = DiskPlan(checkpoints_kept(recipe), checkpoint_bytes(recipe), dataset_copies(recipe))
     plans = (target,) if isinstance(target, CardPlan) else target if isinstance(target, tuple) else ()
-    return Plan(recipe, target, disk, tuple(find_warnings(recipe, runs, [plan.hardware.card for plan in plans])))
+    cards = [plan.hardware.card for plan in plans]
+    return Plan(recipe, work, target, disk, tuple(find_warnings(recipe, runs, cards, run_time(target))))
 
 
-def card_plan(recipe: Recipe, hardware: Hardware, ranks: int) -> CardPlan:
+def run_time(target: CardPlan | tuple[CardPlan, ...] | CpuPlan) -> RunTime | None:
+    """Return the time of the run on a target; None where its speed is not known, and for all cards together."""
+    if isinstance(target, CpuPlan):
+        return target.time
+    if isinstance(target, CardPlan) and target.estimate is not None and target.estimate.is_speed_known:
+        return target.estimate.time
+    return None
+
+
+def card_plan(recipe: Recipe, hardware: Hardware, ranks: int, work: Workload) -> CardPlan:
     """Plan with the recipe's own micro-batch if it fits and divides the batch, otherwise with the largest that does."""
     limit = USABLE_SHARE * hardware.card.memory
-    configured = estimate(recipe, ranks, hardware, recipe.data.micro_batch)
-    found = configured or estimate(recipe, ranks, hardware)
+    configured = estimate(recipe, ranks, hardware, recipe.data.micro_batch, work)
+    found = configured or estimate(recipe, ranks, hardware, work=work)
     smallest = estimate_memory(recipe, ParallelLayout(ranks, 1, recipe.batch_windows // ranks, ranks > 1)).total
     if found is None:
         return CardPlan(hardware, ranks, limit, None, None, smallest)

@@ -1,4 +1,4 @@
-"""Find problems of a plan: implausible records, too little disk space, repeated data, a warm-up that is too long."""
+"""Find problems of a plan: implausible records, full disks, repeated data, a long warm-up, long evaluations."""
 
 import re
 import shutil
@@ -12,11 +12,16 @@ from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.data.sizes import epochs
 from regpt.plan.roofline import speed_range
+from regpt.plan.run_time import RunTime
 from regpt.plan.sizes import disk_needed
+from regpt.plan.workload import Workload, count_work
 
 IMPOSSIBLE_SHARE = 0.95  # of peak; no published training run reaches it
 DOUBTFUL_RATIO = 1.05  # times the optimistic end of the predicted range
 REPEATED_EPOCHS = 4  # Muennighoff et al. 2023, arXiv 2305.16264
+LONG_EVALUATION = 0.25  # of the run's time
+ADVISED_EVALUATION = 0.1  # of the training time, for validation and for HellaSwag each
+FEWEST_ITEMS = 50  # with fewer, an accuracy has a standard error of more than 6 percentage points
 
 
 class RecordProblem(Enum):
@@ -65,11 +70,23 @@ class WarmupTooLong:
     max_steps: int
 
 
-PlanWarning = ImplausibleRecord | DiskTooSmall | ManyEpochs | WarmupTooLong
+@dataclass(frozen=True)
+class LongEvaluation:
+    """Evaluation that takes a large part of the run's time, and settings with which it takes a small one."""
+
+    share: float  # of the run's time, with samples
+    validation_share: float
+    task_share: float
+    remedy: tuple[tuple[str, int], ...]  # settings and their values
 
 
-def find_warnings(recipe: Recipe, runs: Path, cards: Collection[Card] = ()) -> Iterator[PlanWarning]:
-    """Yield a warning for each problem of the recipe or of the disk that holds `runs`.
+PlanWarning = ImplausibleRecord | DiskTooSmall | ManyEpochs | WarmupTooLong | LongEvaluation
+
+
+def find_warnings(
+    recipe: Recipe, runs: Path, cards: Collection[Card] = (), time: RunTime | None = None
+) -> Iterator[PlanWarning]:
+    """Yield a warning for each problem of the recipe, of its `time`, or of the disk that holds `runs`.
 
     A published time is checked only where the plan is for its card, one of `cards`.
     """
@@ -84,6 +101,61 @@ def find_warnings(recipe: Recipe, runs: Path, cards: Collection[Card] = ()) -> I
         yield ManyEpochs(repeats)
     if recipe.is_warmup_too_long:
         yield WarmupTooLong(recipe.optimizer.warmup_steps, recipe.run.max_steps)
+    if time is not None and time.evaluation_share > LONG_EVALUATION:
+        remedy = tuple(shorter_evaluation(recipe, time))
+        yield LongEvaluation(time.evaluation_share, time.share("validation"), time.share("tasks"), remedy)
+
+
+def shorter_evaluation(recipe: Recipe, time: RunTime) -> Iterator[tuple[str, int]]:
+    """Yield settings with which validation and HellaSwag each take at most `ADVISED_EVALUATION` of the training time.
+
+    Evaluations become rarer first, down to one at the start and one at the end, then smaller.
+    """
+    work, most = count_work(recipe), ADVISED_EVALUATION * time.training.middle
+    if time.validation.middle > most:
+        yield from shorter_validation(recipe, work, most / time.validation.middle)
+    if time.tasks.middle > most:
+        yield from shorter_tasks(recipe, work, most / time.tasks.middle)
+    if time.samples.middle > most:
+        yield "evaluation.sample_every", 0
+
+
+def shorter_validation(recipe: Recipe, work: Workload, share: float) -> Iterator[tuple[str, int]]:
+    """Yield settings with which validation takes `share` of the time that it takes now."""
+    count = int(work.validations * share)
+    if count > 2:
+        yield "evaluation.validation_every", -(-work.steps // (count - 1))
+        return
+    if work.validations > 2:
+        yield "evaluation.validation_every", 0
+    windows = work.validations * work.validation_windows * share / 2
+    if windows < work.validation_windows:
+        batches = max(1, int(windows / recipe.evaluation.validation_batch_size))
+        yield "evaluation.validation_batches", batches
+        if windows < recipe.evaluation.validation_batch_size:
+            yield "evaluation.validation_batch_size", max(1, int(windows))
+
+
+def shorter_tasks(recipe: Recipe, work: Workload, share: float) -> Iterator[tuple[str, int]]:
+    """Yield settings with which HellaSwag takes `share` of the time that it takes now."""
+    count = int(work.task_evaluations * share)
+    if count > 2:
+        yield "evaluation.hellaswag_every", -(-work.steps // (count - 1))
+        return
+    items = int(work.task_evaluations * work.task_items * share / 2)
+    if items < FEWEST_ITEMS:
+        yield "evaluation.hellaswag_every", 0
+        return
+    if work.task_evaluations > 2:
+        yield "evaluation.hellaswag_every", work.steps
+    if items < work.task_items:
+        yield "evaluation.hellaswag_items", round_down(items)
+
+
+def round_down(count: int) -> int:
+    """Return the number with its leading digit kept and zeros after it: 4,731 becomes 4,000."""
+    unit: int = 10 ** (len(str(count)) - 1)
+    return count // unit * unit
 
 
 def existing_parent(path: Path) -> Path:

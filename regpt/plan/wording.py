@@ -1,4 +1,4 @@
-"""Print a plan: aligned lines for a terminal, and the wording of its warnings."""
+"""Print a plan: aligned lines for a terminal. `plan/warning_wording.py` words its warnings."""
 
 import math
 from collections.abc import Iterator
@@ -12,24 +12,17 @@ from regpt.base.format import (
     percent,
     percent_range,
     scientific,
-    short_count,
     teraflops,
-    three_digits,
 )
-from regpt.base.recipe import Recipe, warmup_advice
+from regpt.base.recipe import Recipe
 from regpt.data.sizes import epochs_text, tokens_origin, train_tokens
 from regpt.plan.estimate import POWER, Estimate
 from regpt.plan.memory import USABLE_SHARE, Memory
 from regpt.plan.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
+from regpt.plan.run_time import RunTime
 from regpt.plan.summary import CardPlan, CpuPlan, DiskPlan, MicroBatch, MicroBatchFit, Plan
-from regpt.plan.warnings import (
-    DiskTooSmall,
-    ImplausibleRecord,
-    ManyEpochs,
-    PlanWarning,
-    RecordProblem,
-    WarmupTooLong,
-)
+from regpt.plan.warning_wording import warning_text
+from regpt.plan.workload import Workload
 
 NAME_WIDTH = 26
 MEMORY_PARTS = {
@@ -40,6 +33,14 @@ MEMORY_PARTS = {
     "casts": "weights, bfloat16 copies",
     "activations": "activations",
     "loss": "loss",
+}
+TIME_PARTS = {
+    "training": "training",
+    "validation": "validation",
+    "tasks": "HellaSwag",
+    "samples": "samples",
+    "checkpoints": "checkpoints",
+    "start": "start",
 }
 NO_PRICE = "not estimated; add --price USD (per card and hour)"
 
@@ -54,9 +55,9 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield from model_lines(plan.recipe)
     yield ""
     if isinstance(plan.target, CardPlan):
-        yield from card_lines(plan.recipe, plan.target)
+        yield from card_lines(plan.recipe, plan.work, plan.target)
     elif isinstance(plan.target, CpuPlan):
-        yield from cpu_lines(plan.recipe, plan.target)
+        yield from cpu_lines(plan.recipe, plan.work, plan.target)
     else:
         yield from table_lines(plan.target)
     yield ""
@@ -83,7 +84,7 @@ def model_lines(recipe: Recipe) -> Iterator[str]:
     yield row("FLOPs", scientific(recipe.total_tokens * model.flops_per_token, 3))
 
 
-def card_lines(recipe: Recipe, plan: CardPlan) -> Iterator[str]:
+def card_lines(recipe: Recipe, work: Workload, plan: CardPlan) -> Iterator[str]:
     """Yield the sections about one kind of card."""
     card, found = plan.hardware.card, plan.estimate
     yield f"Hardware: {plan.ranks} x {card.name}"
@@ -107,10 +108,10 @@ def card_lines(recipe: Recipe, plan: CardPlan) -> Iterator[str]:
         yield row("parallelism", parallelism_text(recipe, found))
         yield row("communication", f"{found.network_seconds:.2g} s per step if not overlapped with compute")
     yield ""
-    yield from cost_lines(found)
+    yield from cost_lines(work, found)
 
 
-def cpu_lines(recipe: Recipe, plan: CpuPlan) -> Iterator[str]:
+def cpu_lines(recipe: Recipe, work: Workload, plan: CpuPlan) -> Iterator[str]:
     """Yield the sections about this machine's CPU."""
     yield f"Hardware: this machine, {plan.name}, {'bfloat16' if plan.layout.bfloat16 else 'float32'}"
     yield ""
@@ -124,9 +125,9 @@ def cpu_lines(recipe: Recipe, plan: CpuPlan) -> Iterator[str]:
     yield ""
     yield "Time"
     yield row("step", f"{number_range(*plan.step_seconds)} s, {number_range(*plan.tokens_per_second)} tokens/s")
-    yield row("training", duration_range(*plan.training_seconds))
+    yield from time_lines(work, plan.time)
     yield row("", "Estimated from one block, the loss and the optimizer, measured just now on this machine (±25%).")
-    yield row("", "Excludes evaluation and checkpoints. For a GPU, use --gpu NAME or --gpu all.")
+    yield row("", "Excludes preparing the data. For a GPU, use --gpu NAME or --gpu all.")
 
 
 def table_lines(plans: tuple[CardPlan, ...]) -> Iterator[str]:
@@ -148,6 +149,30 @@ def table_lines(plans: tuple[CardPlan, ...]) -> Iterator[str]:
             number_range(*ends) for ends in (found.tokens_per_second, found.hours, found.kilowatt_hours)
         )
         yield f"{name} {batch:>12} {speed:>22} {hours:>16} {energy:>16} {usd:>16}"
+    yield "  Hours, energy and cost are those of the whole run, with evaluation and checkpoints."
+
+
+def time_lines(work: Workload, time: RunTime) -> Iterator[str]:
+    """Yield the time of each part of a run, with its share and what it consists of, and the time of the whole run."""
+    amounts = amounts_of_work(work)
+    for part, seconds in time.parts.items():
+        if seconds.conservative > 0:
+            share = percent(round(time.share(part), 3))
+            yield row(TIME_PARTS[part], f"{duration_range(*seconds):<24} {share:>7}  {amounts[part]}")
+    yield row("whole run", duration_range(*time.total))
+
+
+def amounts_of_work(work: Workload) -> dict[str, str]:
+    """Describe the work in each part of a run's time."""
+    waited = "" if work.waited_checkpoints == work.checkpoints else ", written while training continues"
+    return {
+        "training": f"{work.steps:,} steps",
+        "validation": f"{work.validations:,} x {work.validation_windows:,} windows of {work.block_size:,} tokens",
+        "tasks": f"{work.task_evaluations:,} x {work.task_items:,} items",
+        "samples": f"{work.sample_sets:,} x {work.sample_texts:,} texts, {work.sample_tokens:,} new tokens each",
+        "checkpoints": f"{work.checkpoints:,} x {byte_size(work.checkpoint_bytes)}{waited}",
+        "start": "loading the program",
+    }
 
 
 def memory_lines(heading: str, memory: Memory, limit: float, limit_name: str) -> Iterator[str]:
@@ -199,7 +224,7 @@ def plan_precision(found: Estimate) -> str:
     return "bfloat16" if found.layout.bfloat16 else "float32"
 
 
-def cost_lines(found: Estimate) -> Iterator[str]:
+def cost_lines(work: Workload, found: Estimate) -> Iterator[str]:
     """Yield speed, time, energy and cost, and what their ranges assume."""
     yield "Time and cost (estimated)"
     card = found.hardware.card
@@ -211,7 +236,7 @@ def cost_lines(found: Estimate) -> Iterator[str]:
     yield row(
         "speed", f"{number_range(*found.tokens_per_second)} tokens/s ({percent_range(*found.share_of_peak)} of peak)"
     )
-    yield row("training", f"{number_range(*found.hours)} hours")
+    yield from time_lines(work, found.time)
     yield row("energy", f"{number_range(*found.kilowatt_hours)} kWh (cards only)")
     usd, price = found.usd, found.hardware.usd_per_hour
     if usd is None or price is None:
@@ -224,7 +249,8 @@ def cost_lines(found: Estimate) -> Iterator[str]:
     else:
         basis = f"{percent_range(*BEYOND)} of peak, as published for 7 to 8 B models"
     yield row("", f"Assumes {basis} (docs/plan.md)")
-    yield row("", f"and {percent_range(*POWER)} of board power. Excludes evaluation and checkpoints.")
+    yield row("", f"and {percent_range(*POWER)} of board power. Evaluation counts by its FLOPs.")
+    yield row("", "Excludes loading, torch.compile and preparing the data.")
     yield row("", "Not verified on any card by this project.")
 
 
@@ -232,44 +258,14 @@ def disk_lines(recipe: Recipe, disk: DiskPlan) -> Iterator[str]:
     """Yield the size of the dataset and of the checkpoints."""
     yield "Disk"
     tokens = train_tokens(recipe)
+    divided = disk.dataset_copies > 1
     if tokens is None:
-        data = f"unknown until {recipe.data.path} is prepared (2 bytes per token)"
+        while_dividing = ", twice that while it is divided by documents" if divided else ""
+        yield row("data", f"unknown until {recipe.data.path} is prepared (2 bytes per token{while_dividing})")
     else:
         size = 2 * (tokens.count + recipe.data.validation_tokens)
-        data = f"{byte_size(size)} of shards ({tokens_origin(recipe, tokens)})"
-    yield row("data", data)
+        yield row("data", f"{byte_size(size)} of shards ({tokens_origin(recipe, tokens)})")
+        if divided:
+            yield row("", f"{byte_size(disk.dataset_copies * size)} while the text is divided by documents")
     count, size = disk.checkpoints, disk.checkpoint_bytes
     yield row("checkpoints", f"{count} x {byte_size(size)} = {byte_size(count * size)}")
-
-
-def warning_text(warning: PlanWarning) -> str:
-    """Describe a warning in one line."""
-    match warning:
-        case ImplausibleRecord():
-            return record_text(warning)
-        case DiskTooSmall(runs, free, needed):
-            return (
-                f"{runs}: {byte_size(free)} free, but checkpoints need up to {byte_size(needed)};"
-                " set checkpoint.keep_last, or use another disk with --runs"
-            )
-        case ManyEpochs(repeats):
-            return (
-                f"{repeats:.1f} epochs: beyond about 4, repeated text is worth much less than new text"
-                " (Muennighoff et al. 2023, arXiv 2305.16264)"
-            )
-        case WarmupTooLong(warmup_steps, max_steps):
-            return warmup_advice(warmup_steps, max_steps)
-
-
-def record_text(record: ImplausibleRecord) -> str:
-    """Describe why a published training time is implausible."""
-    cards = f"{record.cards} x {record.card.name}"
-    figures = (
-        f"{record.origin or 'published record'}: {short_count(record.tokens)} tokens in {record.hours:g} h on {cards}"
-        f" is {three_digits(record.tokens_per_second)} tokens/s, about {percent(record.share_of_peak)} of peak"
-    )
-    expected = three_digits(record.optimistic_tokens_per_second)
-    if record.problem is RecordProblem.ABOVE_PEAK:
-        return f"{figures}, which is impossible; the optimistic estimate is {expected} tokens/s"
-    ratio = record.tokens_per_second / record.optimistic_tokens_per_second
-    return f"{figures}, {ratio:.2g} times the optimistic estimate of {expected} tokens/s"

@@ -154,6 +154,7 @@ def label_of(value: Any, n_choices: int, first: int = 0) -> int:
     return label
 
 
+HELLASWAG_ITEMS = 10_042  # of the validation split
 HELLASWAG_FILE = "hellaswag/none/validation/data-00000-of-00001.arrow"
 HELLASWAG_SHA256 = "5d21a8cf3f95280f2916128ed480c6b518a11aacb18b1ea200eefd8c0b92c16b"
 NORMALIZED_METRICS = (BY_CHARACTER, BY_BYTE, BY_SUM)

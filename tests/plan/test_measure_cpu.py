@@ -7,7 +7,8 @@ import pytest
 from regpt.base.sections import RunRecipe
 from regpt.base.settings import load_recipe
 from regpt.machine.device import open_device
-from regpt.plan.measure_cpu import Rates, measured_rates
+from regpt.plan.measure_cpu import measured_rates
+from regpt.plan.run_time import Rates
 
 
 def test_step_time_is_the_sum_of_its_parts() -> None:
@@ -26,7 +27,8 @@ def test_step_time_is_the_sum_of_its_parts() -> None:
 def test_every_part_takes_a_measurable_time(name: str) -> None:
     recipe = load_recipe(name, ["run.precision=float32"])
     rates = measured_rates(recipe, open_device(recipe.run), seconds=0.2)
-    assert rates.block > 0 and rates.loss > 0 and rates.micro_batch > 0 and rates.optimizer > 0
+    assert all(seconds > 0 for seconds in vars(rates).values())
+    assert rates.block_forward < rates.block and rates.loss_forward < rates.loss + rates.micro_batch
 
 
 def test_block_smaller_than_a_loss_chunk_is_measured() -> None:

@@ -12,12 +12,19 @@ from regpt.base.settings import load_recipe
 from regpt.cli.main import main
 from regpt.plan.estimate import Hardware, estimate
 from regpt.plan.memory import USABLE_SHARE, estimate_memory
+from regpt.plan.run_time import Rates
 from regpt.plan.summary import CardPlan, CpuPlan, MicroBatchFit, plan_for_cards, plan_for_this_machine
 from regpt.plan.wording import plan_lines
 
 LARGE = ["model.n_layer=48", "model.n_embd=4096", "model.n_head=32"]
 SEVEN_B = ["model.n_layer=32", "model.n_head=32", "model.n_embd=4096", "model.mlp_hidden=11008"]
 RUNS = Path("runs")
+RATES = Rates(block=1e-4, loss=1e-3, micro_batch=0.1, optimizer=1e-8)
+
+
+def rates_of_step(recipe: Recipe, seconds: float) -> Rates:
+    """Return rates with which a step of one micro-batch takes `seconds`."""
+    return Rates(block=0.0, loss=0.0, micro_batch=seconds / recipe.accumulation_steps(), optimizer=0.0)
 
 
 def on_card(recipe: Recipe, card: str, ranks: int = 1, price: float | None = None) -> CardPlan:
@@ -124,15 +131,15 @@ def test_table_has_a_row_for_every_card() -> None:
 
 def test_cpu_plan_follows_from_the_measured_step() -> None:
     recipe = load_recipe("demo-modern")
-    plan = plan_for_this_machine(recipe, "CPU", 2.0, 1e12, False, RUNS).target
+    plan = plan_for_this_machine(recipe, "CPU", rates_of_step(recipe, 2.0), 1e12, False, RUNS).target
     assert isinstance(plan, CpuPlan) and plan.micro_batch.fit is MicroBatchFit.FITS
     assert plan.step_seconds == pytest.approx((1.6, 2.5))
     assert plan.tokens_per_second == pytest.approx((1024 / 1.6, 1024 / 2.5))
-    assert plan.training_seconds == pytest.approx((1.6 * recipe.run.max_steps, 2.5 * recipe.run.max_steps))
+    assert plan.time.training == pytest.approx((1.6 * recipe.run.max_steps, 2.5 * recipe.run.max_steps))
 
 
 def test_cpu_plan_without_memory_fits_no_sequence() -> None:
-    plan = plan_for_this_machine(load_recipe("demo-modern"), "CPU", 2.0, 1e6, False, RUNS)
+    plan = plan_for_this_machine(load_recipe("demo-modern"), "CPU", RATES, 1e6, False, RUNS)
     assert isinstance(plan.target, CpuPlan)
     assert plan.target.micro_batch.fit is MicroBatchFit.DOES_NOT_FIT and plan.target.micro_batch.largest == 0
     assert "not even one sequence fits" in "\n".join(plan_lines(plan))

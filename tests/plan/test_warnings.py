@@ -1,17 +1,22 @@
-"""Warnings: implausible records, small disks, repeated data, a warm-up as long as the run."""
+"""Warnings: implausible records, small disks, repeated data, a warm-up as long as the run, long evaluations."""
 
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from regpt.base.cards import find_card
-from regpt.base.settings import load_recipe
+from regpt.base.recipe import Recipe
+from regpt.base.settings import load_recipe, override
+from regpt.plan.run_time import Rates, RunTime, time_on_cpu
 from regpt.plan.sizes import disk_needed
+from regpt.plan.warning_wording import warning_text
 from regpt.plan.warnings import (
     DiskTooSmall,
     ImplausibleRecord,
+    LongEvaluation,
     ManyEpochs,
     PlanWarning,
     RecordProblem,
@@ -20,7 +25,7 @@ from regpt.plan.warnings import (
     find_warnings,
     parse_hardware,
 )
-from regpt.plan.wording import warning_text
+from regpt.plan.workload import count_work
 
 ONE_WINDOW = ["data.micro_batch=1", "data.total_batch_tokens=1024"]  # does not divide among four cards
 
@@ -96,3 +101,51 @@ def test_record_is_doubted_only_where_the_plan_is_for_its_card() -> None:
     assert [type(warning) for warning in find_warnings(recipe, Path("runs"), [other, own])] == [ImplausibleRecord]
     assert list(find_warnings(recipe, Path("runs"), [other])) == []
     assert list(find_warnings(recipe, Path("runs"))) == []
+
+
+def time_of(recipe: Recipe) -> RunTime:
+    rates = Rates(block=3e-5, loss=3e-4, micro_batch=0.0, optimizer=0.0, block_forward=1e-5, loss_forward=1.5e-4)
+    return time_on_cpu(recipe, count_work(recipe), replace(rates, sampling_round=0.02), 3.0)
+
+
+def long_evaluations(recipe: Recipe) -> list[PlanWarning]:
+    found = find_warnings(recipe, Path("runs"), time=time_of(recipe))
+    return [warning for warning in found if isinstance(warning, LongEvaluation)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "remedies"),
+    [
+        (
+            ["evaluation.hellaswag_items=0", "evaluation.hellaswag_every=20"],
+            {"evaluation.hellaswag_every": 180, "evaluation.hellaswag_items": 100},
+        ),
+        (["evaluation.hellaswag_items=800"], {"evaluation.hellaswag_items": 100}),
+        (
+            ["run.max_steps=600", "evaluation.hellaswag_items=100", "evaluation.hellaswag_every=9"],
+            {"evaluation.hellaswag_every": 75},
+        ),
+        (["run.max_steps=40", "evaluation.hellaswag_items=0"], {"evaluation.hellaswag_every": 0}),
+        (["run.max_steps=600", "evaluation.validation_every=5"], {"evaluation.validation_every": 86}),
+        (
+            ["evaluation.validation_every=5", "evaluation.validation_batches=16"],
+            {"evaluation.validation_every": 0, "evaluation.validation_batches": 4},
+        ),
+        (["evaluation.validation_every=0", "evaluation.validation_batches=40"], {"evaluation.validation_batches": 4}),
+        (["evaluation.sample_every=1", "evaluation.sample_tokens=99"], {"evaluation.sample_every": 0}),
+    ],
+)
+def test_long_evaluation_gets_settings_that_make_it_short(settings: list[str], remedies: dict[str, int]) -> None:
+    recipe = load_recipe("demo-modern", ["optimizer.warmup_steps=3", "data.path=nowhere", *settings])
+    (warning,) = long_evaluations(recipe)
+    assert isinstance(warning, LongEvaluation) and warning.share == time_of(recipe).evaluation_share > 0.25
+    assert remedies.items() <= dict(warning.remedy).items()
+    remedied = override(recipe, [f"{name}={value}" for name, value in warning.remedy])
+    assert time_of(remedied).evaluation_share < 0.25 and long_evaluations(remedied) == []
+    for name, value in warning.remedy:
+        assert f"{name}={value}" in warning_text(warning)
+
+
+def test_short_evaluation_gives_no_warning() -> None:
+    recipe = load_recipe("demo-modern", ["data.path=nowhere"])
+    assert 0.1 < time_of(recipe).evaluation_share < 0.25 and long_evaluations(recipe) == []

@@ -9,11 +9,15 @@ import pytest
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe
+from regpt.plan.run_time import Rates
 from regpt.plan.summary import plan_for_cards, plan_for_this_machine
 from regpt.plan.wording import plan_lines
 from tests.helpers.golden import assert_golden
 
 RUNS = Path("runs")
+RATES = Rates(  # a step of demo-modern takes 0.9 s
+    block=1e-4, loss=4e-4, micro_batch=0.0, optimizer=1e-8, block_forward=3e-5, loss_forward=2e-4, sampling_round=0.02
+)
 Usage = namedtuple("Usage", "total used free")
 
 
@@ -49,14 +53,27 @@ def test_plan_for_cards_reads_like_the_golden_file(
 
 
 def test_plan_for_a_cpu_reads_like_the_golden_file() -> None:
-    plan = plan_for_this_machine(
-        replace(load_recipe("demo-modern"), name="example"), "a CPU, 2 threads", 0.9, 8e9, False, RUNS
-    )
+    recipe = replace(load_recipe("demo-modern"), name="example")
+    plan = plan_for_this_machine(recipe, "a CPU, 2 threads", RATES, 8e9, False, RUNS, start_seconds=4.0)
     assert_golden("plan/cpu.txt", "\n".join(plan_lines(plan)) + "\n")
 
 
+def test_plan_with_long_evaluation_reads_like_the_golden_file() -> None:
+    short = ["run.max_steps=60", "optimizer.warmup_steps=3", "evaluation.hellaswag_items=0", "data.path=data/mine"]
+    recipe = replace(load_recipe("demo-modern", [*short, "checkpoint.every=20", "data.source=texts"]), name="example")
+    plan = plan_for_this_machine(recipe, "a CPU, 2 threads", RATES, 8e9, False, RUNS)
+    assert_golden("plan/long-evaluation.txt", "\n".join(plan_lines(plan)) + "\n")
+
+
+def test_plan_counts_the_second_copy_of_the_tokens() -> None:
+    divided = plan_for_cards(example(["data.validation=documents"]), "H100", 1, None, RUNS)
+    lines = [line.strip() for line in plan_lines(divided)]
+    assert "39.8 GB while the text is divided by documents" in lines  # twice 19.9 GB
+    assert not [line for line in plan_lines(plan_for_cards(example([]), "H100", 1, None, RUNS)) if "divided" in line]
+
+
 def test_plan_in_a_container_names_its_memory_limit() -> None:
-    plan = plan_for_this_machine(load_recipe("demo-modern"), "a CPU", 0.9, 3.1e9, False, RUNS, memory_limit=4.25e9)
+    plan = plan_for_this_machine(load_recipe("demo-modern"), "a CPU", RATES, 3.1e9, False, RUNS, memory_limit=4.25e9)
     (line,) = [line for line in plan_lines(plan) if "free now" in line]
     assert "3.1 GB" in line and "4.25 GB" in line
 
