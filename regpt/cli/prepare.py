@@ -194,12 +194,11 @@ def run_duplicates(directory: Path, width: int) -> int:
     from regpt.inspection.duplicates import Search
 
     manifest = read_manifest(directory)
-    search = Search(directory, manifest)
     with Console() as console:
+        search = Search(directory, manifest, ReadingTokensConsole(console, "compare"))
         console.print_line(describe_cost(search, manifest))
         index = search.build_index()
         console.print_line(describe_seconds(search.estimated_seconds(index)))
-        search.progress = ReadingTokensConsole(console, "compare")
         found = search.run(index)
     store_duplicates(directory, manifest, found.record)
     for line in describe_findings(directory, manifest, found, width):

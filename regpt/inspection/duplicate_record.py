@@ -13,7 +13,9 @@ from regpt.data.token_statistics import record
 DUPLICATES_FILE = "duplicates.json"  # next to the manifest; not part of the digest
 NEAR = 0.5  # the least containment of a near-duplicate
 OVERLAP = 0.2  # the least containment that is reported
-MUCH = 0.01  # of the validation tokens; from here on the loss is partly memory
+# Above one of these shares of the validation tokens the loss is partly memory.
+MUCH = 0.01  # in documents that training has for the most part
+MUCH_OVERLAP = 0.5  # in documents that overlap; functions of one program overlap by a fifth without being copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +47,14 @@ class SplitDuplicates:
         return self.share_of(self.exact_tokens + self.near_tokens)
 
     @property
-    def share_in_common(self) -> float:
-        """The share of the validation tokens in documents of any kind."""
-        return self.share_of(self.exact_tokens + self.near_tokens + self.overlapping_tokens + self.repeated_tokens)
+    def share_mostly_in_training(self) -> float:
+        """The share of the validation tokens in duplicates, near-duplicates and repeated text."""
+        return self.share_of(self.exact_tokens + self.near_tokens + self.repeated_tokens)
+
+    @property
+    def share_of_overlaps(self) -> float:
+        """The share of the validation tokens in documents of which training has a fifth to a half."""
+        return self.share_of(self.overlapping_tokens)
 
     def share_of(self, tokens: int) -> float:
         return tokens / max(1, self.validation_tokens)
@@ -89,9 +96,10 @@ def describe_duplicates(found: SplitDuplicates) -> str:
 
 def remedy(found: SplitDuplicates) -> str | None:
     """Say what the duplicates mean for the loss, and what to do; None where their share is small."""
-    if found.share_in_common <= MUCH:
+    if found.share_mostly_in_training <= MUCH and found.share_of_overlaps <= MUCH_OVERLAP:
         return None
     return (
-        f"{percent(found.share_in_common)} of the validation tokens are in documents that training has too, in part or"
-        " whole, so the loss is partly memory. Remove duplicates from the text and prepare it again"
+        f"{percent(found.share_mostly_in_training)} of the validation tokens are in documents that training has for the"
+        f" most part, and {percent(found.share_of_overlaps)} in documents that it has in part, so the loss is partly"
+        " memory. Remove duplicates from the text and prepare it again"
     )

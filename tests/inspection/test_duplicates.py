@@ -155,7 +155,7 @@ def test_folder_with_every_document_twice_is_found_whole(tmp_path: Path) -> None
     assert kinds(found) == dict.fromkeys(range(1, 41), Kind.EXACT)
     assert {(match.validation, match.other) for match in found.across} == {(n, n + 5) for n in range(1, 41)}
     assert (found.record.exact_documents, found.record.exact_tokens, found.record.near_documents) == (40, 4_000, 0)
-    assert found.record.share_in_common == pytest.approx(4_000 / 4_040) and found.record.shared_shingles == 1
+    assert found.record.share == pytest.approx(4_000 / 4_040) and found.record.shared_shingles == 1
     assert found.record.within_documents == 0 and remedy(found.record)
 
 
@@ -193,7 +193,7 @@ def test_beginning_of_a_training_document_is_near(tmp_path: Path) -> None:
 def test_unrelated_documents_have_nothing_in_common(tmp_path: Path) -> None:
     found = found_in(tmp_path, unrelated(20), unrelated(60, seed=5_000))
     assert not found.across and not found.within and remedy(found.record) is None
-    assert (found.record.validation_documents, found.record.share_in_common) == (20, 0)
+    assert (found.record.validation_documents, found.record.share_mostly_in_training) == (20, 0)
 
 
 def test_header_of_all_documents_makes_no_duplicates(tmp_path: Path) -> None:
