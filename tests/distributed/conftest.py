@@ -11,7 +11,7 @@ from tests.helpers.parallel_runs import STEPS, Workspace
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Workspace:
-    """Return a folder with a tiny recipe of 20 steps and its prepared data."""
+    """Return a folder with a tiny recipe of STEPS steps and its prepared data."""
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "texts").mkdir()
     (folder / "texts" / "a.py").write_text(real_text, encoding="utf-8")

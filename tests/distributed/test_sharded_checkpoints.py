@@ -96,9 +96,9 @@ def fill_disk(faulty_rank: int, steps: tuple[int, ...], rank: int) -> None:
 
 @pytest.mark.slow
 def test_sharded_checkpoint_on_a_full_disk_fails_on_all_ranks(workspace: Workspace) -> None:
-    ended = workspace.run("train", 2, "full", MODES["fsdp"], partial(fill_disk, 1, (5, 20)))
+    ended = workspace.run("train", 2, "full", MODES["fsdp"], partial(fill_disk, 1, (5, STEPS)))
     assert [outcome.code for outcome in ended] == [4, 4], ended
-    assert [step for step, _ in store.list_checkpoints(workspace.path("full"))] == [10, 15]
+    assert [step for step, _ in store.list_checkpoints(workspace.path("full"))] == [10]
     assert not list((workspace.path("full") / "checkpoints").glob(".*"))
     assert "step_000005: cannot be written" in " ".join(ended[0].output.split())
     assert (ended[0].output + ended[1].output).count("error: ") == 1

@@ -13,7 +13,7 @@ from regpt.tracking.events import Event
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from tests.conftest import wait_until
-from tests.helpers.parallel_runs import STEPS, Workspace, at_step, evaluations, losses, same_tensors
+from tests.helpers.parallel_runs import Workspace, at_step, evaluations, losses, same_tensors
 from tests.helpers.torchrun import Agent, fork_agent, start_command
 
 pytestmark = [pytest.mark.ranks, pytest.mark.skipif(sys.platform == "win32", reason="gloo under torchrun")]
@@ -38,7 +38,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(workspace: Workspace) -> None:
     agent = start_command(words, workspace.folder / "terminated.txt")
     wait_until(at_step(workspace, "terminated", 5), 60)
     began_at = time.monotonic()
-    agent.terminate()
+    agent.send(signal.SIGTERM)
     agent.outcome(40)
     assert time.monotonic() - began_at < 30
     history = read_history(workspace.path("terminated"))
@@ -60,8 +60,9 @@ def test_stopped_run_stays_stopped_after_a_torchrun_restart(workspace: Workspace
 @pytest.mark.slow
 @pytest.mark.parametrize("faulty_rank", [pytest.param(0, marks=pytest.mark.nightly), 1])
 def test_killed_rank_is_restarted_and_the_result_is_the_same(workspace: Workspace, faulty_rank: int) -> None:
-    clean = workspace.train(2, f"clean-{faulty_rank}")
-    agent = start(workspace, f"killed-{faulty_rank}", restarts=1)
+    longer = ["run.max_steps=24"]  # time to kill a rank before the end
+    clean = workspace.train(2, f"clean-{faulty_rank}", longer)
+    agent = start(workspace, f"killed-{faulty_rank}", longer, restarts=1)
     wait_until(at_step(workspace, f"killed-{faulty_rank}", 7), 60)
     os.kill(agent.rank_pids()[faulty_rank], signal.SIGKILL)
     ended = agent.outcome(120)
@@ -69,13 +70,15 @@ def test_killed_rank_is_restarted_and_the_result_is_the_same(workspace: Workspac
     history = read_history(workspace.path(f"killed-{faulty_rank}"))
     assert [event.event for event in history.events] == [Event.STARTED, Event.RESUMED, Event.FINISHED]
     assert losses(history) == losses(clean) and evaluations(history) == evaluations(clean)
-    last = [RunPaths(workspace.path(f"{name}-{faulty_rank}")).checkpoint(STEPS) for name in ("clean", "killed")]
+    last = [RunPaths(workspace.path(f"{name}-{faulty_rank}")).checkpoint(24) for name in ("clean", "killed")]
     assert same_tensors(*last)
 
 
 @pytest.mark.slow
 def test_unexpected_error_of_a_rank_is_retried_by_torchrun(workspace: Workspace) -> None:
-    agent = start(workspace, "failing", restarts=1, module=("faults.rank", "fails in a step", "0"))
+    agent = start(
+        workspace, "failing", ["run.max_steps=16"], restarts=1, module=("faults.rank", "fails in a step", "0")
+    )
     ended = agent.outcome(120)
     assert ended.code == 0, ended.output
     assert "a fault of our own" in ended.output

@@ -3,14 +3,11 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass, replace
 from io import StringIO
-from itertools import takewhile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +20,7 @@ from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, RAN
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.checkpoint import store
+from regpt.cli.main import main
 from regpt.distributed.signals import StopRequested
 from regpt.doctor import artifacts
 from regpt.doctor import runner as doctor_module
@@ -35,8 +33,9 @@ from regpt.model.gpt import GPT
 from regpt.preparation.dataset import prepare
 from regpt.reporting import page
 from regpt.training import parallel
-from tests.conftest import tiny_recipe
+from tests.conftest import tiny_recipe, wait_until
 from tests.helpers import strange_disks
+from tests.helpers.forked import fork_command
 
 Inject = Callable[[pytest.MonkeyPatch, Rehearsal], None]
 
@@ -65,6 +64,50 @@ def shared_rehearsal(tmp_path_factory: pytest.TempPathFactory, real_text: str) -
     return rehearsal
 
 
+@dataclass
+class Command:
+    """A finished `regpt doctor` on two ranks: its exit code, what it printed, and a copy of its runs."""
+
+    code: int
+    output: str
+    recipe: Recipe
+    runs: Path
+    rehearsal: Path
+
+
+@pytest.fixture(scope="module")
+def healthy_command(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Command:
+    """Run `regpt doctor` with all its processes. Tests use copies of its runs (`complete_rehearsal`)."""
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "texts").mkdir()
+    (folder / "texts" / "a.py").write_text(real_text, encoding="utf-8")
+    recipe = tiny_recipe(folder, optimizer=OVERRIDES)
+    (folder / "tiny.toml").write_text(to_toml(recipe).replace("max_lr = 0.01", "max_lr = 0.05"), encoding="utf-8")
+    words = ["doctor", str(folder / "tiny.toml"), "--runs", str(folder / "runs"), "--ranks", "2"]
+    temporary_folder = doctor_module.temporary_folder
+
+    @contextmanager
+    def copied_folder(runs: Path) -> Iterator[Path]:
+        with temporary_folder(runs) as path:
+            yield path
+            shutil.copytree(path, folder / "kept")
+
+    printed = StringIO()
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(printed):
+        patched.setattr(doctor_module, "temporary_folder", copied_folder)
+        code = main([*words, "optimizer.max_lr=1e-2"])
+    return Command(code, printed.getvalue(), recipe, folder / "runs", folder / "kept")
+
+
+@pytest.fixture
+def complete_rehearsal(healthy_command: Command, tmp_path: Path) -> Rehearsal:
+    """Return a healthy rehearsal with all runs of the command except the resumed one."""
+    rehearsal = Rehearsal(healthy_command.recipe, tmp_path / "rehearsal")
+    shutil.copytree(healthy_command.rehearsal, rehearsal.folder, ignore=shutil.ignore_patterns("resumed", "exported"))
+    rehearsal.completed |= {"straight", "killed", "ranks"}
+    return rehearsal
+
+
 @pytest.fixture
 def trained_rehearsal(shared_rehearsal: Rehearsal, tmp_path: Path) -> Rehearsal:
     """Return a copy of the shared rehearsal, with its uninterrupted run."""
@@ -84,23 +127,26 @@ def results_of(rehearsal: Rehearsal, *names: str) -> dict[str, CheckResult]:
     return {result.name: result for result in run_checks(rehearsal, names or tuple(CHECKS))}
 
 
+def without(rehearsal: Rehearsal, name: str) -> None:
+    """Let the next check that needs this run train it again."""
+    rehearsal.completed.discard(name)
+    shutil.rmtree(rehearsal.folder / name)
+
+
 @pytest.mark.slow
 @pytest.mark.ranks
-def test_healthy_recipe_passes_every_check_and_leaves_no_folder(tmp_path: Path, texts: Path) -> None:
-    recipe = tmp_path / "tiny.toml"
-    recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
-    arguments = ["doctor", str(recipe), "--runs", str(tmp_path / "runs"), "--ranks", "2", "optimizer.max_lr=1e-2"]
-    process = subprocess.run([sys.executable, "-m", "regpt", *arguments], capture_output=True, text=True)
-    assert process.returncode == DONE, process.stdout + process.stderr
-    lines = process.stdout.splitlines()
+def test_healthy_recipe_passes_every_check_and_leaves_no_folder(healthy_command: Command) -> None:
+    assert healthy_command.code == DONE, healthy_command.output
+    lines = healthy_command.output.splitlines()
     assert [line.split("  ")[2].strip() for line in lines[1:-1]] == list(CHECKS)
-    assert all(line.startswith("  PASS") for line in lines[1:-1]), process.stdout
+    assert all(line.startswith("  PASS") for line in lines[1:-1]), healthy_command.output
     assert f" {len(CHECKS)} checks" in lines[-1]
-    assert not (tmp_path / "runs").exists()
+    assert not healthy_command.runs.exists()
 
 
-def test_healthy_recipe_fails_no_check_on_one_rank(trained_rehearsal: Rehearsal) -> None:
-    results = results_of(trained_rehearsal)
+@pytest.mark.slow
+def test_healthy_recipe_fails_no_check_on_one_rank(complete_rehearsal: Rehearsal) -> None:
+    results = results_of(complete_rehearsal)
     assert list(results) == list(CHECKS)
     assert {result.name for result in results.values() if result.status is not Status.PASS} == {"ranks agree"}
     assert results["ranks agree"].status is Status.SKIP and not results["ranks agree"].depends_on
@@ -155,6 +201,7 @@ def optimizer_does_nothing(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal
 
 
 def unseeded_weights(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:
+    without(rehearsal, "straight")
     drawn = GPT.initial_weights
     monkeypatch.setattr(GPT, "initial_weights", lambda self, seed: drawn(self, torch.seed() % 2**31))
 
@@ -178,6 +225,7 @@ def moments_not_restored(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) 
 
 
 def different_loss_on_ranks(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:
+    without(rehearsal, "straight")
     rehearsal.ranks = 2
     forward = GPT.forward
     monkeypatch.setattr(GPT, "forward", lambda *inputs: forward(*inputs) * 1.001)
@@ -246,12 +294,13 @@ USES_SHARED_RUN = {
     too_many_checkpoints,
     bucket_without_folder_renames,
     no_free_memory,
-    moments_not_restored,
     weights_change_on_loading,
     export_transposes_a_weight,
     report_without_figures,
     endless_steps,
 }
+# Faults that show in a comparison with the run that was killed or the one on two ranks: these use the command's.
+USES_COMMAND_RUNS = {unseeded_weights, moments_not_restored, different_loss_on_ranks}
 QUICK = {flipped_shard, no_free_memory}
 
 
@@ -277,6 +326,7 @@ def test_injected_fault_fails_its_check(
     value: str,
 ) -> None:
     fixture = "trained_rehearsal" if inject in USES_SHARED_RUN else "healthy_rehearsal"
+    fixture = "complete_rehearsal" if inject in USES_COMMAND_RUNS else fixture
     rehearsal: Rehearsal = request.getfixturevalue(fixture)
     inject(monkeypatch, rehearsal)
     result = results_of(rehearsal, name)[name]
@@ -300,14 +350,17 @@ def test_signal_ends_the_command_at_once_and_leaves_nothing(
 ) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
-    arguments = [sys.executable, "-u", "-m", "regpt", "doctor", str(recipe), "--runs", str(tmp_path / "runs")]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        assert process.stdout is not None
-        before = list(takewhile(lambda line: f" {after}" not in line, process.stdout))
-        process.send_signal(sent)
-        rest = process.stdout.read()
-        assert process.wait(60) == code, (before, rest)
-    assert rest.endswith(f"stopped by {sent.name}\n")
+    program = fork_command(["doctor", str(recipe), "--runs", str(tmp_path / "runs")], tmp_path / "printed")
+
+    def has_printed_the_check() -> bool:
+        whole_lines = program.output().split("\n")[:-1]
+        return any(f" {after}" in line for line in whole_lines)
+
+    wait_until(has_printed_the_check, 60)
+    program.send(sent)
+    ended = program.outcome(60)
+    assert ended.code == code, ended.output
+    assert ended.output.endswith(f"stopped by {sent.name}\n")
     assert not (tmp_path / "runs").exists()
 
 
@@ -322,15 +375,15 @@ def is_training(process: psutil.Process) -> bool:
 def test_signal_ends_torchrun_and_its_ranks(tmp_path: Path, texts: Path) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
-    arguments = ["-m", "regpt", "doctor", str(recipe), "--ranks", "2", "--runs", str(tmp_path / "runs")]
-    with subprocess.Popen([sys.executable, "-u", *arguments], stdout=subprocess.PIPE, text=True) as process:
-        command, until = psutil.Process(process.pid), time.monotonic() + 120
-        while len(ranks := [one for one in command.children(recursive=True) if is_training(one)]) < 3:
-            assert time.monotonic() < until and process.poll() is None
-            time.sleep(0.05)
-        process.terminate()
-        assert process.wait(30) == 143
-        assert not any(map(is_training, ranks))  # torchrun and two ranks have ended before the command did
+    words = ["doctor", str(recipe), "--ranks", "2", "--runs", str(tmp_path / "runs")]
+    program = fork_command(words, tmp_path / "printed")
+    command, until = psutil.Process(program.pid), time.monotonic() + 120
+    while len(ranks := [one for one in command.children(recursive=True) if is_training(one)]) < 3:
+        assert time.monotonic() < until and command.is_running()
+        time.sleep(0.05)
+    program.send(signal.SIGTERM)
+    assert program.outcome(30).code == 143
+    assert not any(map(is_training, ranks))  # torchrun and two ranks have ended before the command did
     assert not (tmp_path / "runs").exists()
 
 

@@ -9,7 +9,7 @@ from safetensors import safe_open
 from regpt.tracking.journal import History, read_history
 from tests.helpers.ranks import Outcome, run_ranks
 
-STEPS = 20
+STEPS = 12
 MODES = {"ddp": [], "strict": ["run.strict_sum=true"], "fsdp": ["run.parallel=fsdp"]}
 
 

@@ -11,14 +11,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psutil
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.multiprocessing.subprocess_handler import SubprocessHandler
 
-from tests.helpers.ranks import PROCESSES, Outcome, start_server
+from tests.helpers.forked import Program, print_into
+from tests.helpers.ranks import PROCESSES, start_server
 
 
 def torchrun_words(module: Sequence[str], words: Sequence[str], restarts: int) -> list[str]:
@@ -26,36 +26,14 @@ def torchrun_words(module: Sequence[str], words: Sequence[str], restarts: int) -
     return ["--standalone", "--nproc_per_node=2", f"--max-restarts={restarts}", "-m", *module, *words]
 
 
-class Agent:
-    """A process of torchrun and what it prints, which is complete in the file `printed` once it has ended."""
-
-    def __init__(self, process: "subprocess.Popen[bytes] | ForkServerProcess", printed: Path) -> None:
-        self.process, self.printed = process, printed
-        assert process.pid is not None
-        self.pid = process.pid
+class Agent(Program):
+    """A process of torchrun."""
 
     def rank_pids(self) -> list[int]:
         """Return the ids of the ranks' processes; torchrun starts them in the order of the ranks."""
         children = psutil.Process(self.pid).children()
         ranks = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
         return [child.pid for child in sorted(ranks, key=lambda child: (child.create_time(), child.pid))]
-
-    def output(self) -> str:
-        """Return what torchrun and its ranks have printed so far."""
-        return self.printed.read_text(errors="replace")
-
-    def terminate(self) -> None:
-        os.kill(self.pid, signal.SIGTERM)
-
-    def outcome(self, seconds: float) -> Outcome:
-        """Wait for the end. Fail the test if it takes longer than `seconds`."""
-        if isinstance(self.process, subprocess.Popen):
-            return Outcome(self.process.wait(seconds), self.output())
-        self.process.join(seconds)
-        if (code := self.process.exitcode) is None:
-            self.process.kill()
-            raise AssertionError(f"torchrun hangs: {self.output()}")
-        return Outcome(code, self.output())
 
 
 def start_command(words: Sequence[str], printed: Path, *, module: Sequence[str] = ("regpt",)) -> Agent:
@@ -98,10 +76,7 @@ class ForkedRank:
 
 def run_agent(arguments: list[str], printed: str) -> None:
     """Run torchrun's main function in this process, with forked ranks."""
-    output = os.open(printed, os.O_WRONLY | os.O_APPEND)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+    print_into(printed)
     SubprocessHandler._popen = lambda _, command, environment: ForkedRank(command, environment)  # type: ignore
     torchrun.main(arguments)
 
