@@ -222,7 +222,7 @@ class EvaluationRecipe:
         on_resume="noted",
     )
     hellaswag_items: int = setting(
-        0,
+        400,
         "Number of HellaSwag items: a fixed subset, drawn in proportion to its two sources; 0: all 10,042.",
         on_resume="noted",
     )

@@ -3,6 +3,7 @@
 import time
 
 from regpt.base.format import byte_size, duration, percent, short_count
+from regpt.console.time_left import time_left
 from regpt.console.training import Console
 from regpt.corpus.notes import note_about_refused
 from regpt.data import tokenizer
@@ -75,11 +76,6 @@ class PreparationConsole:
         if marks := statistics.get("end_marks"):
             mark = tokenizer.END_OF_TEXT_NAME
             self.note(f"{mark} as text, encoded as ordinary characters: {marks:,}")
-
-
-def time_left(started_at: float, done: int, total: int) -> str:
-    """Say how long the rest takes at the speed so far; empty before anything is done."""
-    return f" · {duration((time.perf_counter() - started_at) / done * (total - done))} left" if done else ""
 
 
 class ReadingConsole:

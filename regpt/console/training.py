@@ -14,6 +14,7 @@ from rich.table import Column
 
 from regpt.base.format import byte_size, duration, percent, scientific, with_error
 from regpt.base.recipe import Recipe, warmup_advice
+from regpt.console.time_left import LongWork
 from regpt.distributed.signals import GracefulStop
 from regpt.machine.device import Device
 from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
@@ -80,8 +81,12 @@ class Console:
     def print_throttled(self, text: str) -> None:
         """Print a line unless the last such line is recent."""
         if time.perf_counter() - self.last_line_at > THROTTLE_SECONDS:
-            self.last_line_at = time.perf_counter()
-            self.print_line(text)
+            self.print_progress(text)
+
+    def print_progress(self, text: str) -> None:
+        """Print a line of progress now; the next throttled one comes a minute later at the earliest."""
+        self.last_line_at = time.perf_counter()
+        self.print_line(text)
 
     # Progress
 
@@ -127,6 +132,7 @@ class TrainingConsole:
         self.seconds_per_step = 0.0  # moving average; 0: no step yet
         self.figures = ("", "")  # of the last step: the most important ones, and the rest
         self.validation_seconds = self.task_seconds = 0.0  # of the last evaluation of each kind
+        self.work = LongWork()  # the evaluation in progress
 
     def begin(self, run_dir: Path, first_step: int, parallel: str, hellaswag_unavailable: str) -> None:
         """Describe the run, and warn of settings without effect. `parallel` names how the ranks share the work."""
@@ -168,8 +174,7 @@ class TrainingConsole:
         status = " · ".join(self.figures)
         interval = -(-recipe.run.max_steps // LINES_IN_A_PIPE)
         if self.console.progress is None and (is_first or recipe.is_due(record.step, interval)):
-            self.console.last_line_at = time.perf_counter()
-            self.print_line(status)
+            self.console.print_progress(status)
         else:
             self.console.update_bar(status, completed=record.step)
 
@@ -183,8 +188,22 @@ class TrainingConsole:
 
     def show_progress(self, name: str, done: int, total: int) -> None:
         """Show how far a long part of the current step or evaluation is, next to the loss of the last step."""
+        self.console.update_bar(self.status_with(f"{name} {done:,}/{total:,}"))
+
+    def evaluating(self, name: str, done: int, total: int) -> None:
+        """Show how far an evaluation is and how long it still takes. It begins with `done` = 0."""
+        if done == 0:
+            self.work = LongWork()
+        status = self.status_with(f"{name} {self.work.status(done, total)}")
+        if self.console.progress is None and self.work.must_be_announced(done, total):
+            self.console.print_progress(status)
+        elif done or self.console.progress is not None:
+            self.console.update_bar(status)
+
+    def status_with(self, progress: str) -> str:
+        """Return the figures of the last step with the progress of a part between them."""
         first, rest = self.figures
-        self.console.update_bar(" · ".join(filter(None, [first, f"{name} {done:,}/{total:,}", rest])))
+        return " · ".join(filter(None, [first, progress, rest]))
 
     def validation(self, record: ValidationRecord) -> None:
         self.validation_seconds = record.seconds
@@ -215,20 +234,21 @@ class EvaluationConsole:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.started_at = time.perf_counter()  # of the current task
+        self.work = LongWork()  # the current task
 
     def evaluating(self, task: str, done: int, total: int) -> None:
         """Show that `done` of `total` groups are finished. Raises StopRequested after a signal."""
         self.console.raise_if_stopped()
-        if self.console.progress is None:
-            self.console.print_throttled(f"{task}: group {done:,}/{total:,}")
-            return
         if done == 0:
+            self.work = LongWork()
             self.console.start_bar(task, total)
-            self.started_at = time.perf_counter()
-        seconds = time.perf_counter() - self.started_at
-        left = f" · {duration(seconds / done * (total - done))} left" if done else ""
-        self.console.update_bar(f"{percent(done / total)}{left}", completed=done, visible=done < total - 1)
+        status = self.work.status(done, total)
+        if self.console.progress is not None:
+            self.console.update_bar(status, completed=done, visible=done < total - 1)
+        elif self.work.must_be_announced(done, total):
+            self.console.print_progress(f"{task} {status}")
+        elif done:
+            self.console.print_throttled(f"{task} {status}")
 
 
 def quiet_console() -> Console:

@@ -3,6 +3,7 @@
 An evaluation does not change training: it draws none of its random numbers, and computes and compiles nothing for it.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from functools import cache
@@ -194,14 +195,16 @@ class PeriodicEvaluation:
         settings = self.recipe.evaluation
         if settings.sample_count == 0:
             return
+        new_tokens = max(0, settings.sample_tokens - len(encode(settings.sample_prompt)))
+        rounds, report = itertools.count(), self.progress_callback("samples")
         with self.parallel.eval_mode() as model:
             texts = continuations(
                 model,
                 settings.sample_prompt,
                 settings.sample_count,
-                max(0, settings.sample_tokens - len(encode(settings.sample_prompt))),
+                new_tokens,
                 Sampling(top_k=settings.sample_top_k, seed=settings.sample_seed),
-                self.check_stop,
+                lambda: report(next(rounds), new_tokens),
                 self.ranks,
             )
         record = SampleRecord(
@@ -219,7 +222,6 @@ class PeriodicEvaluation:
 
         def report(done: int, total: int) -> None:
             self.check_stop()
-            if done:
-                self.console.show_progress(f"{name}: group", done, total)
+            self.console.evaluating(name, done, total)
 
         return report

@@ -6,7 +6,6 @@ import pytest
 from rich.console import Console as Terminal
 
 from regpt.base.format import duration
-from regpt.console import preparation
 from regpt.console.preparation import PreparationConsole, ReadingConsole
 from regpt.console.training import Console
 
@@ -21,7 +20,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(preparation, "time", clock)
+    monkeypatch.setattr("time.perf_counter", clock.perf_counter)
     return clock
 
 

@@ -216,3 +216,12 @@ def test_full_size_recipes_evaluate_all_hellaswag_items() -> None:
     for name in ("gpt2-modern", "gpt2-classic"):
         assert load_recipe(name).evaluation.hellaswag_items == 0
         assert "hellaswag_items = 0" in to_toml(load_recipe(name))
+
+
+def test_own_recipe_evaluates_a_recorded_subset_by_default(tmp_path: Path) -> None:
+    from regpt.base.settings import load_recipe
+
+    (tmp_path / "mine.toml").write_text("[model]\nn_layer = 2\n", encoding="utf-8")
+    recipe = load_recipe(str(tmp_path / "mine.toml"))
+    assert recipe.evaluation.hellaswag_items == 400
+    assert "hellaswag_items = 400" in to_toml(recipe)

@@ -14,7 +14,7 @@ from regpt.base.errors import DATA, INTERRUPTED, DataError
 from regpt.base.recipe import Recipe
 from regpt.base.settings import to_toml
 from regpt.cli.main import main
-from regpt.console.training import Console
+from regpt.console.training import Console, TrainingConsole
 from regpt.evaluation import scoring
 from regpt.reporting.page import write_report
 from regpt.tasks import items
@@ -40,13 +40,22 @@ def steps(history: History) -> list[int]:
     return [record.step for record in history.tasks]
 
 
-def test_hellaswag_is_scored_at_start_interval_and_end(tiny: Recipe, tmp_path: Path) -> None:
+def test_hellaswag_is_scored_at_start_interval_and_end(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = tmp_path / "a"
+    begun: list[str] = []  # each evaluation reports its progress from 0 on
+    monkeypatch.setattr(
+        TrainingConsole, "evaluating", lambda self, name, done, total: begun.append(name) if done == 0 else None
+    )
     assert (
         train(tiny_recipe(tmp_path, evaluation=LOOKING, run={"max_steps": 8}), run).history.status is RunState.FINISHED
     )
     history = read_history(run)
     assert steps(history) == [0, 3, 6, 8]
+    assert begun.count("HellaSwag") == 4
+    assert begun.count("validation") == len(history.validations) > 1
+    assert begun.count("samples") == len(history.samples) > 0
     for record in history.tasks:
         assert record.tokens == record.step * 128
         assert record.items == "subset of 12 of 10,042 items"
