@@ -1,7 +1,10 @@
 """Compute the disk space of a run: its checkpoints, and the tokens while its dataset is prepared."""
 
 from regpt.base.recipe import Recipe
+from regpt.data.shards import read_manifest
 from regpt.data.sizes import train_tokens
+
+TOKEN_BYTES = 2  # in a shard
 
 
 def checkpoint_bytes(recipe: Recipe) -> int:
@@ -22,6 +25,17 @@ def checkpoints_kept(recipe: Recipe) -> int:
 def disk_needed(recipe: Recipe) -> int:
     """Return the bytes of all checkpoints plus the one being written."""
     return (checkpoints_kept(recipe) + 1) * checkpoint_bytes(recipe)
+
+
+def dataset_bytes(recipe: Recipe) -> int | None:
+    """Return the bytes of the dataset's tokens in both splits; None if their number is not known."""
+    tokens = train_tokens(recipe)
+    if tokens is None:
+        return None
+    validation = (
+        read_manifest(recipe.data.directory).tokens("val") if tokens.prepared else recipe.data.validation_tokens
+    )
+    return TOKEN_BYTES * (tokens.count + validation)
 
 
 def dataset_copies(recipe: Recipe) -> int:

@@ -12,7 +12,7 @@ from regpt.base.recipe import Recipe, nearest_divisors
 from regpt.plan.estimate import Estimate, Hardware, estimate, largest_micro_batch
 from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
 from regpt.plan.run_time import CPU_ERROR, Range, Rates, RunTime, time_on_cpu
-from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, dataset_copies
+from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, dataset_bytes, dataset_copies
 from regpt.plan.warnings import PlanWarning, find_warnings
 from regpt.plan.workload import Workload, count_work
 
@@ -65,10 +65,11 @@ class CpuPlan:
 
 @dataclass(frozen=True)
 class DiskPlan:
-    """The checkpoints that a run keeps, and how often the preparation of its dataset stores the tokens."""
+    """The checkpoints that a run keeps, its dataset, and how often the preparation stores the tokens."""
 
     checkpoints: int
     checkpoint_bytes: int
+    dataset_bytes: int | None  # None: not known before the preparation
     dataset_copies: int  # during the preparation; 0: the dataset is prepared
 
 
@@ -135,7 +136,7 @@ def plan_for_this_machine(
 
 def build(recipe: Recipe, work: Workload, target: CardPlan | tuple[CardPlan, ...] | CpuPlan, runs: Path) -> Plan:
     """Add disk space and warnings to the plan of a target."""
-    disk = DiskPlan(checkpoints_kept(recipe), checkpoint_bytes(recipe), dataset_copies(recipe))
+    disk = DiskPlan(checkpoints_kept(recipe), checkpoint_bytes(recipe), dataset_bytes(recipe), dataset_copies(recipe))
     plans = (target,) if isinstance(target, CardPlan) else target if isinstance(target, tuple) else ()
     cards = [plan.hardware.card for plan in plans]
     return Plan(recipe, work, target, disk, tuple(find_warnings(recipe, runs, cards, run_time(target))))

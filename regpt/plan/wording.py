@@ -259,11 +259,11 @@ def disk_lines(recipe: Recipe, disk: DiskPlan) -> Iterator[str]:
     yield "Disk"
     tokens = train_tokens(recipe)
     divided = disk.dataset_copies > 1
-    if tokens is None:
+    size = disk.dataset_bytes
+    if tokens is None or size is None:
         while_dividing = ", twice that while it is divided by documents" if divided else ""
         yield row("data", f"unknown until {recipe.data.path} is prepared (2 bytes per token{while_dividing})")
     else:
-        size = 2 * (tokens.count + recipe.data.validation_tokens)
         yield row("data", f"{byte_size(size)} of shards ({tokens_origin(recipe, tokens)})")
         if divided:
             yield row("", f"{byte_size(disk.dataset_copies * size)} while the text is divided by documents")

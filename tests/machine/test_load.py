@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from regpt.machine.load import LoadMeter
+from regpt.machine.load import LoadMeter, process_seconds
 
 
 def work(seconds: float) -> None:
@@ -49,3 +49,11 @@ def test_load_is_unknown_where_the_system_does_not_say(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(psutil, "cpu_times", refuse)
     assert LoadMeter(local_ranks=1).other_share() == -1.0
+
+
+def test_seconds_of_this_process_are_those_since_it_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    started_at = psutil.Process().create_time()
+    monkeypatch.setattr(time, "time", lambda: started_at + 7.5)
+    assert process_seconds() == pytest.approx(7.5)
+    monkeypatch.setattr(time, "time", lambda: started_at - 3600.0)  # a clock that was set back
+    assert process_seconds() == 0.0

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
-from regpt.plan.sizes import checkpoints_kept, dataset_copies, disk_needed
+from regpt.base.settings import load_recipe, override
+from regpt.plan.sizes import checkpoints_kept, dataset_bytes, dataset_copies, disk_needed
 from regpt.preparation.dataset import open_or_prepare
 
 
@@ -42,5 +42,8 @@ def test_tokens_lie_on_the_disk_twice_while_they_are_divided(settings: list[str]
 
 def test_prepared_dataset_needs_no_further_copy(tiny: Recipe) -> None:
     assert dataset_copies(tiny) == 1
-    open_or_prepare(tiny)
+    assert dataset_bytes(tiny) is None
+    manifest = open_or_prepare(tiny)
     assert dataset_copies(tiny) == 0
+    stored = 2 * (manifest.tokens("train") + manifest.tokens("val"))
+    assert dataset_bytes(override(tiny, ["data.validation_tokens=90000000"])) == stored  # not what the recipe asks
