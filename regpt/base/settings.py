@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import shlex
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
@@ -15,6 +14,7 @@ from regpt.base.files import sha256_of_json
 from regpt.base.recipe import SECTIONS, Given, Recipe
 from regpt.base.schema import OnResume, mistyped, parse_word, plain_value
 
+LIKE = "like"  # the one key of a recipe outside its sections: the recipe that it inherits from
 # The dataclass field of every setting, by section and key.
 SETTINGS = {section: {f.name: f for f in fields(get_type_hints(Recipe)[section])} for section in SECTIONS}
 KINDS = {section: get_type_hints(get_type_hints(Recipe)[section]) for section in SECTIONS}
@@ -49,6 +49,17 @@ def load_resolved_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def read_recipe(path: Path, overrides: Sequence[str], *, warn: bool) -> Recipe:
+    tables, given = read_tables(path, warn=warn)
+    origin = f"{path.name} and the command line" if overrides else str(path)
+    # A run's recipe.toml holds every value, not what a user gave.
+    return build_with_overrides(path.stem, tables, overrides, origin, Given(given if warn else frozenset()))
+
+
+def read_tables(path: Path, *, warn: bool, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], frozenset[str]]:
+    """Return the tables of a recipe with those of the recipe that it is like, and the settings that the user gave.
+
+    `above` holds the recipes that lead to this one. Raises UserError if one cannot be read or leads to itself.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -58,13 +69,27 @@ def read_recipe(path: Path, overrides: Sequence[str], *, warn: bool) -> Recipe:
         ) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})", "name a recipe's .toml file") from None
-    origin = f"{path.name} and the command line" if overrides else str(path)
     if doubled := rename_settings(tables, warn=warn):
-        raise RecipeError(origin, doubled)
-    # A run's recipe.toml holds every value, not what a user gave.
-    is_own = warn and path.resolve() not in map(Path.resolve, shipped_recipes().values())
-    in_file = {f"{section}.{key}" for section, table in tables.items() if isinstance(table, dict) for key in table}
-    return build_with_overrides(path.stem, tables, overrides, origin, Given(frozenset(in_file if is_own else ())))
+        raise RecipeError(str(path), doubled)
+    is_own = path.resolve() not in map(Path.resolve, shipped_recipes().values())
+    given = {f"{section}.{key}" for section, table in tables.items() if isinstance(table, dict) for key in table}
+    like = tables.pop(LIKE, None)
+    if like is None:
+        return tables, frozenset(given if is_own else ())
+    if not isinstance(like, str) or path.resolve() in above:
+        raise UserError(
+            f"{path}: {LIKE} = {like!r} is not another recipe", f"write {LIKE} = 'demo-modern', for example"
+        )
+    base = find_recipe(path.parent / like if (path.parent / like).is_file() else like)
+    inherited, given_there = read_tables(base, warn=warn, above=(*above, path.resolve()))
+    inherited.pop("published", None)  # another recipe's results
+    return merged(inherited, tables), given_there | given
+
+
+def merged(base: dict[str, Any], tables: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables of two recipes together; the values of the second count."""
+    shared = [name for name in tables if isinstance(tables[name], dict) and isinstance(base.get(name), dict)]
+    return {**base, **tables, **{name: {**base[name], **tables[name]} for name in shared}}
 
 
 def override(recipe: Recipe, words: Sequence[str]) -> Recipe:
@@ -210,11 +235,6 @@ def toml_value(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
-
-
-def setting_word(name: str, value: Any) -> str:
-    """Return the word of the command line that gives a setting a value, in quotes where a shell needs them."""
-    return shlex.quote(f"{name}={value if isinstance(value, str) else toml_value(value)}")
 
 
 def recipe_digest(recipe: Recipe) -> str:

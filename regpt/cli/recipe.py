@@ -2,13 +2,18 @@
 
 import argparse
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from regpt.base.errors import DONE, RecipeError, UserError
 from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_runs, at_least
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from regpt.cli.arguments import Subparsers
+
+Answer = TypeVar("Answer")
 
 
 def add_demo(commands: "Subparsers") -> None:
@@ -32,9 +37,10 @@ def add_recipe_command(commands: "Subparsers") -> None:
         "show recipes and settings",
         "examples: regpt recipe list\n"
         "          regpt recipe show gpt2-modern --against gpt2-classic\n"
+        "          regpt recipe new my.toml --like demo-modern\n"
         "          regpt recipe help lr",
     )
-    actions = recipe.add_subparsers(metavar="show|list|help", required=True)
+    actions = recipe.add_subparsers(metavar="show|new|list|help", required=True)
     show = actions.add_parser("show", help="print a recipe with every value, and derived values")
     show.set_defaults(command=run_recipe_show)
     show.add_argument("--against", metavar="RECIPE", help="also print the differences from this recipe")
@@ -42,6 +48,7 @@ def add_recipe_command(commands: "Subparsers") -> None:
         "--ranks", type=at_least(int, 1), default=1, metavar="N", help="number of ranks to compute for (default: 1)"
     )
     add_recipe(show)
+    add_new_recipe(actions)
     actions.add_parser("list", help="list the shipped recipes").set_defaults(command=run_recipe_list)
     explain = actions.add_parser("help", help="explain every setting, or those that a word finds")
     explain.set_defaults(command=run_recipe_help)
@@ -50,10 +57,92 @@ def add_recipe_command(commands: "Subparsers") -> None:
     )
 
 
+def add_new_recipe(actions: "Subparsers") -> None:
+    new = actions.add_parser(
+        "new",
+        help="write a recipe of your own that is like another one",
+        description="Write a recipe that inherits from another one, with warm-up, intervals and HellaSwag items that"
+        " suit its length and size. In a terminal, it asks for what the options do not say.",
+        epilog="example: regpt recipe new my.toml --like demo-modern --text my-texts --steps '10 minutes'",
+    )
+    new.set_defaults(command=run_recipe_new)
+    new.add_argument("file", type=Path, metavar="FILE", help="the recipe to write, such as my.toml")
+    new.add_argument(
+        "--like", default="demo-modern", metavar="RECIPE", help="the recipe to inherit from (default: demo-modern)"
+    )
+    new.add_argument(
+        "--text",
+        metavar="TEXT",
+        help="a file, a folder, hub:OWNER/NAME/FOLDER, or a prepared dataset (default: its text)",
+    )
+    new.add_argument(
+        "--steps",
+        metavar="LENGTH",
+        help="steps (600), tokens ('2M tokens') or time on this machine ('10 minutes') (default: its steps)",
+    )
+    new.add_argument(
+        "--size", metavar="SIZE", help="same, smaller (two thirds of layers and width) or larger (3/2) (default: same)"
+    )
+
+
 def run_demo(arguments: argparse.Namespace) -> int:
     from regpt.cli.demo import demo
 
     return demo(arguments.runs, arguments.overrides)
+
+
+def run_recipe_new(arguments: argparse.Namespace) -> int:
+    from regpt.base.format import duration, short_count
+    from regpt.base.settings import load_recipe
+    from regpt.plan.length import Unit, parse_length, steps_of, with_values
+    from regpt.plan.new_recipe import (
+        Size,
+        check_name,
+        parse_size,
+        seconds_of_step,
+        size_values,
+        text_of,
+        values_of,
+        write_recipe,
+    )
+
+    file: Path = arguments.file
+    check_name(file)
+    base = load_recipe(arguments.like)
+    question = "Text to train on: a file, a folder, hub:OWNER/NAME/FOLDER, or a prepared dataset"
+    text = ask(question, base.data.source, arguments.text, lambda answer: text_of(answer, base, file.stem))
+    once = -(-text.tokens // base.data.total_batch_tokens)
+    question = "Length: in steps, in tokens (2M tokens) or in time (10 minutes)"
+    question += f"; {once:,} steps read the text once" if once else ""
+    default = f"{base.run.max_steps:,} steps"
+    length = ask(question, default, arguments.steps, lambda answer: parse_length(answer) if answer else None)
+    sizes = {size: with_values(base, [*text.values, *size_values(base, size)]) for size in Size}
+    question = ", ".join(
+        f"{size} ({short_count(recipe.model.parameters)} parameters)" for size, recipe in sizes.items()
+    )
+    size = ask(f"Size: {question}", Size.SAME, arguments.size, parse_size)
+    step_seconds = seconds_of_step(sizes[size]) if length and length.unit is Unit.SECONDS else 0.0
+    steps = steps_of(length, sizes[size], step_seconds) if length else base.run.max_steps
+    write_recipe(file, arguments.like, base, values_of(base, text, size, steps))
+    speed = f" (a step takes about {duration(step_seconds)} here)" if step_seconds else ""
+    print(f"{file}: like {base.name}, {steps:,} steps{speed}; next: regpt plan {file}, regpt train {file}")
+    return DONE
+
+
+def ask(question: str, default: str, given: str | None, parse: "Callable[[str], Answer]") -> "Answer":
+    """Return the parsed answer: the given one, or what the user writes in a terminal. Empty stands for the default.
+
+    A wrong answer is an error if it was given, and asked for again in a terminal.
+    """
+    if given is not None or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return parse(given or "")
+    while True:
+        try:
+            return parse(input(f"{question} [Enter: {default}]: ").strip())
+        except UserError as error:
+            print(f"  {error}")
+        except EOFError:
+            raise KeyboardInterrupt from None
 
 
 def run_recipe_show(arguments: argparse.Namespace) -> int:

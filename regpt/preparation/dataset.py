@@ -9,7 +9,6 @@ from pathlib import Path
 
 from regpt.base.errors import DataError, UserError
 from regpt.base.recipe import Recipe
-from regpt.base.settings import setting_word
 from regpt.corpus.corpora import Corpus, open_corpus
 from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
 from regpt.data.shards import MANIFEST_FILE, Manifest, read_manifest
@@ -22,6 +21,7 @@ from regpt.preparation.existing import (
     note_changes,
     refuse,
     refuse_other_settings,
+    setting_word,
 )
 from regpt.preparation.hub import PREFIX, open_hub
 from regpt.preparation.job import Preparation, staging_folder

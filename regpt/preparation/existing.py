@@ -1,5 +1,6 @@
 """A dataset that exists: the settings that it fixes, and what happens where a recipe gives them other values."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
 from regpt.base.sections import DataRecipe
-from regpt.base.settings import setting_word
+from regpt.base.settings import toml_value
 from regpt.corpus.progress import PreparationProgress
 from regpt.data.shards import PREPARATION_FILE, Manifest, read_json_or_empty
 from regpt.data.validation_split import SplitRule
@@ -88,6 +89,11 @@ def refuse(recipe: Recipe, found: list[Difference]) -> None:
             f"to use it as it is, set {' '.join(setting_word(one.setting, one.fixed) for one in found)};"
             " to prepare another dataset, set another data.path",
         )
+
+
+def setting_word(name: str, value: Any) -> str:
+    """Return the word of the command line that gives a setting a value, in quotes where a shell needs them."""
+    return shlex.quote(f"{name}={value if isinstance(value, str) else toml_value(value)}")
 
 
 def with_fixed_settings(recipe: Recipe, manifest: Manifest) -> Recipe:

@@ -23,7 +23,7 @@ def test_help_of_all_commands_is_that_of_the_golden_file(
     names = next(action.choices for action in parser()._subparsers._group_actions if action.choices)  # type: ignore[union-attr]
     parts = [help_of(capsys)]
     parts += [help_of(capsys, name) for name in names]
-    parts += [help_of(capsys, "recipe", name) for name in ("show", "list", "help")]
+    parts += [help_of(capsys, "recipe", name) for name in ("show", "new", "list", "help")]
     parts += [help_of(capsys, "data", name) for name in ("import", "verify", "show")]
     assert_golden("help.txt", f"\n{'=' * 80}\n\n".join(parts))
 
