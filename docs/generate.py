@@ -111,10 +111,10 @@ def settings_page() -> str:
     parts = [
         "# Settings\n",
         f"{NOTICE}\n",
-        "A recipe is a TOML file with these sections. Settings that it does not name are those of the recipe that its\n"
-        "first line names (`like = \"demo-modern\"`, or the path of a file), else the defaults. `regpt recipe new my.toml`\n"
-        "writes one. Change a setting for a single command with `section.key=value`, for example `regpt train demo-modern\n"
-        "run.max_steps=20`.\n",
+        "A recipe is a TOML file with these sections. Settings that it does not name are those of the recipe named at\n"
+        'its top (`like = "demo-modern"`, or the path of a file), else the defaults. `regpt recipe new my.toml`\n'
+        "writes one. Change a setting for a single command with `section.key=value`, for example\n"
+        "`regpt train demo-modern run.max_steps=20`.\n",
         "The last column says what a resume does with another value. *free*: accepts it, it changes no result.\n"
         "*recorded*: accepts it and records the change in the journal. *fixed*: rejects it.\n",
     ]

@@ -28,6 +28,7 @@ PACKAGES = [
     "evaluation",
     "training",
     "plan",
+    "new_recipe",
     "stats",
     "rendering",
     "fairness",

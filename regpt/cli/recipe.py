@@ -92,19 +92,11 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 
 def run_recipe_new(arguments: argparse.Namespace) -> int:
-    from regpt.base.format import duration, short_count
+    from regpt.base.format import short_count
     from regpt.base.settings import load_recipe
-    from regpt.plan.length import Unit, parse_length, steps_of, with_values
-    from regpt.plan.new_recipe import (
-        Size,
-        check_name,
-        parse_size,
-        seconds_of_step,
-        size_values,
-        text_of,
-        values_of,
-        write_recipe,
-    )
+    from regpt.new_recipe.draft import Size, check_name, parse_size, size_values, text_of, values_of, write_recipe
+    from regpt.new_recipe.intervals import with_values
+    from regpt.new_recipe.length import Unit, parse_length, steps_of
 
     file: Path = arguments.file
     check_name(file)
@@ -121,10 +113,9 @@ def run_recipe_new(arguments: argparse.Namespace) -> int:
         f"{size} ({short_count(recipe.model.parameters)} parameters)" for size, recipe in sizes.items()
     )
     size = ask(f"Size: {question}", Size.SAME, arguments.size, parse_size)
-    step_seconds = seconds_of_step(sizes[size]) if length and length.unit is Unit.SECONDS else 0.0
-    steps = steps_of(length, sizes[size], step_seconds) if length else base.run.max_steps
+    steps = steps_of(length, sizes[size]) if length else base.run.max_steps
     write_recipe(file, arguments.like, base, values_of(base, text, size, steps))
-    speed = f" (a step takes about {duration(step_seconds)} here)" if step_seconds else ""
+    speed = " at this machine's present speed" if length and length.unit is Unit.SECONDS else ""
     print(f"{file}: like {base.name}, {steps:,} steps{speed}; next: regpt plan {file}, regpt train {file}")
     return DONE
 

@@ -13,9 +13,7 @@ from regpt.base.recipe import SECTIONS, Recipe
 from regpt.base.settings import LIKE, find_recipe, shipped_recipes, toml_value
 from regpt.corpus.corpora import open_corpus
 from regpt.data.shards import MANIFEST_FILE
-from regpt.machine.device import known_card, open_device
-from regpt.plan.length import Value, interval_values, round_down, with_steps, with_values
-from regpt.plan.roofline import seconds_per_token
+from regpt.new_recipe.intervals import Value, interval_values, round_down, with_steps, with_values
 from regpt.preparation.hub import PREFIX
 
 BYTES_PER_TOKEN = 4.2  # of English text in GPT-2's encoding
@@ -91,18 +89,6 @@ def size_values(base: Recipe, size: Size) -> Iterator[Value]:
 
 def two_digits(value: float) -> float:
     return float(f"{value:.2g}")
-
-
-def seconds_of_step(recipe: Recipe) -> float:
-    """Return the seconds of a training step on this machine: measured on a CPU, estimated on a GPU."""
-    from regpt.plan.measure_cpu import measured_rates
-
-    device = open_device(recipe.run)
-    if card := known_card(device.torch_device):
-        return recipe.data.total_batch_tokens * seconds_per_token(recipe.model, card)
-    if device.torch_device.type == "cuda":
-        raise UserError(f"{device.name}: its speed is unknown", "give the length in steps or tokens")
-    return measured_rates(recipe, device).step_seconds(recipe)
 
 
 def values_of(base: Recipe, text: Text, size: Size, steps: int) -> list[Value]:

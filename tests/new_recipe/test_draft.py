@@ -10,22 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regpt.base.errors import DATA, DONE, USAGE, RecipeError, UserError
+from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, shipped_recipes
 from regpt.cli.main import main
-from regpt.plan.length import (
-    EVALUATION_SHARE,
+from regpt.new_recipe.draft import Size, size_values
+from regpt.new_recipe.intervals import (
     FEWEST_VALIDATIONS,
     MOST_VALIDATIONS,
-    Length,
-    Unit,
     Value,
     evaluation_steps,
-    parse_length,
     with_intervals,
     with_steps,
     with_values,
 )
-from regpt.plan.new_recipe import Size, size_values
+from regpt.new_recipe.length import Length, Unit, parse_length
+from regpt.plan.warnings import ADVISED_EVALUATION
 from regpt.tracking.run import open_run
 from tests.conftest import TINY
 from tests.helpers.golden import assert_golden
@@ -121,10 +120,12 @@ def test_new_recipe_for_the_hub_leaves_the_revision_open(home: Path) -> None:
 
 
 def test_time_becomes_steps_of_this_machine(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("regpt.plan.new_recipe.seconds_of_step", lambda recipe: 0.5)
+    def seconds(recipe: Recipe) -> float:
+        return 0.5 * (recipe.run.max_steps + evaluation_steps(recipe))
+
+    monkeypatch.setattr("regpt.new_recipe.length.run_timer", lambda recipe: seconds)
     assert main(["recipe", "new", "my.toml", "--steps", "about 10 minutes"]) == DONE
-    recipe = load_recipe("my.toml")
-    assert recipe.run.max_steps + evaluation_steps(recipe) == pytest.approx(600 / 0.5, rel=0.02)
+    assert seconds(load_recipe("my.toml")) == pytest.approx(600, rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_intervals_suit_any_length_and_size(name: str, steps: int, size: Size) -
     assert recipe.checkpoint.every % recipe.evaluation.validation_every == 0
     assert recipe.times_due(0, recipe.checkpoint.every) <= 5
     without = with_values(recipe, [Value("evaluation.hellaswag_every", 0)])
-    assert evaluation_steps(recipe) - evaluation_steps(without) <= EVALUATION_SHARE * steps
+    assert evaluation_steps(recipe) - evaluation_steps(without) <= ADVISED_EVALUATION * steps
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
