@@ -35,10 +35,10 @@ micro_batch = 1
 total_batch_tokens = 128
 [model]
 n_layer = 2
-n_head = 4
-n_embd = 64
+n_head = 2
+n_embd = 16
 block_size = 64
-mlp_hidden = 172
+mlp_hidden = 40
 dropout = 0.1
 [optimizer]
 max_lr = 3e-3

@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from faults.catalog import EXPERIMENTS, RANK_EXPERIMENTS, SELF_TESTS
 from faults.laboratory import Baseline, Experiment, Laboratory
-from tests.helpers.ranks import PROCESSES
+from tests.helpers.ranks import PROCESSES, start_server
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="the experiments fork"),
@@ -33,6 +33,7 @@ def baseline_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) ->
 
 
 def run_in_child(function: Callable[..., None], *arguments: object, log: Path) -> None:
+    start_server()
     process = PROCESSES.Process(target=log_errors, args=(function, arguments, log))
     process.start()
     process.join(500)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from regpt.base.architecture import ModelRecipe
@@ -54,8 +55,9 @@ def losses_of_single_sequences(model: GPT, packed: PackedQuestions) -> NDArray[n
     for row, question in enumerate(questions):
         for number, (context, ending) in enumerate(zip(question.contexts, question.choices, strict=True)):
             whole = torch.from_numpy(np.concatenate([context, ending]))[None]
-            losses = model.losses(whole[:, :-1], whole[:, 1:])[0]
-            sums[row, number] = losses[-len(ending) :].double().sum().item()
+            logits = model.logits(model.hidden(whole[:, :-1])[:, -len(ending) :])[0]
+            losses = F.cross_entropy(logits, whole[0, -len(ending) :], reduction="none")
+            sums[row, number] = losses.double().sum().item()
     return sums
 
 
@@ -146,17 +148,17 @@ def test_untrained_model_guesses(device: Device) -> None:
     """Accuracy by each metric is 25 % within three standard errors; seeds are fixed."""
     model = GPT(ModelRecipe(n_layer=1, n_head=2, n_embd=16, mlp_hidden=32, block_size=256))
     model.initialize(1337)
-    exam = PackedTask(open_items(HELLASWAG, count=300), 256, 2048)
+    exam = PackedTask(open_items(HELLASWAG, count=150), 256, 2048)
     answers = make_predictions(exam, choice_losses(model, exam, device))
     for rule in (BY_TOKEN, BY_SUM, BY_BYTE):
         accuracy = answers.accuracy(rule)
-        assert accuracy.error == pytest.approx(0.025, abs=0.002)
+        assert accuracy.error == pytest.approx(0.035, abs=0.003)
         assert abs(accuracy.value - 0.25) < 3 * accuracy.error, rule
 
 
 @pytest.mark.slow
 def test_overfitted_model_predicts_its_training_items(device: Device) -> None:
-    rows = from_package(HELLASWAG)[0][:10]  # from ActivityNet, which are short
+    rows = from_package(HELLASWAG)[0][:6]  # from ActivityNet, which are short
     model, exam = model_of(block_size=128), exam_of(HELLASWAG, rows)
     items = exam.items
     model.initialize(3)
@@ -167,7 +169,7 @@ def test_overfitted_model_predicts_its_training_items(device: Device) -> None:
     padded = torch.from_numpy(np.stack(rows_of_tokens))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     model.train()
-    for _ in range(40):
+    for _ in range(25):
         optimizer.zero_grad()
         model(padded[:, :-1], padded[:, 1:]).backward()
         optimizer.step()
@@ -185,7 +187,7 @@ def test_greedy_misses_equal_the_argmax_of_the_logits(device: Device) -> None:
     for row, question in enumerate(exam.questions):
         for number, (context, ending) in enumerate(zip(question.contexts, question.choices, strict=True)):
             whole = torch.from_numpy(np.concatenate([context, ending]))[None]
-            likeliest = model.logits(model.hidden(whole[:, :-1]))[0, -len(ending) :].argmax(dim=1).numpy()
+            likeliest = model.logits(model.hidden(whole[:, :-1])[:, -len(ending) :])[0].argmax(dim=1).numpy()
             assert others[row, number] == (likeliest != ending).sum()
 
 

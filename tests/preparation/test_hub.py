@@ -364,14 +364,16 @@ def test_small_file_stored_by_git_is_verified(server: HubServer, tmp_path: Path,
 @pytest.mark.slow
 @pytest.mark.network_like
 def test_prepare_command_resumes_a_download_after_a_kill(server: HubServer, tmp_path: Path) -> None:
+    table = pq.read_table(io.BytesIO(server.files[PATHS[0]]))
     random = np.random.default_rng(1)
-    words = ["".join(chr(97 + letter) for letter in random.integers(0, 26, 8)) for _ in range(5_000)]
-    texts = [" ".join(random.choice(words, 2_000)) for _ in range(1_500)]
-    server.files[PATHS[0]] = content = parquet_file(texts)  # larger than what the client reads at a time
-    assert len(content) > 21_000_000
+    noise = [random.bytes(22_000_000 // len(table)) for _ in range(len(table))]  # in a column that is not read
+    content = io.BytesIO()
+    pq.write_table(table.append_column("noise", pa.array(noise)), content, row_group_size=20)
+    server.files[PATHS[0]] = content.getvalue()  # larger than what the client reads at a time
+    assert len(server.files[PATHS[0]]) > 21_000_000
     server.misbehaviours[PATHS[0]] = [hub_server.half_and_then_silence]
     (tmp_path / "tiny.toml").write_text(to_toml(recipe_for(tmp_path)))
-    command = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml"), "data.shard_tokens=5000000"]
+    command = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml")]
     environment = {**os.environ, "HF_ENDPOINT": server.address}
     partial = partial_path(tmp_path / ".data.preparing" / "raw" / PATHS[0])
     with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as process:

@@ -312,10 +312,10 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path, real_text: str)
 def test_signal_to_the_process_group_loses_no_work(
     tmp_path: Path, real_text: str, received: signal.Signals, code: int
 ) -> None:
-    large = {"shard_tokens": 200_000}
+    large = {"shard_tokens": 100_000}
     (tmp_path / "texts").mkdir()
     for number in range(40):
-        (tmp_path / "texts" / f"{number:02d}.txt").write_text(real_text * 4, encoding="utf-8")
+        (tmp_path / "texts" / f"{number:02d}.txt").write_text(real_text * 2, encoding="utf-8")
     (tmp_path / "tiny.toml").write_text(recipe_text(tmp_path, 2, **large))
     words = [sys.executable, "-m", "regpt", "prepare", str(tmp_path / "tiny.toml")]
     with subprocess.Popen(
