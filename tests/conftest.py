@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from regpt.base.recipe import Recipe
 from regpt.base.settings import build_recipe
@@ -119,11 +120,24 @@ def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 @pytest.fixture(scope="session")
-def three_runs(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
-    """Train runs a and b on the same data in the same order, at two learning rates, and run c on other data."""
+def three_runs(tmp_path_factory: pytest.TempPathFactory, real_text: str, worker_id: str) -> Path:
+    """Return the folder of runs a and b, which read the same data in the same order at two learning rates, and run c.
+
+    The workers train them once.
+    """
+    root = tmp_path_factory.getbasetemp()
+    folder = (root if worker_id == "master" else root.parent) / "compared"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "complete").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # by a worker that failed
+            train_three_runs(folder, real_text)
+            (folder / "complete").touch()
+    return folder
+
+
+def train_three_runs(folder: Path, real_text: str) -> None:
     from regpt.training.start import train
 
-    folder = tmp_path_factory.mktemp("compared")
     evaluation = {"hellaswag_every": 3, "hellaswag_items": 20}
     for place, name, rate, text in (
         ("", "a", 3e-3, real_text),
@@ -133,7 +147,6 @@ def three_runs(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path
         (folder / place / "texts").mkdir(parents=True, exist_ok=True)
         (folder / place / "texts" / "a.py").write_text(text, encoding="utf-8")
         train(tiny_recipe(folder / place, evaluation=evaluation, optimizer={"max_lr": rate}), folder / "runs" / name)
-    return folder
 
 
 @pytest.fixture
