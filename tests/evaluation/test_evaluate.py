@@ -101,11 +101,11 @@ def test_runs_with_the_same_items_are_compared_by_paired_tests(runs: Path, capsy
     assert loss and isinstance(loss.verdict.test, PairedLossTest) and loss.verdict.test.windows == 8
     assert re.search(r"- Validation loss: [\d.]+ vs [\d.]+\. No claim about the recipes: .*training tokens", out)
     assert "- Training tokens: 2 times those of b" in out
-    assert "- hellaswag (subset of 20 of 10,042 items), by mean loss per token: " in out
+    assert "- HellaSwag accuracy (subset of 20 of 10,042 items), by mean loss per token: " in out
     assert "McNemar's p = " in out
     printed(capsys, "evaluate", "b", "--tasks", "piqa", "--items", "10")
     out = printed(capsys, "compare", "a", "b")
-    assert "Not tested, because the models were not scored on the same items: piqa" in out
+    assert "Not tested, because the models were not scored on the same items: PIQA" in out
 
 
 def test_predictions_of_two_models_never_share_a_directory(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +118,7 @@ def test_predictions_of_two_models_never_share_a_directory(runs: Path, capsys: p
     assert list(json.loads(Path("evaluations/model/results.json").read_text())["tasks"]) == ["piqa-10", "winogrande-10"]
     shutil.copy("evaluations/model/winogrande-10.parquet", "other")  # not listed there
     printed_comparison = printed(capsys, "compare", "evaluations/model", "other")
-    assert re.search("not .*scored on the same items: winogrande", printed_comparison)
+    assert re.search("not .*scored on the same items: WinoGrande", printed_comparison)
 
 
 def test_own_items_are_kept_next_to_the_published_ones(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
