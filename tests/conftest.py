@@ -95,7 +95,10 @@ def real_text() -> str:
 @pytest.fixture
 def texts(tmp_path: Path, real_text: str) -> Path:
     """Write a folder of documents, three JSON lines files, two of which hold one document, and return its path."""
-    folder = tmp_path / "texts"
+    return write_texts(tmp_path / "texts", real_text)
+
+
+def write_texts(folder: Path, real_text: str) -> Path:
     folder.mkdir()
     third = len(real_text) // 3
     (folder / "a.jsonl").write_text(json.dumps({"text": real_text[:third]}), encoding="utf-8")
@@ -117,6 +120,21 @@ def wait_until(happened: Callable[[], bool], seconds: float = 20.0) -> None:
     while not happened():
         assert time.monotonic() < until, f"not true after {seconds} seconds"
         time.sleep(0.02)
+
+
+@pytest.fixture
+def undrawn_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_drawing(monkeypatch)
+
+
+def skip_drawing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write empty images, for tests of texts: drawing the figures of a page takes a second."""
+    from matplotlib.figure import Figure
+
+    def write_empty(figure: Figure, target: Path, **_: object) -> None:
+        target.write_text('<svg xmlns="http://www.w3.org/2000/svg"/>' if target.suffix == ".svg" else "")
+
+    monkeypatch.setattr(Figure, "savefig", write_empty)
 
 
 @pytest.fixture(scope="session")

@@ -41,6 +41,8 @@ from tests.helpers.compared_runs import (
     run_command,
 )
 
+pytestmark = pytest.mark.usefixtures("undrawn_figures")
+
 GPT2_TOKENIZER = "gpt2 1ce1664773c5"
 SEVERE_KINDS = {
     CaveatKind.OTHER_DATA,

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
 from regpt.base.settings import load_recipe, to_toml
 from regpt.reporting.page import write_page, write_report
 from regpt.reporting.recipe_diff import differences_from_gpt2, rows_of_differences
@@ -18,7 +17,7 @@ from regpt.reporting.scores import Baseline, open_baseline
 from regpt.tracking.journal import read_history
 from regpt.tracking.run import find_run, open_run
 from regpt.training.start import train
-from tests.conftest import tiny_recipe
+from tests.conftest import skip_drawing, tiny_recipe, write_texts
 from tests.helpers.compared_runs import edit_environment, edit_journal, edit_recipe
 from tests.helpers.golden import assert_golden
 
@@ -143,17 +142,29 @@ CHAPTERS = [
 DENIALS = {"none", "none.", "n/a", "unknown", "not used", "not recorded", "not measured", "no", "0", "—", ""}
 
 
-@pytest.fixture
-def two_runs(tiny: Recipe, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def trained_runs(tmp_path_factory: pytest.TempPathFactory, real_text: str) -> Path:
     classic = {"positions": "learned", "activation": "gelu", "normalization": "layernorm", "bias": True}
-    root = tmp_path / "runs"
-    train(tiny_recipe(tmp_path, run={"price_per_hour": 2.0}), root / "modern")
-    train(tiny_recipe(tmp_path, model=classic, run={"max_steps": 3}, data={"order": "sequential"}), root / "classic")
-    return root
+    folder = tmp_path_factory.mktemp("two")
+    write_texts(folder / "texts", real_text)
+    train(tiny_recipe(folder, run={"price_per_hour": 2.0}), folder / "runs" / "modern")
+    other = tiny_recipe(folder, model=classic, run={"max_steps": 3}, data={"order": "sequential"})
+    train(other, folder / "runs" / "classic")
+    return folder / "runs"
+
+
+@pytest.fixture
+def two_runs(trained_runs: Path, tmp_path: Path) -> Path:
+    """Return a copy of a modern run and a shorter classic one, for this test to change."""
+    return shutil.copytree(trained_runs, tmp_path / "runs")
 
 
 def report_of(root: Path, name: str, *against: str) -> str:
-    return write_report(open_run(root / name), [open_baseline(o, root) for o in against]).read_text(encoding="utf-8")
+    """Write a report, without drawing its figures, and return its text."""
+    with pytest.MonkeyPatch.context() as patched:
+        skip_drawing(patched)
+        page = write_report(open_run(root / name), [open_baseline(o, root) for o in against])
+    return page.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -360,7 +371,8 @@ def test_report_has_the_numbers_of_its_journal(two_runs: Path) -> None:
 
 
 def test_report_has_each_figure_in_light_and_in_dark(two_runs: Path) -> None:
-    text = report_of(two_runs, "modern", "classic")
+    against = [open_baseline("classic", two_runs)]
+    text = write_report(open_run(two_runs / "modern"), against).read_text(encoding="utf-8")
     images = re.findall(r'(?:src|srcset)="(img/.*?)"', text)
     assert "img/loss_curve.png" in images and "img/loss_curve-dark.png" in images
     for image in images:

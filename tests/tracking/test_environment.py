@@ -71,6 +71,7 @@ def test_missing_or_incomplete_file_is_named(tmp_path: Path, content: str | None
 
 
 @pytest.mark.parametrize("content", ["{}", '{"recipe_name": "old", "data": {"digest": "abc"}}'])
+@pytest.mark.usefixtures("undrawn_figures")
 def test_run_with_an_early_environment_is_listed_watched_reported_and_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
