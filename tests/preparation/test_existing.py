@@ -85,8 +85,8 @@ def test_other_value_of_a_fixed_setting_is_refused(
     assert f"data.{key} = {fixed!r}" in said and f"data.{key} = {asked!r}" in said
     assert f"set data.{key}={fixed}" in said and "another data.path" in said and said.count("\n") == 1
     assert not (home / "runs").exists()
-    remedy = [f"data.{key}={fixed}", *SMALL, "--name", "a"]
-    assert main(["train", *where, *remedy]) == DONE
+    remedied = load_recipe(where[0], [*where[1:], f"data.{key}={fixed}"])
+    assert open_or_prepare(remedied) == read_manifest(Path("data/mine"))
 
 
 def test_settings_that_nobody_gave_follow_the_dataset(home: Path) -> None:
@@ -184,6 +184,7 @@ def test_prepare_counts_the_settings_of_the_recipe(home: Path, capsys: pytest.Ca
     assert "data.source = 'texts'" in said and "data.source = 'stdlib'" in said
 
 
+@pytest.mark.slow
 def test_dataset_made_by_an_executor_is_finished_too(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["prepare", "demo-classic", "data.path=data/many", *MADE, *SMALL]
     assert main([*command, "--executor", "local", "--option", "workers=1"]) == DONE
