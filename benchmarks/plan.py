@@ -7,6 +7,8 @@ than the measurement, so other programs may slow it alone. The share of the proc
     python -m benchmarks.plan              all sizes and runs, in separate processes
     python -m benchmarks.plan --size NAME  one size
     python -m benchmarks.plan --run NAME   one run, in a temporary folder
+    python -m benchmarks.plan --run NAME --cpu-seconds
+                                           the same on a busy machine: one thread, and the CPU seconds of the process
 """
 
 import argparse
@@ -71,12 +73,17 @@ RUNS = {  # name: (recipe, settings)
 }
 
 
-def one_run(name: str) -> tuple[float, float, float]:
-    """Return (predicted, measured) seconds of a whole command, and the share (0 to 1) that others used meanwhile."""
+def one_run(name: str, cpu_seconds: bool = False) -> tuple[float, float, float]:
+    """Return (predicted, measured) seconds of a whole command, and the share (0 to 1) that others used meanwhile.
+
+    With `cpu_seconds` both are those that processors work for one thread, which other programs hardly change.
+    """
     file, settings = RUNS[name]
-    recipe = load_recipe(file, settings.split())
+    recipe = load_recipe(file, [*settings.split(), *(["run.threads=1"] if cpu_seconds else [])])
+    if cpu_seconds:
+        time.perf_counter = time.process_time
     device = open_device(recipe.run)
-    start_seconds = process_seconds()
+    start_seconds = time.process_time() if cpu_seconds else process_seconds()
     open_or_prepare(recipe)
     optimistic, conservative = time_on_cpu(
         recipe, count_work(recipe), measured_rates(recipe, device), start_seconds
@@ -170,9 +177,10 @@ def main() -> int:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--size", choices=SIZES, help="measure one size in this process")
     options.add_argument("--run", choices=RUNS, help="measure one run in this process")
+    options.add_argument("--cpu-seconds", action="store_true", help="with --run, count CPU seconds of one thread")
     arguments = options.parse_args()
     if arguments.run:
-        print(*(f"{number:.4f}" for number in one_run(arguments.run)))
+        print(*(f"{number:.4f}" for number in one_run(arguments.run, arguments.cpu_seconds)))
     elif arguments.size:
         for predicted, taken in one_size(arguments.size):
             print(f"{predicted:.4f} {taken:.4f}")
