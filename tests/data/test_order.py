@@ -68,6 +68,7 @@ def test_order_depends_on_seed_and_epoch_as_a_pair() -> None:
 # Statistics of a good order. Each is the deviation from chance over all epochs, in standard deviations.
 
 COUNT, EPOCHS, LIMIT = 4096, 20, 5.0
+SMALL_EPOCHS = 1500  # 12 or more for each order of up to five windows
 Order = Callable[[int], np.ndarray]  # epoch -> the windows of all positions
 
 
@@ -196,11 +197,11 @@ def test_order_memory_does_not_grow_with_the_dataset() -> None:
 @pytest.mark.parametrize("count", [3, 4, 5])
 def test_small_orders_are_equally_frequent(count: int) -> None:
     seen: dict[tuple[int, ...], int] = {}
-    for epoch in range(3000):
+    for epoch in range(SMALL_EPOCHS):
         windows = tuple(whole_epoch(count, epoch=epoch).tolist())
         seen[windows] = seen.get(windows, 0) + 1
     orders = int(np.prod(range(1, count + 1)))
-    expected = 3000 / orders
+    expected = SMALL_EPOCHS / orders
     found = np.array([*seen.values(), *[0] * (orders - len(seen))])
     assert chi_squared(found, np.full(orders, expected)) < LIMIT
 
