@@ -1,7 +1,26 @@
 """Chunk sizes of the loss. Without torch, because `plan` estimates memory from them."""
 
 # Logits at a time. On the CPU 64 MiB in float32: with more rows products were faster but sums slower. On a GPU 512 MiB,
-# so that the gradient of the weight is read and written a dozen times per micro-batch, not a hundred; estimated, not
-# measured.
+# so that the gradient of the weight is read and written a few times per micro-batch, not a hundred; estimated, not
+# measured. Compiled logits have two bytes each in bfloat16, so that twice as many fit.
 CHUNK_LOGITS_ON_CPU = 1 << 24
 CHUNK_LOGITS_ON_GPU = 1 << 27
+COMPILED_CHUNK_LOGITS_ON_GPU = 1 << 28
+TILE = 64  # rows of a tile of a matrix product
+
+
+def rows_of_chunk(positions: int, vocab_size: int, on_cpu: bool, compiled: bool) -> int:
+    """Return how many of the positions are one chunk: whole tiles, as many as the limit allows.
+
+    The compiled kernel has one shape, so its chunks divide the positions evenly where that costs less than half of
+    the chunk's size.
+    """
+    on_gpu = COMPILED_CHUNK_LOGITS_ON_GPU if compiled else CHUNK_LOGITS_ON_GPU
+    most = max(1, (CHUNK_LOGITS_ON_CPU if on_cpu else on_gpu) // vocab_size)
+    if most <= TILE:
+        return min(most, positions)
+    most -= most % TILE
+    if positions <= most:
+        return positions
+    even = (rows for rows in range(most, most // 2, -TILE) if positions % rows == 0)
+    return next(even, most) if compiled else most

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from regpt.base.architecture import ModelRecipe
 from regpt.model.elementwise import rms_norm, rotary_heads, split_heads, swiglu
-from regpt.model.loss import mean_loss, token_losses, token_losses_and_best
+from regpt.model.loss import LossOptions, mean_loss, token_losses, token_losses_and_best
 
 
 class SharedPrefix(NamedTuple):
@@ -59,6 +59,7 @@ class GPT(nn.Module):
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
         self.register_buffer("rotations", rotations, persistent=False)
         self.activation_checkpointing = False  # recompute the blocks in the backward pass
+        self.loss_options = LossOptions()
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the mean loss over all targets, nats per token; without targets, the logits of every next token.
@@ -68,7 +69,7 @@ class GPT(nn.Module):
         hidden = self.hidden(tokens)
         if targets is None:
             return self.logits(hidden)
-        return mean_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten())
+        return mean_loss(hidden.flatten(0, 1), self.head_weight, targets.flatten(), self.loss_options)
 
     @torch.no_grad()
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:

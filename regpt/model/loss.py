@@ -3,50 +3,72 @@
 N positions (B x T, flattened), n positions of a chunk, C width, V padded vocabulary.
 
 The logits of 32 x 1,024 positions and 50,304 tokens take 6.6 GB in float32, and a plain loss keeps several copies.
-Here the logits of a few hundred positions exist at a time. Their gradient is computed right after them, so the forward
-pass also stores the gradients of the hidden states and of the weight, and the backward pass only scales them.
+Here the logits of a chunk exist at a time. Their gradient is computed right after them, so the forward pass also stores
+the gradients of the hidden states and of the weight, and the backward pass only scales them.
+
+Between the matrix products a chunk is read and written by element. Uncompiled, that is one pass over memory for each
+operation. Compiled, `cross_entropy_` is one kernel, which overwrites the logits with their gradient: 14 bytes of memory
+traffic per bfloat16 logit, products included (`python -m benchmarks.loss_traffic`).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from regpt.model.chunks import CHUNK_LOGITS_ON_CPU, CHUNK_LOGITS_ON_GPU
+from regpt.model.chunks import rows_of_chunk
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # chunks stay uncompiled; everything before them is one graph
-def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class LossOptions:
+    """What the loss computes besides the cross-entropy, and how."""
+
+    softcap: float = 0.0  # logits become softcap * tanh(logits / softcap) (Gemma 2, arXiv 2408.00118); 0: unchanged
+    z_weight: float = 0.0  # adds z_weight * log(sum of exp(logits))² (PaLM, arXiv 2204.02311) to the mean loss
+    compiled: bool = False  # by torch.compile
+
+
+PLAIN = LossOptions()
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # chunks have a graph of their own, all before them another
+def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions = PLAIN) -> Tensor:
     """Return the mean cross-entropy of softmax(hidden @ weight.T), nats per token.  (N, C), (V, C), (N) -> ()
 
     Products are computed in the autocast precision if autocast is on, sums in float32 (float64 for float64 inputs).
     """
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     loss: Tensor = ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, product_dtype(hidden), with_gradient
+        hidden, weight, targets, product_dtype(hidden), options, with_gradient
     )
     return loss
 
 
 @torch.no_grad()
-def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0) -> Tensor:
     """Return the cross-entropy at each position, nats, without gradient.  (N, C), (V, C), (N) -> (N)"""
     head = Head(weight, product_dtype(hidden))
     return torch.cat(
-        [head.losses(head.logits(rows), chunk_targets) for rows, chunk_targets in head.chunks(hidden, targets)]
+        [
+            losses_and_sums(head.capped_logits(rows, softcap), chunk_targets)[0]
+            for rows, chunk_targets in head.chunks(hidden, targets)
+        ]
     )
 
 
 @torch.no_grad()
-def token_losses_and_best(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def token_losses_and_best(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Return the cross-entropies, and whether each target is the most likely token.  (N, C), (V, C), (N) -> (N), (N)"""
     head = Head(weight, product_dtype(hidden))
     losses, best = [], []
     for rows, chunk_targets in head.chunks(hidden, targets):
-        logits = head.logits(rows)
+        logits = head.capped_logits(rows, softcap)
         best.append(logits.argmax(dim=1) == chunk_targets)
-        losses.append(head.losses(logits, chunk_targets))
+        losses.append(losses_and_sums(logits, chunk_targets)[0])
     return torch.cat(losses), torch.cat(best)
 
 
@@ -55,24 +77,27 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, with_gradient: bool
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        dtype: torch.dtype,
+        options: LossOptions,
+        with_gradient: bool,
     ) -> Tensor:
-        head = Head(weight, dtype)
+        head = Head(weight, dtype, fused=options.compiled)
         total = torch.zeros((), dtype=head.sum_dtype, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden) if with_gradient else None
         weight_gradient = torch.zeros_like(weight, dtype=head.sum_dtype) if with_gradient else None
         first = 0
-        for rows, chunk_targets in head.chunks(hidden, targets):
-            logits = head.logits(rows)
-            total += head.losses(logits, chunk_targets).sum()
-            if hidden_gradient is not None and weight_gradient is not None:
-                # d loss / d logits = (softmax - one-hot of the target) / N, computed in place of the logits
-                gradient = logits.mul_(1.0 / logits.sum(dim=1, keepdim=True))
-                gradient.scatter_add_(1, chunk_targets[:, None], gradient.new_full((len(rows), 1), -1.0))
-                gradient = gradient.to(dtype)
-                hidden_gradient[first : first + len(rows)] = gradient @ head.weight
-                add_product(weight_gradient, gradient.t(), rows.to(dtype))
-                first += len(rows)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for rows, chunk_targets in head.chunks(hidden, targets):
+                losses, gradient = head.losses_and_gradient(rows, chunk_targets, options)
+                total += losses.sum()
+                if hidden_gradient is not None and weight_gradient is not None:
+                    hidden_gradient[first : first + len(rows)] = gradient @ head.weight
+                    add_product(weight_gradient, gradient.t(), rows.to(dtype))
+                    first += len(rows)
         if weight_gradient is not None:
             ctx.gradients = hidden_gradient, weight_gradient.to(weight.dtype), len(hidden)
         return total / len(hidden)
@@ -83,46 +108,91 @@ class ChunkedLoss(torch.autograd.Function):
         hidden_gradient, weight_gradient, N = ctx.gradients
         del ctx.gradients
         scale = output_gradient / N
-        return hidden_gradient.mul_(scale), weight_gradient.mul_(scale), None, None, None
+        return hidden_gradient.mul_(scale), weight_gradient.mul_(scale), None, None, None, None
 
 
 class Head:
     """The head's weight in the precision of its products, and one buffer that all chunks reuse for logits."""
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype, fused: bool = False) -> None:
+        """`fused`: logits stay in the precision of the products; the compiled kernel computes whole chunks."""
         self.weight = weight.to(dtype)
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        elements = CHUNK_LOGITS_ON_CPU if weight.device.type == "cpu" else CHUNK_LOGITS_ON_GPU
-        rows = max(1, elements // weight.shape[0])
-        self.rows = rows - rows % 64 if rows > 64 else rows  # whole tiles of a matrix product
-        self.buffer: Tensor | None = None
+        self.fused = fused
+        self.rows = 0  # of a whole chunk
+        self.buffer = torch.empty(0)
 
     def chunks(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Split inputs so that the logits of each chunk fit the buffer.  (N, C), (N) -> pairs of (n, C), (n)"""
+        self.rows = rows_of_chunk(len(hidden), len(self.weight), hidden.device.type == "cpu", self.fused)
+        dtype = self.weight.dtype if self.fused else self.sum_dtype
+        self.buffer = torch.empty(self.rows, len(self.weight), dtype=dtype, device=hidden.device)
         return list(zip(hidden.split(self.rows), targets.split(self.rows), strict=True))
 
     def logits(self, rows: Tensor) -> Tensor:
         """Compute logits into the buffer.  (n, C) -> (n, V)"""
-        if self.buffer is None:
-            self.buffer = torch.empty(len(rows), len(self.weight), dtype=self.sum_dtype, device=rows.device)
         logits = self.buffer[: len(rows)]
-        if self.weight.dtype == self.sum_dtype:
+        if self.weight.dtype == logits.dtype:
             return torch.mm(rows.to(self.weight.dtype), self.weight.t(), out=logits)
         return logits.copy_(rows.to(self.weight.dtype) @ self.weight.t())
 
-    @staticmethod
-    def losses(logits: Tensor, targets: Tensor) -> Tensor:
-        """Return cross-entropies; overwrite the logits with exp(logits - maximum of the row).  (n, V), (n) -> (n)"""
-        largest = logits.amax(dim=1, keepdim=True)
-        target_logits = logits.gather(1, targets[:, None])
-        total = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-        return (total.log() + largest - target_logits).squeeze(1)
+    def capped_logits(self, rows: Tensor, softcap: float) -> Tensor:
+        """Compute logits into the buffer, capped if `softcap` is above 0.  (n, C) -> (n, V)"""
+        logits = self.logits(rows)
+        return logits.div_(softcap).tanh_().mul_(softcap) if softcap else logits
+
+    def losses_and_gradient(self, rows: Tensor, targets: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
+        """Return losses, and the gradient of their sum with respect to the logits.  (n, C), (n) -> (n), (n, V)"""
+        logits = self.logits(rows)
+        if self.fused or options.softcap or options.z_weight:
+            is_whole = self.fused and len(rows) == self.rows  # one shape, compiled once; a rest is computed uncompiled
+            compute = compiled_cross_entropy_ if is_whole else cross_entropy_
+            return compute(logits, targets, options.softcap, options.z_weight), logits.to(self.weight.dtype)
+        losses, sums = losses_and_sums(logits, targets)
+        # softmax - one-hot of the target, in place of the logits
+        gradient = logits.mul_(1.0 / sums)
+        gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(rows), 1), -1.0))
+        return losses, gradient.to(self.weight.dtype)
+
+
+def losses_and_sums(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross-entropies and sums of exponentials; overwrite the logits with exp(logits - maximum of the row).
+
+    (n, V), (n) -> (n), (n, 1)
+    """
+    largest = logits.amax(dim=1, keepdim=True)
+    target_logits = logits.gather(1, targets[:, None])
+    sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
+    return (sums.log() + largest - target_logits).squeeze(1), sums
+
+
+def cross_entropy_(logits: Tensor, targets: Tensor, softcap: float, z_weight: float) -> Tensor:
+    """Return the loss of each row; overwrite the logits with the gradient of the sum of losses.  (n, V), (n) -> (n)
+
+    A plain expression, which torch.compile turns into one kernel with a few passes over the logits.
+    """
+    raw = logits if logits.dtype == torch.float64 else logits.float()
+    capped = softcap * (raw / softcap).tanh() if softcap else raw
+    largest = capped.amax(dim=1, keepdim=True)
+    log_sums = (capped - largest).exp().sum(dim=1, keepdim=True).log() + largest
+    losses = log_sums - capped.gather(1, targets[:, None]) + z_weight * log_sums.square()
+    is_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
+    gradient = (capped - log_sums).exp() * (1.0 + 2.0 * z_weight * log_sums) - is_target.to(raw.dtype)
+    if softcap:
+        gradient = gradient * (1.0 - (capped / softcap).square())
+    logits.copy_(gradient)
+    return losses.squeeze(1)
+
+
+compiled_cross_entropy_ = torch.compile(cross_entropy_, dynamic=False)
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """Add left @ right to `total`, in the precision of `total`."""
     if total.dtype == left.dtype:
         total.addmm_(left, right)
+    elif total.device.type == "cuda":  # accumulated in float32, without rounding a chunk's product
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
     else:
         total += left @ right
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.recipe import Recipe
-from regpt.model.chunks import CHUNK_LOGITS_ON_CPU, CHUNK_LOGITS_ON_GPU
+from regpt.model.chunks import rows_of_chunk
 
 USABLE_SHARE = 0.9  # of a card's memory; the allocator, the driver and NCCL take the rest
 STREAM = 4  # bytes per element of the residual stream, norm statistics and gradients: always float32
@@ -75,7 +75,7 @@ def estimate_memory(recipe: Recipe, layout: ParallelLayout) -> Memory:
         gathered=gathered,
         casts=casts,
         activations=activation_bytes(recipe, layout),
-        loss=loss_bytes(model, positions, layout),
+        loss=loss_bytes(recipe, positions, layout),
     )
 
 
@@ -125,12 +125,15 @@ def mask_bytes(model: ModelRecipe, layout: ParallelLayout, number: int) -> int:
     return model.n_embd * (number if layout.on_cpu else 1) if model.dropout else 0
 
 
-def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> int:
+def loss_bytes(recipe: Recipe, positions: int, layout: ParallelLayout) -> int:
     """Return the bytes of the loss: the head's gradient, three times the head's input, and one chunk of logits.
 
     The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits are
-    float32; in bfloat16 a copy exists too, of the product or of the gradient.
+    float32, with a copy in bfloat16 of the product or of the gradient; compiled, they exist once, in bfloat16.
     """
-    chunk = CHUNK_LOGITS_ON_CPU if layout.on_cpu else CHUNK_LOGITS_ON_GPU
-    logits = min(chunk, positions * model.vocab_size) * (6 if layout.bfloat16 else 4)
+    model = recipe.model
+    compiled = recipe.run.compile == "on" or (recipe.run.compile == "auto" and not layout.on_cpu)
+    chunk = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, compiled) * model.vocab_size
+    per_logit = (2 if compiled else 6) if layout.bfloat16 else 4
+    logits = chunk * per_logit
     return STREAM * model.vocab_size * model.n_embd + 3 * STREAM * positions * model.n_embd + logits

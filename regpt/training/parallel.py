@@ -25,6 +25,7 @@ from regpt.distributed.dtensor import copy_local_, to_local
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
+from regpt.model.loss import LossOptions
 from regpt.model.optimizer import make_optimizer
 
 
@@ -37,6 +38,7 @@ class Parallel:
         self.recipe, self.device, self.ranks = recipe, device, ranks
         self.model = self.build_model()
         self.model.activation_checkpointing = recipe.run.activation_checkpointing
+        self.model.loss_options = LossOptions(compiled=device.compiled)
         self.optimizer: Optimizer = make_optimizer(self.model, recipe)
         self.train_module = self.build_train_module()
 

@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regpt.model import loss
-from regpt.model.loss import Head, mean_loss, token_losses
-from regpt.plan import memory
+from regpt.model import chunks
+from regpt.model.chunks import rows_of_chunk
+from regpt.model.loss import LossOptions, add_product, compiled_cross_entropy_, cross_entropy_, mean_loss, token_losses
 
 
 def inputs(dtype: torch.dtype, rows: int = 37, width: int = 24, vocabulary: int = 311) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +34,7 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def test_chunked_loss_and_gradients_equal_cross_entropy(
     monkeypatch: pytest.MonkeyPatch, rows_per_chunk: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    monkeypatch.setattr(loss, "CHUNK_LOGITS_ON_CPU", rows_per_chunk * 311)
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", rows_per_chunk * 311)
     ours, theirs = (value_and_gradients(function, *inputs(dtype)) for function in (mean_loss, plain))
     for our, their in zip(ours, theirs, strict=True):
         assert our.dtype == their.dtype
@@ -42,7 +42,7 @@ def test_chunked_loss_and_gradients_equal_cross_entropy(
 
 
 def test_token_losses_equal_cross_entropy_without_reduction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_LOGITS_ON_CPU", 7 * 311)
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 7 * 311)
     hidden, weight, targets = inputs(torch.float64)
     expected = F.cross_entropy(hidden @ weight.t(), targets, reduction="none")
     torch.testing.assert_close(token_losses(hidden, weight, targets), expected, rtol=1e-12, atol=1e-12)
@@ -70,7 +70,7 @@ def test_loss_under_autocast_is_float32_and_near_cross_entropy() -> None:
 
 
 def test_full_logits_matrix_is_never_materialized(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loss, "CHUNK_LOGITS_ON_CPU", 4 * 311)
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 4 * 311)
     largest = 0
 
     class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
@@ -93,11 +93,108 @@ def test_second_derivative_of_the_loss_raises() -> None:
         first.sum().backward()
 
 
-@pytest.mark.parametrize(("device", "limit"), [("cpu", loss.CHUNK_LOGITS_ON_CPU), ("meta", loss.CHUNK_LOGITS_ON_GPU)])
-def test_loss_chunk_has_the_size_that_plan_estimates_with(device: str, limit: int) -> None:
-    """A chunk is as large as the limit allows in whole tiles of 64 rows."""
-    V = 50_304
-    rows = Head(torch.empty(V, 1, device=device), torch.float32).rows
-    assert rows * V <= limit < (rows + 64) * V
-    assert memory.CHUNK_LOGITS_ON_CPU == loss.CHUNK_LOGITS_ON_CPU
-    assert memory.CHUNK_LOGITS_ON_GPU == loss.CHUNK_LOGITS_ON_GPU
+@pytest.mark.parametrize(("on_cpu", "limit"), [(True, chunks.CHUNK_LOGITS_ON_CPU), (False, chunks.CHUNK_LOGITS_ON_GPU)])
+def test_loss_chunk_is_as_large_as_the_limit_allows_in_whole_tiles(on_cpu: bool, limit: int) -> None:
+    rows = rows_of_chunk(1 << 20, 50_304, on_cpu, compiled=False)
+    assert rows % 64 == 0 and rows * 50_304 <= limit < (rows + 64) * 50_304
+
+
+@pytest.mark.parametrize(
+    ("positions", "on_cpu", "rows"),
+    [
+        (32 * 1024, False, 4096),
+        (64 * 1024, False, 4096),
+        (16 * 1024, False, 4096),
+        (4 * 256, True, 256),
+        (100, True, 100),
+    ],
+)
+def test_compiled_chunks_have_one_shape(positions: int, on_cpu: bool, rows: int) -> None:
+    assert rows_of_chunk(positions, 50_304, on_cpu, compiled=True) == rows
+    assert positions % rows == 0
+
+
+# The compiled kernel
+
+
+def random_logits(dtype: torch.dtype, seed: int = 5, rows: int = 16, vocabulary: int = 1000) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(rows, vocabulary, generator=generator)
+    return logits.to(dtype), torch.randint(0, vocabulary, (rows,), generator=generator)
+
+
+def capped_loss(logits: Tensor, targets: Tensor, softcap: float, z_weight: float) -> Tensor:
+    capped = softcap * (logits / softcap).tanh() if softcap else logits
+    return F.cross_entropy(capped, targets, reduction="none") + z_weight * capped.logsumexp(1).square()
+
+
+OPTIONS = [(0.0, 0.0), (5.0, 0.0), (0.0, 1e-2), (5.0, 1e-2)]
+
+
+@pytest.mark.parametrize(("softcap", "z_weight"), OPTIONS)
+def test_softcap_and_z_loss_equal_their_definitions(softcap: float, z_weight: float) -> None:
+    """Through the head and the whole function, in float64."""
+    options = LossOptions(softcap, z_weight)
+
+    def plain_with_options(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        return capped_loss(hidden @ weight.t(), targets, softcap, z_weight).mean()
+
+    def ours_with_options(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        return mean_loss(hidden, weight, targets, options)
+
+    ours, theirs = (value_and_gradients(f, *inputs(torch.float64)) for f in (ours_with_options, plain_with_options))
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-11, atol=1e-12)
+
+
+def test_softcap_of_losses_without_gradient_equals_its_definition() -> None:
+    hidden, weight, targets = inputs(torch.float64)
+    expected = capped_loss(hidden @ weight.t(), targets, 5.0, 0.0)
+    torch.testing.assert_close(token_losses(hidden, weight, targets, 5.0), expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize(("softcap", "z_weight"), OPTIONS)
+def test_compiled_kernel_equals_float64(softcap: float, z_weight: float) -> None:
+    """In float32 within 1e-5 and 1e-6. In bfloat16 the gradient is rounded once, the value not at all."""
+    for dtype, value_tolerance, gradient_tolerance in ((torch.float32, 1e-5, 1e-6), (torch.bfloat16, 1e-5, 1e-2)):
+        logits, targets = random_logits(dtype)
+        exact = logits.double().requires_grad_()
+        expected = capped_loss(exact, targets, softcap, z_weight)
+        (expected_gradient,) = torch.autograd.grad(expected.sum(), exact)
+        losses = compiled_cross_entropy_(logits, targets, softcap, z_weight)
+        assert losses.dtype == torch.float32
+        assert (losses - expected.detach()).abs().max() < value_tolerance
+        assert (logits.double() - expected_gradient).norm() / expected_gradient.norm() < gradient_tolerance
+
+
+@pytest.mark.compile
+def test_compiled_loss_equals_the_uncompiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over whole chunks and a rest: 300 rows in chunks of 128, 128 and 44."""
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 128 * 311)
+    compiled = LossOptions(compiled=True)
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
+        plain_values = value_and_gradients(mean_loss, *inputs(dtype, rows=300))
+        values = value_and_gradients(lambda *given: mean_loss(*given, compiled), *inputs(dtype, rows=300))
+        for ours, theirs in zip(values, plain_values, strict=True):
+            assert (ours - theirs).norm() / theirs.norm() < tolerance
+
+
+@pytest.mark.compile
+def test_compiled_loss_under_autocast_is_float32_and_unbiased() -> None:
+    """Over 100 draws, the mean error against float64 is zero within three standard errors."""
+    errors = []
+    for seed in range(100):
+        logits, targets = random_logits(torch.bfloat16, seed)
+        exact = F.cross_entropy(random_logits(torch.float32, seed)[0].double(), targets)
+        errors.append(cross_entropy_(logits, targets, 0.0, 0.0).mean().double() - exact)
+    error = torch.stack(errors)
+    assert error.std() > 0
+    assert error.mean().abs() < 3 * error.std() / 10
+
+
+def test_product_is_added_in_the_precision_of_the_sum() -> None:
+    left, right = torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(3, 2, dtype=torch.bfloat16)
+    total = torch.full((2, 2), 2.0**-12)
+    add_product(total, left, right)
+    assert torch.equal(total, torch.full((2, 2), 3 + 2.0**-12))

@@ -1,0 +1,21 @@
+"""The loss moves as few bytes as promised."""
+
+import pytest
+import torch
+
+from benchmarks.loss_traffic import GOAL, compiled_bytes, kernel_bytes, uncompiled_bytes
+
+
+def test_uncompiled_loss_moves_fifty_bytes_a_logit() -> None:
+    """In bfloat16: counted by hand, product 2, copy 6, maximum 4, minus 8, exp 8, sum 4, times 8, cast 6, products 4."""
+    assert uncompiled_bytes(torch.bfloat16) == 50
+
+
+@pytest.mark.compile
+def test_compiled_loss_moves_few_bytes_a_logit() -> None:
+    assert 12 <= compiled_bytes(torch.bfloat16) <= GOAL
+
+
+def test_code_of_another_form_is_not_counted_as_nothing() -> None:
+    with pytest.raises(SystemExit, match="nothing was counted"):
+        kernel_bytes("for (;;) {}")
