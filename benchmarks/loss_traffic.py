@@ -28,7 +28,7 @@ class Traffic(TorchDispatchMode):
     """Adds up the bytes of all tensors with one element per logit that operations read or write."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.bytes = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]

@@ -121,7 +121,7 @@ DEFAULT_OF = {  # the choice for a name that fits several cards
 }
 SIZES = {"16GB", "32GB", "40GB", "80GB"}  # of memory, which some names state
 # Words in a device name that distinguish a card from the one without them.
-VARIANTS = SIZES | {"LAPTOP", "PCIE", "NVL", "TI", "SUPER", "D", "MAX", "Q", "ADA", "PRO", "ULTRA", "6GB", "8GB"}
+VARIANTS = SIZES | {"LAPTOP", "PCIE", "NVL", "TI", "SUPER", "D", "MAX", "Q", "ADA", "PRO", "ULTRA", "MIG", "6GB", "8GB"}
 MAKERS = {"NVIDIA", "GEFORCE", "TESLA", "AMD", "INSTINCT", "APPLE", "SXM", "SXM2", "SXM4", "SXM5", "HBM2", "HBM3"}
 
 

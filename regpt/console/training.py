@@ -148,6 +148,8 @@ class TrainingConsole:
             f"{recipe.data.total_batch_tokens:,} tokens a step = {f'{ranks} x ' if ranks > 1 else ''}{micro_batches}",
         ]
         self.print_line(" · ".join(parts))
+        for note in device.notes:
+            self.note(note)
         if recipe.is_warmup_too_long:
             self.note(warmup_advice(recipe.optimizer.warmup_steps, recipe.run.max_steps))
         if hellaswag_unavailable and recipe.evaluation.hellaswag_every:

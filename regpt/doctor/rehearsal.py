@@ -161,7 +161,7 @@ class Rehearsal:
 
     def finish(self, result: TrainResult) -> None:
         """Free the memory of a finished training. Raises StopRequested if a signal stopped it."""
-        release_memory(self.device)
+        release_memory(self.device.torch_device.type, self.device.compiled)
         if result.stopped_by:
             raise StopRequested(result.stopped_by, result.exit_code)
 

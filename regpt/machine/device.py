@@ -14,8 +14,16 @@ from regpt.base.cards import Card, card_of_device
 from regpt.base.errors import UserError
 from regpt.base.sections import RunRecipe
 from regpt.machine import limits
-from regpt.machine.env import Launch, current_launch, exported_threads, set_cublas_workspace
+from regpt.machine.compilation import choose_compilation
+from regpt.machine.env import (
+    Launch,
+    current_launch,
+    exported_threads,
+    set_cublas_workspace,
+    use_expandable_segments,
+)
 from regpt.machine.limits import usable_cores, usable_processors
+from regpt.machine.nvidia import idle_cards_note, refuse_card_without_kernels, refuse_unusable_card
 
 PEAK_MEASUREMENTS, PEAK_SPREAD = 5, 0.1
 
@@ -31,6 +39,7 @@ class Device:
     peak_flops: float  # per second; 0: unknown
     peak_source: str  # where that figure comes from, or why it is missing
     peak_measurements: int = 0  # that agreed; 0: from a table
+    notes: tuple[str, ...] = ()  # what the user should know about the choice
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         if self.precision == torch.float32:
@@ -52,6 +61,9 @@ class Device:
 def open_device(recipe: RunRecipe) -> Device:
     """Return this rank's device, set up as the recipe asks. Raises UserError if the machine lacks it."""
     launch = current_launch()
+    use_expandable_segments()
+    if recipe.device == "auto":
+        refuse_unusable_card()
     kind = recipe.device if recipe.device != "auto" else best_device()
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not available[kind]:
@@ -63,17 +75,23 @@ def open_device(recipe: RunRecipe) -> Device:
     if recipe.deterministic:
         set_cublas_workspace()
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # all of it is overwritten
     device = device_of_rank(kind, launch)
+    notes = [idle_cards_note(launch.ranks)] if recipe.device in ("auto", "cuda") else []
+    if kind == "cuda":
+        refuse_card_without_kernels()
+    compiled, note = choose_compilation(recipe.compile, kind)
     precision = choose_precision(recipe.precision, kind)
     peak = peak_rate(device, precision)
     return Device(
         torch_device=device,
         name=device_name(kind),
         precision=precision,
-        compiled=kind == "cuda" if recipe.compile == "auto" else recipe.compile == "on",
+        compiled=compiled,
         peak_flops=peak.flops,
         peak_source=peak.source,
         peak_measurements=peak.measurements,
+        notes=tuple(filter(None, [*notes, note])),
     )
 
 

@@ -77,6 +77,25 @@ def set_cublas_workspace() -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
+def use_expandable_segments() -> None:
+    """Let CUDA's allocator extend its segments: evaluations of many shapes fragment fixed ones.
+
+    Call it before CUDA starts. What the user set in either variable is kept.
+    """
+    if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+
+
+def visible_cuda_devices() -> str | None:
+    """Return CUDA_VISIBLE_DEVICES; None if it is not set. Empty hides all cards."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def named_command(variable: str) -> list[str]:
+    """Return the program that a variable such as CXX names, without its arguments; an empty list without one."""
+    return os.environ.get(variable, "").split()[:1]
+
+
 def disable_lm_eval_multiprocessing() -> None:
     """Its bootstrap forks this process, whose threads (torch's, tokenizers') may hold locks: now and then it hangs."""
     os.environ.setdefault("DISABLE_MULTIPROC", "1")

@@ -6,7 +6,6 @@ import torch
 
 from regpt.base.errors import UserError
 from regpt.base.recipe import Recipe
-from regpt.machine.device import Device
 
 # Steps of an attempt after which memory use no longer grows: the optimizer's moments are allocated too.
 OOM_RETRY_STEPS = 3
@@ -38,12 +37,12 @@ def smaller_micro_batch(recipe: Recipe, ranks: int) -> int:
     return smaller[-1]
 
 
-def release_memory(device: Device) -> None:
-    """Free the memory of a failed step, and discard what was compiled for its shapes."""
+def release_memory(kind: str, compiled: bool) -> None:
+    """Free the memory of a failed step on a kind of device, and discard what was compiled for its shapes."""
     gc.collect()
-    if device.torch_device.type == "cuda":
+    if kind == "cuda":
         torch.cuda.empty_cache()
-    elif device.torch_device.type == "mps":
+    elif kind == "mps":
         torch.mps.empty_cache()
-    if device.compiled:
+    if compiled:
         torch.compiler.reset()

@@ -10,7 +10,7 @@ TILE = 64  # rows of a tile of a matrix product
 
 
 def rows_of_chunk(positions: int, vocab_size: int, on_cpu: bool, compiled: bool) -> int:
-    """Return how many of the positions are one chunk: whole tiles, as many as the limit allows.
+    """Return how many of the positions are one chunk: the largest number of whole tiles within the limit.
 
     The compiled kernel has one shape, so its chunks divide the positions evenly where that costs less than half of
     the chunk's size.

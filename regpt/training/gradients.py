@@ -11,6 +11,7 @@ from torch import Tensor
 from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, combine_digests
 from regpt.distributed.rank_group import RankGroup
+from regpt.machine.compilation import compilation_errors
 from regpt.machine.device import Device, seed_micro_batch
 from regpt.machine.oom import is_out_of_memory
 from regpt.training.parallel import Parallel
@@ -46,7 +47,7 @@ class Gradients:
             if turn:
                 self.console.show_progress("micro-batch", turn, count)
             seed_micro_batch(self.seed, step, number)
-            with self.parallel.micro_batch(last=turn == count - 1):
+            with self.parallel.micro_batch(last=turn == count - 1), compilation_errors():
                 with self.device.autocast():
                     loss = self.parallel.train_module(self.on_device(inputs), self.on_device(targets))
                 (share * loss).backward()
@@ -60,7 +61,7 @@ class Gradients:
 
         The losses of all micro-batches are added in their order, so the mean is the same for any number of ranks.
         """
-        mine = np.array([self.parallel.squared_norm(), *losses.double().tolist()])
+        mine = np.array([self.parallel.squared_norm(), *losses.cpu().double().tolist()])
         squares, *by_turn = self.ranks.all_gather(mine).T  # (ranks) each: micro-batch n belongs to rank n mod ranks
         seals = self.ranks.all_gather(np.array([batch.partial_digest], dtype=np.uint64).view(np.int64)).view(np.uint64)
         in_order = [float(loss) for losses_of_turn in by_turn for loss in losses_of_turn]
@@ -70,7 +71,7 @@ class Gradients:
     def runs_out_of_memory(self, batch: Batch) -> bool:
         """Return whether this rank runs out of memory with a micro-batch, whose gradients are discarded."""
         try:
-            with self.parallel.trial():
+            with self.parallel.trial(), compilation_errors():
                 with self.device.autocast():
                     loss = self.parallel.train_module(self.on_device(batch.inputs[0]), self.on_device(batch.targets[0]))
                 loss.backward()

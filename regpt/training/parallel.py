@@ -5,6 +5,7 @@ batch, and weights and optimizer state that can be saved, loaded and initialized
 """
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,10 @@ from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.loss import LossOptions
 from regpt.model.optimizer import make_optimizer
+
+# Tells DDP not to send buffers before each forward pass: the argument's name changed in torch 2.13.
+NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
+WITHOUT_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if NEW_NAME else "broadcast_buffers": False}
 
 
 class Parallel:
@@ -177,7 +182,7 @@ class DDPParallel(Parallel):
         cards = [self.device.torch_device] if self.device.torch_device.type == "cuda" else None
         # Weights are the same on all ranks from `initialize` or `load`; the one buffer never changes.
         self.replica = DistributedDataParallel(
-            self.model, device_ids=cards, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True
+            self.model, device_ids=cards, init_sync=False, gradient_as_bucket_view=True, **WITHOUT_BUFFERS
         )
         return self.compiled(self.replica)
 

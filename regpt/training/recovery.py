@@ -92,7 +92,7 @@ class Recovery:
         ranks, guard = self.parallel.ranks, self.state.guard
         self.checkpoints.collect(wait=True)
         self.parallel.optimizer.zero_grad(set_to_none=True)
-        release_memory(self.parallel.device)
+        release_memory(self.parallel.device.torch_device.type, self.parallel.device.compiled)
         ranks.on_main(lambda: store.remove_after(self.run_dir, first_step))
         recipe = self.state.recipe
         before, now = recipe.data.micro_batch, smaller_micro_batch(recipe, ranks.size)

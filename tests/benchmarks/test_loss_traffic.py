@@ -7,7 +7,7 @@ from benchmarks.loss_traffic import GOAL, compiled_bytes, kernel_bytes, uncompil
 
 
 def test_uncompiled_loss_moves_fifty_bytes_a_logit() -> None:
-    """In bfloat16: counted by hand, product 2, copy 6, maximum 4, minus 8, exp 8, sum 4, times 8, cast 6, products 4."""
+    """By hand, bfloat16: product 2, copy 6, maximum 4, minus 8, exp 8, sum 4, times 8, cast 6, products 4."""
     assert uncompiled_bytes(torch.bfloat16) == 50
 
 
