@@ -187,12 +187,12 @@ def evaluate(
     from regpt.evaluation.evaluate import default_tasks, parse_tasks
     from regpt.evaluation.evaluate import evaluate as measure
     from regpt.evaluation.results import evaluation_dir
-    from regpt.machine.device import open_device
+    from regpt.machine.device import open_device_for_evaluation
 
     loaded = loaded_model(model)
     names = parse_tasks(",".join(tasks)) if tasks else default_tasks(loaded)
     target = Path(into) if into is not None else evaluation_dir(loaded)
-    return measure(loaded, names, target, open_device(loaded.recipe.run), RankGroup(), items)
+    return measure(loaded, names, target, open_device_for_evaluation(loaded.recipe.run), RankGroup(), items)
 
 
 def compare(

@@ -124,14 +124,14 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     from regpt.evaluation.evaluate import default_tasks, evaluate, parse_tasks
     from regpt.evaluation.results import evaluation_dir
     from regpt.interop.open_model import open_model
-    from regpt.machine.device import open_device
+    from regpt.machine.device import open_device_for_evaluation
 
     by_harness, tasks = arguments.lm_eval, arguments.tasks
     names = parse_tasks(tasks) if tasks and not by_harness else []
     if arguments.include_path and not by_harness:
         raise UserError("--include-path is for lm-eval's tasks", "add --lm-eval")
     opened = open_model(arguments.model, arguments.runs, arguments.overrides, arguments.step)
-    device = open_device(opened.recipe.run)
+    device = open_device_for_evaluation(opened.recipe.run)
     into = arguments.into or evaluation_dir(opened)
     try:
         with (

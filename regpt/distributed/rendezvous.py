@@ -64,7 +64,8 @@ def connect(device: Device, rank: int, size: int, timeout: float) -> tuple[RankG
         store, second_store = PrefixStore(namespace, shared), PrefixStore(namespace, shared.clone())
         # NCCL's own watchdog aborts the process: gloo and the heartbeat, which can say more, must come first
         group_timeout = patience if backend == "gloo" else 2 * patience
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=group_timeout)
+        card = device.torch_device if backend == "nccl" else None  # so that NCCL does not guess it
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=group_timeout, device_id=card)
         cpu_group = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=patience)
     except (RuntimeError, ValueError) as error:
         not_connected = RanksError(

@@ -78,7 +78,7 @@ class GracefulStop(SignalHandler):
         self.received: signal.Signals | None = None
         self.received_at = 0.0
         self.one_stop_seconds = DUPLICATE_SIGNAL_SECONDS if several_ranks else 0.0
-        self.ends_at = time.monotonic() + time_limit
+        self.time_limit, self.ends_at = time_limit, time.monotonic() + time_limit
         self.reserve = 0.0
 
     def __enter__(self) -> Self:
@@ -88,7 +88,8 @@ class GracefulStop(SignalHandler):
         """Return the reason to stop, a key of STOP_REASONS; empty if there is no reason."""
         if self.received is not None:
             return self.received.name
-        return TIME_LIMIT if time.monotonic() > self.ends_at - self.reserve else ""
+        reserve = min(self.reserve, self.time_limit / 2)  # the first half of a short limit is for training
+        return TIME_LIMIT if time.monotonic() > self.ends_at - reserve else ""
 
     def check(self) -> None:
         """Raise StopRequested after a signal or the time limit. Call it at least every few seconds."""

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import psutil
@@ -93,6 +93,14 @@ def open_device(recipe: RunRecipe) -> Device:
         peak_measurements=peak.measurements,
         notes=tuple(filter(None, [*notes, note])),
     )
+
+
+def open_device_for_evaluation(recipe: RunRecipe) -> Device:
+    """Return the device as `open_device` does, but compile only where the recipe asks for it.
+
+    An evaluation has many shapes and takes seconds on a GPU; compiling takes longer.
+    """
+    return open_device(replace(recipe, compile="on" if recipe.compile == "on" else "off"))
 
 
 def set_threads(wanted: int, launch: Launch) -> None:
@@ -228,6 +236,11 @@ def memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
     return int(psutil.Process().memory_info().rss)
+
+
+def reserved_bytes(device: torch.device) -> int:
+    """Return the most that the CUDA allocator held, in bytes: what counts when memory runs out. 0 without a card."""
+    return torch.cuda.max_memory_reserved() if device.type == "cuda" else 0
 
 
 def free_memory(device: torch.device) -> float:

@@ -32,6 +32,7 @@ class Started:
     precision: str = ""
     torch: str = ""  # version
     ranks: int = 1
+    attention: str = ""  # how PyTorch computes it: "flash", "efficient", "cudnn", "math"; empty: unknown
     # Why HellaSwag is not measured; empty where it is; None in journals of early versions, which measured no tasks.
     hellaswag_unavailable: str | None = None
 
@@ -79,6 +80,7 @@ class Ended:
     """The end of an attempt that wrote its last record itself."""
 
     memory_bytes: int = 0  # the most in use on rank 0; 0: unknown
+    reserved_bytes: int = 0  # the most that the CUDA allocator of rank 0 held, which includes gaps; 0: no card
     other_cpu_share: float = -1.0  # of the processors of rank 0's machine, used by other programs; -1: unknown
 
 

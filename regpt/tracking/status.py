@@ -29,10 +29,11 @@ from regpt.tracking.run import Run
 
 LAST_STEPS = 50  # their median is the current speed
 IDLE_SECONDS = 30.0  # without a record before a run counts as idle,
+COMPILING_SECONDS = 300.0  # where torch.compile works before the first step,
+IDLE_TIMES = 3.0  # or this many times the longest recent step or evaluation, if that is longer
 # Unrecorded time beyond both limits is not the run's: the clock was set, or the machine slept.
 CLOCK_CHANGE_SECONDS = 86_400.0
 CLOCK_CHANGE_TIMES = 10.0  # the recorded time
-IDLE_TIMES = 3.0  # or this many times the longest recent step or evaluation, if that is longer
 
 
 class State(StrEnum):
@@ -117,7 +118,13 @@ class RunStatus:
         lately = [record.seconds for record in history.steps[-LAST_STEPS:]]
         lately += [record.seconds for record in history.validations[-1:]]
         lately += [record.seconds for record in history.tasks[-1:]]
-        return max(IDLE_SECONDS, IDLE_TIMES * max(lately, default=0.0))
+        return max(COMPILING_SECONDS if self.is_compiling else IDLE_SECONDS, IDLE_TIMES * max(lately, default=0.0))
+
+    @property
+    def is_compiling(self) -> bool:
+        """Whether the attempt's first step, which compiles, is not recorded yet."""
+        attempt, device = self.attempt, self.environment and self.environment.device
+        return bool(attempt and device and device.compiled and self.step <= attempt.step)
 
     @property
     def state(self) -> State:

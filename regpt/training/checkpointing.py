@@ -19,6 +19,7 @@ from regpt.training.guard import Guard
 from regpt.training.parallel import Parallel
 from regpt.training.periodic_eval import PeriodicEvaluation
 
+EXPECTED_BYTES_PER_SECOND = 200e6  # of a checkpoint on a slow disk, before one was measured
 SAVING_RESERVE_SECONDS = 5.0  # before run.time_limit, in addition to two steps and two checkpoints
 
 
@@ -76,6 +77,8 @@ class Checkpointing:
         """`stopping` gets the time to reserve for the last checkpoint; `write` records an event."""
         self.run_dir, self.parallel, self.ranks, self.state = run_dir, parallel, parallel.ranks, state
         self.evaluation, self.stopping, self.write, self.console = evaluation, stopping, write, console
+        # Until the first checkpoint is written: weights and two moments in float32.
+        self.saving_seconds = 12 * state.recipe.model.parameters / EXPECTED_BYTES_PER_SECOND
         self.saver = AsyncCheckpointer(run_dir, state.recipe.checkpoint, self.ranks)
 
     def restore(self, step: int) -> None:
@@ -137,4 +140,9 @@ class Checkpointing:
             record = CheckpointRecord(step=saved.step, path=path, bytes=saved.bytes, seconds=saved.seconds)
             self.write(record)
             self.console.checkpoint(record)
-            self.stopping.reserve = 2 * (saved.seconds + self.state.slowest_step_seconds) + SAVING_RESERVE_SECONDS
+            self.saving_seconds = saved.seconds
+            self.reserve_time()
+
+    def reserve_time(self) -> None:
+        """Reserve time before run.time_limit for the last checkpoint: two steps and two checkpoints."""
+        self.stopping.reserve = 2 * (self.saving_seconds + self.state.slowest_step_seconds) + SAVING_RESERVE_SECONDS

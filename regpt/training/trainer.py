@@ -18,8 +18,9 @@ from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import Manifest, TokenWindows, check_fits
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
+from regpt.machine.attention import attention_backend
 from regpt.machine.compute import compute_environment
-from regpt.machine.device import Device, memory_bytes
+from regpt.machine.device import Device, memory_bytes, reserved_bytes
 from regpt.machine.env import current_launch
 from regpt.machine.load import LoadMeter
 from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory
@@ -151,6 +152,7 @@ class Trainer:
             precision=self.device.precision_name,
             torch=torch.__version__,
             ranks=self.ranks.size,
+            attention=attention_backend(self.recipe, self.device),
             hellaswag_unavailable=self.hellaswag_unavailable,
         )
         self.write(EventRecord(step=self.first_step, detail=detail))
@@ -192,7 +194,9 @@ class Trainer:
         self.write(record)
         self.console.step(record)
         self.state.training_seconds += record.seconds
-        self.state.slowest_step_seconds = max(self.state.slowest_step_seconds, record.seconds)
+        if step > self.first_step:  # the first step of an attempt may compile
+            self.state.slowest_step_seconds = max(self.state.slowest_step_seconds, record.seconds)
+        self.checkpoints.reserve_time()
         return step + 1
 
     def try_step(self, step: int, batch: Batch) -> StepRecord | SkippedRecord | None:
@@ -258,7 +262,12 @@ class Trainer:
 
     def usage(self) -> Ended:
         """Return what the last event of an attempt says about the machine."""
-        return Ended(memory_bytes=memory_bytes(self.device.torch_device), other_cpu_share=self.load.other_share())
+        device = self.device.torch_device
+        return Ended(
+            memory_bytes=memory_bytes(device),
+            reserved_bytes=reserved_bytes(device),
+            other_cpu_share=self.load.other_share(),
+        )
 
     def batches(self) -> BatchLoader:
         return BatchLoader(

@@ -17,7 +17,7 @@ def describe_state(status: RunStatus) -> list[str]:
         case State.STARTING if isinstance(last, Stopped | Failed | Finished):
             return [f"{last.event} before", f"{process} prepares to resume"]
         case State.STARTING | State.RUNNING:
-            return [process] if status.holder else []
+            return [process, *(["compiling"] if status.is_compiling else [])] if status.holder else []
         case State.IDLE:
             return [process, f"no record for {duration(status.idle_seconds)}"]
         case State.KILLED:

@@ -75,6 +75,12 @@ class Slow:
     def __init__(self, run: Path, settings: dict[str, object], resumed_at: int | None) -> None:
         self.answer.wait(60)
 
+    def log(self, figures: object, step: int) -> None:
+        """Accept the records that waited."""
+
+    def close(self) -> None:
+        """End quietly."""
+
 
 def test_a_run_does_not_wait_for_a_sink_that_does_not_answer(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -286,6 +286,33 @@ def test_time_limit_leaves_time_for_the_last_checkpoint(
     assert steps_saved(tmp_path / "a")[-1] == history.step
 
 
+def test_time_is_reserved_before_the_first_checkpoint(tmp_path: Path, texts: Path) -> None:
+    """For two checkpoints of 12 bytes a parameter at 200 MB/s, and five seconds; two steps more after the second."""
+    recipe = tiny_recipe(tmp_path, run={"time_limit": "1:00:00"}, checkpoint={"every": 100})
+    reserves, slowest = [], []
+
+    def reserve_time(self: checkpointing.Checkpointing) -> None:
+        original(self)
+        reserves.append(self.stopping.reserve)
+        slowest.append(self.state.slowest_step_seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        original = checkpointing.Checkpointing.reserve_time
+        patch.setattr(checkpointing.Checkpointing, "reserve_time", reserve_time)
+        start_training(recipe, tmp_path / "a")
+    saving = 12 * recipe.model.parameters / 200e6
+    assert slowest[0] == 0 and reserves[0] == pytest.approx(5 + 2 * saving)  # the first step may compile
+    assert slowest[1] > 0 and reserves[1] == pytest.approx(5 + 2 * saving + 2 * slowest[1])
+
+
+def test_short_time_limit_leaves_half_of_it_for_training() -> None:
+    stopping = GracefulStop(time_limit=100.0)
+    stopping.reserve = 1000.0
+    assert stopping.stop_reason() == ""
+    stopping.ends_at -= 50.1
+    assert stopping.stop_reason() == "run.time_limit"
+
+
 # The journal and the sinks
 
 

@@ -19,7 +19,7 @@ from regpt.base.settings import to_toml
 from regpt.distributed.signals import TIME_LIMIT, GracefulStop
 from regpt.filesystem.locks import locked
 from regpt.preparation.dataset import prepare
-from regpt.tracking.events import Event
+from regpt.tracking.events import Event, Started
 from regpt.tracking.journal import RunState, read_history
 from regpt.training.start import TrainResult, resume, start_training, train
 from tests.conftest import tiny_recipe
@@ -129,6 +129,15 @@ def test_library_training_returns_the_run_prints_nothing_and_keeps_signal_handle
     assert more is not None and more.history.step == 7
     assert installed == []
     assert capfd.readouterr() == ("", "")
+
+
+def test_journal_names_the_way_of_attention(tmp_path: Path, texts: Path) -> None:
+    """Flash attention, which PyTorch has for CPUs too; with dropout it multiplies out."""
+    for name, dropout, expected in (("a", 0.0, "flash"), ("b", 0.1, "math")):
+        recipe = tiny_recipe(tmp_path, run={"max_steps": 1}, model={"dropout": dropout})
+        start_training(recipe, tmp_path / name)
+        (started,) = read_history(tmp_path / name).details(Started)
+        assert started.attention == expected
 
 
 def test_library_training_is_stopped_by_the_time_limit_and_by_nothing_else(tmp_path: Path, texts: Path) -> None:

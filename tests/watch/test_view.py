@@ -232,6 +232,19 @@ def test_later_process_with_the_same_number_does_not_hold_the_lock(tmp_path: Pat
     assert describe_state(RunMonitor(path).update()) == ["process 1 on another machine"]
 
 
+@pytest.mark.parametrize(("seconds", "state"), [(200, State.RUNNING), (400, State.IDLE)])
+def test_run_that_compiles_before_its_first_step_is_not_idle(tmp_path: Path, seconds: float, state: State) -> None:
+    path = a_run(tmp_path, [event(Started(), 0), validation(0)])
+    write_json(path / "environment.json", {"device": {"place": "cuda:0", "compiled": True}, "recipe_name": "tiny"})
+    with locked(path / "lock"):
+        os.utime(path / "journal.jsonl", (time.time() - seconds,) * 2)
+        status = RunMonitor(path).update()
+        assert status.is_compiling and status.state is state
+        assert ("compiling" in describe_state(status)) is (state is State.RUNNING)
+        Journal(path).write(step(1))
+        assert not RunMonitor(path).update().is_compiling
+
+
 @pytest.mark.parametrize("seconds", [-3_600, 3_600, -1e9, 1e9])
 def test_running_run_stays_alive_however_the_clock_is_set(
     tmp_path: Path, seconds: float, monkeypatch: pytest.MonkeyPatch

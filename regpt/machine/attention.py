@@ -1,0 +1,26 @@
+"""Which of its ways PyTorch uses for attention on a device."""
+
+import torch
+from torch.nn.attention import SDPBackend
+
+from regpt.base.recipe import Recipe
+from regpt.machine.device import Device
+
+NAMES = {
+    SDPBackend.MATH: "math",
+    SDPBackend.FLASH_ATTENTION: "flash",
+    SDPBackend.EFFICIENT_ATTENTION: "efficient",
+    SDPBackend.CUDNN_ATTENTION: "cudnn",
+}
+
+
+def attention_backend(recipe: Recipe, device: Device) -> str:
+    """Return the name of the way chosen for a training step's causal attention; empty if it cannot be asked for."""
+    model = recipe.model
+    shape = (recipe.data.micro_batch, model.n_head, model.block_size, model.n_embd // model.n_head)
+    q = torch.empty(shape, dtype=device.precision, device=device.torch_device, requires_grad=True)
+    try:
+        choice = torch._fused_sdp_choice(q, q, q, None, model.dropout, True)
+    except (RuntimeError, NotImplementedError, AttributeError):
+        return ""
+    return NAMES.get(SDPBackend(choice), "")
