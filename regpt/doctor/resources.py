@@ -92,6 +92,7 @@ def check_memory(rehearsal: Rehearsal) -> str:
         recipe.run.parallel == "fsdp" and rehearsal.ranks > 1,
         device.precision == torch.bfloat16,
         on_cpu,
+        device.compiled,
     )
     needed = estimate_memory(recipe, layout).total
     room = free_memory(device.torch_device) * (1.0 if on_cpu else USABLE_SHARE)

@@ -120,7 +120,9 @@ def estimate(
         for size in sizes:
             if recipe.batch_windows % (size * ranks) or (sharded and ranks == 1):
                 continue
-            layout = ParallelLayout(ranks, size, recipe.batch_windows // (size * ranks), sharded, bfloat16)
+            accumulation = recipe.batch_windows // (size * ranks)
+            compiled = recipe.run.compile != "off"
+            layout = ParallelLayout(ranks, size, accumulation, sharded, bfloat16, compiled=compiled)
             memory = estimate_memory(recipe, layout)
             if memory.total <= USABLE_SHARE * hardware.card.memory:
                 return Estimate(

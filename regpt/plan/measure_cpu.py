@@ -14,8 +14,9 @@ from torch import Tensor
 from regpt.base.recipe import Recipe
 from regpt.evaluation.sampling import Sampling, choose
 from regpt.machine.device import Device
+from regpt.model.chunks import rows_of_chunk
 from regpt.model.gpt import Block, rotary_table
-from regpt.model.loss import Head, mean_loss, token_losses
+from regpt.model.loss import LossOptions, mean_loss, token_losses
 from regpt.model.optimizer import make_optimizer
 from regpt.plan.run_time import Rates
 
@@ -78,14 +79,15 @@ def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float,
     std = model.init_std
     weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, std).requires_grad_()
     positions = recipe.data.micro_batch * model.block_size
-    chunk = Head(weight, device.precision).rows
+    chunk = rows_of_chunk(positions, model.vocab_size, target.type == "cpu", device.compiled)
+    options = LossOptions(compiled=device.compiled)
     tokens = torch.randint(0, model.vocab_size, (chunk,), device=target)
     weight.grad = torch.zeros_like(weight)
 
     def once(rows: int) -> None:
         hidden = torch.nn.functional.embedding(tokens[:rows], weight) / std
         with device.autocast():
-            mean_loss(hidden, weight, tokens[:rows].roll(1)).backward()
+            mean_loss(hidden, weight, tokens[:rows].roll(1), options).backward()
 
     many = min(chunk, positions)
     few_seconds = fastest(lambda: once(FEW), device, seconds / 3)
@@ -98,7 +100,8 @@ def loss_forward_seconds(recipe: Recipe, device: Device, seconds: float) -> floa
     model, target = recipe.model, device.torch_device
     weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, model.init_std)
     positions = recipe.data.micro_batch * model.block_size
-    rows = min(CHUNKS_FORWARD * Head(weight, device.precision).rows, positions)
+    chunk = rows_of_chunk(positions, model.vocab_size, target.type == "cpu", compiled=False)
+    rows = min(CHUNKS_FORWARD * chunk, positions)
     tokens = torch.randint(0, model.vocab_size, (rows,), device=target)
     hidden = torch.randn(rows, model.n_embd, device=target)
 

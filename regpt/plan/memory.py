@@ -52,6 +52,7 @@ class ParallelLayout:
     sharded: bool = False  # run.parallel = "fsdp"
     bfloat16: bool = True  # under autocast
     on_cpu: bool = False
+    compiled: bool = False  # by torch.compile
 
 
 def estimate_memory(recipe: Recipe, layout: ParallelLayout) -> Memory:
@@ -75,7 +76,7 @@ def estimate_memory(recipe: Recipe, layout: ParallelLayout) -> Memory:
         gathered=gathered,
         casts=casts,
         activations=activation_bytes(recipe, layout),
-        loss=loss_bytes(recipe, positions, layout),
+        loss=loss_bytes(model, positions, layout),
     )
 
 
@@ -125,15 +126,13 @@ def mask_bytes(model: ModelRecipe, layout: ParallelLayout, number: int) -> int:
     return model.n_embd * (number if layout.on_cpu else 1) if model.dropout else 0
 
 
-def loss_bytes(recipe: Recipe, positions: int, layout: ParallelLayout) -> int:
+def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> int:
     """Return the bytes of the loss: the head's gradient, three times the head's input, and one chunk of logits.
 
     The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits are
     float32, with a copy in bfloat16 of the product or of the gradient; compiled, they exist once, in bfloat16.
     """
-    model = recipe.model
-    compiled = recipe.run.compile == "on" or (recipe.run.compile == "auto" and not layout.on_cpu)
-    chunk = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, compiled) * model.vocab_size
-    per_logit = (2 if compiled else 6) if layout.bfloat16 else 4
+    chunk = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, layout.compiled) * model.vocab_size
+    per_logit = (2 if layout.compiled else 6) if layout.bfloat16 else 4
     logits = chunk * per_logit
     return STREAM * model.vocab_size * model.n_embd + 3 * STREAM * positions * model.n_embd + logits

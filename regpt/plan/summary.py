@@ -114,7 +114,8 @@ def plan_for_this_machine(
 
     `start_seconds` pass before training begins: the program is loaded and the device opened.
     """
-    layout = ParallelLayout(1, recipe.data.micro_batch, recipe.accumulation_steps(), bfloat16=bfloat16, on_cpu=True)
+    compiled, accumulation = recipe.run.compile == "on", recipe.accumulation_steps()
+    layout = ParallelLayout(1, recipe.data.micro_batch, accumulation, bfloat16=bfloat16, on_cpu=True, compiled=compiled)
     memory = estimate_memory(recipe, layout)
     fit = MicroBatchFit.FITS if memory.total <= memory_free else MicroBatchFit.DOES_NOT_FIT
     step_seconds = rates.step_seconds(recipe)

@@ -54,14 +54,14 @@ def test_micro_batch_that_fits_is_used_and_the_largest_is_named() -> None:
     batch = plan.micro_batch
     assert batch is not None and plan.estimate is not None
     assert (batch.configured, batch.used, batch.fit) == (32, 32, MicroBatchFit.FITS)
-    assert (batch.largest, batch.largest_dividing) == (68, 64)
+    assert (batch.largest, batch.largest_dividing) == (69, 64)
     assert plan.estimate.layout.accumulation == 16
 
 
 def test_micro_batch_that_does_not_fit_is_replaced() -> None:
     batch = on_card(load_recipe("gpt2-modern"), "RTX 3080").micro_batch
     assert batch is not None
-    assert (batch.configured, batch.used, batch.fit) == (32, 8, MicroBatchFit.DOES_NOT_FIT)
+    assert (batch.configured, batch.used, batch.fit) == (32, 16, MicroBatchFit.DOES_NOT_FIT)
 
 
 def test_micro_batch_that_does_not_divide_is_replaced() -> None:
