@@ -7,8 +7,8 @@ Here the logits of a chunk exist at a time. Their gradient is computed right aft
 the gradients of the hidden states and of the weight, and the backward pass only scales them.
 
 Between the matrix products a chunk is read and written by element. Uncompiled, that is one pass over memory for each
-operation. Compiled, `cross_entropy_` is one kernel, which overwrites the logits with their gradient: 14 bytes of memory
-traffic per bfloat16 logit, products included (`python -m benchmarks.loss_traffic`).
+operation. Compiled, `softmax_gradient_` is one kernel, which overwrites the logits with their gradient: 14 bytes of
+memory traffic per bfloat16 logit, products included (`python -m benchmarks.loss_traffic`).
 """
 
 from dataclasses import dataclass
@@ -146,8 +146,11 @@ class Head:
         logits = self.logits(rows)
         if self.fused or options.softcap or options.z_weight:
             is_whole = self.fused and len(rows) == self.rows  # one shape, compiled once; a rest is computed uncompiled
-            compute = compiled_cross_entropy_ if is_whole else cross_entropy_
-            return compute(logits, targets, options.softcap, options.z_weight), logits.to(self.weight.dtype)
+            compute = compiled_softmax_gradient_ if is_whole else softmax_gradient_
+            target_logits = cap(logits.gather(1, targets[:, None]).to(self.sum_dtype), options.softcap)
+            log_sums = compute(logits, targets, options.softcap, options.z_weight)
+            losses = log_sums - target_logits + options.z_weight * log_sums.square()
+            return losses.squeeze(1), logits.to(self.weight.dtype)
         losses, sums = losses_and_sums(logits, targets)
         # softmax - one-hot of the target, in place of the logits
         gradient = logits.mul_(1.0 / sums)
@@ -166,25 +169,30 @@ def losses_and_sums(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return (sums.log() + largest - target_logits).squeeze(1), sums
 
 
-def cross_entropy_(logits: Tensor, targets: Tensor, softcap: float, z_weight: float) -> Tensor:
-    """Return the loss of each row; overwrite the logits with the gradient of the sum of losses.  (n, V), (n) -> (n)
+def softmax_gradient_(logits: Tensor, targets: Tensor, softcap: float, z_weight: float) -> Tensor:
+    """Return log(sum of exp(logits)) of each row; overwrite the logits with the gradient of the sum of the losses.
 
     A plain expression, which torch.compile turns into one kernel with a few passes over the logits.
+    (n, V), (n) -> (n, 1)
     """
-    raw = logits if logits.dtype == torch.float64 else logits.float()
-    capped = softcap * (raw / softcap).tanh() if softcap else raw
+    # An element is overwritten after its last use: all else that is read here are sums over its row. The target's logit
+    # is therefore read by the caller: torch 2.11 would read it here after the logits are overwritten.
+    capped = cap(logits if logits.dtype == torch.float64 else logits.float(), softcap)
     largest = capped.amax(dim=1, keepdim=True)
     log_sums = (capped - largest).exp().sum(dim=1, keepdim=True).log() + largest
-    losses = log_sums - capped.gather(1, targets[:, None]) + z_weight * log_sums.square()
     is_target = torch.arange(logits.shape[1], device=logits.device) == targets[:, None]
-    gradient = (capped - log_sums).exp() * (1.0 + 2.0 * z_weight * log_sums) - is_target.to(raw.dtype)
+    gradient = (capped - log_sums).exp() * (1.0 + 2.0 * z_weight * log_sums) - is_target.to(capped.dtype)
     if softcap:
         gradient = gradient * (1.0 - (capped / softcap).square())
     logits.copy_(gradient)
-    return losses.squeeze(1)
+    return log_sums
 
 
-compiled_cross_entropy_ = torch.compile(cross_entropy_, dynamic=False)
+compiled_softmax_gradient_ = torch.compile(softmax_gradient_, dynamic=False)
+
+
+def cap(logits: Tensor, softcap: float) -> Tensor:
+    return softcap * (logits / softcap).tanh() if softcap else logits
 
 
 def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

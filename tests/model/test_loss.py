@@ -7,7 +7,7 @@ from torch import Tensor
 
 from regpt.model import chunks
 from regpt.model.chunks import rows_of_chunk
-from regpt.model.loss import LossOptions, add_product, compiled_cross_entropy_, cross_entropy_, mean_loss, token_losses
+from regpt.model.loss import LossOptions, add_product, cap, compiled_softmax_gradient_, mean_loss, token_losses
 
 
 def inputs(dtype: torch.dtype, rows: int = 37, width: int = 24, vocabulary: int = 311) -> tuple[Tensor, Tensor, Tensor]:
@@ -154,18 +154,18 @@ def test_softcap_of_losses_without_gradient_equals_its_definition() -> None:
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize(("softcap", "z_weight"), OPTIONS)
+@pytest.mark.parametrize(("softcap", "z_weight"), [OPTIONS[0], OPTIONS[3]])
 def test_compiled_kernel_equals_float64(softcap: float, z_weight: float) -> None:
-    """In float32 within 1e-5 and 1e-6. In bfloat16 the gradient is rounded once, the value not at all."""
-    for dtype, value_tolerance, gradient_tolerance in ((torch.float32, 1e-5, 1e-6), (torch.bfloat16, 1e-5, 1e-2)):
+    """In float32 within 1e-5 and 1e-6. In bfloat16 the gradient is rounded once, the sums are not."""
+    for dtype, tolerance in ((torch.float32, 1e-6), (torch.bfloat16, 1e-2)):
         logits, targets = random_logits(dtype)
         exact = logits.double().requires_grad_()
-        expected = capped_loss(exact, targets, softcap, z_weight)
-        (expected_gradient,) = torch.autograd.grad(expected.sum(), exact)
-        losses = compiled_cross_entropy_(logits, targets, softcap, z_weight)
-        assert losses.dtype == torch.float32
-        assert (losses - expected.detach()).abs().max() < value_tolerance
-        assert (logits.double() - expected_gradient).norm() / expected_gradient.norm() < gradient_tolerance
+        (gradient,) = torch.autograd.grad(capped_loss(exact, targets, softcap, z_weight).sum(), exact)
+        expected = cap(exact.detach(), softcap).logsumexp(1, keepdim=True)
+        log_sums = compiled_softmax_gradient_(logits, targets, softcap, z_weight)
+        assert log_sums.dtype == torch.float32
+        assert (log_sums - expected).abs().max() < 1e-5
+        assert (logits.double() - gradient).norm() / gradient.norm() < tolerance
 
 
 @pytest.mark.compile
@@ -180,16 +180,18 @@ def test_compiled_loss_equals_the_uncompiled_one(monkeypatch: pytest.MonkeyPatch
             assert (ours - theirs).norm() / theirs.norm() < tolerance
 
 
-@pytest.mark.compile
-def test_compiled_loss_under_autocast_is_float32_and_unbiased() -> None:
+def test_loss_in_bfloat16_is_unbiased() -> None:
     """Over 100 draws, the mean error against float64 is zero within three standard errors."""
     errors = []
     for seed in range(100):
-        logits, targets = random_logits(torch.bfloat16, seed)
-        exact = F.cross_entropy(random_logits(torch.float32, seed)[0].double(), targets)
-        errors.append(cross_entropy_(logits, targets, 0.0, 0.0).mean().double() - exact)
+        generator = torch.Generator().manual_seed(seed)
+        hidden, weight = torch.randn(16, 64, generator=generator), torch.randn(311, 64, generator=generator) / 4
+        targets = torch.randint(0, 311, (16,), generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            value = mean_loss(hidden, weight.requires_grad_(), targets, LossOptions(z_weight=1e-30))
+        errors.append(value.detach().double() - F.cross_entropy(hidden.double() @ weight.double().t(), targets))
     error = torch.stack(errors)
-    assert error.std() > 0
+    assert 0 < error.std() < 2e-2
     assert error.mean().abs() < 3 * error.std() / 10
 
 
