@@ -129,7 +129,8 @@ class TrainingConsole:
     def __init__(self, console: Console, recipe: Recipe, device: Device, ranks: int) -> None:
         self.console, self.recipe, self.device, self.ranks = console, recipe, device, ranks
         self.print_line, self.note = console.print_line, console.note
-        self.seconds_per_step = 0.0  # moving average; 0: no step yet
+        self.seconds_per_step = 0.0  # moving average from the second step on: the first one may compile; 0: no step yet
+        self.steps_timed = 0
         self.figures = ("", "")  # of the last step: the most important ones, and the rest
         self.validation_seconds = self.task_seconds = 0.0  # of the last evaluation of each kind
         self.work = LongWork()  # the evaluation in progress
@@ -154,7 +155,9 @@ class TrainingConsole:
             self.note(warmup_advice(recipe.optimizer.warmup_steps, recipe.run.max_steps))
         if hellaswag_unavailable and recipe.evaluation.hellaswag_every:
             self.note(f"HellaSwag is not evaluated: {hellaswag_unavailable}")
-        self.console.start_bar("train", recipe.run.max_steps, first_step, "first step …")
+        self.console.start_bar(
+            "train", recipe.run.max_steps, first_step, f"first step{', compiling' * device.compiled} …"
+        )
 
     def restore_durations(self, history: History) -> None:
         """Use the durations of evaluations from an earlier attempt to estimate the time left."""
@@ -162,15 +165,16 @@ class TrainingConsole:
         self.task_seconds = history.tasks[-1].seconds if history.tasks else 0.0
 
     def step(self, record: StepRecord) -> None:
-        recipe, is_first = self.recipe, self.seconds_per_step == 0.0
-        self.seconds_per_step += (1.0 if is_first else 0.1) * (record.seconds - self.seconds_per_step)
+        recipe, is_first = self.recipe, self.steps_timed == 0
+        self.seconds_per_step += (1.0 if self.steps_timed < 2 else 0.1) * (record.seconds - self.seconds_per_step)
+        self.steps_timed += 1
         rate = recipe.data.total_batch_tokens / self.seconds_per_step
         peak = self.ranks * self.device.peak_flops
         share = f" · {percent(rate * recipe.model.flops_per_token / peak)} of peak" if peak else ""
         # The most important figures come first: a narrow terminal cuts the end.
         self.figures = (
             f"step {record.step:,}/{recipe.run.max_steps:,} · loss {record.loss:.4f}"
-            f" · {duration(self.seconds_left(record.step))} left",
+            + ("" if is_first and self.device.compiled else f" · {duration(self.seconds_left(record.step))} left"),
             f"{rate:,.0f} tokens/s{share} · lr {scientific(record.learning_rate, 3)} · norm {record.gradient_norm:.2f}",
         )
         status = " · ".join(self.figures)

@@ -171,3 +171,16 @@ def test_step_of_a_run_without_end_has_a_dash_as_time_left(tmp_path: Path, steps
     console, text = make_console(tiny_recipe(tmp_path, run={"max_steps": steps}), resumed=False)
     console.step(step(1))
     assert " · — left · " in text.getvalue().splitlines()[-1]
+
+
+def test_time_left_is_estimated_without_the_step_that_compiles(tmp_path: Path) -> None:
+    """Otherwise 90 s of compiling would promise weeks for the first forty steps."""
+    text = StringIO()
+    recipe = tiny_recipe(tmp_path, run={"max_steps": 102}, evaluation={"validation_every": 0, "hellaswag_every": 0})
+    device = replace(DEVICE, compiled=True)
+    console = TrainingConsole(Console(Terminal(file=text, highlight=False, soft_wrap=True)), recipe, device, 1)
+    console.begin(Path("runs/it"), 0, "alone", "")
+    console.step(replace(step(1), seconds=90.0))
+    assert " left" not in text.getvalue() and "loss 4.0000" in text.getvalue()
+    console.step(step(2))
+    assert console.seconds_left(2) == 100 * 2.0
