@@ -6,6 +6,7 @@ An evaluation does not change training: it draws none of its random numbers, and
 import itertools
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,13 @@ class PeriodicEvaluation:
             if self.hellaswag is not None
             else None
         )
+
+    def use_less_memory(self) -> bool:
+        """Evaluate groups of half the size from now on, which changes no result. False if they cannot be smaller."""
+        size = self.recipe.data.micro_batch
+        if size > 1:
+            self.use_recipe(replace(self.recipe, data=replace(self.recipe.data, micro_batch=size // 2)))
+        return size > 1
 
     def restore(self) -> None:
         """Read from the journal which evaluations earlier attempts have done."""

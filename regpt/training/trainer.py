@@ -23,7 +23,7 @@ from regpt.machine.compute import compute_environment
 from regpt.machine.device import Device, memory_bytes, reserved_bytes
 from regpt.machine.env import current_launch
 from regpt.machine.load import LoadMeter
-from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory
+from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory, release_memory
 from regpt.model.optimizer import learning_rate
 from regpt.tracking.events import Ended, Finished, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord, Journal, Record, SkippedRecord, StepRecord
@@ -167,11 +167,25 @@ class Trainer:
 
     def evaluate_and_save(self, step: int) -> None:
         """Evaluate and save what is due after `step` steps."""
+        while not self.evaluate(step):
+            release_memory(self.device.torch_device.type, self.device.compiled)
+        if self.recipe.is_due(step, self.recipe.checkpoint.every):
+            self.checkpoints.save(step)
+
+    def evaluate(self, step: int) -> bool:
+        """Do the evaluations that are due. Return False if memory ran out, after which smaller groups are tried.
+
+        Raises UserError if that is not possible: with several ranks, of which others wait, and with single sequences.
+        """
         try:
             self.evaluation.evaluate_due(step)
+            return True
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            if self.ranks.size == 1 and self.evaluation.use_less_memory():
+                self.console.note(f"out of memory in an evaluation at step {step:,}; trying again in smaller groups")
+                return False
             fix = (
                 f"regpt resume {self.run_dir} data.micro_batch=…"
                 if step
@@ -180,8 +194,6 @@ class Trainer:
             raise UserError(
                 f"{self.run_dir}: out of memory in validation, HellaSwag or samples at step {step:,}", fix
             ) from error
-        if self.recipe.is_due(step, self.recipe.checkpoint.every):
-            self.checkpoints.save(step)
 
     def advance(self, step: int, batches: BatchLoader) -> int:
         """Do and record one step; return the completed steps, which are fewer after a rollback or a retry."""

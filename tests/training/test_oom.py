@@ -194,6 +194,27 @@ def test_out_of_memory_in_an_evaluation_is_an_error_with_a_remedy(
         assert resume(tmp_path / "run", ["data.micro_batch=2"]).history.status is RunState.FINISHED
 
 
+def test_evaluation_that_runs_out_of_memory_is_repeated_in_smaller_groups(
+    four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The losses are those of a run with room; training keeps its micro-batch."""
+    train(four, tmp_path / "room")
+    losses, sizes = GPT.losses, []
+
+    def limited(self: GPT, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(tokens))
+        if len(tokens) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return losses(self, tokens, targets)
+
+    monkeypatch.setattr(GPT, "losses", limited)
+    train(four, tmp_path / "run")
+    assert sizes[:2] == [4, 2] and set(sizes[2:]) == {1}
+    ours, theirs = (read_history(tmp_path / name) for name in ("run", "room"))
+    assert [one.loss for one in ours.validations] == pytest.approx([one.loss for one in theirs.validations], rel=1e-6)
+    assert [step.loss for step in ours.steps] == [step.loss for step in theirs.steps]
+
+
 def test_other_errors_are_not_taken_for_out_of_memory(
     four: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
