@@ -1,17 +1,40 @@
-"""Print the roofline fit, speeds excluded from it, and two tables of docs/plan.md: both recipes, and all cards.
+"""Print the roofline fit, speeds excluded from it, and three tables of docs/plan.md.
 
 python -m benchmarks.roofline
 """
 
-from benchmarks.published_speeds import ELSEWHERE, MODELS, PUBLISHED, Speed, fit_constants, split_for_fit
+from collections.abc import Sequence
+
 from regpt.base.cards import CARDS, find_card
 from regpt.base.format import number_range
 from regpt.base.settings import load_recipe
 from regpt.plan.estimate import Estimate, Hardware, estimate
-from regpt.plan.roofline import seconds_per_token
+from regpt.plan.published_speeds import ELSEWHERE, MODELS, PUBLISHED, Speed, published_speeds
+from regpt.plan.roofline import parts_per_token, seconds_per_token
 
 RECIPES = ("gpt2-classic", "gpt2-modern")
+OFF = "run.compile=off"
 MACHINES = (("RTX 5090", 1), ("RTX 4090", 1), ("RTX 3090", 4), ("A100 80GB", 1), ("H100", 8))
+
+
+def fit_constants(speeds: Sequence[Speed]) -> tuple[float, float]:
+    """Fit (share of peak, passes) by least squares of the relative error in time; the share is at most 1.
+
+    The time of the loss has no fitted constant: it is subtracted.
+    """
+    rows = []
+    for speed in speeds:
+        parts = parts_per_token(MODELS[speed.model], find_card(speed.card))
+        rest = 1 - parts.loss * speed.tokens_per_second
+        rows.append((parts.at_peak * speed.tokens_per_second, parts.one_pass * speed.tokens_per_second, rest))
+    aa, ab, bb, a, b = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1), (0, 2), (1, 2)))
+    inverse_share = max(1.0, (a * bb - b * ab) / (aa * bb - ab * ab))
+    return 1 / inverse_share, max(0.0, (b - inverse_share * ab) / bb)
+
+
+def split_for_fit() -> tuple[Sequence[Speed], Sequence[Speed]]:
+    """Return (fitting half, held-out half): every second published speed."""
+    return PUBLISHED[::2], PUBLISHED[1::2]
 
 
 def fit_table() -> list[str]:
@@ -54,6 +77,21 @@ def speed_table() -> list[str]:
     return lines
 
 
+def published_table() -> list[str]:
+    """Return a table of the speeds that `plan` predicts for gpt2-modern next to published ones of the same size."""
+    lines = [
+        "| card | gpt2-modern, tokens/s | with run.compile=off | published for GPT-2 124M |",
+        "|---|---|---|---|",
+    ]
+    for name in ("RTX 5090", "RTX 4090", "A100 80GB", "H100"):
+        card = find_card(name)
+        speeds = [recipe_estimate("gpt2-modern", name, 1, *more).tokens_per_second for more in ([], [OFF])]
+        shown = [f"{speed.project} {speed.tokens_per_second:,.0f}" for speed in published_speeds(card)]
+        cells = [name, *(number_range(*sorted(speed)) for speed in speeds), ", ".join(shown)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def predicted(speed: Speed, share: float, passes: float) -> float:
     """Return the predicted tokens/s for given constants."""
     return 1 / seconds_per_token(MODELS[speed.model], find_card(speed.card), share, passes)
@@ -89,14 +127,14 @@ def recipe_table() -> list[str]:
     return lines
 
 
-def recipe_estimate(name: str, card_name: str, ranks: int) -> Estimate:
+def recipe_estimate(name: str, card_name: str, ranks: int, *settings: str) -> Estimate:
     """Return the estimate for a recipe with its own micro-batch."""
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, settings)
     found = estimate(recipe, ranks, Hardware(find_card(card_name)), recipe.data.micro_batch)
     assert found is not None, f"{name} does not fit {card_name}"
     return found
 
 
 if __name__ == "__main__":
-    for table in (fit_table(), elsewhere_table(), recipe_table(), card_table()):
+    for table in (fit_table(), elsewhere_table(), published_table(), recipe_table(), card_table()):
         print("\n".join(table), end="\n\n")

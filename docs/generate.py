@@ -223,6 +223,7 @@ def table(name: str) -> list[str]:
 
     functions = {
         "roofline.speed_table": roofline.speed_table,
+        "roofline.published_table": roofline.published_table,
         "roofline.recipe_table": roofline.recipe_table,
         "roofline.card_table": roofline.card_table,
         "scale.table": scale.table,

@@ -43,6 +43,11 @@ class Card:
     precision: Literal["bfloat16", "float32"] = "bfloat16"  # in which regpt trains on it
 
     @property
+    def is_compiled_for(self) -> bool:
+        """Return whether run.compile=auto compiles on it: not on Apple's chips."""
+        return self.link != ETHERNET
+
+    @property
     def peak(self) -> float:
         """Return the peak in FLOP/s."""
         return self.tflops * 1e12

@@ -77,7 +77,7 @@ class Estimate:
     @property
     def time(self) -> RunTime:
         """Return the time of the run by part: training, evaluation, checkpoints."""
-        conservative, optimistic = speed_range(self.recipe.model, self.hardware.card)
+        conservative, optimistic = speed_range(self.recipe.model, self.hardware.card, self.layout.compiled)
         token_seconds = Range(1 / optimistic, 1 / conservative)
         return time_on_cards(self.recipe, self.work, self.hardware.card, self.ranks, self.step_seconds, token_seconds)
 
@@ -121,7 +121,7 @@ def estimate(
             if recipe.batch_windows % (size * ranks) or (sharded and ranks == 1):
                 continue
             accumulation = recipe.batch_windows // (size * ranks)
-            compiled = recipe.run.compile != "off"
+            compiled = is_compiled(recipe, hardware.card)
             layout = ParallelLayout(ranks, size, accumulation, sharded, bfloat16, compiled=compiled)
             memory = estimate_memory(recipe, layout)
             if memory.total <= USABLE_SHARE * hardware.card.memory:
@@ -137,6 +137,11 @@ def estimate(
     return None
 
 
+def is_compiled(recipe: Recipe, card: Card) -> bool:
+    """Return whether a run on the card is compiled by torch.compile, if nothing is missing there."""
+    return recipe.run.compile == "on" or (recipe.run.compile == "auto" and card.is_compiled_for)
+
+
 def largest_micro_batch(recipe: Recipe, layout: ParallelLayout, memory: float) -> int:
     """Return the largest micro-batch that fits in `memory` bytes, whether or not it divides the batch; 0 if none."""
     most = recipe.batch_windows // layout.ranks
@@ -150,7 +155,7 @@ def largest_micro_batch(recipe: Recipe, layout: ParallelLayout, memory: float) -
 def compute_seconds(recipe: Recipe, ranks: int, hardware: Hardware) -> Range:
     """Return the compute time of one step."""
     recompute = 4 / 3 if recipe.run.activation_checkpointing else 1.0
-    conservative, optimistic = speed_range(recipe.model, hardware.card)
+    conservative, optimistic = speed_range(recipe.model, hardware.card, is_compiled(recipe, hardware.card))
     tokens = recompute * recipe.data.total_batch_tokens / ranks
     return Range(tokens / optimistic, tokens / conservative)
 

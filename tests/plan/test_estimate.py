@@ -137,3 +137,13 @@ def test_card_without_bfloat16_is_estimated_in_float32() -> None:
     assert found.share_of_peak.optimistic < 1.25 and found.hours.optimistic > 200  # 8.1 TFLOP/s
     forced = estimate(load_recipe("gpt2-classic", ["run.precision=bfloat16"]), 1, Hardware(find_card("T4")))
     assert forced is not None and not forced.is_speed_known
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "compiled"),
+    [("H100", "auto", True), ("H100", "off", False), ("M1", "auto", False), ("M1", "on", True)],
+)
+def test_estimate_compiles_where_a_run_would(name: str, setting: str, compiled: bool) -> None:
+    recipe = load_recipe("demo-modern", [f"run.compile={setting}"])
+    found = estimate(recipe, 1, Hardware(find_card(name)))
+    assert found is not None and found.layout.compiled == compiled

@@ -1,12 +1,11 @@
-"""Published training speeds, and the fit of the two constants in `regpt/plan/roofline.py` to them."""
+"""Training speeds that others published, with their sources. `benchmarks/roofline.py` fits the roofline to them."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regpt.base.architecture import ModelRecipe
-from regpt.base.cards import find_card
-from regpt.plan.roofline import parts_per_token, seconds_per_token
+from regpt.base.cards import Card, find_card
+from regpt.plan.roofline import seconds_per_token
 
 
 @dataclass(frozen=True)
@@ -65,26 +64,15 @@ PUBLISHED = (
 # Excluded from the fit: reports by individuals, one with a lowered clock and one without float32 weights.
 ELSEWHERE = (
     Speed("H100", "GPT-2 124M", 350_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 1 card"),
-    Speed("H100", "GPT-2 124M", 380_800, "the same on 8 cards"),
-    Speed("H100", "GPT-2 1558M", 40_000, "the same, 1.5B on 8 cards"),
+    Speed("H100", "GPT-2 124M", 380_800, "Jjschwartz, the same on 8 cards"),
+    Speed("H100", "GPT-2 1558M", 40_000, "Jjschwartz, the same, 1.5B on 8 cards"),
     Speed("RTX 4090", "nanochat d20", 38_060, "nanochat, issue 157"),
     Speed("A100 40GB", "GPT-2 124M", 200_503, "llm.c, pull request 378: 1 card with its clock held at 1,275 MHz"),
     Speed("RTX 5090", "GPT-2 124M", 209_110, "a fork of llm.c with its own kernels, no float32 weights, 3 steps"),
 )
 
 
-def fit_constants(speeds: Sequence[Speed]) -> tuple[float, float]:
-    """Fit (share of peak, passes) by least squares of the relative error in time; the share is at most 1."""
-    rows = []
-    for speed in speeds:
-        at_peak, one_pass = parts_per_token(MODELS[speed.model], find_card(speed.card))
-        rows.append((at_peak * speed.tokens_per_second, one_pass * speed.tokens_per_second))
-    aa, ab, bb = (sum(row[i] * row[j] for row in rows) for i, j in ((0, 0), (0, 1), (1, 1)))
-    a, b = sum(row[0] for row in rows), sum(row[1] for row in rows)
-    inverse_share = max(1.0, (a * bb - b * ab) / (aa * bb - ab * ab))
-    return 1 / inverse_share, max(0.0, (b - inverse_share * ab) / bb)
-
-
-def split_for_fit() -> tuple[Sequence[Speed], Sequence[Speed]]:
-    """Return (fitting half, held-out half): every second published speed."""
-    return PUBLISHED[::2], PUBLISHED[1::2]
+def published_speeds(card: Card) -> tuple[Speed, ...]:
+    """Return the published speeds of GPT-2 124M, the size of both full recipes, on a card; the fastest first."""
+    found = [one for one in (*PUBLISHED, *ELSEWHERE) if one.card == card.name and one.model == "GPT-2 124M"]
+    return tuple(sorted(found, key=lambda one: -one.tokens_per_second))
