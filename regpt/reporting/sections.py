@@ -26,7 +26,7 @@ from regpt.reporting.scores import (
     table_of,
 )
 from regpt.reporting.summary import claim_at_equal_tokens, summary
-from regpt.reporting.wording import architecture, event_line, resource_rows, setup_rows, start_text
+from regpt.reporting.wording import architecture, attention_of, event_line, resource_rows, setup_rows, start_text
 from regpt.stats.describe import OUTCOME_TEXT, describe_test, difference_text, identity_text, value_text
 from regpt.stats.identical import identical
 from regpt.stats.outcome import Quantity
@@ -135,7 +135,7 @@ def report_page(run: Run, others: Sequence[Baseline]) -> ReportPage:
         date=start_text(run),
         state=state_of(run),
         opening=summary(run, others),
-        architecture=architecture(run.recipe),
+        architecture=architecture(run.recipe, attention_of(run)),
         hardware=hardware(run),
         metrics=final_metrics(run, others),
         published=published_rows(run),

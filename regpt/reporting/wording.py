@@ -16,10 +16,26 @@ def model_type(recipe: Recipe) -> str:
     return f"GPT-2 {recipe.model.parameters / 1e6:.0f}M"
 
 
-def architecture(recipe: Recipe) -> list[str]:
+ATTENTION = {  # by the names in the journal
+    "": "Flash Attention where the device has it",
+    "flash": "Flash Attention",
+    "efficient": "memory-efficient attention",
+    "cudnn": "cuDNN's fused attention",
+    "math": "matrix products and softmax one by one",
+}
+
+
+def attention_of(run: Run) -> str:
+    """Return how PyTorch computed attention in the last attempt; empty if unknown."""
+    starts = run.history.details(Started)
+    return starts[-1].attention if starts else ""
+
+
+def architecture(recipe: Recipe, attention: str) -> list[str]:
+    """Describe the model. `attention` is how PyTorch computed it, as the journal names it; empty if unknown."""
     model = recipe.model
     return [
-        "**Attention:** causal, scaled_dot_product_attention (Flash Attention where the device has it)",
+        f"**Attention:** causal, scaled_dot_product_attention ({ATTENTION.get(attention, attention)})",
         "**Activation Function:** "
         + {
             "swiglu": f"SwiGLU (gated activation), hidden width {model.mlp_hidden:,}",

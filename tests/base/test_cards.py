@@ -53,6 +53,8 @@ def test_unknown_card_is_refused_with_the_known_ones(written: str) -> None:
         ("NVIDIA A100 80GB PCIe", 85.0, "A100 PCIe 80GB"),
         ("NVIDIA H100 80GB HBM3", 85.0, "H100"),
         ("NVIDIA H100 PCIe", 85.0, "H100 PCIe"),
+        ("NVIDIA H100 80GB HBM3 MIG 3g.40gb", 42.0, None),
+        ("NVIDIA A100-SXM4-80GB MIG 1g.10gb", 10.5, None),
         ("NVIDIA H100 NVL", 100.0, "H100 NVL"),
         ("NVIDIA A10G", 24.1, None),
         ("NVIDIA L40S", 47.7, "L40S"),
