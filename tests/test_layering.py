@@ -138,6 +138,16 @@ def test_package_does_not_load_torch(package: str) -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_packages_that_training_may_lack_are_not_imported_with_a_module() -> None:
+    """A machine with a card may have only PyTorch and a few more (docs/gpu.md)."""
+    lacking = {"zstandard", "psutil", "matplotlib", "huggingface_hub", "transformers", "filelock", "pyarrow"}
+    for name in modules():
+        if package_of(name) in PACKAGES[: PACKAGES.index("training") + 1]:
+            nodes = [node for node in syntax_tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
+            names = {alias.name for node in nodes for alias in node.names} | {getattr(n, "module", "") for n in nodes}
+            assert not {str(other).split(".")[0] for other in names} & lacking, name
+
+
 def test_environment_variables_are_read_in_one_module() -> None:
     readers = {
         name

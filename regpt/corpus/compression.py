@@ -3,13 +3,14 @@
 import bz2
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import IO, Any, Protocol
 
-import zstandard
+from regpt.base.errors import UserError
 
 MAX_WINDOW_BYTES = 1 << 31  # the largest window of Zstandard; `zstd --long=31` writes it
 BYTES_PER_READ = 1 << 17
@@ -41,6 +42,13 @@ class Compression:
 
 
 def zstandard_decompressor() -> Decompressor:
+    """Return a decompressor. Raises UserError where the package is missing, as on machines that only train."""
+    try:
+        import zstandard
+    except ImportError:
+        raise UserError(
+            "the text is compressed by Zstandard, and zstandard is missing", "pip install zstandard"
+        ) from None
     return zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW_BYTES).decompressobj()
 
 
@@ -55,7 +63,12 @@ COMPRESSIONS = {
         Compression(".xz", (b"\xfd7zXZ\0",), lzma.LZMADecompressor),
     )
 }
-DECOMPRESSION_ERRORS = (EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
+
+
+def decompression_errors() -> tuple[type[Exception], ...]:
+    """Return the types of errors that damaged files raise."""
+    zstandard = sys.modules.get("zstandard")  # not imported: it raised nothing
+    return (EOFError, zlib.error, lzma.LZMAError, *([zstandard.ZstdError] if zstandard else []))
 
 
 def compression_of(path: PurePath) -> Compression | None:

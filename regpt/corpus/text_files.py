@@ -18,7 +18,7 @@ from regpt.base.files import refuse_lfs_pointer
 from regpt.base.format import shown
 from regpt.corpus import chunks
 from regpt.corpus.chunks import NO_JSON, NO_TEXT, Documents, TextChunk
-from regpt.corpus.compression import DECOMPRESSION_ERRORS, DecompressedFile, compression_of
+from regpt.corpus.compression import DecompressedFile, compression_of, decompression_errors
 from regpt.corpus.encodings import (
     NOT_UTF8,
     SAMPLE_BYTES,
@@ -180,7 +180,7 @@ def reading_errors(path: Path) -> Iterator[None]:
     """Turn errors of reading or decompressing a file into a DataError that names it."""
     try:
         yield
-    except DECOMPRESSION_ERRORS as error:
+    except decompression_errors() as error:
         raise DataError(f"{shown(path)}: cannot be read ({error})", REPAIR) from None
     except UnicodeDecodeError as error:
         raise DataError(f"{shown(path)}: not valid {error.encoding.upper()} ({error.reason})", REPAIR) from None

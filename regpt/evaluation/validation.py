@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,14 @@ def summarize(sums: NDArray[np.float64], text_bytes: float, block_size: int) -> 
 
 def text_bytes(tokens: NDArray[Any]) -> NDArray[Any]:
     """Count the bytes of text in each row of tokens; 0 where the tokenizer is not installed.  (B, T) -> (B)"""
+    sizes = known_bytes_of_tokens()
+    return np.zeros(len(tokens)) if sizes is None else sizes[np.minimum(tokens, len(sizes) - 1)].sum(axis=1)
+
+
+@cache
+def known_bytes_of_tokens() -> NDArray[np.int64] | None:
+    """Return `bytes_of_tokens`; None without the vocabulary, which is looked for once: a download may take minutes."""
     try:
-        return bytes_of_tokens()[np.minimum(tokens, len(bytes_of_tokens()) - 1)].sum(axis=1)
+        return bytes_of_tokens()
     except DataError:
-        return np.zeros(len(tokens))
+        return None

@@ -118,8 +118,6 @@ def process_start(number: int) -> str:
     On Linux by the boot and the clock ticks from there to its start (proc(5)), which no change of the clock moves.
     Elsewhere by the time of its start, which the system keeps as it was.
     """
-    import psutil
-
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         status = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
@@ -127,6 +125,8 @@ def process_start(number: int) -> str:
         return "" if state in "ZXx" else f"{boot} {fields[18]}"
     except (OSError, IndexError, ValueError):
         pass
+    import psutil
+
     try:
         process = psutil.Process(number)
         return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"

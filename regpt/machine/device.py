@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, replace
 from functools import cache
 
-import psutil
 import torch
 
 from regpt.base.cards import Card, card_of_device
@@ -235,6 +234,8 @@ def memory_bytes(device: torch.device) -> int:
     """Return the memory of this process in bytes: on CUDA the peak of the device's, else the process's memory now."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
+    import psutil
+
     return int(psutil.Process().memory_info().rss)
 
 

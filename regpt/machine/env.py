@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-import psutil
-
 
 @dataclass(frozen=True)
 class Launch:
@@ -66,6 +64,8 @@ def exported_threads(launch: Launch) -> bool:
         if re.fullmatch(r"\s*[1-9]\d*\s*(,.*)?", value):  # others, such as 0, are ignored by PyTorch as well
             if launch.local_ranks == 1 or name == "MKL_NUM_THREADS" or value.strip() != "1":
                 return True
+            import psutil
+
             with contextlib.suppress(psutil.Error):
                 torchrun = psutil.Process().parent()
                 return torchrun is not None and name in torchrun.environ()

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import psutil
-
 UNLIMITED = 2**60  # bytes: version 1 writes a number near 2^63 where there is no limit
 CONTROLLERS = ("", "cpu", "memory")  # of version 2, which has one tree, and of version 1
 
@@ -99,6 +97,8 @@ def usable_cores(processes: int = 1) -> int:
 def physical_cores() -> int:
     """Return the number of physical cores with a logical processor that this process may run on."""
     if not hasattr(os, "sched_getaffinity"):
+        import psutil
+
         return psutil.cpu_count(logical=False) or os.cpu_count() or 1
     topology = Path("/sys/devices/system/cpu")
     return len({read(topology / f"cpu{n}/topology/thread_siblings_list") or n for n in os.sched_getaffinity(0)})
@@ -111,10 +111,14 @@ def ceiling(processors: float) -> int:
 
 def free_memory() -> float:
     """Return the bytes that this process may still allocate: those free in the machine, or in its control groups."""
+    import psutil
+
     return min(float(psutil.virtual_memory().available), group_limits().free_memory)
 
 
 def memory_limit() -> float:
     """Return the limit of this process's control groups in bytes; infinity if the machine has less."""
+    import psutil
+
     limit = group_limits().memory
     return limit if limit < math.inf and limit < psutil.virtual_memory().total else math.inf

@@ -3,8 +3,6 @@
 import time
 from typing import Any
 
-import psutil
-
 IDLE = ("idle", "iowait")  # where a system has them
 
 
@@ -28,7 +26,14 @@ class LoadMeter:
         return min(1.0, max(0.0, busy - own * self.local_ranks) / total)
 
     def read(self) -> tuple[float, float, float] | None:
-        """Return seconds of work, of work and idleness, and of this process; None if the system does not say."""
+        """Return seconds of work, of work and idleness, and of this process; None if the system does not say.
+
+        None also without psutil, which a machine with a card can train without.
+        """
+        try:
+            import psutil
+        except ImportError:
+            return None
         try:
             process = psutil.Process()
             processors = psutil.cpu_times(percpu=True)
@@ -49,6 +54,8 @@ def of(processor: Any) -> dict[str, float]:
 
 def process_seconds() -> float:
     """Return the seconds since this process started; 0 if the system does not say, or its clock was set back."""
+    import psutil
+
     try:
         return max(0.0, time.time() - psutil.Process().create_time())
     except (psutil.Error, OSError, NotImplementedError):

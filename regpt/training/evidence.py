@@ -3,6 +3,10 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from regpt.base.errors import DataError
 from regpt.base.files import write_json, write_text
 from regpt.data.batches import Batch
 from regpt.data.shards import TokenWindows
@@ -43,7 +47,15 @@ def write_evidence(
         "gradient_norms": norms,
     }
     write_json(folder / "step.json", about)
-    rows = windows.rows(batch.windows)[:, :-1]
-    texts = (f"=== window {window}\n{decode(row)}" for window, row in zip(batch.windows, rows, strict=True))
-    write_text(folder / "text.txt", "\n".join(texts) + "\n")
+    texts = texts_of(windows.rows(batch.windows)[:, :-1])
+    lines = (f"=== window {window}\n{text}" for window, text in zip(batch.windows, texts, strict=True))
+    write_text(folder / "text.txt", "\n".join(lines) + "\n")
     return folder
+
+
+def texts_of(rows: NDArray[np.uint16]) -> list[str]:
+    """Return the text of each row of tokens; their ids where GPT-2's vocabulary is not available.  (B, T) -> (B)"""
+    try:
+        return [decode(row) for row in rows]
+    except DataError:
+        return [" ".join(map(str, row.tolist())) for row in rows]

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, UserError
 from regpt.corpus.corpora import definitions, documents, open_corpus
 
 
@@ -78,6 +79,14 @@ def test_file_that_contradicts_its_suffix_is_refused(tmp_path: Path, name: str, 
     with pytest.raises(DataError, match=says) as caught:
         read(tmp_path / name)
     assert name in str(caught.value)
+
+
+def test_zstandard_text_without_the_package_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.jsonl.zst").write_bytes(zstandard.compress(b'{"text": "a"}'))
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(UserError, match="Zstandard") as caught:
+        read(tmp_path / "a.jsonl.zst")
+    assert "pip install zstandard" in str(caught.value)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gz", "zst"])

@@ -1,6 +1,7 @@
 """The meter of other programs' work sees a busy neighbour, and does not count this process's own work."""
 
 import multiprocessing
+import sys
 import time
 
 import psutil
@@ -48,6 +49,11 @@ def test_load_is_unknown_where_the_system_does_not_say(monkeypatch: pytest.Monke
         raise OSError("no /proc")
 
     monkeypatch.setattr(psutil, "cpu_times", refuse)
+    assert LoadMeter(local_ranks=1).other_share() == -1.0
+
+
+def test_load_is_unknown_without_psutil(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
     assert LoadMeter(local_ranks=1).other_share() == -1.0
 
 

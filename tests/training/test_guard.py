@@ -5,13 +5,14 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from regpt.base.errors import NumericsError
+from regpt.base.errors import DataError, NumericsError
 from regpt.base.recipe import Recipe
 from regpt.base.sections import GuardRecipe
 from regpt.checkpoint import store
@@ -19,6 +20,7 @@ from regpt.tracking.events import Event, Rollback
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.rejections import Rejection, RejectionKind
+from regpt.training.evidence import texts_of
 from regpt.training.guard import Guard, Verdict, spike_limit
 from regpt.training.start import resume, train
 from regpt.training.trainer import Trainer
@@ -164,6 +166,14 @@ def test_evidence_has_windows_text_and_gradient_norms(
     assert len(about["windows"]) == 4 and about["reason"]["kind"] == RejectionKind.GRADIENT_NORM_NAN
     text = (folder / "text.txt").read_text(encoding="utf-8")
     assert all(f"=== window {window}\n" in text for window in about["windows"]) and len(text) > 200
+
+
+def test_evidence_has_token_ids_without_a_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(ids: object) -> str:
+        raise DataError("no vocabulary", "")
+
+    monkeypatch.setattr("regpt.training.evidence.decode", refuse)
+    assert texts_of(np.array([[1, 2], [3, 50_256]], dtype=np.uint16)) == ["1 2", "3 50256"]
 
 
 @pytest.mark.slow
