@@ -10,7 +10,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 PYTEST := $(BIN)/pytest -q -n 2 --durations=15
 GOLDEN_TESTS = $(shell grep -rl --include='test_*.py' assert_golden tests)
 
-.PHONY: demo quick test nightly golden durations check docs docs-generate bench faults clean help
+.PHONY: demo quick test nightly golden durations check docs docs-generate bench gpu faults clean help
 
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
@@ -46,6 +46,10 @@ docs-generate: $(VENV)/installed    ## write docs/cli.md, docs/settings.md and t
 
 bench: $(VENV)/installed-dev        ## measure against others on this machine; writes benchmarks/results.md
 	@$(BIN)/python -m benchmarks
+
+gpu: $(VENV)/installed-dev          ## measure and test on a CUDA card; writes gpu-results/
+	@$(BIN)/python -m benchmarks.gpu --out gpu-results; measured=$$?; \
+	  $(BIN)/python -m pytest tests/gpu -q -m cuda -p no:cacheprovider && exit $$measured
 
 faults: $(VENV)/installed-dev       ## kill, stop, damage and fill up, over and over; writes docs/faults.md
 	@$(BIN)/python -m faults
