@@ -28,6 +28,7 @@ PACKAGES = [
     "evaluation",
     "training",
     "plan",
+    "bench",
     "new_recipe",
     "stats",
     "rendering",

@@ -32,6 +32,7 @@ from text to report:
   regpt demo                                             train two small models and compare them, in minutes
   regpt recipe show gpt2-modern --against gpt2-classic   every setting, and what differs
   regpt plan gpt2-modern --gpu "RTX 5090"                memory, hours, energy, cost
+  regpt bench gpt2-modern                                tokens/s of this machine, measured in a minute
   regpt doctor gpt2-modern                               rehearse the run on this machine
   regpt prepare gpt2-modern                              text -> token shards
   regpt train gpt2-modern                                token shards -> runs/gpt2-modern
@@ -56,6 +57,7 @@ COMMANDS = (  # in the order of `regpt --help`
     recipe.add_demo,
     recipe.add_recipe_command,
     plan.add_plan,
+    plan.add_bench,
     plan.add_doctor,
     prepare.add_prepare,
     prepare.add_data,

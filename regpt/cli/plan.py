@@ -1,6 +1,7 @@
-"""The commands plan and doctor."""
+"""The commands plan, bench and doctor."""
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
@@ -27,6 +28,39 @@ def add_plan(commands: "Subparsers") -> None:
     plan.add_argument("--price", type=at_least(float, 0), metavar="USD", help="price of one GPU per hour")
     add_runs(plan)
     add_recipe(plan)
+
+
+def add_bench(commands: "Subparsers") -> None:
+    bench = add_command(
+        commands,
+        "bench",
+        run_bench,
+        "measure what this machine achieves with a recipe, in about a minute",
+        "examples: regpt bench gpt2-modern\n"
+        "          regpt bench gpt2-modern data.micro_batch=64 --seconds 20\n"
+        "          regpt bench demo-modern --json bench.json\n\n"
+        "Trains real steps on synthetic tokens, on one device; needs no dataset and leaves nothing behind. Prints\n"
+        "tokens/s, the share of the device's peak and memory, next to what `regpt plan` predicts and what others\n"
+        "published for the same GPU; then the time of a validation batch, a group of HellaSwag items, a sampled token\n"
+        "and a checkpoint, and the hours of the whole run at these speeds. If three steps take longer than --seconds,\n"
+        "they are timed with fewer micro-batches. Close other programs: next to them the figures are too low.",
+    )
+    bench.add_argument(
+        "--seconds",
+        type=at_least(float, 0),
+        default=60.0,
+        metavar="N",
+        help="time of the steps after the warm-up, at least three steps (default: 60)",
+    )
+    bench.add_argument("--json", type=Path, metavar="FILE", help="also write all figures and settings to this file")
+    bench.add_argument(
+        "--runs",
+        type=Path,
+        default=Path("runs"),
+        metavar="FOLDER",
+        help="folder in which one checkpoint is written and deleted (default: runs)",
+    )
+    add_recipe(bench)
 
 
 def add_doctor(commands: "Subparsers") -> None:
@@ -88,6 +122,32 @@ def run_plan(arguments: argparse.Namespace) -> int:
         name = card.name
     plan = plan_for_cards(recipe, name, arguments.gpus, price, arguments.runs)
     print("\n".join(plan_lines(plan)))
+    return DONE
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    from regpt.base.files import temporary_folder, write_json
+    from regpt.base.settings import load_recipe
+
+    recipe, file = load_recipe(arguments.recipe, arguments.overrides), arguments.json
+    if file is not None and (file.is_dir() or not file.parent.is_dir()):
+        problem = "is a folder" if file.is_dir() else "its folder does not exist"
+        raise UserError(f"--json {file}: {problem}", "name a file in a folder that exists")
+    from regpt.bench.runner import bench
+    from regpt.bench.wording import bench_lines
+    from regpt.console.training import Console
+    from regpt.distributed.signals import ImmediateStop, StopRequested
+
+    with ImmediateStop() as stopping, temporary_folder(arguments.runs, ".bench-") as folder:
+        try:
+            with stopping.now(), Console() as console:
+                result = bench(recipe, folder, arguments.runs, arguments.seconds, console)
+        except StopRequested as stopped:
+            print(f"stopped by {stopped.name}")
+            return stopped.code
+    print("\n".join(bench_lines(result)))
+    if file is not None:
+        write_json(file, result.to_json())
     return DONE
 
 

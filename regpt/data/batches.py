@@ -5,12 +5,23 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regpt.data.order import windows_of_step
-from regpt.data.shards import TokenWindows
+
+
+class Windows(Protocol):
+    """Windows of block_size + 1 tokens, by number."""
+
+    @property
+    def block_size(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, windows: NDArray[np.int64] | range, /) -> NDArray[np.uint16]: ...
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class BatchLoader:
 
     def __init__(
         self,
-        windows: TokenWindows,
+        windows: Windows,
         *,
         batch_windows: int,
         micro_batch: int,

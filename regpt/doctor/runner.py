@@ -1,15 +1,14 @@
 """Run the checks of `regpt doctor` and print one line per check, with the fix for each failure."""
 
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console as Terminal
 
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
+from regpt.base.files import temporary_folder
 from regpt.base.format import duration
 from regpt.base.recipe import Recipe
 from regpt.console.training import is_live_terminal
@@ -48,7 +47,7 @@ NAME_WIDTH = max(map(len, CHECKS))
 def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
     """Rehearse a recipe in a temporary folder in `runs`; return the exit code of the first failed check."""
     began_at, failed, count = time.monotonic(), list[CheckResult](), 0
-    with ImmediateStop() as stopping, temporary_folder(runs) as folder:
+    with ImmediateStop() as stopping, temporary_folder(runs, ".rehearsal-") as folder:
         try:
             terminal.print(f"Rehearsing {recipe.name} in {folder}", markup=False)
             with stopping.now():
@@ -67,21 +66,6 @@ def doctor(recipe: Recipe, runs: Path, ranks: int, terminal: Terminal) -> int:
         return failed[0].exit_code
     terminal.print(f"No failures in {count} checks ({duration(seconds)})", style="bold green")
     return DONE
-
-
-@contextmanager
-def temporary_folder(runs: Path) -> Iterator[Path]:
-    """Create a folder in `runs`; delete it afterwards, with all parents that had to be created."""
-    created = [folder for folder in (runs, *runs.parents) if not folder.exists()]
-    runs.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".rehearsal-", dir=runs))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for empty in created:  # innermost first
-            with suppress(OSError):  # another rehearsal may use it or have removed it
-                empty.rmdir()
 
 
 def run_checks(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.recipe import Recipe
-from regpt.data.shards import TokenWindows
+from regpt.data.batches import Windows
 from regpt.data.tokenizer import bytes_of_tokens
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import (
@@ -36,14 +36,14 @@ class Validation:
     by_window: NDArray[np.float64]  # (windows), mean loss of each, nats per token
 
 
-def validation_windows(recipe: Recipe, windows: TokenWindows) -> int:
+def validation_windows(recipe: Recipe, windows: Windows) -> int:
     """Return how many windows a validation reads: as the recipe asks, at most all of the split."""
     return min(len(windows), recipe.evaluation.validation_batches * recipe.evaluation.validation_batch_size)
 
 
 def validation(
     model: GPT,
-    windows: TokenWindows,
+    windows: Windows,
     recipe: Recipe,
     device: Device,
     progress: ReportProgress = ignore_progress,

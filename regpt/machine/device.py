@@ -239,6 +239,18 @@ def memory_bytes(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the peak memory of this process in bytes: on CUDA the device's, else the process's own."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:  # Windows
+        return int(psutil.Process().memory_info().peak_wset)
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 def reserved_bytes(device: torch.device) -> int:
     """Return the most that the CUDA allocator held, in bytes: what counts when memory runs out. 0 without a card."""
     return torch.cuda.max_memory_reserved() if device.type == "cuda" else 0

@@ -34,6 +34,7 @@ def gpt2(layers: int, width: int, **other: object) -> ModelRecipe:
     return ModelRecipe(**settings)  # type: ignore[arg-type]
 
 
+SIMILAR_SIZE = 0.2  # relative difference in parameters up to which speeds are shown next to each other
 NANOCHAT = {"block_size": 2048, "vocab_size": 65_536, "tied_head": False, "positions": "rope", "bias": False}
 MODELS = {
     "GPT-2 124M": gpt2(12, 768),
@@ -64,15 +65,19 @@ PUBLISHED = (
 # Excluded from the fit: reports by individuals, one with a lowered clock and one without float32 weights.
 ELSEWHERE = (
     Speed("H100", "GPT-2 124M", 350_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 1 card"),
-    Speed("H100", "GPT-2 124M", 380_800, "Jjschwartz, the same on 8 cards"),
-    Speed("H100", "GPT-2 1558M", 40_000, "Jjschwartz, the same, 1.5B on 8 cards"),
+    Speed("H100", "GPT-2 124M", 380_800, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 8 cards"),
+    Speed("H100", "GPT-2 1558M", 40_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 8 cards"),
     Speed("RTX 4090", "nanochat d20", 38_060, "nanochat, issue 157"),
     Speed("A100 40GB", "GPT-2 124M", 200_503, "llm.c, pull request 378: 1 card with its clock held at 1,275 MHz"),
     Speed("RTX 5090", "GPT-2 124M", 209_110, "a fork of llm.c with its own kernels, no float32 weights, 3 steps"),
 )
 
 
-def published_speeds(card: Card) -> tuple[Speed, ...]:
-    """Return the published speeds of GPT-2 124M, the size of both full recipes, on a card; the fastest first."""
-    found = [one for one in (*PUBLISHED, *ELSEWHERE) if one.card == card.name and one.model == "GPT-2 124M"]
+def published_speeds(card: Card, model: ModelRecipe) -> tuple[Speed, ...]:
+    """Return the published speeds on a card for models of about the size of `model`, the fastest first."""
+    found = [
+        one
+        for one in (*PUBLISHED, *ELSEWHERE)
+        if one.card == card.name and abs(MODELS[one.model].parameters / model.parameters - 1) <= SIMILAR_SIZE
+    ]
     return tuple(sorted(found, key=lambda one: -one.tokens_per_second))

@@ -106,6 +106,15 @@ class Parallel:
             for gradient in self.gradients():
                 gradient.mul_(scale)
 
+    def update(self, norm: float, rate: float) -> None:
+        """Update the weights with the gradients, clipped by their norm `norm`, at the learning rate `rate`."""
+        self.clip(norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.device.synchronize()
+
     # Evaluation
 
     @contextmanager

@@ -241,13 +241,8 @@ class Trainer:
             seconds = time.perf_counter() - started_at
             return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=digest, seconds=seconds)
         self.state.guard.accept(loss, norm)
-        self.parallel.clip(norm)
         rate = learning_rate(step, self.recipe)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.device.synchronize()
+        self.parallel.update(norm, rate)
         return StepRecord(
             step=step + 1,
             tokens=tokens,

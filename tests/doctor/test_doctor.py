@@ -87,8 +87,8 @@ def healthy_command(tmp_path_factory: pytest.TempPathFactory, real_text: str) ->
     temporary_folder = doctor_module.temporary_folder
 
     @contextmanager
-    def copied_folder(runs: Path) -> Iterator[Path]:
-        with temporary_folder(runs) as path:
+    def copied_folder(runs: Path, prefix: str) -> Iterator[Path]:
+        with temporary_folder(runs, prefix) as path:
             yield path
             shutil.copytree(path, folder / "kept")
 

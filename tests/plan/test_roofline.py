@@ -41,7 +41,9 @@ def test_run_without_compilation_is_estimated_to_be_slower() -> None:
     assert 1 / speeds[1] - 1 / speeds[0] == pytest.approx(seconds)
 
 
-def test_published_speeds_of_a_card_are_those_of_its_name_and_gpt2_124m() -> None:
-    found = [(speed.project, speed.tokens_per_second) for speed in published_speeds(find_card("H100"))]
+def test_published_speeds_of_a_card_are_those_of_models_as_large() -> None:
+    model = load_recipe("gpt2-modern").model
+    found = [(speed.project, speed.tokens_per_second) for speed in published_speeds(find_card("H100"), model)]
     assert found == [("modded-nanogpt", 450_000), ("Jjschwartz", 380_800), ("Jjschwartz", 350_000)]
-    assert not published_speeds(find_card("RTX 3060"))
+    assert not published_speeds(find_card("RTX 3060"), model)
+    assert not published_speeds(find_card("H100"), load_recipe("demo-modern").model)

@@ -1,0 +1,1 @@
+"""What this machine achieves with a recipe, measured in a minute with synthetic tokens."""
