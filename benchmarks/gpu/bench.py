@@ -2,9 +2,10 @@
 
 import gc
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -17,10 +18,12 @@ from regpt.console.training import quiet_console
 from regpt.data.batches import Batch
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, known_card, open_device
+from regpt.machine.oom import is_out_of_memory
 from regpt.model.optimizer import learning_rate
 from regpt.training.gradients import Gradients
 from regpt.training.parallel import Parallel
 
+T = TypeVar("T")
 RECIPES = ("gpt2-modern", "gpt2-classic")
 
 
@@ -60,8 +63,9 @@ FULL = Sizes()
 SMALL = replace(  # of tests/gpu
     FULL,
     model=("model.n_layer=2",),
-    short=("model.n_layer=2", "model.block_size=256"),
-    micro_batch=8,
+    short=("model.n_layer=2", "model.block_size=512"),
+    micro_batch=16,
+    accumulation=2,
     steps=3,
     loss_shape=(4_096, 768, 50_304),
     loss_rows=(2_048,),
@@ -235,6 +239,18 @@ def relative(ours: float, theirs: float) -> float:
 def relative_norm(ours: torch.Tensor, theirs: torch.Tensor) -> float:
     """Return the norm of a difference relative to the norm of `theirs`."""
     return float((ours.double() - theirs.double()).norm() / theirs.double().norm())
+
+
+def if_it_fits(name: str, values: Generator[Measured, None, T]) -> Generator[Measured, None, T | None]:
+    """Yield the values of a measurement and return its result; if memory runs out, yield that and return None."""
+    try:
+        return (yield from values)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory()  # after the exception, which holds the tensors of its frames
+    yield Measured(f"{name}: fits into memory", False)
+    return None
 
 
 def free_memory() -> None:

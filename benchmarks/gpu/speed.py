@@ -6,7 +6,7 @@ from functools import partial
 from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile
 
-from benchmarks.gpu.bench import Bench, Training, free_memory, median, quartiles
+from benchmarks.gpu.bench import Bench, Training, free_memory, if_it_fits, median, quartiles
 from benchmarks.gpu.results import Bound, Measured
 from regpt.base.recipe import Recipe
 from regpt.machine.device import memory_bytes, reserved_bytes
@@ -21,9 +21,9 @@ PUBLISHED_MODEL = "GPT-2 124M"
 MODERN_SPEED = "tokens/s of gpt2-modern"  # a key of `Bench.found`
 # Parts of kernel names, in the order in which they are tried.
 KERNELS = {
+    "compiled": ("triton", "cpp_fused"),  # first: their names list the operations that they fuse
     "attention": ("flash", "fmha", "sdpa", "attention"),
     "products": ("gemm", "nvjet", "cutlass", "cublas", "::mm", "::addmm", "::linear"),
-    "compiled": ("triton", "cpp_fused"),
     "copies": ("memcpy", "memset", "copy"),
 }
 OTHER = "other kernels"
@@ -38,7 +38,7 @@ def modern_speed(bench: Bench) -> Iterator[Measured]:
         yield Measured("speed / prediction of `regpt plan`", speed / predicted)
     bench.found[MODERN_SPEED] = speed
     larger = bench.recipe("gpt2-modern", f"data.micro_batch={2 * bench.sizes.micro_batch}")
-    yield from speed_and_memory(bench, larger, bench.sizes.steps // 2)
+    yield from if_it_fits("twice the micro-batch", speed_and_memory(bench, larger, bench.sizes.steps // 2))
     yield from eager_memory(bench, recipe)
 
 

@@ -6,13 +6,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from benchmarks.gpu import __main__ as program
-from benchmarks.gpu.bench import TINY, Bench
+from benchmarks.gpu.bench import TINY, Bench, if_it_fits
 from benchmarks.gpu.results import AbsentError, Bound, Measured, Outcome, Report, Result
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="deadlines need SIGALRM")
@@ -81,6 +82,14 @@ def test_failed_section_is_recorded_and_the_next_one_runs(tmp_path: Path) -> Non
     assert [len(result.measured) for result in report.results] == [1, 2, 0, 1, 1]
     assert "broken" in report.results[0].error and "DeadlineError" in report.results[3].error
     assert json.loads((tmp_path / "gpu.json").read_text())["sections"][1]["measured"][1]["passed"] is False
+
+
+def test_measurement_that_runs_out_of_memory_says_so() -> None:
+    def measure() -> Generator[Measured, None, bool]:
+        yield Measured("a", 1.0)
+        raise torch.OutOfMemoryError("planted")
+
+    assert [one.value for one in if_it_fits("large", measure())] == [1.0, False]
 
 
 def test_section_does_not_start_without_time(tmp_path: Path) -> None:
