@@ -12,7 +12,7 @@ from regpt.bench.synthetic import SyntheticWindows
 from regpt.console.training import Console
 from regpt.data.batches import BatchLoader
 from regpt.distributed.rank_group import RankGroup
-from regpt.machine.device import Device, memory_bytes, peak_memory_bytes, reserved_bytes
+from regpt.machine.device import Device, memory_bytes, peak_memory_bytes, reserved_bytes, reset_peak_memory
 from regpt.machine.load import LoadMeter
 from regpt.machine.oom import is_out_of_memory, release_memory, smaller_micro_batch
 from regpt.model.optimizer import learning_rate
@@ -51,6 +51,7 @@ def train_for(recipe: Recipe, device: Device, console: Console, seconds: float) 
 
 def try_to_train(recipe: Recipe, device: Device, console: Console, seconds: float, before: int) -> Trained | None:
     """Train for about `seconds`; return None if memory runs out. `before`: bytes of the process without a model."""
+    reset_peak_memory(device.torch_device)
     try:
         parallel = Parallel(recipe, device, RankGroup())
         parallel.initialize(recipe.run.seed)

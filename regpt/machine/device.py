@@ -239,6 +239,12 @@ def memory_bytes(device: torch.device) -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the peak memory of a CUDA device so far. That of a process cannot be forgotten."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """Return the peak memory of this process in bytes: on CUDA the device's, else the process's own."""
     if device.type == "cuda":
