@@ -32,6 +32,7 @@ from benchmarks.gpu import (
 from benchmarks.gpu.bench import FULL, TINY, Bench, free_memory
 from benchmarks.gpu.children import Child
 from benchmarks.gpu.results import AbsentError, Measured, Outcome, Report, Result, shown
+from regpt.machine.compilation import find_obstacle
 from regpt.machine.env import use_expandable_segments
 
 LEAST_SECONDS = 5.0  # a section is not started with less
@@ -94,6 +95,7 @@ def main() -> int:
     without_network()
     use_expandable_segments()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    can_compile = find_obstacle(arguments.device) is None
     sections = [one for one in SECTIONS if not arguments.only or one.name in arguments.only]
     with tempfile.TemporaryDirectory(prefix="regpt-gpu-") as folder:
         bench = Bench(
@@ -101,7 +103,7 @@ def main() -> int:
             sizes=TINY if arguments.tiny else FULL,
             folder=Path(folder),
             data=arguments.data and arguments.data.resolve(),
-            compiles=arguments.compile or not arguments.tiny,
+            compiles=can_compile and (arguments.compile or not arguments.tiny),
         )
         report = run_sections(bench, sections, arguments.out, time.monotonic() + arguments.budget)
     print(f"results: {arguments.out / 'gpu.md'}")

@@ -12,6 +12,7 @@ import torch
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.results import Measured, Value
 from regpt.base.architecture import ModelRecipe
+from regpt.machine.compilation import find_obstacle
 from regpt.machine.nvidia import driver_version
 
 CLOCKS = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
@@ -28,6 +29,8 @@ def describe_machine(bench: Bench) -> dict[str, Value]:
         "system": platform.platform(),
         "command": " ".join(sys.argv[1:]),
     }
+    obstacle = find_obstacle(bench.kind)
+    about["torch.compile"] = obstacle.problem if obstacle else bench.compiles
     if bench.on_card:
         properties = torch.cuda.get_device_properties(bench.place)
         about |= {

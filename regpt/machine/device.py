@@ -231,11 +231,16 @@ def seed_micro_batch(seed: int, step: int, number: int) -> None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the memory of this process in bytes: on CUDA the peak of the device's, else the process's memory now."""
+    """Return the memory of this process in bytes: on CUDA the peak of the device's, else the process's memory now.
+
+    0, unknown, without psutil.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    import psutil
-
+    try:
+        import psutil
+    except ImportError:
+        return 0
     return int(psutil.Process().memory_info().rss)
 
 

