@@ -42,7 +42,7 @@ HANG_SECONDS = 60  # after its deadline, a section that does not react ends the 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the benchmark. `seconds` is what it should take on an H100, compilation included."""
+    """A part of the benchmark. `seconds` is what it may take on an H100, compilation included: a guess so far."""
 
     name: str
     title: str
@@ -55,17 +55,17 @@ SECTIONS = (
     Section("reference", "losses of a CPU in float32", 25, reference.same_losses_as_cpu),
     Section("loss", "head and loss: parity, time, memory", 40, loss.loss_parity_and_time),
     Section("attention", "implementations of attention", 10, attention.attention_backends),
-    Section("compilation", "torch.compile on and off", 30, compilation.compiled_as_eager),
+    Section("compilation", "torch.compile on and off", 45, compilation.compiled_as_eager),
     Section("modern", "gpt2-modern: speed and memory", 90, speed.modern_speed),
     Section("evaluations", "validation, scoring, sampling", 15, evaluations.evaluations),
-    Section("checkpoints", "saving while training continues", 10, saving.checkpoints),
-    Section("classic", "gpt2-classic: speed and memory", 50, speed.classic_speed),
+    Section("checkpoints", "saving while training continues", 15, saving.checkpoints),
+    Section("classic", "gpt2-classic: speed and memory", 60, speed.classic_speed),
     Section("plain", "a plain nanoGPT-like step, side by side", 45, rivals.plain_side_by_side),
     Section("resume", "killed and resumed, to the last bit", 60, runs.exact_resume),
-    Section("memory", "out of memory halves the micro-batch", 20, runs.out_of_memory),
-    Section("llama", "transformers' Llama, side by side", 35, rivals.llama_side_by_side),
-    Section("ranks", "DDP and FSDP on one rank", 20, one_rank.one_rank),
-    Section("stopping", "signals and NaN", 10, runs.stopping),
+    Section("memory", "out of memory halves the micro-batch", 60, runs.out_of_memory),
+    Section("llama", "transformers' Llama, side by side", 45, rivals.llama_side_by_side),
+    Section("ranks", "DDP and FSDP on one rank", 45, one_rank.one_rank),
+    Section("stopping", "signals and NaN", 30, runs.stopping),
 )
 
 

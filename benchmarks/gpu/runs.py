@@ -149,9 +149,12 @@ def stopping(bench: Bench) -> Iterator[Measured]:
         "while it compiles": Plant(terminate_at=0, terminate_after=2.0 if bench.compiles else 0.0),
         "in step 3": Plant(terminate_at=2),
     }
-    nan = runs.train("nan", "checkpoint.every=1", plant=Plant(nan_at=2))
-    long = f"run.max_steps={LONG}"
-    stopped = [runs.train(f"stopped-{number}", long, plant=plant) for number, plant in enumerate(moments.values())]
+    eager, long = "run.compile=off", f"run.max_steps={LONG}"
+    nan = runs.train("nan", eager, "checkpoint.every=1", plant=Plant(nan_at=2))
+    stopped = [
+        runs.train(f"stopped-{number}", long, *([eager] if number else []), plant=plant)
+        for number, plant in enumerate(moments.values())
+    ]
     for number, moment in enumerate(moments):
         yield from ended(f"SIGTERM {moment}", stopped[number].end(), TERMINATED)
         intact = is_intact(runs.folder / f"stopped-{number}")
