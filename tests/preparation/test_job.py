@@ -106,7 +106,7 @@ def test_dataset_tokens_equal_the_public_preparation(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("n_kills", [3, pytest.param(20, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("rule", ["documents", "first_tokens"])
+@pytest.mark.parametrize("rule", ["documents", pytest.param("first_tokens", marks=pytest.mark.nightly)])
 def test_preparation_killed_at_random_moments_has_the_same_bytes(
     many: Path, tmp_path: Path, n_kills: int, rule: str
 ) -> None:

@@ -69,7 +69,7 @@ def test_hellaswag_is_scored_at_start_interval_and_end(
     assert next(iter(history.tasks[0].accuracy)) == "by_token"
 
 
-@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=[pytest.mark.compile, pytest.mark.slow])])
+@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=[pytest.mark.compile, pytest.mark.nightly])])
 def test_training_is_the_same_with_and_without_hellaswag(tiny: Recipe, tmp_path: Path, compiled: str) -> None:
     """With dropout, whose random numbers it could disturb, and compiled, whose graphs it could: the same bits."""
     found = {}
