@@ -30,6 +30,9 @@ from regpt.plan.workload import count_work
 ONE_WINDOW = ["data.micro_batch=1", "data.total_batch_tokens=1024"]  # does not divide among four cards
 
 
+Usage = namedtuple("Usage", "total used free")
+
+
 def warnings_of(kind: type[PlanWarning], *settings: str) -> list[PlanWarning]:
     found = find_warnings(load_recipe("gpt2-modern", list(settings)), Path("runs"))
     return [warning for warning in found if isinstance(warning, kind)]
@@ -72,13 +75,12 @@ def test_hardware_of_a_record_is_parsed(hardware: str, found: tuple[int, str] | 
 
 
 def test_disk_smaller_than_the_checkpoints_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = namedtuple("usage", "total used free")
     needed = disk_needed(load_recipe("gpt2-modern"))
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(needed, 1, needed - 1))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(needed, 1, needed - 1))
     warning = warnings_of(DiskTooSmall)[0]
     assert warning == DiskTooSmall(Path("runs"), free=needed - 1, needed=needed)
     assert "runs" in warning_text(warning) and "checkpoint.keep_last" in warning_text(warning)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(needed, 0, needed))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(needed, 0, needed))
     assert warnings_of(DiskTooSmall) == []
 
 
@@ -95,7 +97,8 @@ def test_warmup_as_long_as_the_run_gives_a_warning() -> None:
     assert "optimizer.warmup_steps" in warning_text(warning)
 
 
-def test_record_is_doubted_only_where_the_plan_is_for_its_card() -> None:
+def test_record_is_doubted_only_where_the_plan_is_for_its_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**12, 0, 10**12))
     recipe = load_recipe("gpt2-modern")  # recorded on an RTX 5090
     own, other = find_card("RTX 5090"), find_card("H100")
     assert [type(warning) for warning in find_warnings(recipe, Path("runs"), [other, own])] == [ImplausibleRecord]
