@@ -74,7 +74,8 @@ def try_to_train(recipe: Recipe, device: Device, console: Console, seconds: floa
         warm_up=tuple(warm_up),
         timed=tuple(timed),
     )
-    memory = MemoryUse(peak_memory_bytes(device.torch_device), before, reserved_bytes(device.torch_device))
+    peak = max(before, peak_memory_bytes(device.torch_device))  # the kernel counts the two a little differently
+    memory = MemoryUse(peak, before, reserved_bytes(device.torch_device))
     return Trained(recipe, parallel, times, memory, load.other_share())
 
 

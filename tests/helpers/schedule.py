@@ -1,7 +1,7 @@
 """The order of the tests under pytest-xdist.
 
 Tests that share a module fixture run in one worker, so that the fixture is built once. The longest groups and tests
-run first, so that no worker is left with a long test at the end. Tests of 1.2 seconds or more are marked as slow.
+run first, so that no worker is left with a long test at the end. Tests of 0.9 seconds or more are marked as slow.
 The expected durations are in tests/durations.json; `make durations` measures them again.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 TABLE = Path(__file__).parent.parent / "durations.json"
 SHORT_SECONDS = 1.0  # shorter tests are not in the table and keep their order
-SLOW_SECONDS = 1.2
+SLOW_SECONDS = 0.9
 SHARED_SCOPES = {"class", "module", "package"}
 
 
