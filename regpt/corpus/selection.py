@@ -3,8 +3,10 @@
 A local folder and the same folder on the hub give the same files. Next to tables, text files are only documentation.
 """
 
+import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -76,11 +78,11 @@ class Listing:
     repeated_links: list[Path] = field(default_factory=list)
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, deadline: float = math.inf) -> Listing:
     """List the files below a folder. Links to folders are followed after everything else; each folder is read once.
 
     Raise DataError if a folder cannot be listed or a link to a readable file is broken: no text may be left out
-    silently.
+    silently. Raise TimeoutError after `deadline`, a time of `time.monotonic`.
     """
 
     def refuse(error: OSError) -> None:
@@ -104,6 +106,8 @@ def list_folder(folder: Path) -> Listing:
             folders[:] = [name for name in real if identity(Path(where, name)) not in seen]
             pending += [Path(where, name) for name in visible if is_link(Path(where, name))]
             listing.files += files_of(Path(where), names)
+            if time.monotonic() > deadline:
+                raise TimeoutError
     return listing
 
 

@@ -1,19 +1,19 @@
 """Files of a text that were added, changed or removed since a dataset was prepared from it.
 
-Files are known by names, sizes and times of change; no file is opened. Measured on 100,000 files: 1 s.
+Files are known by names, sizes and times of change; no file is opened. Measured on 100,000 files: 2.8 s.
 """
 
-import os
+import math
 import time
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path, PurePath
 from typing import Any
 
+from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
 from regpt.base.format import shown
-from regpt.corpus.file_kinds import FileKind, file_kind
 from regpt.corpus.notes import counted
+from regpt.corpus.selection import list_folder, select_files
 from regpt.preparation.hub import PREFIX
 
 MOST_NAMES = 2_000  # of more files, a dataset records only their number and a digest
@@ -28,7 +28,7 @@ def record_of_files(source: str) -> dict[str, Any]:
         return {}
     try:
         stamps = list_stamps(Path(source).expanduser())
-    except OSError:
+    except (OSError, DataError):
         return {}
     return {"count": len(stamps), **({"stamps": stamps} if len(stamps) <= MOST_NAMES else {"digest": digest(stamps)})}
 
@@ -42,7 +42,7 @@ def note_about_changes(source: str, path: str, record: dict[str, Any]) -> str:
         return ""
     try:
         now = list_stamps(Path(source).expanduser(), time.monotonic() + LONGEST_CHECK)
-    except OSError:
+    except (OSError, DataError):
         return ""
     found = describe_changes(record.get("stamps"), now) if "stamps" in record else describe_digest(record, now)
     return found and (
@@ -80,41 +80,20 @@ def digest(stamps: Stamps) -> str:
     return sha256_of_json(sorted(stamps.items()))
 
 
-def list_stamps(source: Path, until: float = float("inf")) -> Stamps:
-    """Return the stamps of the files that are read as text: of one file, or of those that `select_files` chooses.
+def list_stamps(source: Path, deadline: float = math.inf) -> Stamps:
+    """Return the stamps of the files that are read as text: of one file, or of those that are chosen of a folder.
 
-    Raise OSError if something cannot be listed, TimeoutError (also an OSError) if it takes longer than `until`.
+    Raise OSError or DataError if something cannot be listed, TimeoutError (also an OSError) after `deadline`.
     """
-    if not source.is_dir():
-        status = source.stat()
-        return {source.name: [status.st_size, status.st_mtime_ns]}
-    tables: Stamps = {}
-    texts: Stamps = {}
-    seen: set[tuple[int, int]] = set()
-    pending, links = [os.fspath(source)], list[str]()
-    above = len(os.fspath(source)) + 1  # characters of the folder in the path of a file
-    while pending or links:
-        folder = pending.pop() if pending else links.pop(0)
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    (links if entry.is_symlink() else pending).append(entry.path)
-                elif kind := kind_of_suffixes(".".join(entry.name.rsplit(".", 2)[1:])):
-                    status = entry.stat()
-                    name = entry.path[above:].replace(os.sep, "/")
-                    name = name if name.isprintable() else shown(name)
-                    (texts if kind == "text" else tables)[name] = [status.st_size, status.st_mtime_ns]
-        if time.monotonic() > until:
+    folder = source.parent
+    chosen: tuple[PurePath, ...] = (PurePath(source.name),)
+    if source.is_dir():
+        folder, listing = source, list_folder(source, deadline)
+        chosen = select_files(path.relative_to(source) for path in listing.files).chosen
+    stamps: Stamps = {}
+    for path in chosen:
+        status = (folder / path).stat()
+        stamps[shown(path.as_posix())] = [status.st_size, status.st_mtime_ns]
+        if time.monotonic() > deadline:
             raise TimeoutError
-    return tables or texts
-
-
-@cache
-def kind_of_suffixes(suffixes: str) -> FileKind | None:
-    return file_kind(PurePath(f"name.{suffixes}"))
+    return stamps
