@@ -153,7 +153,7 @@ class Bench:
         return bound if self.sizes.speed_bounds else None
 
     def dataset(self) -> Path:
-        """Return the folder of the dataset; write it first if there is none."""
+        """Return the folder of the dataset. Without --data, write a synthetic one on the first call."""
         if self.data is not None:
             return self.data
         folder = self.folder / "data"

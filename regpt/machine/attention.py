@@ -1,4 +1,4 @@
-"""Which of its ways PyTorch uses for attention on a device."""
+"""The backend that PyTorch chooses for attention on a device."""
 
 import torch
 from torch.nn.attention import SDPBackend
@@ -15,12 +15,12 @@ NAMES = {
 
 
 def attention_backend(recipe: Recipe, device: Device) -> str:
-    """Return the name of the way chosen for a training step's causal attention; empty if it cannot be asked for."""
+    """Return the name of the backend for the causal attention of a training step; empty if PyTorch does not tell."""
     model = recipe.model
     shape = (recipe.data.micro_batch, model.n_head, model.block_size, model.n_embd // model.n_head)
     q = torch.empty(shape, dtype=device.precision, device=device.torch_device, requires_grad=True)
     try:
         choice = torch._fused_sdp_choice(q, q, q, None, model.dropout, True)
-    except (RuntimeError, NotImplementedError, AttributeError):
+    except (RuntimeError, AttributeError):  # a private function, which not every version and device has
         return ""
     return NAMES.get(SDPBackend(choice), "")

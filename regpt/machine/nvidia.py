@@ -14,7 +14,7 @@ DEVICES, DRIVER = Path("/dev"), Path("/proc/driver/nvidia/version")
 def refuse_unusable_card() -> None:
     """Raise UserError if the machine has an NVIDIA card, but this PyTorch or the driver cannot use it.
 
-    Training on the CPU instead, without a word, would turn a day into years. CUDA_VISIBLE_DEVICES="" hides the cards.
+    Falling back to the CPU silently would turn a day into years. CUDA_VISIBLE_DEVICES="" hides the cards.
     """
     if torch.cuda.is_available() or visible_cuda_devices() == "" or not any(DEVICES.glob("nvidia[0-9]*")):
         return

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from regpt.base.architecture import ModelRecipe
 from regpt.model.elementwise import rms_norm, rotary_heads, split_heads, swiglu
-from regpt.model.loss import LossOptions, mean_loss, token_losses, token_losses_and_best
+from regpt.model.loss import LossOptions, cap, mean_loss, token_losses, token_losses_and_best
 
 
 class SharedPrefix(NamedTuple):
@@ -75,7 +75,8 @@ class GPT(nn.Module):
     def losses(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of each target, nats, without gradient.  (B, T), (B, T) -> (B, T)"""
         hidden = self.hidden(tokens)
-        return token_losses(hidden.flatten(0, 1), self.head_weight, targets.flatten()).view_as(targets)
+        softcap = self.loss_options.softcap
+        return token_losses(hidden.flatten(0, 1), self.head_weight, targets.flatten(), softcap).view_as(targets)
 
     @torch.no_grad()
     def losses_at(self, tokens: Tensor, prefix: SharedPrefix, target_positions: Tensor, targets: Tensor) -> Tensor:
@@ -83,14 +84,16 @@ class GPT(nn.Module):
 
         Positions index the flattened rows.  (B, T), layout of (B, T), (M), (M) -> (M)
         """
-        return token_losses(self.hidden_at(tokens, prefix, target_positions), self.head_weight, targets)
+        hidden = self.hidden_at(tokens, prefix, target_positions)
+        return token_losses(hidden, self.head_weight, targets, self.loss_options.softcap)
 
     @torch.no_grad()
     def losses_and_best_at(
         self, tokens: Tensor, prefix: SharedPrefix, target_positions: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return losses as `losses_at`, and whether each target is the most likely token.  … -> (M), (M)"""
-        return token_losses_and_best(self.hidden_at(tokens, prefix, target_positions), self.head_weight, targets)
+        hidden = self.hidden_at(tokens, prefix, target_positions)
+        return token_losses_and_best(hidden, self.head_weight, targets, self.loss_options.softcap)
 
     def hidden_at(self, tokens: Tensor, prefix: SharedPrefix, target_positions: Tensor) -> Tensor:
         """Return hidden states at selected positions.  (B, T), layout of (B, T), (M) -> (M, C)"""
@@ -98,7 +101,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of the next token; materializes them, so use it for few positions.  (..., C) -> (..., V)"""
-        return F.linear(hidden, self.head_weight)
+        return cap(F.linear(hidden, self.head_weight), self.loss_options.softcap)
 
     def next_logits(self, tokens: Tensor, cache: "KeyValueCache") -> Tensor:
         """Return the logits after the last token; the tokens follow those in the cache.  (B, T) -> (B, V)"""

@@ -37,11 +37,13 @@ PLAIN = LossOptions()
 def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions = PLAIN) -> Tensor:
     """Return the mean cross-entropy of softmax(hidden @ weight.T), nats per token.  (N, C), (V, C), (N) -> ()
 
-    Products are computed in the autocast precision if autocast is on, sums in float32 (float64 for float64 inputs).
+    Products are computed in the autocast precision if autocast is on, sums in float32 (float64 for float64 inputs). The
+    z-loss is part of the value where gradients are computed.
     """
-    with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    if not (torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)):
+        return token_losses(hidden, weight, targets, options.softcap).mean()
     loss: Tensor = ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, product_dtype(hidden), options, with_gradient
+        hidden, weight, targets, product_dtype(hidden), options
     )
     return loss
 
@@ -49,7 +51,7 @@ def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOpti
 @torch.no_grad()
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0) -> Tensor:
     """Return the cross-entropy at each position, nats, without gradient.  (N, C), (V, C), (N) -> (N)"""
-    head = Head(weight, product_dtype(hidden))
+    head = Head(weight, product_dtype(hidden), len(hidden))
     return torch.cat(
         [
             losses_and_sums(head.capped_logits(rows, softcap), chunk_targets)[0]
@@ -63,7 +65,7 @@ def token_losses_and_best(
     hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropies, and whether each target is the most likely token.  (N, C), (V, C), (N) -> (N), (N)"""
-    head = Head(weight, product_dtype(hidden))
+    head = Head(weight, product_dtype(hidden), len(hidden))
     losses, best = [], []
     for rows, chunk_targets in head.chunks(hidden, targets):
         logits = head.capped_logits(rows, softcap)
@@ -77,29 +79,21 @@ class ChunkedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        dtype: torch.dtype,
-        options: LossOptions,
-        with_gradient: bool,
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, dtype: torch.dtype, options: LossOptions
     ) -> Tensor:
-        head = Head(weight, dtype, fused=options.compiled)
+        head = Head(weight, dtype, len(hidden), fused=options.compiled)
         total = torch.zeros((), dtype=head.sum_dtype, device=hidden.device)
-        hidden_gradient = torch.empty_like(hidden) if with_gradient else None
-        weight_gradient = torch.zeros_like(weight, dtype=head.sum_dtype) if with_gradient else None
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros_like(weight, dtype=head.sum_dtype)
         first = 0
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, chunk_targets in head.chunks(hidden, targets):
                 losses, gradient = head.losses_and_gradient(rows, chunk_targets, options)
                 total += losses.sum()
-                if hidden_gradient is not None and weight_gradient is not None:
-                    hidden_gradient[first : first + len(rows)] = gradient @ head.weight
-                    add_product(weight_gradient, gradient.t(), rows.to(dtype))
-                    first += len(rows)
-        if weight_gradient is not None:
-            ctx.gradients = hidden_gradient, weight_gradient.to(weight.dtype), len(hidden)
+                hidden_gradient[first : first + len(rows)] = gradient @ head.weight
+                add_product(weight_gradient, gradient.t(), rows.to(dtype))
+                first += len(rows)
+        ctx.gradients = hidden_gradient, weight_gradient.to(weight.dtype), len(hidden)
         return total / len(hidden)
 
     @staticmethod
@@ -108,25 +102,22 @@ class ChunkedLoss(torch.autograd.Function):
         hidden_gradient, weight_gradient, N = ctx.gradients
         del ctx.gradients
         scale = output_gradient / N
-        return hidden_gradient.mul_(scale), weight_gradient.mul_(scale), None, None, None, None
+        return hidden_gradient.mul_(scale), weight_gradient.mul_(scale), None, None, None
 
 
 class Head:
     """The head's weight in the precision of its products, and one buffer that all chunks reuse for logits."""
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, fused: bool = False) -> None:
+    def __init__(self, weight: Tensor, dtype: torch.dtype, positions: int, fused: bool = False) -> None:
         """`fused`: logits stay in the precision of the products; the compiled kernel computes whole chunks."""
-        self.weight = weight.to(dtype)
+        self.weight, self.fused = weight.to(dtype), fused
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        self.fused = fused
-        self.rows = 0  # of a whole chunk
-        self.buffer = torch.empty(0)
+        self.rows = rows_of_chunk(positions, len(weight), weight.device.type == "cpu", fused)
+        buffer_dtype = dtype if fused else self.sum_dtype
+        self.buffer = torch.empty(self.rows, len(weight), dtype=buffer_dtype, device=weight.device)
 
     def chunks(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Split inputs so that the logits of each chunk fit the buffer.  (N, C), (N) -> pairs of (n, C), (n)"""
-        self.rows = rows_of_chunk(len(hidden), len(self.weight), hidden.device.type == "cpu", self.fused)
-        dtype = self.weight.dtype if self.fused else self.sum_dtype
-        self.buffer = torch.empty(self.rows, len(self.weight), dtype=dtype, device=hidden.device)
         return list(zip(hidden.split(self.rows), targets.split(self.rows), strict=True))
 
     def logits(self, rows: Tensor) -> Tensor:
@@ -175,8 +166,8 @@ def softmax_gradient_(logits: Tensor, targets: Tensor, softcap: float, z_weight:
     A plain expression, which torch.compile turns into one kernel with a few passes over the logits.
     (n, V), (n) -> (n, 1)
     """
-    # An element is overwritten after its last use: all else that is read here are sums over its row. The target's logit
-    # is therefore read by the caller: torch 2.11 would read it here after the logits are overwritten.
+    # torch 2.11 may read single logits after they are overwritten, so the caller reads the target's before. Sums over
+    # rows are safe, because the gradient needs them.
     capped = cap(logits if logits.dtype == torch.float64 else logits.float(), softcap)
     largest = capped.amax(dim=1, keepdim=True)
     log_sums = (capped - largest).exp().sum(dim=1, keepdim=True).log() + largest
@@ -192,6 +183,7 @@ compiled_softmax_gradient_ = torch.compile(softmax_gradient_, dynamic=False)
 
 
 def cap(logits: Tensor, softcap: float) -> Tensor:
+    """Return softcap * tanh(logits / softcap); the logits themselves if `softcap` is 0."""
     return softcap * (logits / softcap).tanh() if softcap else logits
 
 

@@ -26,13 +26,13 @@ ATTENTION = {  # by the names in the journal
 
 
 def attention_of(run: Run) -> str:
-    """Return how PyTorch computed attention in the last attempt; empty if unknown."""
+    """Return the attention backend of the last attempt; empty if unknown."""
     starts = run.history.details(Started)
     return starts[-1].attention if starts else ""
 
 
 def architecture(recipe: Recipe, attention: str) -> list[str]:
-    """Describe the model. `attention` is how PyTorch computed it, as the journal names it; empty if unknown."""
+    """Describe the model. `attention` is the backend as the journal names it; empty if unknown."""
     model = recipe.model
     return [
         f"**Attention:** causal, scaled_dot_product_attention ({ATTENTION.get(attention, attention)})",

@@ -32,7 +32,7 @@ class Started:
     precision: str = ""
     torch: str = ""  # version
     ranks: int = 1
-    attention: str = ""  # how PyTorch computes it: "flash", "efficient", "cudnn", "math"; empty: unknown
+    attention: str = ""  # PyTorch's backend: "flash", "efficient", "cudnn", "math"; empty: unknown
     # Why HellaSwag is not measured; empty where it is; None in journals of early versions, which measured no tasks.
     hellaswag_unavailable: str | None = None
 

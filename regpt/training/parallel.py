@@ -29,9 +29,10 @@ from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.loss import LossOptions
 from regpt.model.optimizer import make_optimizer
 
-# Tells DDP not to send buffers before each forward pass: the argument's name changed in torch 2.13.
-NEW_NAME = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
-WITHOUT_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if NEW_NAME else "broadcast_buffers": False}
+# DDP's argument for sending buffers before each forward pass, which torch 2.13 renamed.
+DDP_ARGUMENTS = inspect.signature(DistributedDataParallel).parameters
+SYNC_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in DDP_ARGUMENTS else "broadcast_buffers"
+WITHOUT_BUFFERS: dict[str, Any] = {SYNC_BUFFERS: False}
 
 
 class Parallel:

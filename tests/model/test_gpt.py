@@ -7,10 +7,12 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from regpt.base.architecture import ModelRecipe
 from regpt.base.settings import load_recipe
 from regpt.model.gpt import GPT, KeyValueCache
+from regpt.model.loss import LossOptions
 
 SMALL = ModelRecipe(n_layer=2, n_head=2, n_embd=16, block_size=24, mlp_hidden=40)
 CLASSIC = replace(SMALL, positions="learned", activation="gelu", normalization="layernorm", bias=True)
@@ -147,3 +149,20 @@ def test_forward_methods_lists_every_method_that_runs_a_complete_pass() -> None:
         if inspect.isfunction(method) and "tokens" in inspect.signature(method).parameters
     }
     assert from_tokens == {"forward", "hidden", "hidden_at", *GPT.FORWARD_METHODS}
+
+
+def test_softcap_reaches_the_loss_the_evaluation_and_the_logits() -> None:
+    model = model_of(SMALL)
+    inputs, targets = tokens(SMALL, 12), tokens(SMALL, 12).flip(1)
+    uncapped = model(inputs, targets).item()
+    model.loss_options = LossOptions(softcap=0.01)
+    logits = model(inputs)
+    assert 0.009 < logits.abs().max() <= 0.01
+    expected = F.cross_entropy(logits.flatten(0, 1), targets.flatten()).item()
+    assert expected != pytest.approx(uncapped, abs=1e-4)
+    assert model(inputs, targets).item() == pytest.approx(expected, abs=1e-5)
+    assert model.losses(inputs, targets).mean().item() == pytest.approx(expected, abs=1e-5)
+    with torch.no_grad():
+        assert model(inputs, targets).item() == pytest.approx(expected, abs=1e-5)
+        cache = KeyValueCache(SMALL, 2, torch.float32, torch.device("cpu"))
+        assert model.next_logits(inputs, cache).abs().max() <= 0.01

@@ -131,8 +131,8 @@ def test_library_training_returns_the_run_prints_nothing_and_keeps_signal_handle
     assert capfd.readouterr() == ("", "")
 
 
-def test_journal_names_the_way_of_attention(tmp_path: Path, texts: Path) -> None:
-    """Flash attention, which PyTorch has for CPUs too; with dropout it multiplies out."""
+def test_journal_names_the_attention_backend(tmp_path: Path, texts: Path) -> None:
+    """Flash attention, which PyTorch has for CPUs too, but not with dropout."""
     for name, dropout, expected in (("a", 0.0, "flash"), ("b", 0.1, "math")):
         recipe = tiny_recipe(tmp_path, run={"max_steps": 1}, model={"dropout": dropout})
         start_training(recipe, tmp_path / name)
