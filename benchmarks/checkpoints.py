@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from regpt.base.settings import load_recipe
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.model.gpt import GPT
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
+from regpt.recipe.settings import load_recipe
 from regpt.tracking.journal import read_history
 
 ROUNDS = 3

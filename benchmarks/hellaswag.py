@@ -19,11 +19,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from regpt.base.settings import load_recipe
 from regpt.data.tokenizer import encode
 from regpt.evaluation.scoring import PackedTask, choice_losses, max_batch_tokens
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT
+from regpt.recipe.settings import load_recipe
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import Items, open_items
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.corpora import CORPORA, source_of
 from regpt import open_run
-from regpt.base.settings import load_recipe
+from regpt.recipe.settings import load_recipe
 from regpt.stats.paired import students_t_threshold
 from regpt.stats.verdicts import loss_verdict
 from regpt.tracking.run import Run

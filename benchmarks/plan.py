@@ -23,8 +23,6 @@ import numpy as np
 import torch
 
 from benchmarks.step import THREADS
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, open_device
 from regpt.machine.load import LoadMeter, process_seconds
@@ -32,6 +30,8 @@ from regpt.plan.measure_cpu import measured_rates
 from regpt.plan.run_time import time_on_cpu
 from regpt.plan.workload import count_work
 from regpt.preparation.dataset import open_or_prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 from regpt.training.parallel import Parallel
 from regpt.training.start import start_training
 

@@ -18,10 +18,10 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.machine.device import open_device
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 from regpt.training.parallel import Parallel, make_parallel
 
 ROUNDS = 5

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from regpt.base.cards import CARDS, find_card
 from regpt.base.format import number_range
-from regpt.base.settings import load_recipe
 from regpt.plan.estimate import Estimate, Hardware, estimate
 from regpt.plan.published_speeds import ELSEWHERE, MODELS, PUBLISHED, Speed, published_speeds
 from regpt.plan.roofline import parts_per_token, seconds_per_token
+from regpt.recipe.settings import load_recipe
 
 RECIPES = ("gpt2-classic", "gpt2-modern")
 OFF = "run.compile=off"

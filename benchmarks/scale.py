@@ -6,9 +6,9 @@ python -m benchmarks.scale
 from dataclasses import replace
 
 from regpt.base.cards import find_card
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.plan.estimate import Estimate, Hardware, estimate
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 
 H100 = Hardware(find_card("H100"), usd_per_hour=2.5)  # an assumed rental price
 

@@ -20,11 +20,11 @@ from typing import Any
 
 import torch
 
-from regpt.base.architecture import ModelRecipe
-from regpt.base.settings import load_recipe
 from regpt.interop.huggingface import hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
+from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.settings import load_recipe
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,7 @@ def argument_row(action: argparse.Action) -> str:
 
 
 def settings_page() -> str:
-    from regpt.base.recipe import SECTIONS, Recipe
+    from regpt.recipe.recipe import SECTIONS, Recipe
 
     defaults = Recipe(name="defaults")
     parts = [
@@ -137,7 +137,7 @@ def resume_rule(section: str, metadata: Any) -> str:
 
 def default(value: Any, hint: Any) -> str:
     """Return the default and the other choices, if the setting has choices."""
-    from regpt.base.settings import toml_value
+    from regpt.recipe.settings import toml_value
 
     others = [choice for choice in get_args(hint) if choice != value] if get_origin(hint) is Literal else []
     choices = f" or {', '.join(f'`{choice}`' for choice in others)}" if others else ""

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import regpt
-from regpt.base.architecture import ModelRecipe
 from regpt.model import gpt
+from regpt.recipe.architecture import ModelRecipe
 
 
 class SquaredReLUMLP(nn.Module):

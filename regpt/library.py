@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
+from regpt.recipe.recipe import Recipe
 from regpt.tracking.run import Run, find_run
 from regpt.tracking.run import open_run as open_run_directory
 
@@ -47,7 +47,7 @@ def load_recipe(recipe: AnyPath, overrides: Sequence[str] | Mapping[str, Any] = 
     `overrides` change settings: {"run.max_steps": 20}, or ["run.max_steps=20"] as on the command line. Raises UserError
     that lists every problem at once.
     """
-    from regpt.base.settings import load_recipe as load
+    from regpt.recipe.settings import load_recipe as load
 
     if isinstance(overrides, Mapping):
         overrides = [override_word(setting, value) for setting, value in overrides.items()]
@@ -56,7 +56,7 @@ def load_recipe(recipe: AnyPath, overrides: Sequence[str] | Mapping[str, Any] = 
 
 def override_word(setting: str, value: Any) -> str:
     """Return 'section.key=value' for text, a path, a bool or a number, also NumPy's. Raises UserError for others."""
-    from regpt.base.settings import toml_value
+    from regpt.recipe.settings import toml_value
 
     match value:
         case PathLike():

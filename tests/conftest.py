@@ -13,8 +13,8 @@ import hypothesis
 import pytest
 from filelock import FileLock
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import build_recipe
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import build_recipe
 from tests.helpers import golden
 from tests.helpers.schedule import DurationRecorder, mark_slow, schedule
 

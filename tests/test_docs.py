@@ -10,9 +10,9 @@ import pytest
 
 import regpt
 from docs.generate import generated
-from regpt.base.settings import all_settings, find_recipe
 from regpt.cli.main import parser
 from regpt.doctor.runner import CHECKS
+from regpt.recipe.settings import all_settings, find_recipe
 from tests.test_layering import PACKAGES
 
 ROOT = Path(__file__).parent.parent

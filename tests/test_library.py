@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import regpt
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,14 +12,14 @@ import torch
 from benchmarks.gpu.data import synthetic_batches, synthetic_dataset
 from benchmarks.gpu.results import Bound, Measured
 from regpt.base.cards import Card
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.console.training import quiet_console
 from regpt.data.batches import Batch
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, known_card, open_device
 from regpt.machine.oom import is_out_of_memory
-from regpt.model.optimizer import learning_rate
+from regpt.optimizer.schedule import learning_rate
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 from regpt.training.gradients import Gradients
 from regpt.training.parallel import Parallel
 

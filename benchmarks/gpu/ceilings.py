@@ -11,9 +11,9 @@ import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.results import Measured, Value
-from regpt.base.architecture import ModelRecipe
 from regpt.machine.compilation import find_obstacle
 from regpt.machine.nvidia import driver_version
+from regpt.recipe.architecture import ModelRecipe
 
 CLOCKS = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
 BANDWIDTH = "bandwidth, bytes/s"  # a key of `Bench.found`

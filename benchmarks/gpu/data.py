@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.base.recipe import Recipe
 from regpt.data.batches import Batch
 from regpt.data.import_shards import find_shards, import_shards
 from regpt.data.shards import Manifest, TokenWindows, read_manifest
 from regpt.data.tokenizer import VOCABULARY
+from regpt.recipe.recipe import Recipe
 from regpt.tasks.packing import Question
 
 FOLLOWS = 0.5  # probability that a token is the successor of the one before

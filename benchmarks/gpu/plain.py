@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from regpt.base.architecture import ModelRecipe
+from regpt.recipe.architecture import ModelRecipe
 
 
 class PlainNorm(nn.Module):

@@ -15,8 +15,8 @@ from benchmarks.gpu.bench import FULL, RECIPES, Bench, Training, relative
 from benchmarks.gpu.data import synthetic_batches
 from benchmarks.gpu.results import Bound, Measured
 from regpt.base.files import write_text
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 
 FILE = Path(__file__).with_name("reference.json")
 SMALL_MODEL = ("model.n_layer=2", "model.n_head=2", "model.n_embd=128", "model.block_size=256")

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from benchmarks.gpu.bench import Bench, Training, free_memory, if_it_fits, median
 from benchmarks.gpu.plain import PlainGPT
 from benchmarks.gpu.results import AbsentError, Bound, Measured
-from regpt.base.recipe import Recipe
 from regpt.data.batches import Batch
 from regpt.interop.huggingface import hugging_face_config, to_hugging_face
 from regpt.machine.device import Device
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
+from regpt.recipe.recipe import Recipe
 
 ROUNDS = 5  # of each side, in turn
 MOST_DIFFERENCE = 0.01  # of the first losses

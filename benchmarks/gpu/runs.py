@@ -10,12 +10,12 @@ import torch
 from benchmarks.gpu.bench import Bench, Training, free_memory, relative
 from benchmarks.gpu.children import Child, Ended, Plant
 from benchmarks.gpu.results import Bound, Measured
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
 from regpt.checkpoint import store
 from regpt.data.shards import read_manifest
 from regpt.machine.device import reserved_bytes
 from regpt.preparation.existing import with_fixed_settings
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 from regpt.tracking.events import OutOfMemory
 from regpt.tracking.journal import History, read_history
 from regpt.tracking.layout import RunPaths

@@ -8,11 +8,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.gpu.bench import Bench, Training, free_memory, if_it_fits, median, quartiles
 from benchmarks.gpu.results import Bound, Measured
-from regpt.base.recipe import Recipe
 from regpt.machine.device import memory_bytes, reserved_bytes
 from regpt.plan.memory import ParallelLayout, estimate_memory
 from regpt.plan.published_speeds import PUBLISHED
 from regpt.plan.roofline import seconds_per_token, speed_range
+from regpt.recipe.recipe import Recipe
 
 WARM_UPS = 3
 EAGER_STEPS = 3

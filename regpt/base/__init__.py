@@ -1,1 +1,1 @@
-"""Errors, files, recipes and formats. Imports neither NumPy nor PyTorch."""
+"""Errors, files, formats and cards. Imports neither NumPy nor PyTorch."""

@@ -9,7 +9,6 @@ from statistics import median
 import torch
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
 from regpt.bench.result import Checkpoint, Part, Parts
 from regpt.bench.synthetic import SyntheticWindows, synthetic_questions
 from regpt.checkpoint.saver import AsyncCheckpointer
@@ -21,6 +20,7 @@ from regpt.evaluation.validation import text_bytes, validation
 from regpt.machine.device import Device
 from regpt.machine.oom import is_out_of_memory, release_memory
 from regpt.plan.workload import ITEM_POSITIONS
+from regpt.recipe.recipe import Recipe
 from regpt.training.checkpointing import TrainState
 from regpt.training.parallel import Parallel
 

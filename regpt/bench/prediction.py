@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from regpt.base.recipe import Recipe
 from regpt.bench.result import Prediction
 from regpt.machine.device import Device, free_memory, known_card
 from regpt.machine.limits import memory_limit
 from regpt.plan.measure_cpu import measured_rates
 from regpt.plan.summary import CardPlan, CpuPlan, Plan, plan_for_cards, plan_for_this_machine
+from regpt.recipe.recipe import Recipe
 
 
 def predict(recipe: Recipe, device: Device, runs: Path) -> Prediction | None:

@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables
 from regpt.plan.published_speeds import Speed
 from regpt.plan.run_time import Range, RunTime
 from regpt.plan.workload import Workload
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import as_tables
 from regpt.tracking.run import QUIET_SHARE
 
 

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from regpt.base.recipe import Recipe
 from regpt.bench.parts import time_parts
 from regpt.bench.prediction import predict
 from regpt.bench.result import BenchResult, Machine
@@ -13,6 +12,7 @@ from regpt.console.training import Console
 from regpt.machine.device import Device, known_card, open_device
 from regpt.plan.published_speeds import published_speeds
 from regpt.plan.workload import count_work
+from regpt.recipe.recipe import Recipe
 
 
 def bench(recipe: Recipe, folder: Path, runs: Path, seconds: float, console: Console) -> BenchResult:

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from regpt.base.recipe import Recipe
 from regpt.bench.result import MemoryUse, StepTimes, TimedStep
 from regpt.bench.synthetic import SyntheticWindows
 from regpt.console.training import Console
@@ -15,7 +14,8 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, memory_bytes, peak_memory_bytes, reserved_bytes, reset_peak_memory
 from regpt.machine.load import LoadMeter
 from regpt.machine.oom import is_out_of_memory, release_memory, smaller_micro_batch
-from regpt.model.optimizer import learning_rate
+from regpt.optimizer.schedule import learning_rate
+from regpt.recipe.recipe import Recipe
 from regpt.training.gradients import Gradients
 from regpt.training.parallel import Parallel
 

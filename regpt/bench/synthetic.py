@@ -6,8 +6,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.base.architecture import ModelRecipe
 from regpt.data.tokenizer import VOCABULARY
+from regpt.recipe.architecture import ModelRecipe
 from regpt.tasks.packing import Question
 
 POOL = 1 << 20  # tokens that windows are cut from

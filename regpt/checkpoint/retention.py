@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from regpt.base.sections import CheckpointRecipe
 from regpt.checkpoint import store
+from regpt.recipe.sections import CheckpointRecipe
 
 
 @dataclass(frozen=True)

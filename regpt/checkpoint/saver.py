@@ -12,13 +12,13 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from regpt.base.errors import RanksError, UserError
-from regpt.base.sections import CheckpointRecipe
 from regpt.checkpoint import store
 from regpt.checkpoint.retention import prune
 from regpt.checkpoint.snapshot import Snapshot, snapshot
 from regpt.checkpoint.store import Files, SavedCheckpoint
 from regpt.distributed.rank_group import RankGroup
 from regpt.model.gpt import GPT
+from regpt.recipe.sections import CheckpointRecipe
 from regpt.tracking.layout import RunPaths
 
 SAVE_TIMEOUT_FACTOR = 10  # how many times longer a rank waits for a save than for a step

@@ -56,9 +56,9 @@ def run_checkpoints(arguments: argparse.Namespace) -> int:
 
 def prune(run: Path, arguments: argparse.Namespace) -> int:
     """Show what a pruning keeps and removes, and remove it with --yes. The lock keeps a run from training meanwhile."""
-    from regpt.base.sections import CheckpointRecipe
     from regpt.checkpoint import store
     from regpt.checkpoint.retention import plan_pruning
+    from regpt.recipe.sections import CheckpointRecipe
     from regpt.tracking.layout import RunPaths
 
     asked = CheckpointRecipe(

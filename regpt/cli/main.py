@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from regpt import __version__
-from regpt.base.aliases import RenamedSetting
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError, writing_advice
 from regpt.cli import checkpoints, evaluate, plan, prepare, recipe, report, train
 from regpt.distributed.errors import is_printed_here
@@ -25,6 +24,7 @@ from regpt.machine.env import (
     open_standard_streams,
     unused_ranks,
 )
+from regpt.recipe.aliases import RenamedSetting
 
 DESCRIPTION = "Train GPT-2 (124M) from scratch and write a report that you can verify."
 EPILOG = """\

@@ -83,9 +83,9 @@ def add_doctor(commands: "Subparsers") -> None:
 
 
 def run_plan(arguments: argparse.Namespace) -> int:
-    from regpt.base.settings import load_recipe
     from regpt.plan.summary import plan_for_cards, plan_for_this_machine
     from regpt.plan.wording import plan_lines
+    from regpt.recipe.settings import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     price = arguments.price
@@ -127,7 +127,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
 
 def run_bench(arguments: argparse.Namespace) -> int:
     from regpt.base.files import temporary_folder, write_json
-    from regpt.base.settings import load_recipe
+    from regpt.recipe.settings import load_recipe
 
     recipe, file = load_recipe(arguments.recipe, arguments.overrides), arguments.json
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
@@ -152,7 +152,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    from regpt.base.settings import load_recipe
+    from regpt.recipe.settings import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     from rich.console import Console as Terminal

@@ -94,10 +94,10 @@ def add_show(actions: "Subparsers") -> None:
 
 
 def run_prepare(arguments: argparse.Namespace) -> int:
-    from regpt.base.settings import load_recipe
     from regpt.console.preparation import PreparationConsole
     from regpt.console.training import Console
     from regpt.preparation.dataset import prepare
+    from regpt.recipe.settings import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.executor is None and (arguments.option or arguments.tasks is not None):

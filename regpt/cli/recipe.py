@@ -93,10 +93,10 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_recipe_new(arguments: argparse.Namespace) -> int:
     from regpt.base.format import short_count
-    from regpt.base.settings import load_recipe
     from regpt.new_recipe.draft import Size, check_name, parse_size, size_values, text_of, values_of, write_recipe
     from regpt.new_recipe.intervals import with_values
     from regpt.new_recipe.length import Unit, parse_length, steps_of
+    from regpt.recipe.settings import load_recipe
 
     file: Path = arguments.file
     check_name(file)
@@ -138,9 +138,9 @@ def ask(question: str, default: str, given: str | None, parse: "Callable[[str], 
 
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.format import scientific
-    from regpt.base.recipe import warmup_advice
-    from regpt.base.settings import differences, load_recipe, to_toml
     from regpt.data.sizes import epochs_text
+    from regpt.recipe.recipe import warmup_advice
+    from regpt.recipe.settings import differences, load_recipe, to_toml
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     print(to_toml(recipe))
@@ -171,7 +171,7 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
 
 
 def run_recipe_list(arguments: argparse.Namespace) -> int:
-    from regpt.base.settings import shipped_recipes
+    from regpt.recipe.settings import shipped_recipes
 
     for name, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
@@ -180,7 +180,7 @@ def run_recipe_list(arguments: argparse.Namespace) -> int:
 
 
 def run_recipe_help(arguments: argparse.Namespace) -> int:
-    from regpt.base.settings import SETTINGS, search_settings, toml_value
+    from regpt.recipe.settings import SETTINGS, search_settings, toml_value
 
     found = search_settings(arguments.words)
     if not found:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, NUMERICS, UserError
-from regpt.base.schema import has_surrogates
 from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_run, add_runs, at_least
+from regpt.recipe.schema import has_surrogates
 
 if TYPE_CHECKING:
     from regpt.cli.arguments import Subparsers
@@ -72,7 +72,7 @@ def add_checks(commands: "Subparsers") -> None:
 
 
 def run_train(arguments: argparse.Namespace) -> int:
-    from regpt.base.settings import load_recipe
+    from regpt.recipe.settings import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     name = recipe.name if arguments.name is None else arguments.name

@@ -13,10 +13,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from regpt.base.format import byte_size, duration, percent, scientific, with_error
-from regpt.base.recipe import Recipe, warmup_advice
 from regpt.console.time_left import LongWork
 from regpt.distributed.signals import GracefulStop
 from regpt.machine.device import Device
+from regpt.recipe.recipe import Recipe, warmup_advice
 from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 
 THROTTLE_SECONDS = 60.0  # between two progress lines where there is no terminal

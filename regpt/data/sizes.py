@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
 from regpt.data.shards import read_manifest
+from regpt.recipe.recipe import Recipe
 
 # Training tokens of datasets with a published preparation, by `data.source`. FineWeb-Edu's count is build-nanogpt's.
 KNOWN_TRAIN_TOKENS = {"hub:HuggingFaceFW/fineweb-edu/sample/10BT": 9_854_000_000}

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 
 from regpt.base.format import duration
-from regpt.base.recipe import Recipe
 from regpt.data.order import windows_of_step
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.doctor.checks import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import STEPS, Rehearsal
 from regpt.model.gpt import GPT
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
+from regpt.recipe.recipe import Recipe
 from regpt.tracking.journal import read_history
 
 FIRST_LOSS_TOLERANCE = 0.7  # nats from ln(vocabulary): a tied head favors repeats, and logits have some spread

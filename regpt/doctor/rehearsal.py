@@ -20,8 +20,6 @@ import psutil
 
 from regpt.base.errors import DONE, UserError
 from regpt.base.files import write_text
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, to_toml
 from regpt.checkpoint import store
 from regpt.console.training import Console, TrainingConsole, quiet_console
 from regpt.data.shards import read_manifest
@@ -31,6 +29,8 @@ from regpt.machine.oom import release_memory
 from regpt.plan.measure_cpu import measured_rates
 from regpt.plan.run_time import Rates
 from regpt.preparation.existing import with_fixed_settings
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe, to_toml
 from regpt.tracking.journal import StepRecord
 from regpt.training.start import TrainResult, resume_training, start_training
 

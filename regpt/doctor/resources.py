@@ -10,7 +10,6 @@ import torch
 
 from regpt.base.format import CENTURY, byte_size, duration, percent, teraflops
 from regpt.base.progress import NoProgress
-from regpt.base.recipe import Recipe
 from regpt.data.import_shards import verify
 from regpt.data.shards import TokenWindows, check_fits
 from regpt.doctor.checks import CheckFailed
@@ -21,6 +20,7 @@ from regpt.machine.limits import memory_limit
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
 from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
 from regpt.preparation.dataset import open_or_prepare
+from regpt.recipe.recipe import Recipe
 from regpt.tasks import catalog
 from regpt.tracking.events import OutOfMemory
 from regpt.tracking.journal import read_history

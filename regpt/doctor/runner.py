@@ -10,12 +10,12 @@ from rich.console import Console as Terminal
 from regpt.base.errors import CHECKPOINT, DATA, DONE, NUMERICS, RANKS, USAGE, UserError
 from regpt.base.files import temporary_folder
 from regpt.base.format import duration
-from regpt.base.recipe import Recipe
 from regpt.console.training import is_live_terminal
 from regpt.distributed.signals import ImmediateStop, StopRequested
 from regpt.doctor import artifacts, learning, reproducibility, resources
 from regpt.doctor.checks import CheckResult, CheckSkipped, Status
 from regpt.doctor.rehearsal import Rehearsal
+from regpt.recipe.recipe import Recipe
 
 Check = Callable[[Rehearsal], str]
 

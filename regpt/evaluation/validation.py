@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
-from regpt.base.recipe import Recipe
 from regpt.data.batches import Windows
 from regpt.data.tokenizer import bytes_of_tokens
 from regpt.distributed.rank_group import RankGroup
@@ -23,6 +22,7 @@ from regpt.evaluation.sharding import (
 )
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT
+from regpt.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)

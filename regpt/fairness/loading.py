@@ -7,10 +7,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from regpt.base.aliases import current_device
 from regpt.base.errors import DataError, UserError
-from regpt.base.settings import load_recipe, shipped_recipe
 from regpt.fairness.models import ComparedModel, TaskScore, align_on_shared_data
+from regpt.recipe.aliases import current_device
+from regpt.recipe.settings import load_recipe, shipped_recipe
 from regpt.stats.losses import MeasuredLoss, loss_at
 from regpt.tracking.environment import TokenizerInfo, build
 from regpt.tracking.events import Started

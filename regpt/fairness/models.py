@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from regpt.base.recipe import PublishedRecipe, Recipe
+from regpt.recipe.recipe import PublishedRecipe, Recipe
 from regpt.stats.losses import MeasuredLoss
 from regpt.tasks.catalog import METRICS, TASKS
 from regpt.tracking.predictions import Predictions

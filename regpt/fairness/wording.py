@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from regpt.base.recipe import PublishedRecipe
 from regpt.fairness.caveats import Caveat, CaveatKind, Remedy, RemedyKind
 from regpt.fairness.claims import AccuracyTest, Claim, Limit, PairedTests
 from regpt.fairness.condition_checks import DataOrder, SkippedSteps
 from regpt.fairness.models import ComparedModel, TaskScore, metric_text, task_title
 from regpt.fairness.run_checks import CheckpointStep, LastAndBest, Progress
+from regpt.recipe.recipe import PublishedRecipe
 from regpt.rendering.markup import Markup, command_line
 from regpt.stats.describe import OUTCOME_TEXT, accuracy_test_text, describe_test, identity_text
 from regpt.stats.describe import values_text as both_values_text

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
 from regpt.data import tokenizer
 from regpt.model.gpt import GPT
+from regpt.recipe.architecture import ModelRecipe
 
 # ours -> theirs, within a block
 GPT2_BLOCK = {

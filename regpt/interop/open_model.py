@@ -13,13 +13,13 @@ from torch import Tensor
 
 from regpt.base.errors import CheckpointError, UserError
 from regpt.base.files import sha256_of_file
-from regpt.base.recipe import Recipe
-from regpt.base.settings import build_recipe, load_resolved_recipe, override
 from regpt.checkpoint import store
 from regpt.data.shards import gpt2_tokenizer_record
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.interop.pretrained import is_pretrained, load_pretrained
 from regpt.model.gpt import GPT
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import build_recipe, load_resolved_recipe, override
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import find_run
 

@@ -12,13 +12,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
 from regpt.base.files import refuse_lfs_pointer
 from regpt.data.tokenizer import Tokenizer
 from regpt.interop.huggingface import from_hugging_face, to_hugging_face
 from regpt.interop.pretrained_tokenizer import load_tokenizer
 from regpt.model.gpt import GPT
+from regpt.recipe.architecture import ModelRecipe
 
 MAX_BLOCK_SIZE = 8192  # tokens; no task needs a longer context
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import UserError
 from regpt.base.files import refuse_lfs_pointer, sha256_of_file
 from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.machine.packages import is_installed
+from regpt.recipe.architecture import ModelRecipe
 
 PROBE = "a"  # any text
 

@@ -3,8 +3,8 @@
 import torch
 from torch.nn.attention import SDPBackend
 
-from regpt.base.recipe import Recipe
 from regpt.machine.device import Device
+from regpt.recipe.recipe import Recipe
 
 NAMES = {
     SDPBackend.MATH: "math",

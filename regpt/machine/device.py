@@ -11,7 +11,6 @@ import torch
 
 from regpt.base.cards import Card, card_of_device
 from regpt.base.errors import UserError
-from regpt.base.sections import RunRecipe
 from regpt.machine import limits
 from regpt.machine.compilation import choose_compilation
 from regpt.machine.env import (
@@ -23,6 +22,7 @@ from regpt.machine.env import (
 )
 from regpt.machine.limits import usable_cores, usable_processors
 from regpt.machine.nvidia import idle_cards_note, refuse_card_without_kernels, refuse_unusable_card
+from regpt.recipe.sections import RunRecipe
 
 PEAK_MEASUREMENTS, PEAK_SPREAD = 5, 0.1
 

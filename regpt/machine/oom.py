@@ -5,7 +5,7 @@ import gc
 import torch
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
+from regpt.recipe.recipe import Recipe
 
 # Steps of an attempt after which memory use no longer grows: the optimizer's moments are allocated too.
 OOM_RETRY_STEPS = 3

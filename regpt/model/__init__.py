@@ -1,1 +1,1 @@
-"""The model, its loss and its optimizer."""
+"""The model and its loss."""

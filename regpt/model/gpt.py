@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from regpt.base.architecture import ModelRecipe
 from regpt.model.elementwise import rms_norm, rotary_heads, split_heads, swiglu
 from regpt.model.loss import LossOptions, cap, mean_loss, token_losses, token_losses_and_best
+from regpt.recipe.architecture import ModelRecipe
 
 
 class SharedPrefix(NamedTuple):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from regpt.base.errors import RecipeError, UserError
 from regpt.base.format import short_count
-from regpt.base.recipe import SECTIONS, Recipe
-from regpt.base.settings import LIKE, find_recipe, shipped_recipes, toml_value
 from regpt.corpus.corpora import open_corpus
 from regpt.data.shards import MANIFEST_FILE
 from regpt.new_recipe.intervals import Value, interval_values, round_down, with_steps, with_values
 from regpt.preparation.hub import PREFIX
+from regpt.recipe.recipe import SECTIONS, Recipe
+from regpt.recipe.settings import LIKE, find_recipe, shipped_recipes, toml_value
 
 BYTES_PER_TOKEN = 4.2  # of English text in GPT-2's encoding
 VALIDATION_SHARE = 10  # a tenth of the text at most

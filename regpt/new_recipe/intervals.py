@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from regpt.base.format import percent
-from regpt.base.recipe import Recipe
 from regpt.plan.run_time import FORWARD_SHARE
 from regpt.plan.warnings import ADVISED_EVALUATION, FEWEST_ITEMS
 from regpt.plan.workload import ITEM_POSITIONS, count_work
+from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import HELLASWAG_ITEMS
 
 FEWEST_VALIDATIONS, MOST_VALIDATIONS = 3, 20  # after the first

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
 from regpt.machine.device import known_card, open_device
 from regpt.new_recipe.intervals import with_intervals, with_steps
 from regpt.plan.estimate import Hardware, estimate
 from regpt.plan.run_time import time_on_cpu
 from regpt.plan.workload import count_work
+from regpt.recipe.recipe import Recipe
 
 WORDS = re.compile(
     r"(?:about\s+)?(\d[\d_,]*(?:\.\d+)?(?:e\d+)?)\s*([kmgb]?)\s*(steps?|tokens?|min(?:utes?)?|h(?:ours?)?)?"

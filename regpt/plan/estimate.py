@@ -9,11 +9,11 @@ import math
 from dataclasses import dataclass, replace
 
 from regpt.base.cards import Card
-from regpt.base.recipe import Recipe
 from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
 from regpt.plan.roofline import speed_range
 from regpt.plan.run_time import Range, RunTime, time_on_cards
 from regpt.plan.workload import Workload, count_work
+from regpt.recipe.recipe import Recipe
 
 BUCKET = 25 * 2**20  # bytes of gradients in one all-reduce of DistributedDataParallel
 LATENCY = 20e-6  # assumed seconds of one hop in a tree over all cards

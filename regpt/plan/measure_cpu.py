@@ -11,14 +11,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from regpt.base.recipe import Recipe
 from regpt.evaluation.sampling import Sampling, choose
 from regpt.machine.device import Device
 from regpt.model.chunks import rows_of_chunk
 from regpt.model.gpt import Block, rotary_table
 from regpt.model.loss import LossOptions, mean_loss, token_losses
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
 from regpt.plan.run_time import Rates
+from regpt.recipe.recipe import Recipe
 
 ROUNDS = 3  # per part, if the time allows; the fastest counts
 OPTIMIZER_PARAMETERS = 1 << 22

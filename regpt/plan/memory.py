@@ -7,9 +7,9 @@ model; what torch.compile saves instead has not been measured.
 
 from dataclasses import dataclass
 
-from regpt.base.architecture import ModelRecipe
-from regpt.base.recipe import Recipe
 from regpt.model.chunks import rows_of_chunk
+from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.recipe import Recipe
 
 USABLE_SHARE = 0.9  # of a card's memory; the allocator, the driver and NCCL take the rest
 STREAM = 4  # bytes per element of the residual stream, norm statistics and gradients: always float32

@@ -3,9 +3,9 @@
 import re
 from dataclasses import dataclass
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.cards import Card, find_card
 from regpt.plan.roofline import seconds_per_token
+from regpt.recipe.architecture import ModelRecipe
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ other half. The bytes of the loss are counted, not fitted.
 
 from typing import NamedTuple
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.cards import Card
 from regpt.plan.memory import ParallelLayout, block_bytes
+from regpt.recipe.architecture import ModelRecipe
 
 # Fitted (docs/plan.md). The share is at its bound: without the bound the fit assumes matrix products faster than the
 # peak and puts more time on memory. The data determines the sum of the two terms, not how it divides between them.

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from regpt.base.cards import Card
-from regpt.base.recipe import Recipe
 from regpt.plan.workload import Workload
+from regpt.recipe.recipe import Recipe
 
 CPU_ERROR = 1.25  # factor by which a measured time may be off (benchmarks/results.md)
 FORWARD_SHARE = 1 / 3  # of the time of a training token

@@ -1,8 +1,8 @@
 """Compute the disk space of a run: its checkpoints, and the tokens while its dataset is prepared."""
 
-from regpt.base.recipe import Recipe
 from regpt.data.shards import read_manifest
 from regpt.data.sizes import train_tokens
+from regpt.recipe.recipe import Recipe
 
 TOKEN_BYTES = 2  # in a shard
 

@@ -1,7 +1,6 @@
 """The wording of a plan's warnings."""
 
 from regpt.base.format import byte_size, percent, short_count, three_digits
-from regpt.base.recipe import warmup_advice
 from regpt.plan.warnings import (
     DiskTooSmall,
     ImplausibleRecord,
@@ -11,6 +10,7 @@ from regpt.plan.warnings import (
     RecordProblem,
     WarmupTooLong,
 )
+from regpt.recipe.recipe import warmup_advice
 
 
 def warning_text(warning: PlanWarning) -> str:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from regpt.base.cards import Card, find_card
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
 from regpt.data.sizes import epochs
 from regpt.plan.roofline import speed_range
 from regpt.plan.run_time import RunTime
 from regpt.plan.sizes import disk_needed
 from regpt.plan.workload import Workload, count_work
+from regpt.recipe.recipe import Recipe
 
 IMPOSSIBLE_SHARE = 0.95  # of peak; no published training run reaches it
 DOUBTFUL_RATIO = 1.05  # times the optimistic end of the predicted range

@@ -14,7 +14,6 @@ from regpt.base.format import (
     scientific,
     teraflops,
 )
-from regpt.base.recipe import Recipe
 from regpt.data.sizes import epochs_text, tokens_origin, train_tokens
 from regpt.plan.estimate import POWER, Estimate
 from regpt.plan.memory import USABLE_SHARE, Memory
@@ -23,6 +22,7 @@ from regpt.plan.run_time import RunTime
 from regpt.plan.summary import CardPlan, CpuPlan, DiskPlan, MicroBatch, MicroBatchFit, Plan
 from regpt.plan.warning_wording import warning_text
 from regpt.plan.workload import Workload
+from regpt.recipe.recipe import Recipe
 
 NAME_WIDTH = 26
 MEMORY_PARTS = {

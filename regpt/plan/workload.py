@@ -7,9 +7,9 @@ import contextlib
 from dataclasses import dataclass
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
 from regpt.data.shards import read_manifest
 from regpt.data.tokenizer import encode
+from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import HELLASWAG_ITEMS, TASKS
 from regpt.tasks.items import open_items
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from regpt.base.errors import DataError, UserError
 from regpt.base.files import sha256_of_json, write_json
-from regpt.base.recipe import Recipe
 from regpt.corpus.chunks import EncodedChunk
 from regpt.corpus.corpora import Corpus, Part
 from regpt.corpus.progress import NoPreparationProgress
@@ -31,6 +30,7 @@ from regpt.preparation.dataset import exclusive, finished_dataset, open_source, 
 from regpt.preparation.encoders import Encoders, Work, backend_record
 from regpt.preparation.job import Preparation
 from regpt.preparation.state import Counts
+from regpt.recipe.recipe import Recipe
 
 Executor = Literal["local", "slurm"]
 

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from regpt.base.errors import DataError, UserError
-from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import Corpus, open_corpus
 from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
 from regpt.data.shards import MANIFEST_FILE, Manifest, read_manifest
@@ -25,6 +24,7 @@ from regpt.preparation.existing import (
 )
 from regpt.preparation.hub import PREFIX, open_hub
 from regpt.preparation.job import Preparation, staging_folder
+from regpt.recipe.recipe import Recipe
 
 
 def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
-from regpt.base.sections import DataRecipe
-from regpt.base.settings import toml_value
 from regpt.corpus.progress import PreparationProgress
 from regpt.data.shards import PREPARATION_FILE, Manifest, read_json_or_empty
 from regpt.data.validation_split import SplitRule
 from regpt.preparation.changed_files import is_local, note_about_changes
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.sections import DataRecipe
+from regpt.recipe.settings import toml_value
 
 RECORDED = ("revision", "text_column", "document_separator", "shard_tokens")  # in the record of the preparation only
 SOURCE = "data.source"

@@ -16,7 +16,6 @@ from typing import Any
 from regpt.base.errors import DataError, writing_errors
 from regpt.base.files import flush_directory, sha256_of_json, write_json
 from regpt.base.format import byte_size
-from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import Corpus
 from regpt.corpus.notes import note_about_end_marks
 from regpt.corpus.progress import PreparationProgress
@@ -39,6 +38,7 @@ from regpt.preparation.hub import HubCorpus
 from regpt.preparation.manifest import EmptyOrTooSmall, build_manifest
 from regpt.preparation.split import divide
 from regpt.preparation.state import PrepareState
+from regpt.recipe.recipe import Recipe
 
 SHARD_BYTES_PER_TEXT_BYTE = 2 / 4.2 * 1.05  # uint16 tokens of 4.2 bytes (English; FineWeb has 4.5) and a margin
 STATE_FILE = "progress.json"

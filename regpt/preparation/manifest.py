@@ -4,11 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 from regpt.base.errors import DataError
-from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import Corpus
 from regpt.data.shards import Manifest, Shard, check_manifest_fits, gpt2_tokenizer_record
 from regpt.data.validation_split import SplitRule, ValidationSplit, describe_rule
 from regpt.preparation.state import PrepareState
+from regpt.recipe.recipe import Recipe
 
 
 class EmptyOrTooSmall(DataError):

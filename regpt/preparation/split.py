@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.format import byte_size
-from regpt.base.sections import DataRecipe
 from regpt.corpus.progress import PreparationProgress
 from regpt.data import tokenizer
 from regpt.data.formats import DTYPE
 from regpt.data.shard_writer import HEADER_BYTES, ShardWriter, WrittenShards
 from regpt.data.shards import Shard
 from regpt.data.validation_split import FEW_DOCUMENTS, Fallback, SplitRule, ValidationSplit, describe_fallback
+from regpt.recipe.sections import DataRecipe
 
 HASH = "blake2b-64 of the little-endian uint16 tokens, without the end token"
 TOKENS_PER_READ = 1 << 22

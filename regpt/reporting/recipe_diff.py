@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.format import scientific
-from regpt.base.recipe import Recipe
-from regpt.base.settings import differences, toml_value
+from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import differences, toml_value
 from regpt.tracking.run import Run
 
 LEARNING_SECTIONS = ("data", "model", "optimizer", "guard")  # of a recipe, that affect what is learned

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.format import duration, percent, with_error
 from regpt.fairness.caveats import CaveatKind
 from regpt.fairness.claims import Claim, claims_on_runs
+from regpt.recipe.architecture import ModelRecipe
 from regpt.rendering.markdown import escaped
 from regpt.reporting.findings import finding_of, is_measured, listed, sentences_of
 from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS

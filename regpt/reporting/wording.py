@@ -3,7 +3,7 @@
 from datetime import UTC
 
 from regpt.base.format import byte_size, clock_time, duration, money, percent, short_count, teraflops
-from regpt.base.recipe import Recipe
+from regpt.recipe.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
 from regpt.reporting.scores import NOT_MEASURED
 from regpt.tracking.events import Ended, Event, OutOfMemory, Resumed, Started, Stopped

@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from regpt.base.aliases import current_device
 from regpt.base.errors import DataError
+from regpt.recipe.aliases import current_device
 from regpt.stats.losses import ErrorBoundsTest, MeasuredLoss, error_bounds_test, last_loss, window_test
 from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, mcnemar_test

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.base.aliases import current_device, current_recipe
 from regpt.base.errors import DataError, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_resolved_recipe
 from regpt.data.public_corpora import PublicCorpus
+from regpt.recipe.aliases import current_device, current_recipe
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_resolved_recipe
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Ended, Started
 from regpt.tracking.journal import History, SkippedRecord, StepRecord, TaskRecord, read_history

@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_resolved_recipe
 from regpt.filesystem.locks import LockHolder, holder_of
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_resolved_recipe
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Event, Started
 from regpt.tracking.journal import (

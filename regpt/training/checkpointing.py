@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import CheckpointError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables
 from regpt.checkpoint import store
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.console.training import TrainingConsole
 from regpt.distributed.signals import GracefulStop
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import as_tables
 from regpt.tracking.events import CheckpointFailed
 from regpt.tracking.journal import CheckpointRecord, EventRecord, Record
 from regpt.tracking.layout import RunPaths, parse_step

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
-from regpt.base.sections import GuardRecipe
+from regpt.recipe.sections import GuardRecipe
 from regpt.tracking.rejections import Rejection
 from regpt.tracking.rejections import RejectionKind as Kind
 

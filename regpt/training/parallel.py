@@ -20,14 +20,14 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from regpt.base.recipe import Recipe
 from regpt.checkpoint.store import load_moments, load_weights
 from regpt.distributed.dtensor import copy_local_, to_local
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.loss import LossOptions
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
+from regpt.recipe.recipe import Recipe
 
 # DDP's argument for sending buffers before each forward pass, which torch 2.13 renamed.
 DDP_ARGUMENTS = inspect.signature(DistributedDataParallel).parameters

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from regpt.base.errors import DataError
-from regpt.base.recipe import Recipe
 from regpt.console.training import TrainingConsole
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import encode
@@ -23,6 +22,7 @@ from regpt.evaluation.sampling import Sampling, continuations
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
 from regpt.evaluation.validation import validation
+from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import Items, open_items
 from regpt.tracking.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history

@@ -7,13 +7,13 @@ from typing import NoReturn
 
 from regpt.base.errors import NumericsError
 from regpt.base.files import write_text
-from regpt.base.settings import to_toml
 from regpt.checkpoint import store
 from regpt.console.training import TrainingConsole
 from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import TokenWindows
 from regpt.machine.device import memory_bytes
 from regpt.machine.oom import release_memory, smaller_micro_batch
+from regpt.recipe.settings import to_toml
 from regpt.tracking.events import Failed, OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, SkippedRecord
 from regpt.tracking.layout import RunPaths

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from regpt.base.errors import DataError, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import apply_override, as_tables, build_recipe, load_resolved_recipe, toml_value
 from regpt.console.training import Console
 from regpt.data.batches import BatchLoader
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.data.tokenizer import END_OF_TEXT, decode
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import apply_override, as_tables, build_recipe, load_resolved_recipe, toml_value
 from regpt.tracking.events import OutOfMemory, Resumed, Rollback
 from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import CheckpointError, DataError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables, build_recipe, changes, load_resolved_recipe
 from regpt.checkpoint import store
 from regpt.console.training import Console
 from regpt.data.shards import Manifest, read_manifest, relative_to
 from regpt.machine.compute import ComputeEnvironment
 from regpt.machine.env import current_launch
-from regpt.model.optimizer import learning_rate
+from regpt.optimizer.schedule import learning_rate
 from regpt.preparation.existing import refuse_other_settings
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import as_tables, build_recipe, changes, load_resolved_recipe
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Resumed, Started
 from regpt.tracking.journal import History, RunState, read_history

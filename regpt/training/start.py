@@ -12,8 +12,6 @@ import torch
 
 from regpt.base.errors import DataError, RecipeError, UserError
 from regpt.base.files import sha256_of_json, write_json, write_text
-from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables, load_resolved_recipe, recipe_digest, to_toml
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console, quiet_console
 from regpt.data.shards import Manifest, read_manifest
@@ -27,6 +25,8 @@ from regpt.machine.device import Device, open_device
 from regpt.machine.env import current_launch
 from regpt.preparation.dataset import open_or_prepare
 from regpt.preparation.existing import with_fixed_settings
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import as_tables, load_resolved_recipe, recipe_digest, to_toml
 from regpt.tracking.events import Started
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.resume_changes import changes_of_resume

@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables
 from regpt.console.training import Console
 from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import Manifest, TokenWindows, check_fits
@@ -24,7 +22,9 @@ from regpt.machine.device import Device, memory_bytes, reserved_bytes
 from regpt.machine.env import current_launch
 from regpt.machine.load import LoadMeter
 from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory, release_memory
-from regpt.model.optimizer import learning_rate
+from regpt.optimizer.schedule import learning_rate
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import as_tables
 from regpt.tracking.events import Ended, Finished, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord, Journal, Record, SkippedRecord, StepRecord
 from regpt.tracking.trackers import Trackers

@@ -8,8 +8,6 @@ import pytest
 import torch
 
 from regpt.base.errors import DONE, USAGE, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
 from regpt.bench import parts as bench_parts
 from regpt.bench.prediction import prediction_of
 from regpt.bench.runner import bench
@@ -20,6 +18,8 @@ from regpt.console.training import quiet_console
 from regpt.model.gpt import GPT
 from regpt.plan.estimate import Estimate
 from regpt.plan.summary import CardPlan, plan_for_cards
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 from tests.conftest import tiny_recipe
 from tests.training.test_oom import room_for
 

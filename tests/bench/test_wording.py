@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from regpt.base.cards import find_card
-from regpt.base.settings import load_recipe
 from regpt.bench.prediction import prediction_of
 from regpt.bench.result import (
     BenchResult,
@@ -24,6 +23,7 @@ from regpt.plan.published_speeds import published_speeds
 from regpt.plan.run_time import Range
 from regpt.plan.summary import plan_for_cards
 from regpt.plan.workload import count_work
+from regpt.recipe.settings import load_recipe
 from tests.helpers.golden import assert_golden
 
 WARM_UP = (TimedStep(60.0, 2.0), TimedStep(1.0, 0.5))

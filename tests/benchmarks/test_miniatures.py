@@ -8,7 +8,7 @@ from scipy import stats
 
 from benchmarks.corpora import CORPORA, EMBEDDED, source_of
 from benchmarks.miniatures import RECIPES, Trial, grid_table, interval
-from regpt.base.settings import load_recipe
+from regpt.recipe.settings import load_recipe
 
 
 def test_interval_over_seeds_is_students() -> None:

@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 
 from regpt.base.errors import CheckpointError
 from regpt.base.files import sha256_of_file
-from regpt.base.recipe import Recipe
 from regpt.checkpoint import store
 from regpt.checkpoint.snapshot import snapshot
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.model.gpt import GPT
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
+from regpt.recipe.recipe import Recipe
 
 
 def save(

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from regpt.base.errors import CHECKPOINT, DONE, LOCKED, USAGE
-from regpt.base.sections import CheckpointRecipe
 from regpt.checkpoint import store
 from regpt.checkpoint.retention import best_step, kept_steps
 from regpt.cli.main import main
 from regpt.filesystem.locks import locked
+from regpt.recipe.sections import CheckpointRecipe
 from regpt.tracking.layout import RunPaths
 from regpt.training.start import resume, train
 from tests.conftest import tiny_recipe

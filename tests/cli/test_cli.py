@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.settings import to_toml
 from regpt.cli.main import main
+from regpt.recipe.settings import to_toml
 from tests.conftest import tiny_recipe
 
 

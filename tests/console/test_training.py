@@ -9,9 +9,9 @@ import torch
 from rich.console import Console as Terminal
 
 from regpt.base.format import duration
-from regpt.base.recipe import Recipe
 from regpt.console.training import Console, TrainingConsole
 from regpt.machine.device import Device
+from regpt.recipe.recipe import Recipe
 from regpt.tracking.journal import History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 from tests.conftest import tiny_recipe
 

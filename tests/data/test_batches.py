@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from regpt.base.errors import DataError
-from regpt.base.recipe import Recipe
 from regpt.data.batches import BatchLoader, combine_digests
 from regpt.data.order import windows_of_step
 from regpt.data.shards import TokenWindows
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 
 from regpt.base.errors import DataError
 from regpt.base.progress import NoProgress
-from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.data import tokenizer
 from regpt.data.formats import LLMC_HEADER_BYTES, npy_header_bytes, read_header
 from regpt.data.import_shards import find_shards, import_shards, verify
 from regpt.data.shards import Manifest, TokenWindows, read_manifest
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
 from tests.conftest import TINY
 
 

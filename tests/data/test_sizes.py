@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.data.shards import read_manifest
 from regpt.data.sizes import TrainTokens, epochs, epochs_text, train_tokens
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 
 
 def test_epochs_are_unknown_before_preparation(tiny: Recipe) -> None:

@@ -12,12 +12,12 @@ from scipy import stats
 from scipy.spatial import distance
 
 from regpt.base.errors import DataError
-from regpt.base.recipe import Recipe
 from regpt.data import token_statistics, tokenizer
 from regpt.data.import_shards import find_shards, import_shards
 from regpt.data.shards import Manifest
 from regpt.data.token_statistics import TokenStatistics, measure, statistics_of
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
 
 V, E = tokenizer.VOCABULARY, tokenizer.END_OF_TEXT
 FILE = "statistics.json"

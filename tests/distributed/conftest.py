@@ -2,8 +2,8 @@
 
 import pytest
 
-from regpt.base.settings import to_toml
 from regpt.preparation.dataset import prepare
+from regpt.recipe.settings import to_toml
 from regpt.tracking.journal import History
 from tests.conftest import tiny_recipe
 from tests.helpers.parallel_runs import STEPS, Workspace

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.settings import load_recipe
 from regpt.preparation.dataset import prepare
+from regpt.recipe.settings import load_recipe
 from regpt.tracking.journal import read_history
 from tests.helpers.parallel_runs import STEPS, Workspace
 

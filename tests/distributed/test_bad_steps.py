@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from regpt.base.settings import load_recipe
 from regpt.checkpoint import store
 from regpt.data.batches import Batch
 from regpt.model.gpt import GPT
+from regpt.recipe.settings import load_recipe
 from regpt.tracking.journal import SkippedRecord, StepRecord, read_history
 from regpt.tracking.rejections import RejectionKind
 from regpt.training import trainer

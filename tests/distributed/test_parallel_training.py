@@ -13,13 +13,13 @@ import pytest
 from numpy.typing import NDArray
 
 from regpt.base.errors import DONE
-from regpt.base.settings import load_recipe
 from regpt.checkpoint import store
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import GracefulStop
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, choice_losses_and_greedy
 from regpt.machine.device import open_device
+from regpt.recipe.settings import load_recipe
 from regpt.tasks.packing import tokenize_together
 from regpt.tracking.events import Started
 from regpt.tracking.journal import History, RunState, read_history

@@ -17,8 +17,6 @@ import torch
 from rich.console import Console as Terminal
 
 from regpt.base.errors import CHECKPOINT, DATA, DONE, INTERRUPTED, NUMERICS, RANKS, TERMINATED, USAGE
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
 from regpt.checkpoint import store
 from regpt.cli.main import main
 from regpt.distributed.signals import StopRequested
@@ -31,6 +29,8 @@ from regpt.doctor.runner import CHECKS, doctor, run_checks
 from regpt.interop import open_model
 from regpt.model.gpt import GPT
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 from regpt.reporting import page
 from regpt.training import parallel
 from tests.conftest import tiny_recipe, wait_until

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from regpt.base.errors import DONE, INTERRUPTED, USAGE
-from regpt.base.settings import to_toml
 from regpt.cli.main import main
 from regpt.evaluation import scoring
 from regpt.fairness.claims import paired_tests
 from regpt.fairness.loading import load_models
+from regpt.recipe.settings import to_toml
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.paired import PairedLossTest
 from regpt.stats.verdicts import hellaswag_verdict
@@ -211,7 +211,7 @@ def test_two_ranks_evaluate_to_the_bit_as_one(runs: Path, capsys: pytest.Capture
 
 
 def test_full_size_recipes_evaluate_all_hellaswag_items() -> None:
-    from regpt.base.settings import load_recipe
+    from regpt.recipe.settings import load_recipe
 
     for name in ("gpt2-modern", "gpt2-classic"):
         assert load_recipe(name).evaluation.hellaswag_items == 0
@@ -219,7 +219,7 @@ def test_full_size_recipes_evaluate_all_hellaswag_items() -> None:
 
 
 def test_own_recipe_evaluates_a_recorded_subset_by_default(tmp_path: Path) -> None:
-    from regpt.base.settings import load_recipe
+    from regpt.recipe.settings import load_recipe
 
     (tmp_path / "mine.toml").write_text("[model]\nn_layer = 2\n", encoding="utf-8")
     recipe = load_recipe(str(tmp_path / "mine.toml"))

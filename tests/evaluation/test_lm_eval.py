@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from regpt.base.errors import DONE, USAGE, UserError
-from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.lm_eval import make_harness_model, members
 from regpt.interop.open_model import open_model
 from regpt.machine.device import open_device
+from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import from_package
 from regpt.tracking.predictions import read_predictions

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from regpt.base.settings import shipped_recipes
 from regpt.comparison.final_metrics import Missing, Quantity, Value, final_metrics
 from regpt.fairness.caveats import Caveat, CaveatKind, RemedyKind
 from regpt.fairness.checks import find_caveats
@@ -28,6 +27,7 @@ from regpt.fairness.wording import (
     caveat_lines,
     values_text,
 )
+from regpt.recipe.settings import shipped_recipes
 from regpt.rendering.markup import MARKDOWN
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.paired import PairedLossTest

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from regpt.base.errors import USAGE
-from regpt.base.settings import load_recipe, to_toml
 from regpt.fairness.loading import is_shipped_only, load_model
+from regpt.recipe.settings import load_recipe, to_toml
 from tests.helpers.compared_runs import read_page, run_command
 
 

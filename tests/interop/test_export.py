@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import DONE, DataError, UserError
 from regpt.cli.main import main
 from regpt.data import tokenizer
@@ -18,6 +17,7 @@ from regpt.interop.export import export
 from regpt.interop.huggingface import family
 from regpt.interop.open_model import open_model
 from regpt.interop.pretrained import load_pretrained
+from regpt.recipe.architecture import ModelRecipe
 from tests.interop.test_pretrained import LLAMA, saved, write_tokenizer
 from tests.model.test_gpt import CLASSIC, SMALL, model_of
 

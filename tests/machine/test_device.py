@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from regpt.base.errors import UserError
-from regpt.base.sections import RunRecipe
 from regpt.machine import device as device_module
 from regpt.machine.device import choose_precision, open_device, seed_micro_batch
+from regpt.recipe.sections import RunRecipe
 
 
 def test_device_that_does_not_exist_is_refused_by_name() -> None:

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from regpt.base.errors import UserError
-from regpt.base.sections import RunRecipe
 from regpt.machine import nvidia
 from regpt.machine.device import open_device
 from regpt.machine.nvidia import idle_cards_note, refuse_card_without_kernels, runs_on
+from regpt.recipe.sections import RunRecipe
 
 ON_ANY = RunRecipe(precision="float32")
 

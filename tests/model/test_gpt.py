@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regpt.base.architecture import ModelRecipe
-from regpt.base.settings import load_recipe
 from regpt.model.gpt import GPT, KeyValueCache
 from regpt.model.loss import LossOptions
+from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.settings import load_recipe
 
 SMALL = ModelRecipe(n_layer=2, n_head=2, n_embd=16, block_size=24, mlp_hidden=40)
 CLASSIC = replace(SMALL, positions="learned", activation="gelu", normalization="layernorm", bias=True)

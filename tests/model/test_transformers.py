@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from regpt.base.architecture import ModelRecipe
 from regpt.evaluation.sampling import Sampling, generate
 from regpt.interop.huggingface import from_hugging_face, hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT
+from regpt.recipe.architecture import ModelRecipe
 from tests.model.test_gpt import CLASSIC, SMALL, model_of, tokens
 
 transformers = pytest.importorskip("transformers")

@@ -10,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regpt.base.errors import DATA, DONE, USAGE, RecipeError, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, shipped_recipes
 from regpt.cli.main import main
 from regpt.new_recipe.draft import Size, size_values
 from regpt.new_recipe.intervals import (
@@ -25,6 +23,8 @@ from regpt.new_recipe.intervals import (
 )
 from regpt.new_recipe.length import Length, Unit, parse_length
 from regpt.plan.warnings import ADVISED_EVALUATION
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe, shipped_recipes
 from regpt.tracking.run import open_run
 from tests.conftest import TINY
 from tests.helpers.golden import assert_golden

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.cards import find_card
-from regpt.base.recipe import Recipe
-from regpt.base.sections import RunRecipe
-from regpt.base.settings import load_recipe
 from regpt.model.gpt import GPT
-from regpt.model.optimizer import make_optimizer
+from regpt.optimizer.groups import make_optimizer
 from regpt.plan.estimate import Hardware, bytes_sent, compute_seconds, estimate, largest_micro_batch
 from regpt.plan.memory import ParallelLayout, activation_bytes, block_bytes, block_weights, estimate_memory, loss_bytes
+from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.sections import RunRecipe
+from regpt.recipe.settings import load_recipe
 
 MODERN = ModelRecipe(n_layer=3, n_embd=128, n_head=2, mlp_hidden=352, block_size=64)
 CLASSIC = replace(MODERN, positions="learned", activation="gelu", normalization="layernorm", bias=True, mlp_hidden=512)

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from regpt.base.sections import RunRecipe
-from regpt.base.settings import load_recipe
 from regpt.machine.device import open_device
 from regpt.plan.measure_cpu import measured_rates
 from regpt.plan.run_time import Rates
+from regpt.recipe.sections import RunRecipe
+from regpt.recipe.settings import load_recipe
 
 
 def test_step_time_is_the_sum_of_its_parts() -> None:

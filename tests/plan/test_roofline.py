@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from regpt.base.cards import find_card
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.plan.estimate import Hardware, estimate
 from regpt.plan.published_speeds import published_speeds
 from regpt.plan.roofline import HIGH, LOW, parts_per_token, seconds_per_token, speed_range
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 
 
 def test_speed_range_of_small_models_surrounds_the_formula() -> None:

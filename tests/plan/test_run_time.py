@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from regpt.base.cards import find_card
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.plan.estimate import Estimate, Hardware, estimate
 from regpt.plan.run_time import Range, Rates, RunTime, time_on_cards, time_on_cpu
 from regpt.plan.workload import count_work
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 
 STEP = ["run.max_steps=60", "optimizer.warmup_steps=3", "data.path=nowhere"]
 SMALL = [*STEP, "evaluation.hellaswag_items=50", "evaluation.hellaswag_every=60", "checkpoint.every=20"]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, override
 from regpt.plan.sizes import checkpoints_kept, dataset_bytes, dataset_copies, disk_needed
 from regpt.preparation.dataset import open_or_prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe, override
 
 
 @pytest.mark.parametrize(

@@ -7,14 +7,14 @@ import pytest
 from regpt.base.cards import CARDS, find_card
 from regpt.base.errors import UserError
 from regpt.base.format import gigabytes
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.cli.main import main
 from regpt.plan.estimate import Hardware, estimate
 from regpt.plan.memory import USABLE_SHARE, estimate_memory
 from regpt.plan.run_time import Rates
 from regpt.plan.summary import CardPlan, CpuPlan, MicroBatchFit, plan_for_cards, plan_for_this_machine
 from regpt.plan.wording import plan_lines
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 
 LARGE = ["model.n_layer=48", "model.n_embd=4096", "model.n_head=32"]
 SEVEN_B = ["model.n_layer=32", "model.n_head=32", "model.n_embd=4096", "model.mlp_hidden=11008"]

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from regpt.base.cards import find_card
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, override
 from regpt.plan.run_time import Rates, RunTime, time_on_cpu
 from regpt.plan.sizes import disk_needed
 from regpt.plan.warning_wording import warning_text
@@ -26,6 +24,8 @@ from regpt.plan.warnings import (
     parse_hardware,
 )
 from regpt.plan.workload import count_work
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe, override
 
 ONE_WINDOW = ["data.micro_batch=1", "data.total_batch_tokens=1024"]  # does not divide among four cards
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.plan.run_time import Rates
 from regpt.plan.summary import plan_for_cards, plan_for_this_machine
 from regpt.plan.wording import plan_lines
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 from tests.helpers.golden import assert_golden
 
 RUNS = Path("runs")

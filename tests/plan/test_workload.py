@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, load_resolved_recipe
 from regpt.data.shards import TokenWindows
 from regpt.evaluation.scoring import PackedTask
 from regpt.plan.workload import ITEM_POSITIONS, ITEM_TARGETS, count_work
 from regpt.preparation.dataset import open_or_prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe, load_resolved_recipe
 from regpt.tasks.catalog import HELLASWAG_ITEMS, TASKS
 from regpt.tasks.items import open_items
 from regpt.tracking.journal import read_history

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from regpt.base.errors import DataError
-from regpt.base.recipe import Recipe
 from regpt.preparation import cluster
 from regpt.preparation.cluster import encode_parts, encoded_corpus, prepare_on, seal_pieces
 from regpt.preparation.dataset import pieces_folder, prepare
+from regpt.recipe.recipe import Recipe
 from tests.conftest import tiny_recipe
 
 # A fake Slurm that runs each job as soon as it is queued, and an srun that only runs its command.

@@ -12,12 +12,12 @@ import pytest
 
 from regpt.base import files
 from regpt.base.errors import DataError, UserError
-from regpt.base.recipe import Recipe
 from regpt.corpus.corpora import documents, open_corpus
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.data import shard_writer, tokenizer
 from regpt.data.shards import TokenWindows, read_manifest
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
 from tests.conftest import tiny_recipe
 from tests.helpers import strange_disks
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from regpt.base.errors import DATA, DONE, USAGE, UserError
-from regpt.base.settings import load_recipe, load_resolved_recipe
 from regpt.cli.main import main
 from regpt.corpus.corpora import open_corpus
 from regpt.data.shards import read_manifest
 from regpt.preparation import changed_files, existing
 from regpt.preparation.dataset import open_or_prepare
+from regpt.recipe.settings import load_recipe, load_resolved_recipe
 from tests.conftest import TINY, tiny_recipe
 
 OLD_DATASET = Path(__file__).parent.parent / "fixtures" / "version_0_1" / "data" / "texts"

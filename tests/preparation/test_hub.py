@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from regpt.base.errors import DataError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.data.shards import read_manifest
 from regpt.preparation import downloads, hub
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 from tests.conftest import tiny_recipe, wait_until
 from tests.helpers import hub_server
 from tests.helpers.hub_server import COMMIT, HubServer, served

@@ -24,8 +24,6 @@ import pytest
 
 from regpt.base import files
 from regpt.base.errors import DataError, LockedError, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
 from regpt.corpus import chunks, parquet
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.corpus.text_files import FilePart
@@ -34,6 +32,8 @@ from regpt.data.shards import Manifest, read_manifest
 from regpt.machine.limits import free_memory, usable_processors
 from regpt.preparation import encoders, job, split
 from regpt.preparation.dataset import exclusive, prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 from tests.conftest import tiny_recipe, wait_until
 
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from regpt.base.errors import DataError, UserError
-from regpt.base.recipe import Recipe
 from regpt.corpus import chunks
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.data import tokenizer
@@ -19,6 +18,7 @@ from regpt.data.shards import Manifest, read_manifest
 from regpt.data.validation_split import Fallback, SplitRule, SplitWarning, describe_warning
 from regpt.preparation import split
 from regpt.preparation.dataset import open_or_prepare, prepare
+from regpt.recipe.recipe import Recipe
 from tests.conftest import tiny_recipe
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from regpt.base.format import smoothed
-from regpt.base.settings import load_recipe
+from regpt.recipe.settings import load_recipe
 from regpt.rendering.charts import POINTS, thin_out
 from regpt.rendering.figure_style import (
     COLORS,

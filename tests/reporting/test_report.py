@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from regpt.base.errors import UserError
-from regpt.base.settings import load_recipe, to_toml
+from regpt.recipe.settings import load_recipe, to_toml
 from regpt.reporting.page import write_page, write_report
 from regpt.reporting.recipe_diff import differences_from_gpt2, rows_of_differences
 from regpt.reporting.scores import Baseline, open_baseline
@@ -434,7 +434,7 @@ def test_report_compares_with_the_figures_of_a_recipe(two_runs: Path) -> None:
 
 
 def find_recipe_file(name: str) -> Path:
-    from regpt.base.settings import shipped_recipes
+    from regpt.recipe.settings import shipped_recipes
 
     return shipped_recipes()[name]
 

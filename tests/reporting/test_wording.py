@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.recipe import Recipe
+from regpt.recipe.recipe import Recipe
 from regpt.reporting.wording import durations, event_line
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Finished, Started

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import stats
 
-from regpt.base.settings import load_recipe
 from regpt.fairness.loading import load_run
 from regpt.fairness.models import align_on_shared_data
+from regpt.recipe.settings import load_recipe
 from regpt.stats.losses import ErrorBoundsTest, MeasuredLoss, error_bounds_test
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.paired import PairedLossTest

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe
 from regpt.fairness.claims import claims_on_runs
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
 from regpt.reporting.scores import Baseline
 from regpt.reporting.sections import verdict_rows
 from regpt.reporting.summary import baseline_paragraph, claim_at_equal_tokens, summary

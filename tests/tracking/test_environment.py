@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from regpt.base.errors import UserError
-from regpt.base.recipe import Recipe
 from regpt.cli.main import main
 from regpt.data.public_corpora import PublicCorpus
 from regpt.data.token_statistics import measure
@@ -18,6 +17,7 @@ from regpt.inspection.duplicate_record import store_duplicates, stored_duplicate
 from regpt.inspection.duplicates import Search
 from regpt.machine.device import open_device
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
 from regpt.stats.verdicts import device_counts
 from regpt.tracking.environment import DataInfo, DeviceInfo, Environment, Packages, SourceInfo, TokenizerBackend
 from regpt.tracking.run import open_run

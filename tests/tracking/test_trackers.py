@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from regpt.base.errors import UserError
-from regpt.base.settings import to_toml
 from regpt.console.training import Console
+from regpt.recipe.settings import to_toml
 from regpt.tracking import trackers
 from regpt.tracking.events import Rollback
 from regpt.tracking.journal import EventRecord, Record, RunState, StepRecord, read_history

@@ -2,7 +2,7 @@
 
 import json
 
-from regpt.base.settings import load_recipe
+from regpt.recipe.settings import load_recipe
 from regpt.training.checkpointing import TrainState
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from regpt.base.errors import DataError, NumericsError
-from regpt.base.recipe import Recipe
-from regpt.base.sections import GuardRecipe
 from regpt.checkpoint import store
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.sections import GuardRecipe
 from regpt.tracking.events import Event, Rollback
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths

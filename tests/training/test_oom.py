@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from regpt.base.errors import DONE, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import load_recipe, to_toml
 from regpt.machine.oom import is_out_of_memory, smaller_micro_batch
 from regpt.model.gpt import GPT
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe, to_toml
 from regpt.tracking.events import Event, OutOfMemory
 from regpt.tracking.journal import RunState, read_history
 from regpt.tracking.layout import RunPaths

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from regpt.base.errors import DATA, INTERRUPTED, DataError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
 from regpt.cli.main import main
 from regpt.console.training import Console, TrainingConsole
 from regpt.evaluation import scoring
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 from regpt.reporting.page import write_report
 from regpt.tasks import items
 from regpt.tasks.catalog import BY_SUM, BY_TOKEN

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 
 from regpt.base import files
 from regpt.base.errors import TERMINATED, CheckpointError, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables, load_recipe
 from regpt.checkpoint import retention, store
 from regpt.checkpoint.snapshot import Snapshot
 from regpt.cli.main import main
 from regpt.console.training import Console
 from regpt.distributed.signals import GracefulStop
 from regpt.evaluation.validation import Validation
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import as_tables, load_recipe
 from regpt.tracking.events import Event, Resumed, Stopped
 from regpt.tracking.journal import Journal, RunState, read_history
 from regpt.tracking.layout import RunPaths
@@ -380,7 +380,7 @@ def test_tracker_that_is_not_installed_is_refused_before_the_run(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(TRACKERS, "trackio", ("no_such_package", Failing))
-    from regpt.base.settings import to_toml
+    from regpt.recipe.settings import to_toml
 
     (tmp_path / "x.toml").write_text(to_toml(tiny_recipe(tmp_path, run={"sinks": "trackio"})))
     assert main(["train", str(tmp_path / "x.toml"), "--runs", str(tmp_path / "runs")]) == 2

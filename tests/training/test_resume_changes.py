@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from regpt.base.errors import DATA, DONE
-from regpt.base.recipe import Recipe
-from regpt.base.settings import as_tables, load_recipe
 from regpt.cli.main import main
 from regpt.console.training import Console
 from regpt.machine import device
 from regpt.machine.compute import ComputeEnvironment, compute_environment
-from regpt.model.optimizer import learning_rate
+from regpt.optimizer.schedule import learning_rate
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import as_tables, load_recipe
 from regpt.reporting.wording import event_line
 from regpt.tracking.events import Resumed
 from regpt.tracking.journal import read_history

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from regpt.base.errors import INTERRUPTED, TERMINATED, CheckpointError, DataError, LockedError, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.settings import to_toml
 from regpt.distributed.signals import TIME_LIMIT, GracefulStop
 from regpt.filesystem.locks import locked
 from regpt.preparation.dataset import prepare
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import to_toml
 from regpt.tracking.events import Event, Started
 from regpt.tracking.journal import RunState, read_history
 from regpt.training.start import TrainResult, resume, start_training, train

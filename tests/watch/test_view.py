@@ -24,9 +24,9 @@ from rich.cells import cell_len
 
 from regpt.base.files import write_json, write_text
 from regpt.base.format import duration, percent, smoothed
-from regpt.base.settings import to_toml
 from regpt.cli.main import main
 from regpt.filesystem.locks import locked, process_start
+from regpt.recipe.settings import to_toml
 from regpt.tracking.events import CheckpointFailed, Detail, Failed, Finished, Resumed, Rollback, Started, Stopped
 from regpt.tracking.journal import (
     CheckpointRecord,

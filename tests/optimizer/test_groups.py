@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from regpt.base.settings import load_recipe
 from regpt.model.gpt import GPT
-from regpt.model.optimizer import learning_rate, make_optimizer, parameter_groups
+from regpt.optimizer.groups import make_optimizer, parameter_groups
+from regpt.optimizer.schedule import learning_rate
+from regpt.recipe.settings import load_recipe
 from tests.model.test_gpt import CLASSIC, EVERY_MIX
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from regpt.base.errors import Problem
-from regpt.base.schema import above_zero, at_least, setting
+from regpt.recipe.schema import above_zero, at_least, setting
 
 GPT2_VOCABULARY = 50_257  # token ids of GPT-2's tokenizer; `vocab_size` may pad beyond them
 

@@ -8,11 +8,11 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from regpt.base.aliases import OLD_SETTINGS, OTHER_NAMES, current_recipe, current_setting, rename_settings
 from regpt.base.errors import Problem, RecipeError, UserError
 from regpt.base.files import sha256_of_json
-from regpt.base.recipe import SECTIONS, Given, Recipe
-from regpt.base.schema import OnResume, mistyped, parse_word, plain_value
+from regpt.recipe.aliases import OLD_SETTINGS, OTHER_NAMES, current_recipe, current_setting, rename_settings
+from regpt.recipe.recipe import SECTIONS, Given, Recipe
+from regpt.recipe.schema import OnResume, mistyped, parse_word, plain_value
 
 LIKE = "like"  # the one key of a recipe outside its sections: the recipe that it inherits from
 # The dataclass field of every setting, by section and key.

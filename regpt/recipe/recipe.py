@@ -4,15 +4,15 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 
-from regpt.base.architecture import ModelRecipe
 from regpt.base.errors import Problem
-from regpt.base.schema import at_least, setting
-from regpt.base.sections import (
+from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.optimization import OptimizerRecipe
+from regpt.recipe.schema import at_least, setting
+from regpt.recipe.sections import (
     CheckpointRecipe,
     DataRecipe,
     EvaluationRecipe,
     GuardRecipe,
-    OptimizerRecipe,
     RunRecipe,
 )
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from regpt.base.aliases import RenamedSetting
 from regpt.base.errors import RecipeError, UserError
-from regpt.base.settings import (
+from regpt.cli.main import main
+from regpt.recipe.aliases import RenamedSetting
+from regpt.recipe.settings import (
     as_tables,
     build_recipe,
     changes,
@@ -15,7 +16,6 @@ from regpt.base.settings import (
     load_resolved_recipe,
     shipped_recipe,
 )
-from regpt.cli.main import main
 
 
 @pytest.mark.parametrize(("old", "new"), [("gpt2-230126", "gpt2-classic"), ("gpt2-050226", "gpt2-modern")])

@@ -9,9 +9,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from regpt.base.errors import Problem, RecipeError, UserError
-from regpt.base.recipe import Recipe
-from regpt.base.sections import EvaluationRecipe, OptimizerRecipe
-from regpt.base.settings import (
+from regpt.recipe.optimization import OptimizerRecipe
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.sections import EvaluationRecipe
+from regpt.recipe.settings import (
     as_tables,
     build_recipe,
     changes,

@@ -1,0 +1,1 @@
+"""The optimizer: which parameters it updates how, and the schedule of its learning rates."""

@@ -1,0 +1,1 @@
+"""Recipes: every setting of a run, its check, and the files that hold them."""
