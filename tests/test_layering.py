@@ -41,7 +41,12 @@ PACKAGES = [
     "doctor",
     "cli",
 ]
-MAY_NOT_IMPORT = {"base": {"numpy", "torch"}, "recipe": {"numpy", "torch"}, "model": {"time", "os", "pathlib"}, "optimizer": {"time", "os", "pathlib"}}
+MAY_NOT_IMPORT = {
+    "base": {"numpy", "torch"},
+    "recipe": {"numpy", "torch"},
+    "model": {"time", "os", "pathlib"},
+    "optimizer": {"time", "os", "pathlib"},
+}
 MOST_LINES_OF_A_MODULE = 300
 MOST_LINES_OF_A_FUNCTION = 60
 LONG_MODULES: set[str] = set()

@@ -24,7 +24,15 @@ def setting(default: Any, help: str, on_resume: OnResume = "refused") -> Any:
     "noted": the run continues with the new value, and its journal records the change.
     "refused": the resume ends with an error.
     """
-    return field(default=default, metadata={"help": help, "on_resume": on_resume})
+    return field(default=default, metadata={"help": help, "on_resume": on_resume, "is_switch": False})
+
+
+def switch(off: Any, help: str, on_resume: OnResume = "refused") -> Any:
+    """Declare a setting that earlier versions did not have; with its default `off` a run is what it was before.
+
+    While it is off it is not part of the recipe's digest, so that digests of earlier versions stay valid.
+    """
+    return field(default=off, metadata={"help": help, "on_resume": on_resume, "is_switch": True})
 
 
 def at_least(section: Any, least: int, *keys: str) -> Iterator[Problem]:

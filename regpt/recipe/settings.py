@@ -243,9 +243,16 @@ def recipe_digest(recipe: Recipe) -> str:
         {
             OLD_SETTINGS.get(name, name): value
             for name, value in run_settings(recipe).items()
-            if on_resume(name) != "free"
+            if on_resume(name) != "free" and not is_off(name, value)
         }
     )
+
+
+def is_off(name: str, value: Any) -> bool:
+    """Return whether the setting 'section.key' is a switch that is off."""
+    section, _, key = name.partition(".")
+    declared = SETTINGS[section][key]
+    return bool(declared.metadata["is_switch"]) and value == declared.default
 
 
 def on_resume(name: str) -> OnResume:
