@@ -139,8 +139,9 @@ def ask(question: str, default: str, given: str | None, parse: "Callable[[str], 
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.format import scientific
     from regpt.data.sizes import epochs_text
+    from regpt.recipe.differences import differences
     from regpt.recipe.recipe import warmup_advice
-    from regpt.recipe.settings import differences, load_recipe, to_toml
+    from regpt.recipe.settings import load_recipe, to_toml
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     print(to_toml(recipe))

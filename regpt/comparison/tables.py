@@ -11,7 +11,7 @@ from regpt.base.format import NO_VALUE, duration, percent, scientific, with_erro
 from regpt.comparison.final_metrics import Cell, MetricRow, Missing, ModelState, Quantity, Value, final_metrics
 from regpt.fairness.learning_curves import CurveValue, LearningCurve, Row, first_time_below
 from regpt.fairness.models import ComparedModel, metric_text, task_title
-from regpt.recipe.settings import run_settings
+from regpt.recipe.differences import run_settings
 from regpt.rendering.markdown import escaped
 
 

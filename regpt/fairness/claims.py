@@ -8,7 +8,7 @@ from regpt.fairness.caveats import Caveat
 from regpt.fairness.checks import find_caveats
 from regpt.fairness.loading import load_run
 from regpt.fairness.models import ComparedModel, TaskScore, align_on_shared_data, all_tasks
-from regpt.recipe.settings import result_differences
+from regpt.recipe.differences import result_differences
 from regpt.stats.identical import Identity, identical
 from regpt.stats.outcome import Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, holm_adjusted

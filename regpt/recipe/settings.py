@@ -1,4 +1,4 @@
-"""Read a recipe from a TOML file and `section.key=value` words, write it back, and compare recipes."""
+"""Read a recipe from a TOML file and `section.key=value` words, and write it back."""
 
 import difflib
 import json
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from regpt.base.errors import Problem, RecipeError, UserError
-from regpt.base.files import sha256_of_json
-from regpt.recipe.aliases import OLD_SETTINGS, OTHER_NAMES, current_recipe, current_setting, rename_settings
+from regpt.recipe.aliases import OTHER_NAMES, current_recipe, current_setting, rename_settings
 from regpt.recipe.recipe import SECTIONS, Given, Recipe
-from regpt.recipe.schema import OnResume, mistyped, parse_word, plain_value
+from regpt.recipe.schema import mistyped, parse_word, plain_value
 
 LIKE = "like"  # the one key of a recipe outside its sections: the recipe that it inherits from
 # The dataclass field of every setting, by section and key.
@@ -235,68 +234,3 @@ def toml_value(value: Any) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     return repr(value)
-
-
-def recipe_digest(recipe: Recipe) -> str:
-    """Return the SHA-256 of every setting that can change a result. A renamed setting counts under its old name."""
-    return sha256_of_json(
-        {
-            OLD_SETTINGS.get(name, name): value
-            for name, value in run_settings(recipe).items()
-            if on_resume(name) != "free" and not is_off(name, value)
-        }
-    )
-
-
-def is_off(name: str, value: Any) -> bool:
-    """Return whether the setting 'section.key' is a switch that is off."""
-    section, _, key = name.partition(".")
-    declared = SETTINGS[section][key]
-    return bool(declared.metadata["is_switch"]) and value == declared.default
-
-
-def on_resume(name: str) -> OnResume:
-    """Return the resume policy of the setting 'section.key'."""
-    section, _, key = name.partition(".")
-    policy: OnResume = SETTINGS[section][key].metadata["on_resume"]
-    return policy
-
-
-def run_settings(recipe: Recipe) -> dict[str, Any]:
-    """Return every value by 'section.key', except the published results, which never change a run."""
-    return flat(as_tables(recipe))
-
-
-def flat(tables: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    return {
-        f"{section}.{key}": value
-        for section, table in tables.items()
-        if section != "published"
-        for key, value in table.items()
-    }
-
-
-def changes(before: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]:
-    """Compare a recipe with the one that a run began with; `before` holds the tables that `as_tables` returned.
-
-    Return (refused changes, changes to note), each as setting -> [before, now]. Free settings are in neither.
-    """
-    then = {current_setting(name, warn=False): value for name, value in flat(before).items()}
-    changed = {name: [then[name], now] for name, now in run_settings(recipe).items() if then.get(name, now) != now}
-    refused = {name: pair for name, pair in changed.items() if on_resume(name) == "refused"}
-    return refused, {name: pair for name, pair in changed.items() if on_resume(name) == "noted"}
-
-
-def differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
-    """List (setting, our value, their value) for each setting in which two recipes differ."""
-    their_settings = run_settings(theirs)
-    return [
-        (name, value, their_settings[name])
-        for name, value in run_settings(ours).items()
-        if value != their_settings[name]
-    ]
-
-
-def result_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:
-    """List the differences that can change a result: those of settings that are not free."""
-    return [difference for difference in differences(ours, theirs) if on_resume(difference[0]) != "free"]

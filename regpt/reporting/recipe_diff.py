@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from regpt.base.format import scientific
 from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.differences import differences
 from regpt.recipe.recipe import Recipe
-from regpt.recipe.settings import differences, toml_value
+from regpt.recipe.settings import toml_value
 from regpt.tracking.run import Run
 
 LEARNING_SECTIONS = ("data", "model", "optimizer", "guard")  # of a recipe, that affect what is learned

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regpt.recipe.settings import result_differences
+from regpt.recipe.differences import result_differences
 from regpt.tracking.journal import StepRecord, ValidationRecord
 from regpt.tracking.run import Run
 

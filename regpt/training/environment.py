@@ -15,8 +15,8 @@ from regpt.data.shards import Manifest
 from regpt.data.token_statistics import statistics_of
 from regpt.inspection.duplicate_record import stored_duplicates
 from regpt.machine.device import Device
+from regpt.recipe.differences import recipe_digest
 from regpt.recipe.recipe import Recipe
-from regpt.recipe.settings import recipe_digest
 from regpt.tracking.environment import DeviceInfo, Environment, Packages, data_info
 
 

@@ -12,8 +12,9 @@ from regpt.machine.compute import ComputeEnvironment
 from regpt.machine.env import current_launch
 from regpt.optimizer.schedule import learning_rate
 from regpt.preparation.existing import refuse_other_settings
+from regpt.recipe.differences import changes
 from regpt.recipe.recipe import Recipe
-from regpt.recipe.settings import as_tables, build_recipe, changes, load_resolved_recipe
+from regpt.recipe.settings import as_tables, build_recipe, load_resolved_recipe
 from regpt.tracking.environment import Environment
 from regpt.tracking.events import Resumed, Started
 from regpt.tracking.journal import History, RunState, read_history

@@ -25,8 +25,9 @@ from regpt.machine.device import Device, open_device
 from regpt.machine.env import current_launch
 from regpt.preparation.dataset import open_or_prepare
 from regpt.preparation.existing import with_fixed_settings
+from regpt.recipe.differences import recipe_digest
 from regpt.recipe.recipe import Recipe
-from regpt.recipe.settings import as_tables, load_resolved_recipe, recipe_digest, to_toml
+from regpt.recipe.settings import as_tables, load_resolved_recipe, to_toml
 from regpt.tracking.events import Started
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.resume_changes import changes_of_resume

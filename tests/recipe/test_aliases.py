@@ -7,10 +7,10 @@ import pytest
 from regpt.base.errors import RecipeError, UserError
 from regpt.cli.main import main
 from regpt.recipe.aliases import RenamedSetting
+from regpt.recipe.differences import changes
 from regpt.recipe.settings import (
     as_tables,
     build_recipe,
-    changes,
     find_recipe,
     load_recipe,
     load_resolved_recipe,

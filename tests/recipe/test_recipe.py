@@ -9,22 +9,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from regpt.base.errors import Problem, RecipeError, UserError
+from regpt.recipe.differences import changes, differences, on_resume, recipe_digest, run_settings
 from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.sections import EvaluationRecipe
-from regpt.recipe.settings import (
-    as_tables,
-    build_recipe,
-    changes,
-    differences,
-    find_recipe,
-    load_recipe,
-    on_resume,
-    recipe_digest,
-    run_settings,
-    shipped_recipes,
-    to_toml,
-)
+from regpt.recipe.settings import as_tables, build_recipe, find_recipe, load_recipe, shipped_recipes, to_toml
 
 CLASSIC, MODERN = "gpt2-classic", "gpt2-modern"
 
