@@ -139,6 +139,7 @@ def ask(question: str, default: str, given: str | None, parse: "Callable[[str], 
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.format import scientific
     from regpt.data.sizes import epochs_text
+    from regpt.optimizer.schedule import cooldown_text
     from regpt.recipe.differences import differences
     from regpt.recipe.recipe import warmup_advice
     from regpt.recipe.settings import load_recipe, to_toml
@@ -154,6 +155,7 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
         "accumulation": f"{recipe.accumulation_steps(arguments.ranks)} micro-batches of {micro_batch} on {on}",
         "tokens": f"{recipe.total_tokens:,} in {recipe.run.max_steps:,} steps",
         "warm-up": f"{recipe.warmup_tokens:,} tokens in {recipe.optimizer.warmup_steps:,} steps",
+        **({"cooldown": cooldown_text(recipe)} if recipe.optimizer.schedule == "trapezoid" else {}),
         "FLOPs per token": f"{recipe.model.flops_per_token:,}",
         "FLOPs of the run": scientific(recipe.total_tokens * recipe.model.flops_per_token, 3),
         "epochs": epochs_text(recipe),

@@ -68,6 +68,7 @@ class Rehearsal:
             recipe,
             name="rehearsal",
             run=replace(recipe.run, max_steps=STEPS, sinks="", time_limit=""),
+            optimizer=replace(recipe.optimizer, cooldown_steps=0, adam_cooldown_steps=0),
             data=replace(
                 recipe.data,
                 micro_batch=micro_batch,

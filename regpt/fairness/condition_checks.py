@@ -11,6 +11,8 @@ from typing import Any
 from regpt.fairness.caveats import Caveat, CaveatKind, Command, Remedy, RemedyKind, are_different, command
 from regpt.fairness.models import ComparedModel
 from regpt.fairness.run_checks import models_with_runs
+from regpt.optimizer.schedule import are_same_rates
+from regpt.recipe.differences import before_changes
 from regpt.tracking.events import Resumed, Rollback
 from regpt.tracking.run import Run
 
@@ -119,11 +121,20 @@ def one_schedule_command(run: Run) -> Command:
 
 
 def horizons(run: Run) -> tuple[int, ...]:
-    """Return the values that run.max_steps had, the last one last."""
-    changed = [
-        detail.changed["run.max_steps"] for detail in run.history.details(Resumed) if "run.max_steps" in detail.changed
-    ]
-    return (*(int(before) for before, _ in changed), run.recipe.run.max_steps)
+    """Return the values that run.max_steps had, the last one last.
+
+    A change that keeps the learning rate of every step before it moves nothing, as in the constant part of a trapezoid.
+    """
+    found, recipe = [run.recipe.run.max_steps], run.recipe
+    for event in reversed(run.history.events):
+        if not isinstance(event.detail, Resumed):
+            continue
+        earlier = before_changes(recipe, event.detail.changed)
+        changed = event.detail.changed.get("run.max_steps")
+        if changed and not (earlier and are_same_rates(event.step, earlier, recipe)):
+            found.insert(0, int(changed[0]))
+        recipe = earlier or recipe
+    return tuple(found)
 
 
 def check_skipped_steps(models: Sequence[ComparedModel]) -> Iterator[Caveat]:

@@ -62,12 +62,15 @@ def with_intervals(recipe: Recipe, base: Recipe) -> Recipe:
 def interval_values(recipe: Recipe, base: Recipe) -> Iterator[Value]:
     """Yield the warm-up, the intervals and the HellaSwag items that suit the steps of a recipe like `base`.
 
-    The warm-up keeps its share of a shorter run, at least a twentieth, and its steps in a longer one. Evaluations take
-    about a tenth of the compute each, with at least `FEWEST_VALIDATIONS`.
+    The warm-up keeps its share of a shorter run, at least a twentieth, and its steps in a longer one. A cooldown keeps
+    its share. Evaluations take about a tenth of the compute each, with at least `FEWEST_VALIDATIONS`.
     """
     steps, before = recipe.run.max_steps, base.optimizer.warmup_steps
     warmup = min(before, max(before * steps // base.run.max_steps, steps // SHORTEST_WARMUP))
     yield Value("optimizer.warmup_steps", warmup, f"{percent(warmup / steps)} of the run")
+    for key in ("cooldown_steps", "adam_cooldown_steps"):
+        if cooldown := getattr(base.optimizer, key) * steps // base.run.max_steps:
+            yield Value(f"optimizer.{key}", min(cooldown, steps - warmup), f"{percent(cooldown / steps)} of the run")
     affordable = int(ADVISED_EVALUATION * steps / validation_cost(recipe))
     count = min(MOST_VALIDATIONS, max(FEWEST_VALIDATIONS, affordable))
     every = max(1, -(-steps // count))

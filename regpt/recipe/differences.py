@@ -1,12 +1,13 @@
 """What makes two recipes differ: the digest of a recipe, its values by name, and changes since a run began."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from regpt.base.files import sha256_of_json
 from regpt.recipe.aliases import OLD_SETTINGS, current_setting
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.schema import OnResume
-from regpt.recipe.settings import SETTINGS, as_tables
+from regpt.recipe.settings import SETTINGS, as_tables, build_recipe
 
 
 def recipe_digest(recipe: Recipe) -> str:
@@ -61,6 +62,15 @@ def changes(before: dict[str, dict[str, Any]], recipe: Recipe) -> tuple[dict[str
     changed = {name: [then[name], now] for name, now in run_settings(recipe).items() if then.get(name, now) != now}
     refused = {name: pair for name, pair in changed.items() if on_resume(name) == "refused"}
     return refused, {name: pair for name, pair in changed.items() if on_resume(name) == "noted"}
+
+
+def before_changes(recipe: Recipe, changed: Mapping[str, list[Any]]) -> Recipe | None:
+    """Return the recipe as it was before a resume, whose changes are setting -> [before, now]; None if unusable."""
+    tables = as_tables(recipe)
+    for name, (before, _) in changed.items():
+        section, _, key = name.partition(".")
+        tables[section][key] = before
+    return build_recipe(recipe.name, tables)[0]
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, Any, Any]]:

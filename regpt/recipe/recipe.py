@@ -92,6 +92,7 @@ class Recipe:
             if not infinite and not too_large:
                 yield from values.problems()
         if is_usable:
+            yield from self.optimizer.length_problems(self.run.max_steps)
             yield from self.batch_problems()
 
     def batch_problems(self, ranks: int = 1) -> Iterator[Problem]:

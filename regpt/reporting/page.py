@@ -6,6 +6,7 @@ from pathlib import Path
 from regpt.base.files import write_text
 from regpt.base.format import percent, scientific
 from regpt.data.public_corpora import PublicCorpus
+from regpt.optimizer.schedule import cooldown_text
 from regpt.rendering.figure_style import Line, as_markdown, as_picture
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import code, fenced
@@ -35,6 +36,7 @@ FORMATTERS: dict[str, Callable[..., str]] = {
     "code": code,
     "fenced": fenced,
     "scientific": scientific,
+    "cooldown_text": cooldown_text,
     "tokens_of_steps": tokens_of_steps,
     "model_type": model_type,
     "validation_steps": validation_steps,

@@ -44,10 +44,10 @@ def insert_event(run: Path, after: int, **event: Any) -> None:
 
 
 def moved_schedule(b: Path) -> None:
-    """Run b was first to end at step 3, and was resumed to step 6."""
+    """Run b was first to end at step 4, and was resumed to step 6."""
     records = [json.loads(line) for line in (b / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
-    after = next(n for n, record in enumerate(records) if record["kind"] == "step" and record["step"] == 4)
-    insert_event(b, after, event="resumed", step=3, detail={"changed": {"run.max_steps": [3, 6]}})
+    after = next(n for n, record in enumerate(records) if record["kind"] == "step" and record["step"] == 5)
+    insert_event(b, after, event="resumed", step=4, detail={"changed": {"run.max_steps": [4, 6]}})
 
 
 def skipped_step(b: Path) -> None:
@@ -218,6 +218,16 @@ def test_unfair_speed_is_named_and_leaves_the_loss_alone(clear: Path, change: Pl
     assert tests.speed is None or not tests.speed.is_about_recipes
 
 
+def test_more_steps_in_the_constant_part_of_a_trapezoid_move_nothing(clear: Path) -> None:
+    """Every step before the resume has the learning rate that it has in one schedule."""
+    for name in ("a", "b"):
+        edit_recipe(clear / name, 'schedule = "cosine"', 'schedule = "trapezoid"')
+    moved_schedule(clear / "b")
+    assert K.MOVED_SCHEDULE not in kinds()
+    edit_recipe(clear / "b", "cooldown_steps = 0", "cooldown_steps = 2")  # first over steps 3 and 4, then 5 and 6
+    assert K.MOVED_SCHEDULE in kinds()
+
+
 def test_values_say_how_the_pairs_differ(clear: Path) -> None:
     edit_recipe(clear / "b", 'order = "shuffled"', 'order = "sequential"')
     moved_schedule(clear / "b")
@@ -225,7 +235,7 @@ def test_values_say_how_the_pairs_differ(clear: Path) -> None:
     found = {caveat.kind: dict(caveat.values) for caveat in find_caveats(load_models(["b", "a"], Path("runs")))}
     order = found[K.OTHER_ORDER]["b"]
     assert isinstance(order, DataOrder) and order.order == "sequential" and 0 < (order.share_read or 0) < 0.1
-    assert found[K.MOVED_SCHEDULE] == {"b": (3, 6), "a": (6,)}
+    assert found[K.MOVED_SCHEDULE] == {"b": (4, 6), "a": (6,)}
     assert found[K.SKIPPED_STEPS] == {"b": SkippedSteps(1, 0), "a": SkippedSteps(0, 0)}
 
 

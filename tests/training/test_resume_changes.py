@@ -166,3 +166,19 @@ def test_moved_dataset_is_named_found_and_remembered(
     assert main(["resume", "a", "data.path=../data", "run.time_limit=1:00:00"]) == DONE
     recipe = load_recipe(Path("runs/a/recipe.toml"))
     assert (recipe.data.path, recipe.run.time_limit) == ("../data", "")
+
+
+def test_more_steps_before_the_cooldown_equal_a_run_of_those_steps_from_the_start(tmp_path: Path, texts: Path) -> None:
+    """A trapezoid that was to end after four steps, without a cooldown, trains six, of which two cool down."""
+
+    def trapezoid(steps: int, cooldown: int) -> Recipe:
+        shape = {"schedule": "trapezoid", "cooldown_steps": cooldown, "max_lr": 1e-2, "warmup_steps": 2}
+        return tiny_recipe(tmp_path, run={"max_steps": steps}, optimizer=shape, evaluation={"sample_count": 0})
+
+    train(trapezoid(4, 0), tmp_path / "a")
+    resume(tmp_path / "a", ["run.max_steps=6", "optimizer.cooldown_steps=2"])
+    train(trapezoid(6, 2), tmp_path / "b")
+    assert last_resume(tmp_path / "a").learning_rate_changed == []
+    assert last_resume(tmp_path / "a").changed == {"run.max_steps": [4, 6], "optimizer.cooldown_steps": [0, 2]}
+    steps = [[(s.loss, s.learning_rate) for s in read_history(tmp_path / name).steps] for name in "ab"]
+    assert steps[0] == steps[1] and steps[0][-1][1] < 1e-2
