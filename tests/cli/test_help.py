@@ -58,6 +58,8 @@ def test_help_of_settings_is_searched_by_words(capsys: pytest.CaptureFixture[str
         "max_lr",
         "min_lr",
         "warmup_steps",
+        "schedule",
+        "cooldown_steps",
     ]
     assert main(["recipe", "help", "batch", "size"]) == 0  # a name in other programs
     assert "micro_batch = 32" in capsys.readouterr().out

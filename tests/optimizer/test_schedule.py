@@ -1,8 +1,11 @@
 """The trapezoid: warm-up, constant rate and cooldown, for each kind of group, and what refuses it."""
 
+from dataclasses import replace
+
 import pytest
 
 from regpt.base.errors import RecipeError
+from regpt.new_recipe.intervals import with_intervals
 from regpt.optimizer.schedule import GroupKind, are_same_rates, learning_rate, multiplier
 from regpt.recipe.differences import recipe_digest
 from regpt.recipe.recipe import Recipe
@@ -73,3 +76,9 @@ def test_digest_of_a_recipe_holds_the_schedule_only_where_it_is_not_cosine() -> 
     written_out = recipe_with("optimizer.schedule=cosine", "optimizer.cooldown_steps=0")
     assert recipe_digest(written_out) == recipe_digest(recipe_with())
     assert recipe_digest(recipe_with("optimizer.schedule=trapezoid")) != recipe_digest(recipe_with())
+
+
+def test_recipe_of_another_length_keeps_the_share_of_the_cooldown() -> None:
+    base = recipe_with("run.max_steps=400", "optimizer.schedule=trapezoid", "optimizer.cooldown_steps=100")
+    shorter = with_intervals(replace(base, run=replace(base.run, max_steps=40)), base)
+    assert shorter.optimizer.cooldown_steps == 10 and list(shorter.problems()) == []
