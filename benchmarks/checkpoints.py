@@ -18,7 +18,7 @@ import torch
 
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.model.gpt import GPT
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.making import make_optimizer
 from regpt.recipe.settings import load_recipe
 from regpt.tracking.journal import read_history
 

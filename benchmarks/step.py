@@ -22,7 +22,7 @@ import torch
 
 from regpt.interop.huggingface import hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.making import make_optimizer
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.settings import load_recipe
 

@@ -17,7 +17,6 @@ from regpt.data.batches import Batch
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, known_card, open_device
 from regpt.machine.oom import is_out_of_memory
-from regpt.optimizer.schedule import learning_rate
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
 from regpt.training.gradients import Gradients
@@ -210,12 +209,7 @@ class Training:
     def step(self, batch: Batch) -> tuple[float, float]:
         """Do an optimizer step as `Trainer.train_step` does; return (mean loss, gradient norm)."""
         loss, norm, _ = self.gradients.compute(self.steps, batch)
-        self.parallel.clip(norm)
-        for group in self.parallel.optimizer.param_groups:
-            group["lr"] = learning_rate(self.steps, self.recipe)
-        self.parallel.optimizer.step()
-        self.parallel.optimizer.zero_grad(set_to_none=True)
-        self.device.synchronize()
+        self.parallel.update(norm, self.steps)
         self.steps += 1
         return loss, norm
 

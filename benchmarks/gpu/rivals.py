@@ -13,7 +13,7 @@ from benchmarks.gpu.results import AbsentError, Bound, Measured
 from regpt.data.batches import Batch
 from regpt.interop.huggingface import hugging_face_config, to_hugging_face
 from regpt.machine.device import Device
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.making import make_optimizer
 from regpt.recipe.recipe import Recipe
 
 ROUNDS = 5  # of each side, in turn

@@ -14,7 +14,6 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, memory_bytes, peak_memory_bytes, reserved_bytes, reset_peak_memory
 from regpt.machine.load import LoadMeter
 from regpt.machine.oom import is_out_of_memory, release_memory, smaller_micro_batch
-from regpt.optimizer.schedule import learning_rate
 from regpt.recipe.recipe import Recipe
 from regpt.training.gradients import Gradients
 from regpt.training.parallel import Parallel
@@ -117,6 +116,6 @@ class Steps:
         started_at = time.perf_counter()
         _, norm, _ = self.gradients.compute(self.step, batch)
         computed_at = time.perf_counter()
-        self.parallel.update(norm, learning_rate(self.step, self.recipe))
+        self.parallel.update(norm, self.step)
         self.step += 1
         return TimedStep(computed_at - started_at, time.perf_counter() - computed_at)

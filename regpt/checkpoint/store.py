@@ -235,7 +235,7 @@ def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:
             rows = saved.rows(key, *local_rows(parameter))
             # a fused AdamW keeps its step counter on the parameter's device, in float32
             here = rows.to(to_local(parameter).device)
-            is_sharded = saved.shapes[key] == parameter.shape
+            is_sharded = saved.shapes[key][:1] == parameter.shape[:1]
             optimizer.state[parameter][key.removeprefix(prefix)] = shard_like(parameter, here) if is_sharded else here
 
 

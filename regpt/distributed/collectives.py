@@ -1,5 +1,6 @@
 """Collectives: operations that all ranks call at the same time, through torch.distributed."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ class Collectives(RankConnections):
         gathered = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(gathered, tensor.contiguous())
         return gathered
+
+    def all_to_all(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> Sequence[Tensor]:
+        """Send `parts[r]` to rank r; return what each rank sent here, which has `sizes[r]` elements. All are flat."""
+        received = parts[0].new_empty(sum(sizes))
+        with self.connection_errors():
+            dist.all_to_all_single(received, torch.cat(list(parts)), list(sizes), [part.numel() for part in parts])
+        return received.split(list(sizes))
 
     def broadcast_(self, tensor: Tensor) -> None:
         """Overwrite a tensor with rank 0's."""

@@ -1,5 +1,6 @@
 """Sharded tensors: this rank's rows of a DTensor, and the same functions for plain tensors."""
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -19,7 +20,11 @@ def local_rows(tensor: Tensor) -> tuple[int, int]:
     count = tensor.shape[0] if tensor.ndim else 1
     if not isinstance(tensor, DTensor):
         return 0, count
-    rank, ranks = tensor.device_mesh.get_local_rank(), tensor.device_mesh.size()
+    return rows_of_rank(count, tensor.device_mesh.get_local_rank(), tensor.device_mesh.size())
+
+
+def rows_of_rank(count: int, rank: int, ranks: int) -> tuple[int, int]:
+    """Return the first row and the last row + 1 of a rank's shard of `count` rows."""
     each = -(-count // ranks)  # fully_shard splits like torch.chunk
     return min(count, rank * each), min(count, (rank + 1) * each)
 
@@ -31,8 +36,10 @@ def copy_local_(tensor: Tensor, whole: Tensor) -> None:
 
 
 def shard_like(model: Tensor, rows: Tensor) -> Tensor:
-    """Return this rank's rows as a tensor with the sharding of `model`."""
+    """Return this rank's rows as a tensor with the sharding of `model`, whose number of rows it has."""
     if not isinstance(model, DTensor):
         return rows
     mesh, placements = model.device_mesh, model.placements
-    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=model.shape, stride=model.stride())
+    shape = torch.Size([model.shape[0], *rows.shape[1:]])
+    stride = rows.contiguous().stride()  # does not depend on the number of rows
+    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=shape, stride=stride)

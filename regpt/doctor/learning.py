@@ -14,7 +14,7 @@ from regpt.data.shards import TokenWindows, read_manifest
 from regpt.doctor.checks import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import STEPS, Rehearsal
 from regpt.model.gpt import GPT
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.making import make_optimizer
 from regpt.recipe.recipe import Recipe
 from regpt.tracking.journal import read_history
 

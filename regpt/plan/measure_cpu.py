@@ -6,7 +6,6 @@ multiplied by how often a run needs them. The only assumption is that each part 
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from regpt.machine.device import Device
 from regpt.model.chunks import rows_of_chunk
 from regpt.model.gpt import Block, rotary_table
 from regpt.model.loss import LossOptions, mean_loss, token_losses
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.making import make_adamw
 from regpt.plan.run_time import Rates
 from regpt.recipe.recipe import Recipe
 
@@ -134,7 +133,7 @@ def sampling_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     """Return the seconds per parameter of gradient norm, clipping, AdamW and resetting the gradients."""
     layer = torch.nn.Linear(1024, OPTIMIZER_PARAMETERS // 1024, bias=False).to(device.torch_device)
-    optimizer = make_optimizer(layer, replace(recipe, name="rates"))
+    optimizer = make_adamw([{"params": [layer.weight], "weight_decay": 0.1}], recipe.optimizer)
 
     def once() -> None:
         layer.weight.grad = torch.ones_like(layer.weight)

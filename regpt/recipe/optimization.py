@@ -1,4 +1,4 @@
-"""The recipe's section [optimizer]: the optimizer and its learning-rate schedule."""
+"""The recipe's section [optimizer]: the optimizer, its parameter groups and its learning-rate schedule."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from regpt.recipe.schema import above_zero, at_least, setting, switch
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
-    """AdamW and its learning-rate schedule: linear warm-up, then a decay."""
+    """The optimizer and its learning-rate schedule: linear warm-up, then a decay."""
 
     max_lr: float = setting(6e-4, "Learning rate at the end of the warm-up.")
     min_lr: float = setting(6e-5, "Learning rate at the end of the decay.")
@@ -41,20 +41,60 @@ class OptimizerRecipe:
     eps: float = setting(1e-8, "AdamW: epsilon added to the denominator.")
     weight_decay: float = setting(0.1, "Weight decay of tensors with two or more dimensions.")
     grad_clip: float = setting(1.0, "Largest norm of all gradients together; larger ones are scaled down to it.")
+    kind: Literal["adamw", "muon"] = switch(
+        "adamw",
+        "Optimizer; muon: Muon for the matrices inside blocks, AdamW for embedding, head and vectors"
+        " (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).",
+    )
+    embedding_lr: float = switch(0.0, "Peak learning rate of token, position and value embeddings; 0: max_lr.")
+    head_lr: float = switch(0.0, "Peak learning rate of an untied head; 0: max_lr.")
+    vector_lr: float = switch(0.0, "Peak learning rate of norms, biases, scalars and gates; 0: max_lr.")
+    cautious_weight_decay: bool = switch(
+        False, "Decay a weight only where the update moves it towards zero (Chen et al. 2025, arXiv 2510.12402)."
+    )
+    weight_decay_schedule: Literal["constant", "lr"] = switch(
+        "constant", "Weight decay over the run; lr: scaled by the learning rate relative to its peak, as in nanochat."
+    )
+    muon_lr: float = switch(0.02, "Muon: peak learning rate.")
+    muon_momentum: float = switch(0.95, "Muon: decay rate of the mean of gradients, in Nesterov's form.")
+    muon_momentum_start: float = switch(0.85, "Muon: momentum at the first step, from which it rises linearly.")
+    muon_momentum_warmup_steps: int = switch(
+        300, "Muon: number of steps in which the momentum rises (modded-nanogpt); 0: constant."
+    )
+    muon_weight_decay: float = switch(0.0, "Muon: weight decay; each step subtracts learning rate x decay x weight.")
+    muon_scale: Literal["original", "match_rms_adamw"] = switch(
+        "original",
+        "Muon: factor of the learning rate by a matrix's shape; original: max(1, rows / columns)^0.5; match_rms_adamw:"
+        " 0.2 max(rows, columns)^0.5, for rates like AdamW's (Liu et al. 2025, arXiv 2502.16982).",
+    )
+    newton_schulz_steps: int = switch(5, "Muon: number of Newton-Schulz iterations that orthogonalize an update.")
+    normuon: bool = switch(
+        False, "Muon: equalize the rows of an update by their mean squares (NorMuon, Li et al. 2025, arXiv 2510.05491)."
+    )
+    normuon_beta2: float = switch(0.95, "NorMuon: decay rate of the mean squares of rows.")
 
     def problems(self) -> Iterator[Problem]:
-        yield from above_zero(self, "max_lr", "eps", "grad_clip")
+        yield from above_zero(self, "max_lr", "eps", "grad_clip", "muon_lr")
         yield from at_least(self, 0, "min_lr", "warmup_steps", "weight_decay", "cooldown_steps", "adam_cooldown_steps")
+        yield from at_least(self, 0, "embedding_lr", "head_lr", "vector_lr")
+        yield from at_least(self, 0, "muon_weight_decay", "muon_momentum_warmup_steps")
+        yield from at_least(self, 1, "newton_schulz_steps")
         if self.min_lr > self.max_lr:
             yield Problem(
                 "optimizer.min_lr",
                 f"optimizer.min_lr = {self.min_lr} is above optimizer.max_lr = {self.max_lr}",
                 ("optimizer.max_lr",),
             )
-        for name in ("beta1", "beta2"):
+        for name in ("beta1", "beta2", "muon_momentum", "muon_momentum_start", "normuon_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 yield Problem(f"optimizer.{name}", f"optimizer.{name} = {getattr(self, name)} is not in [0, 1)")
         yield from self.schedule_problems()
+        if self.normuon and self.kind != "muon":
+            yield Problem(
+                "optimizer.normuon",
+                f"optimizer.normuon = true needs optimizer.kind = 'muon', not '{self.kind}'",
+                ("optimizer.kind",),
+            )
 
     def schedule_problems(self) -> Iterator[Problem]:
         """Check that a cooldown belongs to a trapezoid."""
@@ -79,3 +119,8 @@ class OptimizerRecipe:
                     f" run.max_steps = {max_steps:,}; set optimizer.{name} to {most:,} or less",
                     ("optimizer.warmup_steps", "run.max_steps"),
                 )
+
+    @property
+    def has_role_groups(self) -> bool:
+        """Return whether parameters are grouped by their role in the model, not only into matrices and vectors."""
+        return self.kind == "muon" or any((self.embedding_lr, self.head_lr, self.vector_lr))

@@ -94,6 +94,13 @@ class Recipe:
         if is_usable:
             yield from self.optimizer.length_problems(self.run.max_steps)
             yield from self.batch_problems()
+        if self.optimizer.head_lr and self.model.tied_head:
+            yield Problem(
+                "optimizer.head_lr",
+                f"optimizer.head_lr = {self.optimizer.head_lr} needs a head of its own, but model.tied_head = true;"
+                " set optimizer.embedding_lr, or model.tied_head=false",
+                ("model.tied_head",),
+            )
 
     def batch_problems(self, ranks: int = 1) -> Iterator[Problem]:
         """Check that total_batch_tokens divides into micro-batches; the problem suggests sizes that would."""

@@ -26,7 +26,9 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.loss import LossOptions
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.exchange import Exchange, NoExchange, ReplicatedExchange, ShardedExchange
+from regpt.optimizer.making import make_optimizer
+from regpt.optimizer.rates import set_rates
 from regpt.recipe.recipe import Recipe
 
 # DDP's argument for sending buffers before each forward pass, which torch 2.13 renamed.
@@ -45,11 +47,15 @@ class Parallel:
         self.model = self.build_model()
         self.model.activation_checkpointing = recipe.run.activation_checkpointing
         self.model.loss_options = LossOptions(compiled=device.compiled)
-        self.optimizer: Optimizer = make_optimizer(self.model, recipe)
+        self.optimizer: Optimizer = make_optimizer(self.model, recipe, self.exchange())
         self.train_module = self.build_train_module()
 
     def build_model(self) -> GPT:
         return GPT(self.recipe.model).to(self.device.torch_device)
+
+    def exchange(self) -> Exchange:
+        """Return how ranks share the work of Muon: here, each does all of it."""
+        return NoExchange()
 
     def build_train_module(self) -> nn.Module:
         """Return the module that a training step calls: loss of a micro-batch.
@@ -107,11 +113,10 @@ class Parallel:
             for gradient in self.gradients():
                 gradient.mul_(scale)
 
-    def update(self, norm: float, rate: float) -> None:
-        """Update the weights with the gradients, clipped by their norm `norm`, at the learning rate `rate`."""
+    def update(self, norm: float, step: int) -> None:
+        """Update the weights with the gradients, clipped by their norm `norm`, at the rates of `step`, from 0."""
         self.clip(norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rates(self.optimizer, step, self.recipe)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.device.synchronize()
@@ -188,6 +193,9 @@ class DDPParallel(Parallel):
 
     name = "ddp"
 
+    def exchange(self) -> Exchange:
+        return ReplicatedExchange(self.ranks)
+
     def build_train_module(self) -> nn.Module:
         cards = [self.device.torch_device] if self.device.torch_device.type == "cuda" else None
         # Weights are the same on all ranks from `initialize` or `load`; the one buffer never changes.
@@ -232,6 +240,9 @@ class FSDPParallel(Parallel):
         if self.recipe.model.positions == "rope":
             model.rotations = rotary_table(self.recipe.model).to(self.device.torch_device)
         return model
+
+    def exchange(self) -> Exchange:
+        return ShardedExchange(self.ranks)
 
     def build_train_module(self) -> nn.Module:
         model: nn.Module = self.model

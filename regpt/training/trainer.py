@@ -241,14 +241,13 @@ class Trainer:
             seconds = time.perf_counter() - started_at
             return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=digest, seconds=seconds)
         self.state.guard.accept(loss, norm)
-        rate = learning_rate(step, self.recipe)
-        self.parallel.update(norm, rate)
+        self.parallel.update(norm, step)
         return StepRecord(
             step=step + 1,
             tokens=tokens,
             loss=loss,
             gradient_norm=norm,
-            learning_rate=rate,
+            learning_rate=learning_rate(step, self.recipe),
             seconds=time.perf_counter() - started_at,
             batch=digest,
         )

@@ -14,7 +14,7 @@ from regpt.checkpoint import store
 from regpt.checkpoint.snapshot import snapshot
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.model.gpt import GPT
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.making import make_optimizer
 from regpt.recipe.recipe import Recipe
 
 

@@ -60,6 +60,11 @@ def test_help_of_settings_is_searched_by_words(capsys: pytest.CaptureFixture[str
         "warmup_steps",
         "schedule",
         "cooldown_steps",
+        "embedding_lr",
+        "head_lr",
+        "vector_lr",
+        "weight_decay_schedule",
+        "muon_lr",
     ]
     assert main(["recipe", "help", "batch", "size"]) == 0  # a name in other programs
     assert "micro_batch = 32" in capsys.readouterr().out

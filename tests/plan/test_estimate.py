@@ -8,7 +8,7 @@ import torch
 
 from regpt.base.cards import find_card
 from regpt.model.gpt import GPT
-from regpt.optimizer.groups import make_optimizer
+from regpt.optimizer.making import make_optimizer
 from regpt.plan.estimate import Hardware, bytes_sent, compute_seconds, estimate, largest_micro_batch
 from regpt.plan.memory import ParallelLayout, activation_bytes, block_bytes, block_weights, estimate_memory, loss_bytes
 from regpt.recipe.architecture import ModelRecipe
