@@ -29,6 +29,7 @@ PACKAGES = [
     "interop",
     "evaluation",
     "training",
+    "branching",
     "plan",
     "bench",
     "new_recipe",

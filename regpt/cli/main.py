@@ -63,6 +63,7 @@ COMMANDS = (  # in the order of `regpt --help`
     prepare.add_data,
     train.add_train,
     train.add_resume,
+    train.add_cooldown,
     report.add_watch,
     report.add_runs_command,
     checkpoints.add_checkpoints,
@@ -200,7 +201,7 @@ def parser() -> argparse.ArgumentParser:
 def refuse_ranks(arguments: argparse.Namespace) -> int:
     raise UserError(
         f"torchrun started {current_launch().ranks} ranks (WORLD_SIZE) for a command that runs on one",
-        "start it without torchrun; train, resume, reproduce and evaluate run on several",
+        "start it without torchrun; train, resume, cooldown, reproduce and evaluate run on several",
     )
 
 

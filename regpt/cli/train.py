@@ -1,4 +1,4 @@
-"""The commands train, resume, replay and reproduce."""
+"""The commands train, resume, cooldown, replay and reproduce."""
 
 import argparse
 from pathlib import Path
@@ -44,6 +44,39 @@ def add_resume(commands: "Subparsers") -> None:
     add_overrides(resume)
 
 
+def add_cooldown(commands: "Subparsers") -> None:
+    cooldown = add_command(
+        commands,
+        "cooldown",
+        run_cooldown,
+        "branch a trapezoid run at a checkpoint, and finish the branch",
+        "examples: regpt cooldown gpt2-steady\n"
+        "          regpt cooldown gpt2-steady --at 10000 --steps 2500 --name steady-12500\n\n"
+        "With optimizer.schedule = 'trapezoid' the learning rate is constant, and the loss falls a good deal further\n"
+        "while the rate falls to min_lr. This command makes a new run with the history and the weights of RUN after\n"
+        "STEP steps, and trains it through its cooldown: the result is that of a run that cooled down there from the\n"
+        "start. So one long run gives finished models of several lengths. RUN may be training: it is only read.\n\n"
+        "The new run is stopped, resumed, evaluated and reported like any other. Its journal names RUN, STEP and the\n"
+        "digest of the checkpoint, whose files are linked, not copied, where the disk allows that.",
+        on_ranks=True,
+    )
+    add_run(cooldown)
+    cooldown.add_argument(
+        "--at",
+        type=at_least(int, 1),
+        metavar="STEP",
+        help="steps of RUN before the branch, which needs a checkpoint there (default: the newest intact one)",
+    )
+    cooldown.add_argument(
+        "--steps",
+        type=at_least(int, 1),
+        metavar="N",
+        help="steps of the cooldown (default: the recipe's optimizer.cooldown_steps; if that is 0, STEP / 4)",
+    )
+    cooldown.add_argument("--name", metavar="NEW", help="name of the new run (default: RUN-cooldown-STEP)")
+    add_overrides(cooldown)
+
+
 def add_checks(commands: "Subparsers") -> None:
     """Add replay and reproduce."""
     replay = add_command(
@@ -75,13 +108,18 @@ def run_train(arguments: argparse.Namespace) -> int:
     from regpt.recipe.settings import load_recipe
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
-    name = recipe.name if arguments.name is None else arguments.name
-    if not name or name != Path(name).name or has_surrogates(name):
-        raise UserError(f"--name '{name}' is not a valid run name", "use letters, digits, '-', '_' and '.', no slash")
+    name = checked_name(recipe.name if arguments.name is None else arguments.name)
     from regpt.console.training import Console
     from regpt.training.start import start_training
 
     return start_training(recipe, arguments.runs / name, console=Console(), handle_signals=True).exit_code
+
+
+def checked_name(name: str) -> str:
+    """Return the name of a new run. Raises UserError if a directory cannot have it."""
+    if not name or name != Path(name).name or has_surrogates(name):
+        raise UserError(f"--name '{name}' is not a valid run name", "use letters, digits, '-', '_' and '.', no slash")
+    return name
 
 
 def run_resume(arguments: argparse.Namespace) -> int:
@@ -92,6 +130,25 @@ def run_resume(arguments: argparse.Namespace) -> int:
     from regpt.training.start import resume_training
 
     return resume_training(path, arguments.overrides, console=Console(), handle_signals=True).exit_code
+
+
+def run_cooldown(arguments: argparse.Namespace) -> int:
+    from regpt.tracking.run import find_run
+
+    target = None if arguments.name is None else arguments.runs / checked_name(arguments.name)
+    source = find_run(arguments.run, arguments.runs)
+    from regpt.branching.branch import start_cooldown
+    from regpt.console.training import Console
+
+    return start_cooldown(
+        source,
+        target,
+        arguments.at,
+        arguments.steps,
+        arguments.overrides,
+        console=Console(),
+        handle_signals=True,
+    ).exit_code
 
 
 def run_replay(arguments: argparse.Namespace) -> int:

@@ -66,6 +66,6 @@ def cooldown_text(recipe: Recipe) -> str:
     """Describe the cooldown of a trapezoid in one line."""
     settings = recipe.optimizer
     if not (settings.cooldown_steps or settings.adam_cooldown_steps):
-        return "none: the rate stays at max_lr"
+        return "none: the rate stays at max_lr; `regpt cooldown` branches a run that cools down"
     of_adam = f"; Adam {settings.adam_cooldown_steps:,}" if settings.adam_cooldown_steps else ""
     return f"{settings.cooldown_shape}, last {settings.cooldown_steps:,} steps{of_adam}"

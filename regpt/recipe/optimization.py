@@ -18,7 +18,7 @@ class OptimizerRecipe:
     schedule: Literal["cosine", "trapezoid"] = switch(
         "cosine",
         "What follows the warm-up; cosine: a decay over the rest of the run; trapezoid: max_lr, then a decay over the"
-        " last cooldown_steps (Hägele et al. 2024, arXiv 2405.18392).",
+        " last cooldown_steps (Hägele et al. 2024, arXiv 2405.18392), which `regpt cooldown` can start earlier.",
     )
     cooldown_steps: int = switch(
         0,
@@ -106,6 +106,14 @@ class OptimizerRecipe:
                     f"optimizer.{name} = {value!r} needs optimizer.schedule = 'trapezoid', it is '{self.schedule}'",
                     ("optimizer.schedule",),
                 )
+
+        if self.adam_cooldown_steps and self.kind != "muon":
+            yield Problem(
+                "optimizer.adam_cooldown_steps",
+                f"optimizer.adam_cooldown_steps = {self.adam_cooldown_steps} needs optimizer.kind = 'muon', not"
+                f" '{self.kind}'; set optimizer.cooldown_steps",
+                ("optimizer.kind",),
+            )
 
     def length_problems(self, max_steps: int) -> Iterator[Problem]:
         """Check that warm-up and cooldown fit into the steps of the run."""

@@ -6,7 +6,7 @@ from regpt.base.format import byte_size, clock_time, duration, money, percent, s
 from regpt.recipe.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
 from regpt.reporting.scores import NOT_MEASURED
-from regpt.tracking.events import Ended, Event, OutOfMemory, Resumed, Started, Stopped
+from regpt.tracking.events import Branched, Ended, Event, OutOfMemory, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord
 from regpt.tracking.resume_changes import changes_of_resume
 from regpt.tracking.run import MachineLoad, Run
@@ -183,6 +183,7 @@ def tokens_of_steps(steps: int, recipe: Recipe) -> str:
 EVENT_TEXT = {
     Event.STARTED: "started",
     Event.RESUMED: "resumed",
+    Event.BRANCHED: "branched",
     Event.ROLLBACK: "rolled back",
     Event.OUT_OF_MEMORY: "out of memory",
     Event.CHECKPOINT_FAILED: "checkpoint not written",
@@ -201,6 +202,8 @@ def event_line(event: EventRecord) -> str:
             line += f" on {ranks} ranks" if ranks > 1 else ""
             changed = [escaped(change) for change in changes_of_resume(start)] if isinstance(start, Resumed) else []
             return f"{line} ({'; '.join(changed)})" if changed else line
+        case Branched(source=source, checkpoint=digest):
+            return f"{line} from the run {escaped(source)} (checkpoint {digest[:12]})"
         case Stopped(signal=signal) if signal:
             return f"{line} ({signal})"
         case OutOfMemory(micro_batch_before=before, micro_batch_after=after) if before:

@@ -15,6 +15,7 @@ class Event(StrEnum):
 
     STARTED = "started"
     RESUMED = "resumed"
+    BRANCHED = "branched"
     ROLLBACK = "rollback"
     OUT_OF_MEMORY = "out_of_memory"
     CHECKPOINT_FAILED = "checkpoint_failed"
@@ -46,6 +47,15 @@ class Resumed(Started):
     skipped_checkpoints: list[str] = field(default_factory=list)  # newer ones that are damaged, and why
     learning_rate_changed: list[float] = field(default_factory=list)  # of the next step: [before, now]; or empty
     compute_changed: dict[str, list[Any]] = field(default_factory=dict)  # what the machine decides -> [before, now]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branched:
+    """The records before this one are those of another run, at one of whose checkpoints this run begins."""
+
+    event: ClassVar[Event] = Event.BRANCHED
+    source: str = ""  # name of the other run
+    checkpoint: str = ""  # SHA-256 of the checkpoint's manifest, which has those of its files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +117,10 @@ class Finished(Ended):
     event: ClassVar[Event] = Event.FINISHED
 
 
-Detail = Started | Resumed | Rollback | OutOfMemory | CheckpointFailed | Stopped | Failed | Finished
+Detail = Started | Resumed | Branched | Rollback | OutOfMemory | CheckpointFailed | Stopped | Failed | Finished
 DETAILS: dict[Event, type[Detail]] = {
-    kind.event: kind for kind in (Started, Resumed, Rollback, OutOfMemory, CheckpointFailed, Stopped, Failed, Finished)
+    kind.event: kind
+    for kind in (Started, Resumed, Branched, Rollback, OutOfMemory, CheckpointFailed, Stopped, Failed, Finished)
 }
 
 

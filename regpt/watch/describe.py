@@ -2,7 +2,7 @@
 
 from regpt.base.format import duration
 from regpt.filesystem.locks import LockHolder
-from regpt.tracking.events import CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
+from regpt.tracking.events import Branched, CheckpointFailed, Failed, Finished, OutOfMemory, Rollback, Started, Stopped
 from regpt.tracking.journal import EventRecord
 from regpt.tracking.status import RunStatus, State
 
@@ -36,6 +36,8 @@ def describe_event(event: EventRecord) -> str:
         case Started(device=device, ranks=ranks):
             on_ranks = f" on {ranks} ranks" if ranks != 1 else ""
             return f"{event.event} {at}{on_ranks}, {device or 'device unknown'}"
+        case Branched(source=source):
+            return f"branched {at} from {source}"
         case Rollback(from_step=start, excluded_batches=excluded):
             return f"rolled back from step {start:,} to {event.step:,}; {len(excluded)} batches excluded"
         case OutOfMemory(micro_batch_before=before, micro_batch_after=after):

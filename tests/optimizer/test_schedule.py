@@ -38,7 +38,13 @@ def test_trapezoid_without_a_cooldown_stays_at_the_maximum() -> None:
 
 
 def test_cooldown_of_adam_groups_has_steps_of_its_own() -> None:
-    recipe = recipe_with(*TRAPEZOID, "optimizer.adam_cooldown_steps=2", "optimizer.max_lr=2.0", "optimizer.min_lr=0")
+    recipe = recipe_with(
+        *TRAPEZOID,
+        "optimizer.kind=muon",
+        "optimizer.adam_cooldown_steps=2",
+        "optimizer.max_lr=2.0",
+        "optimizer.min_lr=0",
+    )
     of_adam = [multiplier(step, recipe, GroupKind.ADAM) for step in range(10)]
     of_matrices = [multiplier(step, recipe, GroupKind.MATRICES) for step in range(10)]
     assert of_adam == pytest.approx([0.5, *[1.0] * 8, 0.5])
@@ -52,7 +58,7 @@ def test_more_steps_keep_the_past_rates_of_a_trapezoid_until_its_cooldown() -> N
     assert are_same_rates(7, recipe_with(*TRAPEZOID), longer)
     assert not are_same_rates(8, recipe_with(*TRAPEZOID), longer)
     assert not are_same_rates(4, recipe_with(*SHORT), recipe_with(*SHORT, "run.max_steps=30"))
-    later = recipe_with(*TRAPEZOID, "optimizer.adam_cooldown_steps=8")
+    later = recipe_with(*TRAPEZOID, "optimizer.kind=muon", "optimizer.adam_cooldown_steps=8")
     assert not are_same_rates(7, recipe_with(*TRAPEZOID), later)
 
 
@@ -63,6 +69,7 @@ def test_more_steps_keep_the_past_rates_of_a_trapezoid_until_its_cooldown() -> N
         (["optimizer.cooldown_shape=1-sqrt"], ["cooldown_shape = '1-sqrt'", "'cosine'"]),
         (["optimizer.schedule=trapezoid", "optimizer.cooldown_steps=9"], ["warmup_steps = 2", "= 9", "= 10", "to 8"]),
         (["optimizer.schedule=trapezoid", "optimizer.adam_cooldown_steps=9"], ["adam_cooldown_steps = 9", "to 8"]),
+        (["optimizer.schedule=trapezoid", "optimizer.adam_cooldown_steps=4"], ["adam_cooldown_steps = 4", "'adamw'"]),
         (["optimizer.schedule=trapezoid", "optimizer.cooldown_steps=-1"], ["cooldown_steps = -1"]),
     ],
 )
