@@ -11,7 +11,8 @@ from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import ReportProgress, evaluation_mode, ignore_progress, shares_of_rank
 from regpt.machine.device import Device
-from regpt.model.gpt import GPT, SharedPrefix
+from regpt.model.gpt import GPT
+from regpt.model.masks import SharedPrefix
 from regpt.recipe.recipe import Recipe
 from regpt.tasks.items import Items
 from regpt.tasks.packing import Question, Rows, group_rows, pack, tokenize_separately, tokenize_together, truncate_left

@@ -38,10 +38,27 @@ LLAMA_BLOCK = {
 }
 
 
+# Switches that change what the model computes, and that neither GPT2LMHeadModel nor LlamaForCausalLM has. The others
+# change training alone, or with document_mask nothing within a document.
+WITHOUT_A_CLASS = (
+    "qk_norm",
+    "embedding_norm",
+    "value_residual",
+    "residual_scalars",
+    "value_embeddings",
+    "logit_softcap",
+)
+
+
 def family(model: ModelRecipe) -> str:
-    """Return 'gpt2' or 'llama'. Raises UserError for a mixture of the two."""
+    """Return 'gpt2' or 'llama'. Raises UserError for a mixture of the two, and for a switch that neither has."""
+    if used := [f"model.{name}" for name in WITHOUT_A_CLASS if getattr(model, name)]:
+        raise UserError(
+            f"no Hugging Face class of GPT-2's or Llama's shape has {', '.join(used)}",
+            "use the model with regpt, or train one without that",
+        )
     parts = (model.positions, model.activation, model.normalization)
-    if parts == ("learned", "gelu", "layernorm") and model.bias and model.tied_head:
+    if parts == ("learned", "gelu", "layernorm") and model.bias and model.tied_head and not model.head_dim:
         return "gpt2"
     if parts == ("rope", "swiglu", "rmsnorm") and not model.bias:
         return "llama"
@@ -138,6 +155,7 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
         "num_hidden_layers": recipe.n_layer,
         "num_attention_heads": recipe.n_head,
         "num_key_value_heads": recipe.n_head,
+        "head_dim": recipe.head_width,
         "hidden_size": recipe.n_embd,
         "intermediate_size": recipe.mlp_hidden,
         "max_position_embeddings": recipe.block_size,

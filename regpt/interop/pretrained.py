@@ -117,14 +117,14 @@ def llama_recipe(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
         f"rope_type = '{kind}'": kind != "default",
         "attention_bias": bool(config.get("attention_bias", False)),
         "mlp_bias": bool(config.get("mlp_bias", False)),
-        f"head_dim = {config.get('head_dim')}": (config.get("head_dim") or width // heads) != width // heads,
-        "heads that do not divide the width": width % heads != 0,
+        "heads that do not divide the width": not config.get("head_dim") and width % heads != 0,
         "key-value heads that do not divide the heads": heads % (config.get("num_key_value_heads") or heads) != 0,
     }
     return [name for name, holds in asks.items() if holds], ModelRecipe(
         n_layer=int(config["num_hidden_layers"]),
         n_head=heads,
         n_embd=width,
+        head_dim=0 if config.get("head_dim") in (None, width / heads) else int(config["head_dim"]),
         block_size=min(int(config["max_position_embeddings"]), MAX_BLOCK_SIZE),
         vocab_size=int(config["vocab_size"]),
         positions="rope",
@@ -189,7 +189,7 @@ def expand_key_value_heads(theirs: dict[str, Tensor], recipe: ModelRecipe, group
     """
     if groups == recipe.n_head:
         return theirs
-    D = recipe.n_embd // recipe.n_head
+    D = recipe.head_width
     shared = ("self_attn.k_proj.weight", "self_attn.v_proj.weight")
     return {
         name: tensor.view(groups, D, -1).repeat_interleave(recipe.n_head // groups, dim=0).flatten(0, 1)

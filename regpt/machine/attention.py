@@ -15,12 +15,15 @@ NAMES = {
 
 
 def attention_backend(recipe: Recipe, device: Device) -> str:
-    """Return the name of the backend for the causal attention of a training step; empty if PyTorch does not tell."""
+    """Return the name of the backend for the attention of a training step; empty if PyTorch does not tell."""
     model = recipe.model
-    shape = (recipe.data.micro_batch, model.n_head, model.block_size, model.n_embd // model.n_head)
+    if model.document_mask and device.compiled and device.torch_device.type == "cuda" and not model.dropout:
+        return "flex"
+    shape = (recipe.data.micro_batch, model.n_head, model.block_size, model.head_width)
     q = torch.empty(shape, dtype=device.precision, device=device.torch_device, requires_grad=True)
+    mask = q.new_zeros(shape[0], 1, model.block_size, model.block_size) if model.document_mask else None
     try:
-        choice = torch._fused_sdp_choice(q, q, q, None, model.dropout, True)
+        choice = torch._fused_sdp_choice(q, q, q, mask, model.dropout, mask is None)
     except (RuntimeError, AttributeError):  # a private function, which not every version and device has
         return ""
     return NAMES.get(SDPBackend(choice), "")

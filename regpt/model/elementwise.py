@@ -1,4 +1,4 @@
-"""RMSNorm, SwiGLU and RoPE with their gradients written out.
+"""RMSNorm, SwiGLU and RoPE with their gradients written out, and the other activations.
 
 N positions, C width, M hidden width of the MLP; B sequences, T positions, H heads, D width of a head.
 
@@ -39,6 +39,42 @@ class RMSNormFunction(torch.autograd.Function):
         weight_gradient = products.t() @ scale.view(-1).to(weight.dtype)
         x_gradient = (gradient * weight).mul_(scale).addcmul_(x, shrink, value=-1)
         return x_gradient.to(x.dtype), weight_gradient, None
+
+
+def unit_rms(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x²) + eps), without weights.  (..., C) -> (..., C)"""
+    if torch.compiler.is_compiling():
+        return F.rms_norm(x, x.shape[-1:], None, eps)
+    return UnitRMSFunction.apply(x, eps)  # type: ignore[no-untyped-call]
+
+
+class UnitRMSFunction(torch.autograd.Function):
+    """Keeps its output, which whatever follows keeps too, instead of its input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
+        scale = (norm.square() / x.shape[-1] + eps).rsqrt()
+        y = (x * scale).to(x.dtype)
+        ctx.save_for_backward(y, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        y, scale = ctx.saved_tensors
+        along = (gradient * y).mean(dim=-1, keepdim=True, dtype=scale.dtype)
+        return ((gradient - y * along) * scale).to(y.dtype), None
+
+
+def relu2(x: Tensor) -> Tensor:
+    """relu(x)² (So et al. 2021, arXiv 2109.08668)."""
+    return F.relu(x).square()
+
+
+def gelu(x: Tensor) -> Tensor:
+    """GELU in the tanh approximation of GPT-2 (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+    return F.gelu(x, approximate="tanh")
 
 
 def swiglu(expanded: Tensor) -> Tensor:

@@ -3,38 +3,33 @@
 B sequences, T positions, C width, H heads, D width of a head (C = H x D), V padded vocabulary.
 
 The recipe selects each part independently: positions, activation, normalization, biases, tied head, dropout. All
-classic parts together are GPT-2; all modern parts together are Llama.
+classic parts together are GPT-2; all modern parts together are Llama. Later improvements are switches that are off in
+both: shortcuts.py, masks.py and initialization.py hold most of what they do.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from regpt.model.elementwise import rms_norm, rotary_heads, split_heads, swiglu
-from regpt.model.loss import LossOptions, cap, mean_loss, token_losses, token_losses_and_best
+from regpt.model.elementwise import gelu, relu2, rms_norm, rotary_heads, split_heads, swiglu, unit_rms
+from regpt.model.initialization import initial_weights
+from regpt.model.loss import LossOptions, cap, mean_loss, product_dtype, token_losses, token_losses_and_best
+from regpt.model.masks import SharedPrefix, additive, attend, document_blocks, document_numbers, same_document
+from regpt.model.shortcuts import Shortcuts, ValueSources, has_shortcuts, mixed_values
 from regpt.recipe.architecture import ModelRecipe
 
 
-class SharedPrefix(NamedTuple):
-    """Layout of rows that pack several continuations after one shared prefix.
+class BlockInputs(NamedTuple):
+    """What a block reads besides the residual stream."""
 
-    A segment attends to the prefix and to itself, so that a context is computed once for all its continuations.
-    """
-
-    positions: Tensor  # (B, T), position of each token in its own sequence: prefix and segment
-    segments: Tensor  # (B, T), 0 in the prefix, then 1, 2 …; -1 in padding
-
-    def mask(self) -> Tensor:
-        """Return the attention mask: whether a query (second to last) attends to a key (last).  (B, 1, T, T)"""
-        T = self.segments.shape[1]
-        before = torch.ones(T, T, dtype=torch.bool, device=self.segments.device).tril()
-        same = self.segments[:, :, None] == self.segments[:, None, :]
-        in_prefix = self.segments[:, None, :] == 0
-        return (before & (same | in_prefix))[:, None]
+    rotations: Tensor | None  # (2, T, D/2), or (2, B, 1, T, D/2) where each row has positions of its own
+    mask: Any = None  # of `masks.attend`; None: causal
+    cached: "tuple[KeyValueCache, int] | None" = None  # with the number of the block
+    values: ValueSources | None = None
 
 
 class GPT(nn.Module):
@@ -55,11 +50,12 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.n_layer))
         self.final_norm = normalization(recipe)
         self.head = None if recipe.tied_head else nn.Linear(recipe.n_embd, recipe.vocab_size, bias=False)
+        self.shortcuts = Shortcuts(recipe) if has_shortcuts(recipe) else None
         self.dropout = nn.Dropout(recipe.dropout)
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
         self.register_buffer("rotations", rotations, persistent=False)
         self.activation_checkpointing = False  # recompute the blocks in the backward pass
-        self.loss_options = LossOptions()
+        self.loss_options = LossOptions(softcap=recipe.logit_softcap, z_weight=recipe.z_loss)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the mean loss over all targets, nats per token; without targets, the logits of every next token.
@@ -120,18 +116,39 @@ class GPT(nn.Module):
         if self.position_embedding is not None:
             positions = prefix.positions if prefix else torch.arange(first, last, device=tokens.device)
             x = x + self.position_embedding(positions)
-        x = self.dropout(x)
-        rotations, mask = None, prefix.mask() if prefix else None
-        if self.rotations is not None:  # with a prefix each row has its own: (2, B, 1, T, D/2)
+        if self.recipe.embedding_norm:
+            x = unit_rms(x, self.recipe.norm_eps)
+        x = embedded = self.dropout(x)
+        rotations, mask = None, self.attention_mask(tokens, cache, prefix)
+        if self.rotations is not None:
             rotations = self.rotations[:, prefix.positions][:, :, None] if prefix else self.rotations[:, first:last]
+        first_values = None
         for layer, block in enumerate(self.blocks):
+            inputs = BlockInputs(rotations, mask, (cache, layer) if cache else None)
+            if self.shortcuts is not None:
+                x = self.shortcuts.residual(layer, x, embedded)
+                inputs = inputs._replace(values=self.shortcuts.value_sources(layer, tokens, first_values))
             if self.activation_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, rotations, use_reentrant=False)
+                x, values = checkpoint(block, x, inputs, use_reentrant=False)
             else:
-                x = block(x, rotations, (cache, layer) if cache else None, mask)
+                x, values = block(x, inputs)
+            first_values = values if first_values is None else first_values
         if cache:
             cache.length = last
         return self.final_norm(x)
+
+    def attention_mask(self, tokens: Tensor, cache: "KeyValueCache | None", prefix: SharedPrefix | None) -> Any:
+        """Return the mask of `masks.attend` for all blocks; None where each token sees all earlier ones."""
+        visible = prefix.visible() if prefix else None
+        if not self.recipe.document_mask:
+            return None if visible is None else visible[:, None]
+        documents = document_numbers(tokens, visible)
+        if cache:
+            documents, known = cache.append_documents(documents)
+            return additive(same_document(documents, known), cache.buffer.dtype)
+        if tokens.is_cuda and torch.compiler.is_compiling() and not (prefix or self.recipe.dropout):
+            return document_blocks(documents)
+        return additive(same_document(documents, documents, visible), product_dtype(self.token_embedding.weight))
 
     @property
     def head_weight(self) -> Tensor:
@@ -145,24 +162,12 @@ class GPT(nn.Module):
                 parameter.copy_(drawn)
 
     def initial_weights(self, seed: int) -> Iterator[Tensor]:
-        """Yield each parameter's full initial values, in the order of the forward pass.
-
-        Matrices: normal(0, init_std), residual projections scaled by (2 n_layer)^-0.5. Biases 0, norms 1. Drawn on
-        the CPU, so that a seed gives the same weights on every device.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        residual_std = self.recipe.init_std * (2 * self.recipe.n_layer) ** -0.5
-        for name, parameter in self.named_parameters():
-            if parameter.ndim < 2:
-                yield torch.full(parameter.shape, 1.0 if name.endswith("norm.weight") else 0.0)
-            else:
-                is_residual = name.endswith(("attention.out.weight", "mlp.down.weight"))
-                std = residual_std if is_residual else self.recipe.init_std
-                yield torch.empty(parameter.shape).normal_(0.0, std, generator=generator)
+        """Yield each parameter's full initial values, in the order of the parameters."""
+        return initial_weights(self, self.recipe, seed)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: attention and MLP, each added to the residual stream.  (B, T, C) -> (B, T, C)"""
+    """Pre-norm transformer block: attention and MLP, each added to the residual stream."""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -172,47 +177,41 @@ class Block(nn.Module):
         self.mlp = MLP(recipe)
         self.dropout = nn.Dropout(recipe.dropout)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotations: Tensor | None,
-        cached: "tuple[KeyValueCache, int] | None" = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), rotations, cached, mask))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+    def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
+        """Return the residual stream and the attention's values.  (B, T, C) -> (B, T, C), (B, H, T, D)"""
+        mixed, values = self.attention(self.attention_norm(x), inputs)
+        x = x + self.dropout(mixed)
+        return x + self.dropout(self.mlp(self.mlp_norm(x))), values
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention.  (B, T, C) -> (B, T, C)"""
+    """Causal multi-head self-attention."""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
-        self.heads = recipe.n_head
-        self.qkv = nn.Linear(recipe.n_embd, 3 * recipe.n_embd, bias=recipe.bias)
-        self.out = nn.Linear(recipe.n_embd, recipe.n_embd, bias=recipe.bias)
-        self.dropout = recipe.dropout
+        self.recipe = recipe
+        self.qkv = nn.Linear(recipe.n_embd, 3 * recipe.attention_width, bias=recipe.bias)
+        self.out = nn.Linear(recipe.attention_width, recipe.n_embd, bias=recipe.bias)
 
-    def forward(
-        self,
-        x: Tensor,
-        rotations: Tensor | None,
-        cached: "tuple[KeyValueCache, int] | None",
-        mask: Tensor | None,
-    ) -> Tensor:
-        B, T, C = x.shape
-        if rotations is not None:
-            q, k, v = rotary_heads(self.qkv(x), self.heads, *rotations)  # each (B, H, T, D)
+    def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
+        """Return the output and the values.  (B, T, C) -> (B, T, C), (B, H, T, D)"""
+        if inputs.rotations is not None:
+            q, k, v = rotary_heads(self.qkv(x), self.recipe.n_head, *inputs.rotations)  # each (B, H, T, D)
         else:
-            q, k, v = split_heads(self.qkv(x), self.heads).unbind()
-        if cached is not None:
-            cache, layer = cached
+            q, k, v = split_heads(self.qkv(x), self.recipe.n_head).unbind()
+        values = v
+        if self.recipe.qk_norm:  # after the rotation, which changes no norm
+            q, k = unit_rms(q, self.recipe.norm_eps), unit_rms(k, self.recipe.norm_eps)
+        if inputs.values is not None:
+            v = mixed_values(v, x, inputs.values)
+        if inputs.cached is not None:
+            cache, layer = inputs.cached
             k, v = cache.append(layer, k, v)
-        # T queries attend to T keys, or with a filled cache one query to all keys before it.
-        dropout = self.dropout if self.training else 0.0
-        causal = mask is None and T > 1
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, C))
+        mixed = attend(q, k, v, inputs.mask, self.recipe.dropout if self.training else 0.0)
+        return self.out(mixed.transpose(1, 2).flatten(2)), values
+
+
+ACTIVATIONS = {"gelu": gelu, "swiglu": swiglu, "relu2": relu2}
 
 
 class MLP(nn.Module):
@@ -223,14 +222,13 @@ class MLP(nn.Module):
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
-        self.gated = recipe.activation == "swiglu"
-        self.expand = nn.Linear(recipe.n_embd, recipe.mlp_hidden * (2 if self.gated else 1), bias=recipe.bias)
+        expanded = recipe.mlp_hidden * (2 if recipe.activation == "swiglu" else 1)
+        self.expand = nn.Linear(recipe.n_embd, expanded, bias=recipe.bias)
+        self.activate = ACTIVATIONS[recipe.activation]
         self.down = nn.Linear(recipe.mlp_hidden, recipe.n_embd, bias=recipe.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.gated:
-            return self.down(swiglu(self.expand(x)))
-        return self.down(F.gelu(self.expand(x), approximate="tanh"))
+        return self.down(self.activate(self.expand(x)))
 
 
 class RMSNorm(nn.Module):
@@ -253,7 +251,7 @@ def normalization(recipe: ModelRecipe) -> nn.Module:
 
 def rotary_table(recipe: ModelRecipe) -> Tensor:
     """Return cosines and sines of the rotary angles of each position, in float32.  (2, block_size, D/2)"""
-    D = recipe.n_embd // recipe.n_head
+    D = recipe.head_width
     frequencies = recipe.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
     angles = torch.outer(torch.arange(recipe.block_size, dtype=torch.float32), frequencies)
     return torch.stack([angles.cos(), angles.sin()])
@@ -263,9 +261,9 @@ class KeyValueCache:
     """Keys and values of earlier positions, so that a new token costs one position."""
 
     def __init__(self, recipe: ModelRecipe, sequences: int, dtype: torch.dtype, device: torch.device) -> None:
-        D = recipe.n_embd // recipe.n_head
-        shape = (recipe.n_layer, 2, sequences, recipe.n_head, recipe.block_size, D)
+        shape = (recipe.n_layer, 2, sequences, recipe.n_head, recipe.block_size, recipe.head_width)
         self.buffer = torch.empty(shape, dtype=dtype, device=device)
+        self.documents = torch.zeros(sequences, recipe.block_size, dtype=torch.long, device=device)
         self.length = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -274,3 +272,14 @@ class KeyValueCache:
         self.buffer[layer, 0, :, :, self.length : last] = k
         self.buffer[layer, 1, :, :, self.length : last] = v
         return self.buffer[layer, 0, :, :, :last], self.buffer[layer, 1, :, :, :last]
+
+    def append_documents(self, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """Store the documents' numbers of new tokens, counted from 0; return theirs and all, counted from the start.
+
+        (B, T) -> (B, T), (B, length + T)
+        """
+        last = self.length + documents.shape[1]
+        if self.length:
+            documents = documents + self.documents[:, self.length - 1 : self.length]
+        self.documents[:, self.length : last] = documents
+        return documents, self.documents[:, :last]

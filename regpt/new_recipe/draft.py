@@ -77,7 +77,7 @@ def size_values(base: Recipe, size: Size) -> Iterator[Value]:
         return
     model, factor = base.model, SIZE_FACTOR if size is Size.LARGER else 1 / SIZE_FACTOR
     heads = max(1, round(model.n_head * factor))
-    width = heads * (model.n_embd // model.n_head)
+    width = heads * model.n_embd // model.n_head
     rate = (model.n_embd / width) ** 0.5
     yield Value("model.n_layer", max(1, round(model.n_layer * factor)), f"{model.n_layer} in {base.name}")
     yield Value("model.n_head", heads, f"{model.n_head} in {base.name}")

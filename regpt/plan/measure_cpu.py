@@ -13,7 +13,7 @@ from torch import Tensor
 from regpt.evaluation.sampling import Sampling, choose
 from regpt.machine.device import Device
 from regpt.model.chunks import rows_of_chunk
-from regpt.model.gpt import Block, rotary_table
+from regpt.model.gpt import Block, BlockInputs, rotary_table
 from regpt.model.loss import LossOptions, mean_loss, token_losses
 from regpt.optimizer.making import make_adamw
 from regpt.plan.run_time import Rates
@@ -52,13 +52,13 @@ def block_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float
     def train(sequences: int) -> None:
         x = torch.randn(sequences, model.block_size, model.n_embd, device=target, requires_grad=True)
         with device.autocast():
-            y = block(x, rotations)
+            y, _ = block(x, BlockInputs(rotations))
         y.backward(torch.ones_like(y))
         block.zero_grad(set_to_none=True)
 
     def evaluate(x: Tensor) -> None:
         with torch.no_grad(), device.autocast():
-            block(x, rotations)
+            block(x, BlockInputs(rotations))
 
     best = fastest(lambda: train(1), device, 0.4 * seconds)
     sequences = max(1, min(recipe.data.micro_batch, int(0.2 * seconds / best)))
@@ -124,7 +124,7 @@ def sampling_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     def once() -> None:
         x = torch.randn(count, 1, model.n_embd, device=target)
         for _ in range(model.n_layer):
-            x = block(x, rotations)
+            x, _ = block(x, BlockInputs(rotations))
         choose(torch.nn.functional.linear(x[:, -1], weight), sampling, generators)
 
     return fastest(once, device, seconds)

@@ -82,7 +82,7 @@ def estimate_memory(recipe: Recipe, layout: ParallelLayout) -> Memory:
 
 def block_weights(model: ModelRecipe) -> int:
     """Return the number of weights in the matrix products of one block."""
-    return (model.matmul_parameters - model.vocab_size * model.n_embd) // model.n_layer
+    return model.block_matmul_parameters
 
 
 def activation_bytes(recipe: Recipe, layout: ParallelLayout) -> int:
@@ -98,19 +98,35 @@ def activation_bytes(recipe: Recipe, layout: ParallelLayout) -> int:
     final_norm = STREAM * model.n_embd + norm_statistics(model)
     token_ids = 8
     dropped = mask_bytes(model, layout, STREAM)
-    return positions * (token_ids + dropped + blocks + final_norm)
+    return positions * (token_ids + dropped + blocks + final_norm + shared_bytes(model, layout))
+
+
+def shared_bytes(model: ModelRecipe, layout: ParallelLayout) -> int:
+    """Return the bytes per token of what switches of the model save outside the blocks, or once for all of them."""
+    number = 2 if layout.bfloat16 else 4
+    norm = 4 if model.embedding_norm else 0  # the scale
+    mask = number * model.block_size if model.document_mask else 0
+    # Each input of `residual_scale` besides the embedding, which the first norm saves where nothing is added to it.
+    residual = STREAM * model.n_embd * model.n_layer if model.residual_scalars else 0
+    mixed = number * model.attention_width * (model.n_layer - 1) if model.value_residual else 0
+    gates = model.n_head * (number + 4) + number * model.gate_channels  # inputs, sigmoid and its double
+    tables = len(model.layers_with_value_embeddings) * (number * model.attention_width + gates)
+    return norm + mask + residual + mixed + tables
 
 
 def block_bytes(model: ModelRecipe, layout: ParallelLayout) -> int:
     """Return the bytes per token that autograd saves for one block, in the order of the forward pass."""
     C, M, H, T = model.n_embd, model.mlp_hidden, model.n_head, model.block_size
+    A = model.attention_width
     number = 2 if layout.bfloat16 else 4  # bytes per element of a matrix product's input
     norms = 2 * (STREAM * C + norm_statistics(model))  # their inputs: the residual stream
     into_products = 2 * number * C  # outputs of the norms, read by the first product of attention and MLP
     if model.dropout and layout.on_cpu:  # no fused attention: three T x T matrices per head, in float32
-        attention = 4 * (3 * C + 3 * H * T) + number * C
+        attention = 4 * (3 * A + 3 * H * T) + number * A
     else:  # q, k, v and the output; with RoPE a second copy in another layout; logsumexp per head
-        attention = number * C * (5 if model.positions == "rope" else 4) + 4 * H
+        attention = number * A * (5 if model.positions == "rope" else 4) + 4 * H
+    if model.qk_norm:  # scales, and without RoPE, whose outputs are free for it, a second copy of q and k
+        attention += 2 * 4 * H + (0 if model.positions == "rope" else 2 * number * A)
     mlp = number * M * (3 if model.activation == "swiglu" else 2)  # output of `expand`, input of `down`
     masks = 2 * mask_bytes(model, layout, number)
     return norms + into_products + attention + mlp + masks
@@ -130,9 +146,12 @@ def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> in
     """Return the bytes of the loss: the head's gradient, three times the head's input, and one chunk of logits.
 
     The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits are
-    float32, with a copy in bfloat16 of the product or of the gradient; compiled, they exist once, in bfloat16.
+    float32, with a copy in bfloat16 of the product or of the gradient; compiled, they exist once, in bfloat16. The
+    uncompiled expressions of soft-cap and z-loss need further copies in float32, as measured.
     """
     chunk = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, layout.compiled) * model.vocab_size
     per_logit = (2 if layout.compiled else 6) if layout.bfloat16 else 4
+    if not layout.compiled:
+        per_logit += 4 * (4 if model.logit_softcap else 3 if model.z_loss else 0)
     logits = chunk * per_logit
     return STREAM * model.vocab_size * model.n_embd + 3 * STREAM * positions * model.n_embd + logits

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from regpt.base.errors import Problem
-from regpt.recipe.schema import above_zero, at_least, setting
+from regpt.recipe.schema import above_zero, at_least, setting, switch
 
 GPT2_VOCABULARY = 50_257  # token ids of GPT-2's tokenizer; `vocab_size` may pad beyond them
+GATE_CHANNELS = 32  # of the residual stream, from which the gates of value embeddings are computed (nanochat)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +26,13 @@ class ModelRecipe:
         "rope", "Position encoding: a learned table, or rotary embedding of queries and keys."
     )
     rope_theta: float = setting(10_000.0, "Base of the rotary wavelengths.")
-    activation: Literal["gelu", "swiglu"] = setting(
-        "swiglu", "MLP activation; gelu: tanh approximation, as in GPT-2; swiglu: gated, as in Llama."
+    activation: Literal["gelu", "swiglu", "relu2"] = setting(
+        "swiglu",
+        "MLP activation; gelu: tanh approximation, as in GPT-2; swiglu: gated, as in Llama; relu2: square of ReLU"
+        " (So et al. 2021, arXiv 2109.08668).",
     )
     mlp_hidden: int = setting(
-        2048, "Hidden width of the MLP; swiglu needs two thirds of gelu's for the same number of parameters."
+        2048, "Hidden width of the MLP; swiglu needs two thirds of the others' for the same number of parameters."
     )
     normalization: Literal["layernorm", "rmsnorm"] = setting(
         "rmsnorm", "Normalization before attention, before the MLP and after the last block."
@@ -43,6 +46,49 @@ class ModelRecipe:
         "Standard deviation of the initial weights; residual projections use init_std x (2 n_layer)^-0.5.",
     )
 
+    # Improvements, all off in the recorded models. docs/improvements.md says what each of them is worth.
+
+    head_dim: int = switch(0, "Width of an attention head; 0: n_embd / n_head.")
+    qk_norm: bool = switch(
+        False, "Normalize queries and keys in each head, without weights (Henry et al. 2020, arXiv 2010.04245)."
+    )
+    zero_init: bool = switch(
+        False, "Start the output projections of attention and MLP at zero, so that each block starts as the identity."
+    )
+    head_init: Literal["normal", "zero"] = switch(
+        "normal", "Initial weights of an untied head; normal: as other matrices; zero: all tokens start equally likely."
+    )
+    embedding_init_std: float = switch(
+        0.0,
+        "Standard deviation of the initial token embedding; 0: init_std. modded-nanogpt uses 1 with embedding_norm.",
+    )
+    embedding_norm: bool = switch(False, "Normalize the embedding, without weights, before the first block.")
+    value_residual: bool = switch(
+        False,
+        "Mix the first block's attention values into those of each block, by a learned share"
+        " (Zhou et al. 2024, arXiv 2410.17897).",
+    )
+    residual_scalars: bool = switch(
+        False,
+        "Before each block add the embedding to the residual stream, each times a learned scalar (modded-nanogpt).",
+    )
+    value_embeddings: bool = switch(
+        False,
+        "In every second block add to the attention values a learned vector of each token, scaled by a gate in each"
+        " head (modded-nanogpt, nanochat).",
+    )
+    logit_softcap: float = switch(
+        0.0, "Limit logits to this value by cap x tanh(logits / cap) (Gemma 2, arXiv 2408.00118); 0: no limit."
+    )
+    z_loss: float = switch(
+        0.0,
+        "Add this factor times the squared log of the softmax's denominator to the training loss"
+        " (PaLM, arXiv 2204.02311); 0: not added.",
+    )
+    document_mask: bool = switch(
+        False, "Let attention see the tokens of its own document only, which <|endoftext|> begins."
+    )
+
     def problems(self) -> Iterator[Problem]:
         yield from at_least(self, 1, "n_layer", "n_head", "n_embd", "block_size", "mlp_hidden")
         if self.vocab_size < GPT2_VOCABULARY:
@@ -50,45 +96,94 @@ class ModelRecipe:
                 "model.vocab_size",
                 f"model.vocab_size = {self.vocab_size} is smaller than GPT-2's {GPT2_VOCABULARY} tokens",
             )
-        if self.n_head > 0 and self.n_embd % self.n_head:
-            yield Problem(
-                "model.n_embd",
-                f"model.n_embd = {self.n_embd} is not divisible by model.n_head = {self.n_head}",
-                ("model.n_head",),
-            )
-        elif self.n_head > 0 and self.positions == "rope" and self.n_embd // self.n_head % 2:
-            yield Problem(
-                "model.positions",
-                f"model.positions = 'rope' needs an even head width, but model.n_embd / model.n_head"
-                f" = {self.n_embd} / {self.n_head} = {self.n_embd // self.n_head}",
-                ("model.n_embd", "model.n_head"),
-            )
+        yield from self.head_problems()
         yield from above_zero(self, "rope_theta", "norm_eps", "init_std")
         if not 0.0 <= self.dropout < 1.0:
             yield Problem("model.dropout", f"model.dropout = {self.dropout} is not in [0, 1)")
+        yield from at_least(self, 0, "head_dim", "embedding_init_std", "logit_softcap", "z_loss")
+        if self.value_residual and self.n_layer == 1:
+            yield Problem(
+                "model.value_residual",
+                "model.value_residual = true mixes the first block's values into later ones, but model.n_layer = 1",
+                ("model.n_layer",),
+            )
+        if self.head_init == "zero" and self.tied_head:
+            yield Problem(
+                "model.head_init",
+                "model.head_init = 'zero' needs a head of its own, but model.tied_head = true;"
+                " set model.tied_head=false",
+                ("model.tied_head",),
+            )
+
+    def head_problems(self) -> Iterator[Problem]:
+        """Check that the heads divide the width, and that rotary embedding can pair the elements of a head."""
+        if self.n_head < 1 or self.head_dim < 0:
+            return
+        if not self.head_dim and self.n_embd % self.n_head:
+            yield Problem(
+                "model.n_embd",
+                f"model.n_embd = {self.n_embd} is not divisible by model.n_head = {self.n_head};"
+                " choose another number, or set model.head_dim",
+                ("model.n_head", "model.head_dim"),
+            )
+        elif self.positions == "rope" and self.head_width % 2:
+            width = f"model.n_embd / model.n_head = {self.n_embd} / {self.n_head} = {self.head_width}"
+            yield Problem(
+                "model.positions",
+                "model.positions = 'rope' needs an even head width, but"
+                f" {f'model.head_dim = {self.head_dim}' if self.head_dim else width}",
+                ("model.n_embd", "model.n_head", "model.head_dim"),
+            )
+
+    @property
+    def head_width(self) -> int:
+        """Return the width of an attention head."""
+        return self.head_dim or self.n_embd // self.n_head
+
+    @property
+    def attention_width(self) -> int:
+        """Return the width of all heads together, which is that of queries, keys and values."""
+        return self.n_head * self.head_width
+
+    @property
+    def layers_with_value_embeddings(self) -> range:
+        """Return the blocks that have a value embedding: every second one, the last included."""
+        return range((self.n_layer - 1) % 2, self.n_layer if self.value_embeddings else 0, 2)
+
+    @property
+    def gate_channels(self) -> int:
+        """Return how many channels of the residual stream the gate of a value embedding reads."""
+        return min(GATE_CHANNELS, self.n_embd)
+
+    @property
+    def block_matmul_parameters(self) -> int:
+        """Return the number of weights in the matrix products of one block, without gates."""
+        mlp = (3 if self.activation == "swiglu" else 2) * self.n_embd * self.mlp_hidden
+        return 4 * self.n_embd * self.attention_width + mlp
 
     @property
     def matmul_parameters(self) -> int:
         """Return the number of weights in matrix products. Counts the head, tied or not; not the embeddings."""
-        attention = 4 * self.n_embd**2
-        mlp = (3 if self.activation == "swiglu" else 2) * self.n_embd * self.mlp_hidden
-        return self.n_layer * (attention + mlp) + self.vocab_size * self.n_embd
+        gates = len(self.layers_with_value_embeddings) * self.n_head * self.gate_channels
+        return self.n_layer * self.block_matmul_parameters + gates + self.vocab_size * self.n_embd
 
     @property
     def parameters(self) -> int:
         """Return the number of parameters of the model."""
         norms = (2 * self.n_layer + 1) * self.n_embd * (2 if self.bias and self.normalization == "layernorm" else 1)
         expanded = self.mlp_hidden * (2 if self.activation == "swiglu" else 1)
-        biases = self.n_layer * (5 * self.n_embd + expanded) if self.bias else 0
+        biases = self.n_layer * (3 * self.attention_width + 2 * self.n_embd + expanded) if self.bias else 0
         tables = self.block_size * self.n_embd if self.positions == "learned" else 0
         tables += 0 if self.tied_head else self.vocab_size * self.n_embd
-        return self.matmul_parameters + norms + biases + tables
+        tables += len(self.layers_with_value_embeddings) * self.vocab_size * self.attention_width
+        scalars = self.n_layer * (2 * self.residual_scalars + self.value_residual)
+        return self.matmul_parameters + norms + biases + tables + scalars
 
     @property
     def flops_per_token(self) -> int:
         """Return the floating-point operations of one training step, forward and backward, per token.
 
-        6 per weight in a matrix product plus 12 x layers x width x context for attention: the convention of PaLM
-        (arXiv 2204.02311, appendix B) and nanoGPT, which counts attention as if there were no causal mask.
+        6 per weight in a matrix product plus 12 x layers x width of the heads x context for attention: the convention
+        of PaLM (arXiv 2204.02311, appendix B) and nanoGPT, which counts attention as if there were no causal mask.
         """
-        return 6 * self.matmul_parameters + 12 * self.n_layer * self.n_embd * self.block_size
+        return 6 * self.matmul_parameters + 12 * self.n_layer * self.attention_width * self.block_size

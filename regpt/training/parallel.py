@@ -8,6 +8,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from regpt.distributed.dtensor import copy_local_, to_local
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
-from regpt.model.loss import LossOptions
 from regpt.optimizer.exchange import Exchange, NoExchange, ReplicatedExchange, ShardedExchange
 from regpt.optimizer.making import make_optimizer
 from regpt.optimizer.rates import set_rates
@@ -46,7 +46,7 @@ class Parallel:
         self.recipe, self.device, self.ranks = recipe, device, ranks
         self.model = self.build_model()
         self.model.activation_checkpointing = recipe.run.activation_checkpointing
-        self.model.loss_options = LossOptions(compiled=device.compiled)
+        self.model.loss_options = replace(self.model.loss_options, compiled=device.compiled)
         self.optimizer: Optimizer = make_optimizer(self.model, recipe, self.exchange())
         self.train_module = self.build_train_module()
 

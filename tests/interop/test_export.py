@@ -14,10 +14,11 @@ from regpt.cli.main import main
 from regpt.data import tokenizer
 from regpt.data.tokenizer import decode, encode
 from regpt.interop.export import export
-from regpt.interop.huggingface import family
+from regpt.interop.huggingface import WITHOUT_A_CLASS, family
 from regpt.interop.open_model import open_model
 from regpt.interop.pretrained import load_pretrained
 from regpt.recipe.architecture import ModelRecipe
+from tests.helpers.switches import each_alone
 from tests.interop.test_pretrained import LLAMA, saved, write_tokenizer
 from tests.model.test_gpt import CLASSIC, SMALL, model_of
 
@@ -36,7 +37,11 @@ TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("recipe", [CLASSIC, SMALL, replace(SMALL, tied_head=False)], ids=["gpt2", "llama", "untied"])
+@pytest.mark.parametrize(
+    "recipe",
+    [CLASSIC, SMALL, replace(SMALL, tied_head=False), replace(SMALL, head_dim=12, z_loss=1e-4, document_mask=True)],
+    ids=["gpt2", "llama", "untied", "switches"],
+)
 def test_exported_model_gives_the_same_logits_in_transformers(recipe: ModelRecipe, tmp_path: Path) -> None:
     ours = model_of(recipe)
     export(ours, tmp_path / "model")
@@ -145,6 +150,16 @@ def test_export_keeps_the_tokenizer_of_a_foreign_model(
 def test_model_between_gpt2_and_llama_is_not_exported() -> None:
     with pytest.raises(UserError, match="neither GPT-2's nor Llama's shape"):
         family(replace(SMALL, activation="gelu"))
+
+
+@pytest.mark.parametrize("name", each_alone())
+def test_switches_are_exported_or_refused_by_name(name: str) -> None:
+    recipe = each_alone()[name]
+    if name in (*WITHOUT_A_CLASS, "relu2"):
+        with pytest.raises(UserError, match=name):
+            family(recipe)
+    else:
+        assert family(recipe) == "llama"
 
 
 def test_export_into_an_existing_directory_is_refused(tmp_path: Path) -> None:

@@ -55,7 +55,8 @@ def same_logits(ours: GPT, theirs: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"num_key_value_heads": 1}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}]
+    "changes",
+    [{}, {"num_key_value_heads": 1}, {"num_key_value_heads": 4}, {"tie_word_embeddings": True}, {"head_dim": 12}],
 )
 def test_llama_gives_the_same_logits_also_with_shared_key_heads(tmp_path: Path, changes: dict[str, Any]) -> None:
     folder, theirs = saved(tmp_path / "m", "llama", **changes)
@@ -141,7 +142,7 @@ def test_gpt2_tokenizer_is_recognized_in_either_file_format(tmp_path: Path) -> N
         ("llama", {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, "rope_type = 'llama3'"),
         ("llama", {"attention_bias": True}, "attention_bias"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
-        ("llama", {"head_dim": 16}, "head_dim = 16"),
+        ("llama", {"num_attention_heads": 5, "head_dim": None}, "heads that do not divide the width"),
         ("llama", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
         ("llama", {"hidden_size": None}, "cannot be used"),
         ("llama", {"num_hidden_layers": 3}, "do not fit its config.json"),

@@ -142,13 +142,13 @@ def test_dropout_is_active_in_training_only() -> None:
 
 
 def test_forward_methods_lists_every_method_that_runs_a_complete_pass() -> None:
-    """FSDP gathers parameters around these alone; `hidden` and `hidden_at` run inside them."""
+    """FSDP gathers parameters around these alone; `hidden` and `hidden_at` run inside them. A mask reads none."""
     from_tokens = {
         name
         for name, method in vars(GPT).items()
         if inspect.isfunction(method) and "tokens" in inspect.signature(method).parameters
     }
-    assert from_tokens == {"forward", "hidden", "hidden_at", *GPT.FORWARD_METHODS}
+    assert from_tokens == {"forward", "hidden", "hidden_at", "attention_mask", *GPT.FORWARD_METHODS}
 
 
 def test_softcap_reaches_the_loss_the_evaluation_and_the_logits() -> None:

@@ -15,6 +15,7 @@ from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.sections import RunRecipe
 from regpt.recipe.settings import load_recipe
+from tests.helpers.switches import covering_set, each_alone
 
 MODERN = ModelRecipe(n_layer=3, n_embd=128, n_head=2, mlp_hidden=352, block_size=64)
 CLASSIC = replace(MODERN, positions="learned", activation="gelu", normalization="layernorm", bias=True, mlp_hidden=512)
@@ -48,7 +49,7 @@ def saved_by_autograd(model: GPT, bfloat16: bool) -> int:
     tokens = torch.zeros(SEQUENCES, model.recipe.block_size + 1, dtype=torch.int64)
     cast = torch.autocast("cpu", torch.bfloat16) if bfloat16 else contextlib.nullcontext()
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), cast:
-        model(tokens[:, :-1], tokens[:, 1:])
+        model.hidden(tokens[:, :-1])  # the loss keeps nothing for autograd to save
     return sum(storage.nbytes() for storage in saved.values())
 
 
@@ -59,6 +60,19 @@ def test_activations_equal_what_autograd_saves(model: ModelRecipe, bfloat16: boo
     casts = 2 * block_weights(model) * model.n_layer if bfloat16 else 0  # autograd saves those too
     predicted = activation_bytes(Recipe(name="x", model=model), layout) + casts
     assert predicted == pytest.approx(saved_by_autograd(GPT(model), bfloat16), rel=0.01)
+
+
+FEW_TOKENS = replace(MODERN, vocab_size=512)  # the vocabulary changes nothing here, and tables take time
+WITH_SWITCHES = {**each_alone(FEW_TOKENS), **{f"pairs {n}": model for n, model in enumerate(covering_set(FEW_TOKENS))}}
+
+
+@pytest.mark.parametrize("bfloat16", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("model", WITH_SWITCHES.values(), ids=WITH_SWITCHES)
+def test_activations_of_switches_equal_what_autograd_saves(model: ModelRecipe, bfloat16: bool) -> None:
+    layout = ParallelLayout(micro_batch=SEQUENCES, bfloat16=bfloat16, on_cpu=True)
+    casts = 2 * block_weights(model) * model.n_layer if bfloat16 else 0
+    predicted = activation_bytes(Recipe(name="x", model=model), layout) + casts
+    assert predicted == pytest.approx(saved_by_autograd(GPT(model), bfloat16), rel=0.03)
 
 
 def test_activation_checkpointing_saves_inputs_and_one_block() -> None:
@@ -82,6 +96,17 @@ def test_loss_memory_is_logits_and_gradients(bfloat16: bool) -> None:
     logits = positions * MODERN.vocab_size * (6 if bfloat16 else 4)
     predicted = loss_bytes(MODERN, positions, ParallelLayout(bfloat16=bfloat16, on_cpu=True))
     assert predicted == weight_gradient.nbytes + 3 * hidden_gradient.nbytes + logits
+
+
+@pytest.mark.parametrize(("switches", "per_logit"), [({"logit_softcap": 15.0}, 20), ({"z_loss": 1e-4}, 16)])
+def test_loss_memory_counts_the_copies_of_capped_logits(switches: dict[str, float], per_logit: int) -> None:
+    """Measured: the largest resident memory of a process during one chunk of 50,304 tokens."""
+    model, layout = replace(MODERN, **switches), ParallelLayout(bfloat16=False, on_cpu=True)
+    plain = loss_bytes(MODERN, 64, layout)
+    assert loss_bytes(model, 64, layout) - plain == (per_logit - 4) * 64 * MODERN.vocab_size
+    assert loss_bytes(model, 64, replace(layout, compiled=True)) == loss_bytes(
+        MODERN, 64, replace(layout, compiled=True)
+    )
 
 
 def test_state_equals_model_gradients_and_optimizer() -> None:

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from regpt.base.errors import Problem, RecipeError, UserError
-from regpt.recipe.differences import changes, differences, on_resume, recipe_digest, run_settings
+from regpt.recipe.differences import changes, differences, off_switches, on_resume, recipe_digest, run_settings
 from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.sections import EvaluationRecipe
@@ -202,7 +202,7 @@ def test_problems_are_all_reported_at_once() -> None:
         "model.n_embd",
         "data.total_batch_tokens",
     ]
-    assert found[3].depends_on == ("model.n_head",)
+    assert found[3].depends_on == ("model.n_head", "model.head_dim")
     assert "128" in found[3].text and "3" in found[3].text
 
 
@@ -389,3 +389,17 @@ def test_whole_number_beyond_64_bits_is_refused(setting: str) -> None:
 def test_name_of_another_program_gets_our_setting_suggested(written: str, ours: str) -> None:
     with pytest.raises(RecipeError, match=f"did you mean '{ours}'"):
         load_recipe("demo-modern", [written])
+
+
+def test_switch_that_an_old_run_does_not_know_was_off() -> None:
+    """A resume that turns one on changes the run, even where the run's files do not name the switch."""
+    recipe = load_recipe("demo-modern")
+    off = {name: value for name, value in off_switches().items() if run_settings(recipe)[name] == value}
+    before = as_tables(recipe)
+    for name in off:
+        section, _, key = name.partition(".")
+        del before[section][key]
+    assert changes(before, recipe) == ({}, {})
+    turned_on = load_recipe("demo-modern", ["model.qk_norm=true"])
+    assert changes(before, turned_on)[0] == {"model.qk_norm": [False, True]}
+    assert recipe_digest(turned_on) != recipe_digest(recipe)
