@@ -7,6 +7,7 @@ from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.differences import differences
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import toml_value
+from regpt.reporting.improvements import improvements
 from regpt.tracking.run import Run
 
 LEARNING_SECTIONS = ("data", "model", "optimizer", "guard")  # of a recipe, that affect what is learned
@@ -16,6 +17,7 @@ CHOICES = {
     "learned": ("Learned Embeddings", "Learned Embeddings", "a learned table of positions"),
     "swiglu": ("SwiGLU Activation", "SwiGLU", "a gated activation"),
     "gelu": ("GELU Activation", "GELU", "GELU in its tanh form"),
+    "relu2": ("Squared ReLU", "Squared ReLU", "the square of ReLU"),
     "rmsnorm": ("RMSNorm", "RMSNorm", "division by the root mean square, without subtracting the mean"),
     "layernorm": ("LayerNorm", "LayerNorm", "subtraction of the mean and division by the standard deviation"),
 }
@@ -42,16 +44,20 @@ def differences_from_gpt2(run: Run) -> list[str]:
     found = {
         "**Flash Attention:** scaled_dot_product_attention, fused where the device has it, instead of separate products"
         " and softmax": True,
-        "**AdamW:** decoupled weight decay, instead of Adam": True,
+        "**AdamW:** decoupled weight decay, instead of Adam": recipe.optimizer.kind == "adamw",
+        "**Muon** for the matrices inside blocks and AdamW for the rest, instead of Adam": recipe.optimizer.kind
+        == "muon",
         f"**bfloat16:** {device.precision} autocast in matrix products": device.precision == "bfloat16",
         f"**Vocab Padding:** {model.vocab_size:,} rows instead of 50,257": model.vocab_size != 50_257,
         f"**Modern PyTorch:** torch {torch}, fused AdamW{compiled}": True,
         f"**RoPE Embeddings:** {CHOICES['rope'][2]} instead of a learned table": model.positions == "rope",
-        f"**SwiGLU Activation:** {CHOICES['swiglu'][2]} instead of GELU": model.activation == "swiglu",
+        f"**{CHOICES[model.activation][0]}:** {CHOICES[model.activation][2]} instead of GELU": model.activation
+        != "gelu",
         "**RMSNorm** instead of LayerNorm": model.normalization == "rmsnorm",
         "**No biases** in linear layers and norms": not model.bias,
         f"**Dropout:** {model.dropout:g} instead of 0.1": model.dropout != 0.1,
         "**Untied head**": not model.tied_head,
+        f"**Improvements:** {', '.join(improvements(recipe))}": bool(improvements(recipe)),
         "**Size:** {} layers of width {} with {} heads and {:,} positions instead of 12, 768, 12 and 1,024".format(
             *size
         ): size != (12, 768, 12, 1024),

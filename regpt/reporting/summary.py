@@ -8,6 +8,7 @@ from regpt.fairness.claims import Claim, claims_on_runs
 from regpt.recipe.architecture import ModelRecipe
 from regpt.rendering.markdown import escaped
 from regpt.reporting.findings import finding_of, is_measured, listed, sentences_of
+from regpt.reporting.improvements import model_improvements
 from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS
 from regpt.reporting.scores import Baseline, Relation, guessing, recorded_where, relation
 from regpt.stats.describe import OUTCOME_TEXT, REASON_TEXT, bounds_text, identity_text, values_text
@@ -22,6 +23,7 @@ SHORT_NAMES = {
     "learned": "learned positions",
     "swiglu": "SwiGLU",
     "gelu": "GELU",
+    "relu2": "squared ReLU",
     "rmsnorm": "RMSNorm",
     "layernorm": "LayerNorm",
 }
@@ -48,7 +50,8 @@ def model_sentence(run: Run) -> str:
 
 
 def parts(model: ModelRecipe) -> list[str]:
-    return [SHORT_NAMES[part] for part in (model.positions, model.activation, model.normalization)]
+    choices = [SHORT_NAMES[part] for part in (model.positions, model.activation, model.normalization)]
+    return [*choices, *model_improvements(model)]
 
 
 def outcome_sentence(run: Run) -> str:

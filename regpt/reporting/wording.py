@@ -5,6 +5,7 @@ from datetime import UTC
 from regpt.base.format import byte_size, clock_time, duration, money, percent, short_count, teraflops
 from regpt.recipe.recipe import Recipe
 from regpt.rendering.markdown import code, escaped
+from regpt.reporting.improvements import model_improvements
 from regpt.reporting.scores import NOT_MEASURED
 from regpt.tracking.events import Branched, Ended, Event, OutOfMemory, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord
@@ -40,6 +41,7 @@ def architecture(recipe: Recipe, attention: str) -> list[str]:
         + {
             "swiglu": f"SwiGLU (gated activation), hidden width {model.mlp_hidden:,}",
             "gelu": f"GELU (tanh form), hidden width {model.mlp_hidden:,}",
+            "relu2": f"squared ReLU, hidden width {model.mlp_hidden:,}",
         }[model.activation],
         "**Positional Encoding:** "
         + {
@@ -52,6 +54,7 @@ def architecture(recipe: Recipe, attention: str) -> list[str]:
         "**Weight Tying:** "
         + ("token embedding weights shared with LM head" if model.tied_head else "the LM head has its own weights"),
         *(["**Biases:** in linear layers and norms"] if model.bias else []),
+        *([f"**Improvements:** {', '.join(used)}"] if (used := model_improvements(model)) else []),
     ]
 
 
