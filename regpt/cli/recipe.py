@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from regpt.cli.arguments import Subparsers
+    from regpt.recipe.recipe import Recipe
 
 Answer = TypeVar("Answer")
 
@@ -162,6 +163,8 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
     }
     print("# Derived values")
     print("\n".join(f"#   {name:<16} {value}" for name, value in derived.items()))
+    print("# Parameter groups")
+    print("\n".join(f"#   {line}" for line in group_lines(recipe)))
     if recipe.is_warmup_too_long:
         advice = warmup_advice(recipe.optimizer.warmup_steps, recipe.run.max_steps)
         print(f"note: {advice}", file=sys.stderr)
@@ -171,6 +174,25 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
         for setting, ours, theirs in differences(recipe, other) or [("nothing", "", "")]:
             print(f"#   {setting:<32} {ours}{f'   ({other.name}: {theirs})' if theirs != '' else ''}")
     return DONE
+
+
+def group_lines(recipe: "Recipe") -> list[str]:
+    """Describe each parameter group: its optimizer, peak rate and weight decay, and how much is in it.
+
+    The two groups of plain AdamW are described without their sizes, which only the model knows: loading torch to build
+    it takes seconds.
+    """
+    settings = recipe.optimizer
+    if not settings.has_role_groups:
+        decays = {"matrices": settings.weight_decay, "vectors": 0.0}
+        return [f"{name:<16} AdamW, peak rate {settings.max_lr:g}, decay {decay:g}" for name, decay in decays.items()]
+    from regpt.optimizer.groups import groups_of_recipe
+
+    return [
+        f"{group.name:<16} {group.method}, peak rate {group.peak_rate:g}, decay {group.decay:g}:"
+        f" {group.size:,} parameters in {len(group.parameters)} tensor{'s' if len(group.parameters) > 1 else ''}"
+        for group in groups_of_recipe(recipe)
+    ]
 
 
 def run_recipe_list(arguments: argparse.Namespace) -> int:

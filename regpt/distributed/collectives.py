@@ -43,12 +43,15 @@ class Collectives(RankConnections):
         dist.all_gather(gathered, tensor.contiguous())
         return gathered
 
-    def all_to_all(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> Sequence[Tensor]:
-        """Send `parts[r]` to rank r; return what each rank sent here, which has `sizes[r]` elements. All are flat."""
-        received = parts[0].new_empty(sum(sizes))
+    def all_to_all(self, flat: Tensor, sent: Sequence[int], received: Sequence[int]) -> Sequence[Tensor]:
+        """Send the first `sent[0]` elements to rank 0, the next to rank 1 and so on; return what each rank sent here.
+
+        From rank r come `received[r]` elements.
+        """
+        result = flat.new_empty(sum(received))
         with self.connection_errors():
-            dist.all_to_all_single(received, torch.cat(list(parts)), list(sizes), [part.numel() for part in parts])
-        return received.split(list(sizes))
+            dist.all_to_all_single(result, flat, list(received), list(sent))
+        return result.split(list(received))
 
     def broadcast_(self, tensor: Tensor) -> None:
         """Overwrite a tensor with rank 0's."""

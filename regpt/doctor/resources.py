@@ -17,8 +17,9 @@ from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.filesystem.operations import check_file_system
 from regpt.machine.device import free_memory
 from regpt.machine.limits import memory_limit
+from regpt.optimizer.sizes import checkpoint_bytes
 from regpt.plan.memory import USABLE_SHARE, ParallelLayout, estimate_memory
-from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, disk_needed
+from regpt.plan.sizes import checkpoints_kept, disk_needed
 from regpt.preparation.dataset import open_or_prepare
 from regpt.recipe.recipe import Recipe
 from regpt.tasks import catalog

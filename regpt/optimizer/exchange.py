@@ -65,19 +65,24 @@ class ShardedExchange:
         self.group, self.ranks = group, group.size
 
     def collect(self, local: Sequence[Tensor], shape: torch.Size) -> Tensor:
-        sent = [torch.cat([local[0].new_empty(0), *(t.reshape(-1) for t in self.share(local, r))]) for r in self.all]
+        flat = torch.cat([rows.reshape(-1) for rank in self.all for rows in self.share(local, rank)])
+        sent = [len(self.share(local, rank)) * local[0].numel() for rank in self.all]
         count = len(self.share(local, self.group.rank))
         shapes = [(count, self.rows(shape[0], rank), *shape[1:]) for rank in self.all]
-        received = self.group.all_to_all(sent, [torch.Size(each).numel() for each in shapes])
-        return torch.cat([flat.view(each) for flat, each in zip(received, shapes, strict=True)], dim=1)
+        return torch.cat(self.pieces(flat, sent, shapes), dim=1)
 
     def distribute(self, own: Tensor, count: int) -> Sequence[Tensor]:
-        sent = [own[:, slice(*rows_of_rank(own.shape[1], rank, self.ranks))].reshape(-1) for rank in self.all]
+        parts = [own[:, slice(*rows_of_rank(own.shape[1], rank, self.ranks))] for rank in self.all]
+        flat = torch.cat([part.reshape(-1) for part in parts])
         rows = self.rows(own.shape[1], self.group.rank)
         shapes = [(len(self.share(range(count), rank)), rows, *own.shape[2:]) for rank in self.all]
-        received = self.group.all_to_all(sent, [torch.Size(each).numel() for each in shapes])
-        by_owner = [flat.view(each) for flat, each in zip(received, shapes, strict=True)]
+        by_owner = self.pieces(flat, [part.numel() for part in parts], shapes)
         return [by_owner[number % self.ranks][number // self.ranks] for number in range(count)]
+
+    def pieces(self, flat: Tensor, sent: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+        """Send this rank's elements to the others; return what comes from each, of the given shapes."""
+        received = self.group.all_to_all(flat, sent, [torch.Size(shape).numel() for shape in shapes])
+        return [part.view(shape) for part, shape in zip(received, shapes, strict=True)]
 
     @property
     def all(self) -> range:

@@ -1,6 +1,5 @@
 """Parameter groups: which optimizer updates which parameters, at which learning rate and weight decay."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -129,12 +128,3 @@ def groups_of_recipe(recipe: Recipe) -> list[ParameterGroup]:
     """Return the groups of a recipe's model, whose parameters have shapes and no values."""
     with torch.device("meta"):
         return parameter_groups(GPT(recipe.model), recipe)
-
-
-def group_lines(groups: Iterable[ParameterGroup]) -> list[str]:
-    """Describe each group in a line: its tensors, parameters, optimizer, peak rate and weight decay."""
-    return [
-        f"{group.name:<10} {len(group.parameters):>4} tensors {group.size:>14,} parameters  {group.method.value:<6}"
-        f" peak rate {group.peak_rate:<8g} decay {group.decay:g}"
-        for group in groups
-    ]

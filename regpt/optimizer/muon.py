@@ -42,9 +42,9 @@ class Muon(Optimizer):
     def update(self, group: dict[str, Any], stacked: int, parameters: Sequence[nn.Parameter]) -> None:
         """Update parameters of one shape."""
         shape = parameters[0].shape
-        updates = [self.nesterov(parameter, group["momentum"]) for parameter in parameters]
-        own = matrices(self.exchange.collect(updates, shape), stacked)
-        directions = orthogonalize(own, self.settings.newton_schulz_steps)
+        own = self.exchange.collect([self.nesterov(parameter, group["momentum"]) for parameter in parameters], shape)
+        directions = orthogonalize(matrices(own, stacked), self.settings.newton_schulz_steps)
+        del own
         if self.settings.normuon:
             directions = self.normalize_rows(directions, parameters)
         directions *= shape_factor(directions, self.settings)
@@ -96,9 +96,14 @@ def batches(group: dict[str, Any], ranks: int) -> Iterator[tuple[int, list[nn.Pa
         if parameter.grad is not None:
             alike.setdefault((parameter.shape, stacked), []).append(parameter)
     for (shape, stacked), parameters in alike.items():
-        size = ranks * max(1, BATCH_ELEMENTS // shape.numel())
+        size = batch_size(shape.numel(), ranks)
         for first in range(0, len(parameters), size):
             yield stacked, parameters[first : first + size]
+
+
+def batch_size(elements: int, ranks: int) -> int:
+    """Return how many parameters of a number of elements `ranks` ranks orthogonalize at once."""
+    return ranks * max(1, BATCH_ELEMENTS // elements)
 
 
 def matrices(parameters: Tensor, stacked: int) -> Tensor:

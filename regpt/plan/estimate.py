@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 from regpt.base.cards import Card
+from regpt.optimizer.sizes import newton_schulz_flops
 from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
 from regpt.plan.roofline import speed_range
 from regpt.plan.run_time import Range, RunTime, time_on_cards
@@ -157,7 +158,8 @@ def compute_seconds(recipe: Recipe, ranks: int, hardware: Hardware) -> Range:
     recompute = 4 / 3 if recipe.run.activation_checkpointing else 1.0
     conservative, optimistic = speed_range(recipe.model, hardware.card, is_compiled(recipe, hardware.card))
     tokens = recompute * recipe.data.total_batch_tokens / ranks
-    return Range(tokens / optimistic, tokens / conservative)
+    update = newton_schulz_flops(recipe) / (recipe.model.flops_per_token * ranks)  # in tokens of the same FLOPs
+    return Range((tokens + update) / optimistic, (tokens + update) / conservative)
 
 
 def network_seconds(recipe: Recipe, layout: ParallelLayout, hardware: Hardware) -> float:

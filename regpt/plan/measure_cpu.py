@@ -5,7 +5,9 @@ multiplied by how often a run needs them. The only assumption is that each part 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from regpt.model.chunks import rows_of_chunk
 from regpt.model.gpt import Block, BlockInputs, rotary_table
 from regpt.model.loss import LossOptions, mean_loss, token_losses
 from regpt.optimizer.making import make_adamw
+from regpt.optimizer.muon import orthogonalize
+from regpt.optimizer.sizes import muon_stacks
 from regpt.plan.run_time import Rates
 from regpt.recipe.recipe import Recipe
 
@@ -34,6 +38,7 @@ def measured_rates(recipe: Recipe, device: Device, seconds: float = 2.0) -> Rate
         loss=per_position,
         micro_batch=fixed,
         optimizer=optimizer_seconds(recipe, device, 0.2 * seconds),
+        orthogonalization=orthogonalization_seconds(recipe, device, 0.2 * seconds),
         block_forward=block_forward,
         loss_forward=loss_forward_seconds(recipe, device, 0.15 * seconds),
         sampling_round=sampling_seconds(recipe, device, 0.05 * seconds),
@@ -144,7 +149,19 @@ def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     return fastest(once, device, seconds) / OPTIMIZER_PARAMETERS
 
 
-def fastest(act: Callable[[], None], device: Device, seconds: float) -> float:
+def orthogonalization_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
+    """Return the seconds in which Muon orthogonalizes the matrices of a step; 0 for AdamW."""
+    sizes = Counter((stack.short, stack.long) for stack in muon_stacks(recipe) for _ in range(stack.matrices))
+
+    def one(short: int, long: int) -> float:
+        update = torch.randn(1, short, long, device=device.torch_device)
+        act = partial(orthogonalize, update, recipe.optimizer.newton_schulz_steps)
+        return fastest(act, device, seconds / len(sizes))
+
+    return sum(count * one(*size) for size, count in sizes.items())
+
+
+def fastest(act: Callable[[], object], device: Device, seconds: float) -> float:
     """Return the seconds of the fastest of 1 to 3 rounds, after one warm-up, within about `seconds`."""
     best, began_at = float("inf"), time.perf_counter()
     for number in range(1 + ROUNDS):

@@ -8,6 +8,7 @@ model; what torch.compile saves instead has not been measured.
 from dataclasses import dataclass
 
 from regpt.model.chunks import rows_of_chunk
+from regpt.optimizer.sizes import buffer_bytes, moment_bytes
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.recipe import Recipe
 
@@ -21,11 +22,12 @@ class Memory:
 
     weights: float
     gradients: float
-    moments: float  # AdamW's two
+    moments: float  # the optimizer's state: AdamW's two, Muon's one
     gathered: float  # fsdp: full weights of the current and the next block, and full gradients until reduced
     casts: float  # bfloat16 copies of the weights that autocast keeps; fsdp gathers blocks in bfloat16
     activations: float  # tensors that autograd saves for one micro-batch
     loss: float  # one chunk of logits, and the gradients of the head and of its input
+    orthogonalization: float  # buffers of Muon's update, beyond the memory that the passes have freed
 
     @property
     def state(self) -> float:
@@ -34,7 +36,7 @@ class Memory:
 
     @property
     def total(self) -> float:
-        return self.state + self.gathered + self.casts + self.activations + self.loss
+        return self.state + self.gathered + self.casts + self.activations + self.loss + self.orthogonalization
 
     @property
     def parts(self) -> dict[str, float]:
@@ -69,14 +71,17 @@ def estimate_memory(recipe: Recipe, layout: ParallelLayout) -> Memory:
     casts = 0.0
     if layout.bfloat16:
         casts = 2 * (0 if layout.sharded else per_block * model.n_layer) + 2 * model.vocab_size * model.n_embd
+    activations, loss = activation_bytes(recipe, layout), loss_bytes(model, positions, layout)
+    update = buffer_bytes(recipe, layout.ranks, layout.sharded, layout.on_cpu)
     return Memory(
         weights=4 * model.parameters / share,
         gradients=4 * model.parameters / share,
-        moments=8 * model.parameters / share,
+        moments=moment_bytes(recipe) / share,
         gathered=gathered,
         casts=casts,
-        activations=activation_bytes(recipe, layout),
-        loss=loss_bytes(model, positions, layout),
+        activations=activations,
+        loss=loss,
+        orthogonalization=max(0.0, update - gathered - casts - activations - loss),
     )
 
 

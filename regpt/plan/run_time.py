@@ -73,6 +73,7 @@ class Rates:
     loss: float  # forward and backward, per position
     micro_batch: float  # fixed cost per micro-batch: gradients of the embedding and the head
     optimizer: float  # per parameter, including gradient norm and clipping
+    orthogonalization: float = 0.0  # of all matrices of Muon, per step
     block_forward: float = 0.0  # forward alone, per position
     loss_forward: float = 0.0  # forward alone, per position
     sampling_round: float = 0.0  # one new token for each text of a set
@@ -87,6 +88,7 @@ class Rates:
             positions * (recompute * model.n_layer * self.block + self.loss)
             + micro_batches * self.micro_batch
             + model.parameters * self.optimizer
+            + self.orthogonalization
         )
 
     def forward_seconds(self, recipe: Recipe, positions: int, targets: int) -> float:

@@ -2,14 +2,10 @@
 
 from regpt.data.shards import read_manifest
 from regpt.data.sizes import train_tokens
+from regpt.optimizer.sizes import checkpoint_bytes
 from regpt.recipe.recipe import Recipe
 
 TOKEN_BYTES = 2  # in a shard
-
-
-def checkpoint_bytes(recipe: Recipe) -> int:
-    """Return the bytes of one checkpoint: float32 weights and two optimizer moments."""
-    return 12 * recipe.model.parameters
 
 
 def checkpoints_kept(recipe: Recipe) -> int:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from regpt.base.cards import CARDS, find_card
 from regpt.base.errors import UserError
+from regpt.optimizer.sizes import checkpoint_bytes
 from regpt.plan.estimate import Estimate, Hardware, estimate, largest_micro_batch
 from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
 from regpt.plan.run_time import CPU_ERROR, Range, Rates, RunTime, time_on_cpu
-from regpt.plan.sizes import checkpoint_bytes, checkpoints_kept, dataset_bytes, dataset_copies
+from regpt.plan.sizes import checkpoints_kept, dataset_bytes, dataset_copies
 from regpt.plan.warnings import PlanWarning, find_warnings
 from regpt.plan.workload import Workload, count_work
 from regpt.recipe.recipe import Recipe, nearest_divisors

@@ -15,6 +15,7 @@ from regpt.base.format import (
     teraflops,
 )
 from regpt.data.sizes import epochs_text, tokens_origin, train_tokens
+from regpt.optimizer.sizes import newton_schulz_share
 from regpt.plan.estimate import POWER, Estimate
 from regpt.plan.memory import USABLE_SHARE, Memory
 from regpt.plan.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
@@ -33,6 +34,7 @@ MEMORY_PARTS = {
     "casts": "weights, bfloat16 copies",
     "activations": "activations",
     "loss": "loss",
+    "orthogonalization": "Muon, beyond the passes",
 }
 TIME_PARTS = {
     "training": "training",
@@ -82,6 +84,8 @@ def model_lines(recipe: Recipe) -> Iterator[str]:
     yield row("steps", f"{run.max_steps:,} x {tokens:,} tokens = {recipe.total_tokens:,} tokens")
     yield row("epochs", epochs_text(recipe))
     yield row("FLOPs", scientific(recipe.total_tokens * model.flops_per_token, 3))
+    if share := newton_schulz_share(recipe):
+        yield row("Muon", f"{percent(share)} of the FLOPs of a step, in addition")
 
 
 def card_lines(recipe: Recipe, work: Workload, plan: CardPlan) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from regpt.base.errors import UserError
 from regpt.data.shards import read_manifest
 from regpt.data.tokenizer import encode
+from regpt.optimizer.sizes import checkpoint_bytes
 from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import HELLASWAG_ITEMS, TASKS
 from regpt.tasks.items import open_items
@@ -76,7 +77,7 @@ def count_work(recipe: Recipe) -> Workload:
         sample_tokens=max(0, evaluation.sample_tokens - prompt_tokens(evaluation.sample_prompt)),
         checkpoints=checkpoints,
         waited_checkpoints=1 if checkpoint.background else checkpoints,
-        checkpoint_bytes=12 * recipe.model.parameters,
+        checkpoint_bytes=checkpoint_bytes(recipe),
     )
 
 

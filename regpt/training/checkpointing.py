@@ -10,6 +10,7 @@ from regpt.checkpoint import store
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.console.training import TrainingConsole
 from regpt.distributed.signals import GracefulStop
+from regpt.optimizer.sizes import checkpoint_bytes
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import as_tables
 from regpt.tracking.events import CheckpointFailed
@@ -77,8 +78,7 @@ class Checkpointing:
         """`stopping` gets the time to reserve for the last checkpoint; `write` records an event."""
         self.run_dir, self.parallel, self.ranks, self.state = run_dir, parallel, parallel.ranks, state
         self.evaluation, self.stopping, self.write, self.console = evaluation, stopping, write, console
-        # Until the first checkpoint is written: weights and two moments in float32.
-        self.saving_seconds = 12 * state.recipe.model.parameters / EXPECTED_BYTES_PER_SECOND
+        self.saving_seconds = checkpoint_bytes(state.recipe) / EXPECTED_BYTES_PER_SECOND  # until one is written
         self.saver = AsyncCheckpointer(run_dir, state.recipe.checkpoint, self.ranks)
 
     def restore(self, step: int) -> None:

@@ -97,6 +97,34 @@ def test_recipe_show_tells_what_follows_and_what_differs(capsys: pytest.CaptureF
     assert "854,654,976" in out  # FLOPs per token
 
 
+def test_recipe_show_prints_the_parameter_groups(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "model.tied_head=false",
+        "optimizer.kind=muon",
+        "optimizer.head_lr=0.004",
+        "optimizer.muon_weight_decay=0.05",
+    ]
+    code, out, _ = answer(capsys, "recipe", "show", "gpt2-modern", *words)
+    groups = out.split("# Parameter groups\n")[1].splitlines()
+    assert code == 0
+    for line, (name, method, rate, decay, size, tensors) in zip(
+        groups,
+        [
+            ("hidden", "Muon", "0.02", "0.05", "84,934,656", 48),
+            ("embedding", "AdamW", "0.0018", "0.1", "38,633,472", 1),
+            ("head", "AdamW", "0.004", "0.1", "38,633,472", 1),
+            ("vectors", "AdamW", "0.0018", "0", "19,200", 25),
+        ],
+        strict=True,
+    ):
+        assert all(said in line for said in (name, f"{method},", f"rate {rate},", f"decay {decay}:", f"{size} "))
+        assert f"in {tensors} tensor" in line
+    _, out, _ = answer(capsys, "recipe", "show", "gpt2-modern")
+    matrices, vectors = out.split("# Parameter groups\n")[1].splitlines()
+    assert all(said in matrices for said in ("matrices", "AdamW", "0.0018", "decay 0.1"))
+    assert all(said in vectors for said in ("vectors", "AdamW", "0.0018", "decay 0"))
+
+
 def test_recipe_show_notes_a_warmup_that_lasts_for_the_run(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = answer(capsys, "recipe", "show", "gpt2-classic", "run.max_steps=60")
     assert code == 0
