@@ -74,6 +74,15 @@ def newton_schulz_share(recipe: Recipe) -> float:
     return newton_schulz_flops(recipe) / (recipe.model.flops_per_token * recipe.data.total_batch_tokens)
 
 
+def exchanged_bytes(recipe: Recipe, ranks: int, sharded: bool) -> float:
+    """Return the bytes that each of several GPUs sends in a step of Muon, as `optimizer/exchange.py` does.
+
+    Without shards all ranks gather the bfloat16 updates; with shards rows travel to their owner and back.
+    """
+    size = 2 * sum(prod(stack.shape) for stack in muon_stacks(recipe))
+    return (2 * size / ranks if sharded else size) * (ranks - 1) / ranks
+
+
 def buffer_bytes(recipe: Recipe, ranks: int = 1, sharded: bool = False, on_cpu: bool = False) -> int:
     """Return the bytes that a step of Muon allocates besides its state, at their peak on one rank.
 

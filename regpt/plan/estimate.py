@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 from regpt.base.cards import Card
-from regpt.optimizer.sizes import newton_schulz_flops
+from regpt.optimizer.sizes import exchanged_bytes, newton_schulz_flops
 from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
 from regpt.plan.roofline import speed_range
 from regpt.plan.run_time import Range, RunTime, time_on_cards
@@ -177,13 +177,14 @@ def network_seconds(recipe: Recipe, layout: ParallelLayout, hardware: Hardware) 
 def bytes_sent(recipe: Recipe, layout: ParallelLayout) -> float:
     """Return the bytes each card sends per step over a ring.
 
-    ddp reduces float32 gradients. fsdp also gathers the weights of the blocks twice, in bfloat16.
+    ddp reduces float32 gradients. fsdp also gathers the weights of the blocks twice, in bfloat16. Muon sends updates.
     """
     model = recipe.model
     other_ranks = (layout.ranks - 1) / layout.ranks
+    updates = exchanged_bytes(recipe, layout.ranks, layout.sharded)
     if not layout.sharded:
-        return 2 * 4 * model.parameters * other_ranks
+        return 2 * 4 * model.parameters * other_ranks + updates
     block_parameters = model.matmul_parameters - model.vocab_size * model.n_embd
     weights = 2 * 2 * block_parameters + 4 * (model.parameters - block_parameters)
     reductions = layout.accumulation if recipe.run.gradients_reduced == "micro-batch" else 1
-    return other_ranks * (weights * layout.accumulation + 4 * model.parameters * reductions)
+    return other_ranks * (weights * layout.accumulation + 4 * model.parameters * reductions) + updates

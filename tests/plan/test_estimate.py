@@ -12,6 +12,7 @@ from regpt.optimizer.making import make_optimizer
 from regpt.plan.estimate import Hardware, bytes_sent, compute_seconds, estimate, largest_micro_batch
 from regpt.plan.memory import ParallelLayout, activation_bytes, block_bytes, block_weights, estimate_memory, loss_bytes
 from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.sections import RunRecipe
 from regpt.recipe.settings import load_recipe
@@ -132,6 +133,17 @@ def test_largest_micro_batch_is_the_last_that_fits() -> None:
         sizes = [estimate_memory(recipe, ParallelLayout(micro_batch=size)).total for size in (most, most + 1)]
         assert most == 0 or sizes[0] <= room
         assert most == recipe.batch_windows or sizes[1] > room
+
+
+DDP, FSDP = ParallelLayout(4), ParallelLayout(4, sharded=True)
+
+
+def test_muon_adds_its_operations_and_its_updates_to_a_step() -> None:
+    plain, muon = Recipe(name="x"), Recipe(name="x", optimizer=OptimizerRecipe(kind="muon"))
+    assert compute_seconds(muon, 8, H100)[0] / compute_seconds(plain, 8, H100)[0] == pytest.approx(1.00376, abs=1e-5)
+    hidden = 12 * (4 * 768**2 + 3 * 768 * 2048)
+    added = [bytes_sent(muon, layout) - bytes_sent(plain, layout) for layout in (DDP, FSDP)]
+    assert added == [2 * hidden * 3 / 4, 2 * 2 * hidden / 4 * 3 / 4]
 
 
 def test_cards_share_compute_but_send_the_same_bytes() -> None:
