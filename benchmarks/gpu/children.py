@@ -20,7 +20,8 @@ from torch import Tensor
 import regpt.cli.main
 import regpt.training.start  # so that it is loaded before processes are forked
 from regpt.data.batches import Batch
-from regpt.machine import device
+from regpt.machine import device, oom
+from regpt.training import recovery
 from regpt.training.gradients import Gradients
 
 PROCESSES: Any = multiprocessing.get_context("forkserver" if sys.platform != "win32" else "spawn")
@@ -38,6 +39,7 @@ class Plant:
     card_share: float = 1.0  # of the card's memory that the process may use
     most_windows: int = 0  # of a micro-batch, above which memory runs out; 0: what really fits
     without_caches: bool = False  # torch.compile generates all code again
+    memory_log: Path | None = None  # gets the reserved bytes: before the first step, when memory ran out, once released
 
 
 @dataclass(frozen=True)
@@ -106,9 +108,13 @@ def plant_faults(plant: Plant) -> None:
     if plant.card_share < 1:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as a run sets it
         torch.cuda.set_per_process_memory_fraction(plant.card_share)
+    if plant.memory_log:
+        log_memory_around_release(plant.memory_log)
     original = Gradients.forward_and_backward
 
     def planted(self: Gradients, step: int, batch: Batch) -> Tensor:
+        if plant.memory_log and not plant.memory_log.exists():
+            log_memory(plant.memory_log)
         if plant.most_windows and batch.inputs.shape[1] > plant.most_windows:
             raise torch.OutOfMemoryError("planted: out of memory")
         if step == plant.kill_at:
@@ -122,3 +128,21 @@ def plant_faults(plant: Plant) -> None:
         return losses
 
     Gradients.forward_and_backward = planted  # type: ignore[method-assign]
+
+
+def log_memory_around_release(log: Path) -> None:
+    """Log the reserved memory before and after that of a failed step is released."""
+    original = oom.release_memory
+
+    def logged(kind: str, compiled: bool) -> None:
+        log_memory(log)
+        original(kind, compiled)
+        log_memory(log)
+
+    recovery.release_memory = logged  # type: ignore[attr-defined]
+
+
+def log_memory(log: Path) -> None:
+    """Add a line with what CUDA's allocator holds, in bytes; 0 without a card."""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{torch.cuda.memory_reserved() if torch.cuda.is_available() else 0}\n")

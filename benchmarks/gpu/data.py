@@ -6,11 +6,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from regpt.base.errors import DataError
 from regpt.data.batches import Batch
 from regpt.data.import_shards import find_shards, import_shards
 from regpt.data.shards import Manifest, TokenWindows, read_manifest
 from regpt.data.tokenizer import VOCABULARY
+from regpt.evaluation.scoring import tokenize_items
 from regpt.recipe.recipe import Recipe
+from regpt.tasks.catalog import TASKS
+from regpt.tasks.items import open_items
 from regpt.tasks.packing import Question
 
 FOLLOWS = 0.5  # probability that a token is the successor of the one before
@@ -61,6 +65,14 @@ def synthetic_dataset(folder: Path, vocabulary: int, share: float) -> Manifest:
 def open_windows(folder: Path, block_size: int) -> TokenWindows:
     """Return the windows of a dataset's validation split."""
     return TokenWindows(folder, read_manifest(folder), "val", block_size)
+
+
+def hellaswag_questions(count: int) -> list[Question]:
+    """Return HellaSwag's questions, or `count` of them; an empty list without its items or GPT-2's vocabulary."""
+    try:
+        return tokenize_items(open_items(TASKS["hellaswag"], count=count))
+    except DataError:
+        return []
 
 
 def synthetic_questions(count: int, vocabulary: int, longest: int, seed: int = 4) -> list[Question]:

@@ -9,8 +9,9 @@ import torch
 from torch.nn.attention import SDPBackend
 
 from benchmarks.gpu.bench import Bench, free_memory
-from benchmarks.gpu.data import open_windows, synthetic_questions, synthetic_tokens
+from benchmarks.gpu.data import hellaswag_questions, open_windows, synthetic_questions, synthetic_tokens
 from benchmarks.gpu.results import Bound, Measured
+from regpt.data.tokenizer import VOCABULARY
 from regpt.evaluation import sharding
 from regpt.evaluation.sampling import Sampling, generate
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, max_batch_tokens
@@ -24,7 +25,7 @@ SAMPLES = ((4, 32), (1, 256))  # rows, new tokens
 
 
 def evaluations(bench: Bench) -> Iterator[Measured]:
-    """Time validation, scoring of random questions as long as HellaSwag's, and sampling with random weights."""
+    """Time validation, scoring of HellaSwag's questions or random ones of their length, and sampling."""
     free_memory()
     sizes = bench.sizes
     recipe = bench.recipe("gpt2-modern", "evaluation.validation_batches=1")
@@ -39,7 +40,10 @@ def evaluations(bench: Bench) -> Iterator[Measured]:
         yield Measured(f"validation of {sizes.validation_windows} windows, {name}", taken, "s")
     windows.close()
     block = recipe.model.block_size
-    questions = synthetic_questions(sizes.questions, recipe.model.vocab_size, sizes.question_tokens)
+    vocabulary = recipe.model.vocab_size
+    questions = hellaswag_questions(sizes.questions) if vocabulary > VOCABULARY else []
+    yield Measured("questions", "HellaSwag's" if questions else "random, as long as HellaSwag's")
+    questions = questions or synthetic_questions(sizes.questions, vocabulary, sizes.question_tokens)
     packed = PackedQuestions(questions, block, max_batch_tokens(recipe, device))
     for name in ("first", "second"):
         taken = bench.seconds(lambda: choice_losses(model, packed, device))

@@ -21,7 +21,7 @@ class Outcome(enum.Enum):
     ERROR = "error"  # an exception
     NEEDS_CUDA = "needs CUDA"
     ABSENT = "absent"  # a package or file of others
-    NO_TIME = "no time"  # the budget was used up
+    NO_TIME = "no time"  # not enough of the budget was left, at the start or for the rest of the section
 
     @property
     def is_bad(self) -> bool:

@@ -108,7 +108,8 @@ def out_of_memory(bench: Bench) -> Iterator[Measured]:
         name = "compiled" if compiled else "uncompiled"
         runs = Runs(bench, f"memory-{name}", f"run.compile={'on' if compiled else 'off'}")
         plant = Plant(card_share=share_between(bench, runs.recipe, compiled)) if bench.on_card else None
-        plant = plant or Plant(most_windows=size // 2)
+        log = runs.folder / "reserved.txt"
+        plant = replace(plant or Plant(most_windows=size // 2), memory_log=log)
         yield Measured(f"{name}: share of the card's memory", plant.card_share)
         large, small = runs.train("large", plant=plant), runs.train("small", f"data.micro_batch={size // 2}")
         yield from ended(f"{name}: too large", large.end(), 0)
@@ -118,6 +119,19 @@ def out_of_memory(bench: Bench) -> Iterator[Measured]:
         yield Measured(f"{name}: micro-batch", ", ".join(sizes), "", Bound(equal=f"{size} to {size // 2}"))
         largest = largest_difference(runs.losses("large"), runs.losses("small"))
         yield Measured(f"{name}: losses, largest relative difference", largest, "", Bound(most=1e-3))
+        if found:
+            yield from reserved_memory(name, log)
+
+
+def reserved_memory(name: str, log: Path) -> Iterator[Measured]:
+    """Yield the memory reserved before the first step, when memory ran out, and after it was released.
+
+    At least half of the difference is to be free again: CUDA's allocator may keep parts of segments.
+    """
+    before, full, after = (int(line) / 1e9 for line in log.read_text(encoding="utf-8").split()[:3])
+    yield Measured(f"{name}: reserved before the first step", before, "GB")
+    yield Measured(f"{name}: reserved when memory ran out", full, "GB")
+    yield Measured(f"{name}: reserved after it was released", after, "GB", Bound(most=(before + full) / 2))
 
 
 def largest_difference(ours: list[float], theirs: list[float]) -> float:

