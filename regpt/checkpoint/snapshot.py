@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from regpt.distributed.dtensor import local_rows, to_local
 from regpt.model.gpt import GPT
+from regpt.model.moe import balances
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ def copy_tensors(tensors: dict[str, Tensor], memory: dict[str, Tensor]) -> dict[
 
 
 def named_weights(model: GPT) -> dict[str, Tensor]:
-    """Return the parameters by name; a tied one once."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+    """Return the parameters by name, a tied one once, and the balance of each mixture of experts."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters()} | balances(model)
 
 
 def named_moments(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 
 from regpt.base.errors import CheckpointError, NumericsError, is_quota_error, writing_advice
 from regpt.base.files import flush_file, new_directory, sha256_of_file, staging_dir, write_json
-from regpt.checkpoint.snapshot import Snapshot
+from regpt.checkpoint.snapshot import Snapshot, named_weights
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.distributed.dtensor import local_rows, shard_like, to_local
 from regpt.model.gpt import GPT
@@ -215,14 +215,14 @@ def file_fault(file: Path, expected: dict[str, Any]) -> str:
 def load_weights(path: Path, model: GPT) -> None:
     """Load a checkpoint's weights into a model of the same recipe; if it is sharded, this rank's rows."""
     saved = saved_tensors(path, "model")
-    ours = dict(model.named_parameters())
+    ours = named_weights(model)
     if saved.shapes.keys() != ours.keys() or any(saved.shapes[name] != ours[name].shape for name in ours):
         raise CheckpointError(
             f"{path}: holds another model than the recipe describes", "use the recipe it was trained with"
         )
     with torch.no_grad():
-        for name, parameter in ours.items():
-            to_local(parameter).copy_(saved.rows(name, *local_rows(parameter)))
+        for name, tensor in ours.items():
+            to_local(tensor).copy_(saved.rows(name, *local_rows(tensor)))
 
 
 def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:

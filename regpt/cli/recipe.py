@@ -151,14 +151,16 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
     if problems := list(recipe.batch_problems(arguments.ranks)):
         raise RecipeError(recipe.name, problems)
     on = f"each of {arguments.ranks} ranks" if arguments.ranks > 1 else "one device"
+    model = recipe.model
     derived = {
-        "parameters": f"{recipe.model.parameters:,}",
+        "parameters": f"{model.parameters:,}",
+        **({"active": f"{model.active_parameters:,} ({model.experts_text} per token)"} if model.experts else {}),
         "accumulation": f"{recipe.accumulation_steps(arguments.ranks)} micro-batches of {micro_batch} on {on}",
         "tokens": f"{recipe.total_tokens:,} in {recipe.run.max_steps:,} steps",
         "warm-up": f"{recipe.warmup_tokens:,} tokens in {recipe.optimizer.warmup_steps:,} steps",
         **({"cooldown": cooldown_text(recipe)} if recipe.optimizer.schedule == "trapezoid" else {}),
-        "FLOPs per token": f"{recipe.model.flops_per_token:,}",
-        "FLOPs of the run": scientific(recipe.total_tokens * recipe.model.flops_per_token, 3),
+        "FLOPs per token": f"{model.flops_per_token:,}",
+        "FLOPs of the run": scientific(recipe.total_tokens * model.flops_per_token, 3),
         "epochs": epochs_text(recipe),
     }
     print("# Derived values")

@@ -47,6 +47,8 @@ WITHOUT_A_CLASS = (
     "residual_scalars",
     "value_embeddings",
     "logit_softcap",
+    "experts",
+    "shared_experts",
 )
 
 

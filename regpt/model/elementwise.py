@@ -108,6 +108,9 @@ class SwiGLUFunction(torch.autograd.Function):
         return expanded
 
 
+ACTIVATIONS = {"gelu": gelu, "swiglu": swiglu, "relu2": relu2}  # of an MLP, by the recipe's name
+
+
 def rotary_heads(qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Split heads and rotate queries and keys by position.  (B, T, 3HD), (T, D/2), (T, D/2) -> three (B, H, T, D)
 

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from regpt.model.elementwise import gelu, relu2, rms_norm, rotary_heads, split_heads, swiglu, unit_rms
+from regpt.model.elementwise import ACTIVATIONS, rms_norm, rotary_heads, split_heads, unit_rms
 from regpt.model.initialization import initial_weights
 from regpt.model.loss import LossOptions, cap, mean_loss, product_dtype, token_losses, token_losses_and_best
 from regpt.model.masks import SharedPrefix, additive, attend, document_blocks, document_numbers, same_document
+from regpt.model.moe import MixtureOfExperts
 from regpt.model.shortcuts import Shortcuts, ValueSources, has_shortcuts, mixed_values
 from regpt.recipe.architecture import ModelRecipe
 
@@ -174,7 +175,9 @@ class Block(nn.Module):
         self.attention_norm = normalization(recipe)
         self.attention = Attention(recipe)
         self.mlp_norm = normalization(recipe)
-        self.mlp = MLP(recipe)
+        self.mlp: nn.Module = MLP(recipe)
+        if recipe.experts:
+            self.mlp = MixtureOfExperts(recipe, shared=self.mlp if recipe.shared_experts else None)
         self.dropout = nn.Dropout(recipe.dropout)
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
@@ -211,9 +214,6 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2)), values
 
 
-ACTIVATIONS = {"gelu": gelu, "swiglu": swiglu, "relu2": relu2}
-
-
 class MLP(nn.Module):
     """Position-wise feed-forward: expand, activate, project.  (B, T, C) -> (B, T, C)
 
@@ -222,8 +222,7 @@ class MLP(nn.Module):
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
-        expanded = recipe.mlp_hidden * (2 if recipe.activation == "swiglu" else 1)
-        self.expand = nn.Linear(recipe.n_embd, expanded, bias=recipe.bias)
+        self.expand = nn.Linear(recipe.n_embd, recipe.expanded_width, bias=recipe.bias)
         self.activate = ACTIVATIONS[recipe.activation]
         self.down = nn.Linear(recipe.mlp_hidden, recipe.n_embd, bias=recipe.bias)
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from regpt.recipe.architecture import ModelRecipe
 
-RESIDUAL_PROJECTIONS = ("attention.out.weight", "mlp.down.weight")
+RESIDUAL_PROJECTIONS = (".out.weight", ".down.weight")
 ONES = ("norm.weight", "residual_scale")
 HALVES = ("value_share",)
 

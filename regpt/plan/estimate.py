@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from regpt.base.cards import Card
 from regpt.optimizer.sizes import exchanged_bytes, newton_schulz_flops
-from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, estimate_memory
+from regpt.plan.memory import USABLE_SHARE, Memory, ParallelLayout, block_weights, estimate_memory
 from regpt.plan.roofline import speed_range
 from regpt.plan.run_time import Range, RunTime, time_on_cards
 from regpt.plan.workload import Workload, count_work
@@ -184,7 +184,7 @@ def bytes_sent(recipe: Recipe, layout: ParallelLayout) -> float:
     updates = exchanged_bytes(recipe, layout.ranks, layout.sharded)
     if not layout.sharded:
         return 2 * 4 * model.parameters * other_ranks + updates
-    block_parameters = model.matmul_parameters - model.vocab_size * model.n_embd
+    block_parameters = model.n_layer * block_weights(model)
     weights = 2 * 2 * block_parameters + 4 * (model.parameters - block_parameters)
     reductions = layout.accumulation if recipe.run.gradients_reduced == "micro-batch" else 1
     return other_ranks * (weights * layout.accumulation + 4 * model.parameters * reductions) + updates

@@ -86,8 +86,8 @@ def estimate_memory(recipe: Recipe, layout: ParallelLayout) -> Memory:
 
 
 def block_weights(model: ModelRecipe) -> int:
-    """Return the number of weights in the matrix products of one block."""
-    return model.block_matmul_parameters
+    """Return the number of weights in the matrices of one block, those of all experts included."""
+    return model.block_matmul_parameters + model.idle_parameters // model.n_layer
 
 
 def activation_bytes(recipe: Recipe, layout: ParallelLayout) -> int:
@@ -132,9 +132,25 @@ def block_bytes(model: ModelRecipe, layout: ParallelLayout) -> int:
         attention = number * A * (5 if model.positions == "rope" else 4) + 4 * H
     if model.qk_norm:  # scales, and without RoPE, whose outputs are free for it, a second copy of q and k
         attention += 2 * 4 * H + (0 if model.positions == "rope" else 2 * number * A)
-    mlp = number * M * (3 if model.activation == "swiglu" else 2)  # output of `expand`, input of `down`
+    mlp = number * (model.expanded_width + M)  # output of `expand`, input of `down`
+    if model.experts:
+        mlp = expert_bytes(model, mlp, number)
     masks = 2 * mask_bytes(model, layout, number)
     return norms + into_products + attention + mlp + masks
+
+
+def expert_bytes(model: ModelRecipe, mlp: int, number: int) -> int:
+    """Return the bytes per token of a mixture of experts whose experts take `mlp` each.
+
+    A row goes to an expert and comes back: its input and its output. In float32 the scores, the weights of the experts
+    before and after they are divided by their sum, and the sum. Three indices: of the chosen experts, and of the rows
+    in both directions.
+    """
+    k = model.experts_per_token
+    rows = k * (mlp + 2 * number * model.n_embd)
+    scores = 4 * model.experts + (4 * (2 * k + 1) if k > 1 else 4)
+    indices = 3 * 8 * k
+    return rows + scores + indices + model.shared_experts * mlp
 
 
 def norm_statistics(model: ModelRecipe) -> int:

@@ -17,7 +17,7 @@ from regpt.base.format import (
 from regpt.data.sizes import epochs_text, tokens_origin, train_tokens
 from regpt.optimizer.sizes import newton_schulz_share
 from regpt.plan.estimate import POWER, Estimate
-from regpt.plan.memory import USABLE_SHARE, Memory
+from regpt.plan.memory import USABLE_SHARE, Memory, block_weights
 from regpt.plan.roofline import BEYOND, FITTED_PARAMETERS, HIGH, LOW
 from regpt.plan.run_time import RunTime
 from regpt.plan.summary import CardPlan, CpuPlan, DiskPlan, MicroBatch, MicroBatchFit, Plan
@@ -73,10 +73,12 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 def model_lines(recipe: Recipe) -> Iterator[str]:
     """Yield the sections about the model and the length of the run."""
     model, run = recipe.model, recipe.run
-    outside = model.parameters - model.matmul_parameters + model.vocab_size * model.n_embd
-    blocks = model.parameters - outside
+    blocks = model.n_layer * block_weights(model)
+    outside = model.parameters - blocks
     yield f"Model: {recipe.name}"
     yield row("parameters", f"{model.parameters:,} (blocks {blocks:,}, embeddings and norms {outside:,})")
+    if model.experts:
+        yield row("active parameters", f"{model.active_parameters:,} ({model.experts_text} per token)")
     yield row("FLOPs per token", f"{model.flops_per_token:,}")
     yield ""
     yield "Run"

@@ -88,6 +88,19 @@ class ModelRecipe:
     document_mask: bool = switch(
         False, "Let attention see the tokens of its own document only, which <|endoftext|> begins."
     )
+    experts: int = switch(
+        0,
+        "Experts of each layer's mixture of experts, which replaces its MLP; they have no biases. 0: a dense MLP.",
+    )
+    experts_per_token: int = switch(
+        2, "Experts that each token passes, chosen by a router; mlp_hidden is the width of each."
+    )
+    shared_experts: int = switch(0, "1 adds an MLP that every token passes to each mixture of experts.")
+    expert_balance_rate: float = switch(
+        1e-3,
+        "Change per step of the bias that raises the scores of experts with few tokens and lowers those of others"
+        " (arXiv 2408.15664); 0: no balancing.",
+    )
 
     def problems(self) -> Iterator[Problem]:
         yield from at_least(self, 1, "n_layer", "n_head", "n_embd", "block_size", "mlp_hidden")
@@ -97,6 +110,7 @@ class ModelRecipe:
                 f"model.vocab_size = {self.vocab_size} is smaller than GPT-2's {GPT2_VOCABULARY} tokens",
             )
         yield from self.head_problems()
+        yield from self.expert_problems()
         yield from above_zero(self, "rope_theta", "norm_eps", "init_std")
         if not 0.0 <= self.dropout < 1.0:
             yield Problem("model.dropout", f"model.dropout = {self.dropout} is not in [0, 1)")
@@ -135,6 +149,24 @@ class ModelRecipe:
                 ("model.n_embd", "model.n_head", "model.head_dim"),
             )
 
+    def expert_problems(self) -> Iterator[Problem]:
+        """Check that a token can choose among the experts."""
+        yield from at_least(self, 0, "experts", "shared_experts", "expert_balance_rate")
+        if self.experts == 1:
+            yield Problem("model.experts", "model.experts = 1 leaves nothing to choose; 0 is the dense MLP")
+        if self.shared_experts > (1 if self.experts else 0):
+            reason = "at most 1 is supported" if self.experts else "it needs model.experts"
+            yield Problem(
+                "model.shared_experts", f"model.shared_experts = {self.shared_experts}: {reason}", ("model.experts",)
+            )
+        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+            yield Problem(
+                "model.experts_per_token",
+                f"model.experts_per_token = {self.experts_per_token} is not between 1 and model.experts"
+                f" = {self.experts}",
+                ("model.experts",),
+            )
+
     @property
     def head_width(self) -> int:
         """Return the width of an attention head."""
@@ -157,27 +189,59 @@ class ModelRecipe:
 
     @property
     def block_matmul_parameters(self) -> int:
-        """Return the number of weights in the matrix products of one block, without gates."""
-        mlp = (3 if self.activation == "swiglu" else 2) * self.n_embd * self.mlp_hidden
-        return 4 * self.n_embd * self.attention_width + mlp
+        """Return the number of weights in a token's matrix products in one block, without gates of shortcuts.
+
+        Of a mixture of experts that is the router and the experts that a token passes.
+        """
+        mlps = self.experts_per_token + self.shared_experts if self.experts else 1
+        router = self.experts * self.n_embd
+        return 4 * self.n_embd * self.attention_width + mlps * self.mlp_parameters + router
+
+    @property
+    def experts_text(self) -> str:
+        """Return how many experts a token passes."""
+        return f"{self.experts_per_token} of {self.experts} experts" + (" and a shared one" * self.shared_experts)
+
+    @property
+    def expanded_width(self) -> int:
+        """Return the width of what the MLP's first product returns: gate and value, or one of them."""
+        return self.mlp_hidden * (2 if self.activation == "swiglu" else 1)
+
+    @property
+    def mlp_parameters(self) -> int:
+        """Return the number of weights in the matrices of one MLP, or of one expert."""
+        return self.n_embd * (self.expanded_width + self.mlp_hidden)
 
     @property
     def matmul_parameters(self) -> int:
-        """Return the number of weights in matrix products. Counts the head, tied or not; not the embeddings."""
+        """Return the number of weights in a token's matrix products: the head, tied or not, and not the embeddings."""
         gates = len(self.layers_with_value_embeddings) * self.n_head * self.gate_channels
         return self.n_layer * self.block_matmul_parameters + gates + self.vocab_size * self.n_embd
+
+    @property
+    def idle_parameters(self) -> int:
+        """Return the number of weights of the experts that a token does not pass; 0 without experts."""
+        idle = self.experts - self.experts_per_token if self.experts else 0
+        return self.n_layer * idle * self.mlp_parameters
+
+    @property
+    def active_parameters(self) -> int:
+        """Return the number of parameters that take part in the computation of one token."""
+        return self.parameters - self.idle_parameters
 
     @property
     def parameters(self) -> int:
         """Return the number of parameters of the model."""
         norms = (2 * self.n_layer + 1) * self.n_embd * (2 if self.bias and self.normalization == "layernorm" else 1)
-        expanded = self.mlp_hidden * (2 if self.activation == "swiglu" else 1)
-        biases = self.n_layer * (3 * self.attention_width + 2 * self.n_embd + expanded) if self.bias else 0
+        mlps_with_biases = self.shared_experts if self.experts else 1
+        biases = 3 * self.attention_width + self.n_embd + mlps_with_biases * (self.n_embd + self.expanded_width)
         tables = self.block_size * self.n_embd if self.positions == "learned" else 0
         tables += 0 if self.tied_head else self.vocab_size * self.n_embd
         tables += len(self.layers_with_value_embeddings) * self.vocab_size * self.attention_width
         scalars = self.n_layer * (2 * self.residual_scalars + self.value_residual)
-        return self.matmul_parameters + norms + biases + tables + scalars
+        return (
+            self.matmul_parameters + self.idle_parameters + norms + self.bias * self.n_layer * biases + tables + scalars
+        )
 
     @property
     def flops_per_token(self) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 from regpt.base.files import append_line, end_last_line
 from regpt.tracking.events import Detail, Event, OutOfMemory, Resumed, Rollback, Started, parse_detail
@@ -86,6 +86,16 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExpertLoadRecord:
+    """How the tokens of a step's batch were divided among the experts of each layer."""
+
+    kind: ClassVar[str] = "expert_load"
+    step: int
+    tokens: int
+    loads: list[list[int]]  # tokens by layer and expert; a token counts once for each expert that it passes
+
+
+@dataclass(frozen=True, kw_only=True)
 class SampleRecord:
     kind: ClassVar[str] = "sample"
     step: int
@@ -120,11 +130,9 @@ class EventRecord:
         return self.detail.event
 
 
-Record = StepRecord | SkippedRecord | ValidationRecord | TaskRecord | SampleRecord | CheckpointRecord | EventRecord
-RECORD_TYPES: dict[str, type[Record]] = {
-    kind.kind: kind
-    for kind in (StepRecord, SkippedRecord, ValidationRecord, TaskRecord, SampleRecord, CheckpointRecord, EventRecord)
-}
+Measured = StepRecord | SkippedRecord | ValidationRecord | TaskRecord | ExpertLoadRecord
+Record = Measured | SampleRecord | CheckpointRecord | EventRecord
+RECORD_TYPES: dict[str, type[Record]] = {kind.kind: kind for kind in get_args(Record)}
 TAIL_BYTES = 256  # enough for one step's record, whose batch and seconds are unique
 REWINDS = (Resumed, Rollback, OutOfMemory)  # after these the run is at an earlier step than its journal
 
@@ -173,12 +181,16 @@ class Journal:
 
 @dataclass(frozen=True)
 class History:
-    """A journal as one linear history; steps undone by a resume or a rollback are dropped."""
+    """A journal as one linear history; steps undone by a resume or a rollback are dropped.
+
+    It has one list for each kind of record, in the order of `Record`.
+    """
 
     steps: list[StepRecord] = field(default_factory=list)
     skipped: list[SkippedRecord] = field(default_factory=list)
     validations: list[ValidationRecord] = field(default_factory=list)
     tasks: list[TaskRecord] = field(default_factory=list)
+    expert_loads: list[ExpertLoadRecord] = field(default_factory=list)
     samples: list[SampleRecord] = field(default_factory=list)
     checkpoints: list[CheckpointRecord] = field(default_factory=list)
     events: list[EventRecord] = field(default_factory=list)  # of all attempts
@@ -215,15 +227,7 @@ class JournalReader:
     def reset(self) -> None:
         """Start again at the first record."""
         self.history = History()
-        self.lists: dict[str, list[Any]] = {
-            "step": self.history.steps,
-            "skipped": self.history.skipped,
-            "validation": self.history.validations,
-            "task": self.history.tasks,
-            "sample": self.history.samples,
-            "checkpoint": self.history.checkpoints,
-            "event": self.history.events,
-        }
+        self.lists: dict[str, list[Any]] = dict(zip(RECORD_TYPES, vars(self.history).values(), strict=True))
         self.read_to = 0  # bytes of whole records
         self.tail = b""  # the end of those bytes, which shows whether the journal was replaced
 

@@ -14,6 +14,7 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.machine.compilation import compilation_errors
 from regpt.machine.device import Device, seed_micro_batch
 from regpt.machine.oom import is_out_of_memory
+from regpt.model.moe import expert_loads
 from regpt.training.parallel import Parallel
 
 
@@ -32,6 +33,7 @@ class Gradients:
         """`seed` is the recipe's. `check_stop` is called before each micro-batch; it raises to stop the run."""
         self.seed, self.device, self.ranks, self.parallel = seed, device, ranks, parallel
         self.check_stop, self.console = check_stop, console
+        self.expert_loads: Tensor | None = None  # rows of each expert in the last global batch, (layers, experts)
 
     def compute(self, step: int, batch: Batch) -> tuple[float, float, str]:
         """Compute the gradients of the global batch; return its (mean loss, gradient norm, digest)."""
@@ -41,7 +43,7 @@ class Gradients:
         """Compute the gradients; return the losses of this rank's micro-batches.  -> (micro-batches)"""
         count = len(batch.numbers)
         share = 1.0 / self.parallel.micro_batches_in_mean(count)
-        losses = []
+        losses, loads = [], []
         for turn, (number, inputs, targets) in enumerate(zip(batch.numbers, batch.inputs, batch.targets, strict=True)):
             self.check_stop()
             if turn:
@@ -53,8 +55,15 @@ class Gradients:
                 (share * loss).backward()
             self.parallel.after_backward()
             losses.append(loss.detach())
+            if (load := expert_loads(self.parallel.model)) is not None:
+                loads.append(load)
         self.parallel.after_last_backward()
+        self.expert_loads = self.sum_over_ranks(torch.stack(loads).sum(0)) if loads else None
         return torch.stack(losses)
+
+    def sum_over_ranks(self, counts: Tensor) -> Tensor:
+        """Add whole numbers of all ranks, which gives the same on any number of ranks.  (...) -> (...), on the CPU"""
+        return torch.from_numpy(self.ranks.all_gather(counts.cpu().numpy()).sum(0))
 
     def share_results(self, losses: Tensor, batch: Batch) -> tuple[float, float, str]:
         """Return (mean loss, gradient norm, digest) of the global batch, the same on every rank.

@@ -26,6 +26,7 @@ from regpt.distributed.dtensor import copy_local_, to_local
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
+from regpt.model.moe import balances
 from regpt.optimizer.exchange import Exchange, NoExchange, ReplicatedExchange, ShardedExchange
 from regpt.optimizer.making import make_optimizer
 from regpt.optimizer.rates import set_rates
@@ -135,6 +136,8 @@ class Parallel:
         with torch.no_grad():
             for parameter, drawn in zip(self.model.parameters(), self.model.initial_weights(seed), strict=True):
                 copy_local_(parameter, drawn)
+            for balance in balances(self.model).values():
+                balance.zero_()
         self.optimizer.state.clear()
 
     def load(self, path: Path) -> None:
@@ -145,8 +148,8 @@ class Parallel:
         if self.ranks.size == 1:
             return
         state, place = self.optimizer.state, self.device.torch_device
-        for parameter in self.model.parameters():
-            self.ranks.broadcast_(parameter.data)
+        for tensor in (*self.model.parameters(), *balances(self.model).values()):
+            self.ranks.broadcast_(tensor.data)
         shapes = self.ranks.on_main(
             lambda: [{key: list(value.shape) for key, value in state[p].items()} for p in self.model.parameters()]
         )

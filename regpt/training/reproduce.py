@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -143,7 +144,12 @@ def reproduce(
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         training = Trainer(recipe, Path(folder), device, ranks, manifest, console, handle_signals)
         training.restore(0)
-        with training.stopping, training.batches() as batches:
+        with (
+            closing(training.train_windows),
+            closing(training.evaluation.windows),
+            training.stopping,
+            training.batches() as batches,
+        ):
             for step in range(count):
                 record = training.train_step(step, batches.at(step))
                 if isinstance(record, SkippedRecord):

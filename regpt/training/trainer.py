@@ -22,11 +22,12 @@ from regpt.machine.device import Device, memory_bytes, reserved_bytes
 from regpt.machine.env import current_launch
 from regpt.machine.load import LoadMeter
 from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory, release_memory
+from regpt.model.moe import balance_experts
 from regpt.optimizer.schedule import learning_rate
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import as_tables
 from regpt.tracking.events import Ended, Finished, Resumed, Started, Stopped
-from regpt.tracking.journal import EventRecord, Journal, Record, SkippedRecord, StepRecord
+from regpt.tracking.journal import EventRecord, ExpertLoadRecord, Journal, Record, SkippedRecord, StepRecord
 from regpt.tracking.trackers import Trackers
 from regpt.training.checkpointing import Checkpointing, TrainState
 from regpt.training.gradients import Gradients
@@ -204,6 +205,9 @@ class Trainer:
         if isinstance(record, SkippedRecord):
             return self.recovery.handle_bad_step(step, batch, record)
         self.write(record)
+        loads = self.gradients.expert_loads
+        if loads is not None and self.recipe.is_due(step + 1, self.recipe.evaluation.validation_every):
+            self.write(ExpertLoadRecord(step=record.step, tokens=record.tokens, loads=loads.tolist()))
         self.console.step(record)
         self.state.training_seconds += record.seconds
         if step > self.first_step:  # the first step of an attempt may compile
@@ -242,6 +246,8 @@ class Trainer:
             return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=digest, seconds=seconds)
         self.state.guard.accept(loss, norm)
         self.parallel.update(norm, step)
+        if (loads := self.gradients.expert_loads) is not None:
+            balance_experts(self.model, loads, self.recipe.model.expert_balance_rate)
         return StepRecord(
             step=step + 1,
             tokens=tokens,

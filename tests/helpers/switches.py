@@ -22,13 +22,18 @@ ALONE: dict[str, dict[str, Any]] = {
     "logit_softcap": {"logit_softcap": 15.0},
     "z_loss": {"z_loss": 1e-4},
     "document_mask": {"document_mask": True},
+    "experts": {"experts": 4, "mlp_hidden": 20},
+    "shared_experts": {"experts": 4, "shared_experts": 1, "experts_per_token": 1, "mlp_hidden": 24},
 }
 FACTORS: dict[str, list[dict[str, Any]]] = {
     "positions": [{}, {"positions": "learned"}],
     "normalization": [{}, {"normalization": "layernorm"}],
     "activation": [{}, {"activation": "gelu", "bias": True}, ALONE["relu2"]],
     "head": [{}, {"tied_head": False, "embedding_init_std": 1.0}, ALONE["head_init"]],
-    **{name: [{}, ALONE[name]] for name in ALONE if name not in ("relu2", "head_init", "embedding_init_std")},
+    "experts": [{}, ALONE["experts"], ALONE["shared_experts"]],
+    **{
+        name: [{}, ALONE[name]] for name in list(ALONE)[:-2] if name not in ("relu2", "head_init", "embedding_init_std")
+    },
 }
 
 

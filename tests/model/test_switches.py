@@ -43,7 +43,12 @@ def test_parameters_and_products_are_counted_exactly(recipe: ModelRecipe) -> Non
     with torch.device("meta"):
         named = dict(GPT(recipe).named_parameters())
     assert sum(p.numel() for p in named.values()) == recipe.parameters
-    products = sum(p.numel() for n, p in named.items() if p.ndim == 2 and "embedding" not in n and n != "head.weight")
+    active = recipe.experts_per_token / max(1, recipe.experts)  # share of the experts that a token passes
+    products = sum(
+        p.numel() * (active if p.ndim == 3 else 1)
+        for n, p in named.items()
+        if p.ndim >= 2 and "embedding" not in n and n != "head.weight"
+    )
     assert products + recipe.vocab_size * recipe.n_embd == recipe.matmul_parameters
     assert not list(recipe.problems())
 
