@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from regpt.data.batches import BatchLoader
+from regpt.data.batches import BatchLoader, equal_batches
 from regpt.data.import_shards import find_shards, import_shards
 from regpt.data.shards import TokenWindows
 
@@ -62,7 +62,9 @@ def measure(folder: Path, batches: int) -> tuple[float, list[int]]:
     windows = TokenWindows(folder, manifest, "train", BLOCK_SIZE)
     process = psutil.Process()
     memory = []
-    with BatchLoader(windows, batch_windows=BATCH_WINDOWS, micro_batch=32, seed=1337, shuffled=True) as loader:
+    with BatchLoader(
+        windows, positions=equal_batches(BATCH_WINDOWS), micro_batch=32, seed=1337, shuffled=True
+    ) as loader:
         loader.read(0)
         began_at = time.perf_counter()
         for step in range(batches):

@@ -159,7 +159,7 @@ class BenchResult:
         items = work.task_evaluations * work.task_items
         saved = parts.checkpoint or Checkpoint(0, 0.0, 0.0)
         return RunTime(
-            training=exactly(work.steps * self.steps.seconds.median),
+            training=exactly(work.full_steps * self.steps.seconds.median),
             validation=exactly(windows * per_one(parts.validation)),
             tasks=exactly(items * per_one(parts.tasks)),
             samples=exactly(work.sampling_rounds * (parts.samples.seconds if parts.samples else 0.0)),

@@ -9,7 +9,7 @@ import numpy as np
 from regpt.bench.result import MemoryUse, StepTimes, TimedStep
 from regpt.bench.synthetic import SyntheticWindows
 from regpt.console.training import Console
-from regpt.data.batches import BatchLoader
+from regpt.data.batches import BatchLoader, equal_batches
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, memory_bytes, peak_memory_bytes, reserved_bytes, reset_peak_memory
 from regpt.machine.load import LoadMeter
@@ -97,7 +97,7 @@ class Steps:
         started_at = time.perf_counter()
         with BatchLoader(
             self.windows,
-            batch_windows=micro_batches * size,
+            positions=equal_batches(micro_batches * size),
             micro_batch=size,
             seed=self.recipe.run.seed,
             shuffled=data.order == "shuffled",

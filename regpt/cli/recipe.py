@@ -104,7 +104,7 @@ def run_recipe_new(arguments: argparse.Namespace) -> int:
     base = load_recipe(arguments.like)
     question = "Text to train on: a file, a folder, hub:OWNER/NAME/FOLDER, or a prepared dataset"
     text = ask(question, base.data.source, arguments.text, lambda answer: text_of(answer, base, file.stem))
-    once = -(-text.tokens // base.data.total_batch_tokens)
+    once = base.batch_sizes.steps_for(text.tokens)
     question = "Length: in steps, in tokens (2M tokens) or in time (10 minutes)"
     question += f"; {once:,} steps read the text once" if once else ""
     default = f"{base.run.max_steps:,} steps"

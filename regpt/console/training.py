@@ -129,6 +129,7 @@ class TrainingConsole:
     def __init__(self, console: Console, recipe: Recipe, device: Device, ranks: int) -> None:
         self.console, self.recipe, self.device, self.ranks = console, recipe, device, ranks
         self.print_line, self.note = console.print_line, console.note
+        # Of a step of total_batch_tokens; smaller ones are scaled.
         self.seconds_per_step = 0.0  # moving average from the second step on: the first one may compile; 0: no step yet
         self.steps_timed = 0
         self.figures = ("", "")  # of the last step: the most important ones, and the rest
@@ -147,6 +148,7 @@ class TrainingConsole:
             device.precision_name,
             *(["compiled"] if device.compiled else []),
             f"{recipe.data.total_batch_tokens:,} tokens a step = {f'{ranks} x ' if ranks > 1 else ''}{micro_batches}",
+            *([f"before that {recipe.data.batch_ramp}"] if recipe.data.batch_ramp else []),
         ]
         self.print_line(" · ".join(parts))
         for note in device.notes:
@@ -166,7 +168,8 @@ class TrainingConsole:
 
     def step(self, record: StepRecord) -> None:
         recipe, is_first = self.recipe, self.steps_timed == 0
-        self.seconds_per_step += (1.0 if self.steps_timed < 2 else 0.1) * (record.seconds - self.seconds_per_step)
+        seconds = record.seconds * (recipe.data.total_batch_tokens / recipe.batch_tokens(record.step - 1))
+        self.seconds_per_step += (1.0 if self.steps_timed < 2 else 0.1) * (seconds - self.seconds_per_step)
         self.steps_timed += 1
         rate = recipe.data.total_batch_tokens / self.seconds_per_step
         peak = self.ranks * self.device.peak_flops
@@ -190,7 +193,7 @@ class TrainingConsole:
         evaluations = recipe.times_due(step, settings.validation_every) * self.validation_seconds
         if settings.hellaswag_every:
             evaluations += recipe.times_due(step, settings.hellaswag_every) * self.task_seconds
-        return (recipe.run.max_steps - step) * self.seconds_per_step + evaluations
+        return recipe.full_steps_left(step) * self.seconds_per_step + evaluations
 
     def show_progress(self, name: str, done: int, total: int) -> None:
         """Show how far a long part of the current step or evaluation is, next to the loss of the last step."""

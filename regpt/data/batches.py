@@ -1,7 +1,7 @@
 """Batches by step number: the windows that a rank trains on at each step, read in the background."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.data.order import windows_of_step
+from regpt.data.order import windows_at
 
 
 class Windows(Protocol):
@@ -53,6 +53,15 @@ def combine_digests(partial_digests: Iterable[int]) -> str:
     return f"{sum(partial_digests) % 2**64:016x}"
 
 
+# The positions of a batch's windows in the order of all, by its number and the step that trains on it.
+Positions = Callable[[int, int], range]
+
+
+def equal_batches(batch_windows: int) -> Positions:
+    """Return the positions of batches that all have the same number of windows."""
+    return lambda number, step: range(number * batch_windows, (number + 1) * batch_windows)
+
+
 class BatchLoader:
     """Reads the batch of any step, in any order. A thread reads the next one meanwhile.
 
@@ -63,7 +72,7 @@ class BatchLoader:
         self,
         windows: Windows,
         *,
-        batch_windows: int,
+        positions: Positions,
         micro_batch: int,
         seed: int,
         shuffled: bool,
@@ -71,26 +80,28 @@ class BatchLoader:
         ranks: int = 1,
     ) -> None:
         self.windows = windows
-        self.batch_windows = batch_windows
+        self.positions = positions
         self.micro_batch = micro_batch
         self.seed = seed
         self.shuffled = shuffled
         self.rank = rank
         self.ranks = ranks
         self.reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self.ahead: dict[int, Future[Batch]] = {}
+        self.ahead: dict[tuple[int, int], Future[Batch]] = {}
 
-    def at(self, step: int) -> Batch:
-        """Return the batch of a step, counted from 0."""
-        ahead = self.ahead.pop(step, None)
-        batch = ahead.result() if ahead is not None else self.read(step)
-        self.ahead = {step + 1: self.reader.submit(self.read, step + 1)}
+    def at(self, number: int, step: int | None = None) -> Batch:
+        """Return the batch of a number, counted from 0, as `step` trains on it: the step of that number by default."""
+        step = number if step is None else step
+        ahead = self.ahead.pop((number, step), None)
+        batch = ahead.result() if ahead is not None else self.read(number, step)
+        self.ahead = {(number + 1, step + 1): self.reader.submit(self.read, number + 1, step + 1)}
         return batch
 
-    def read(self, step: int) -> Batch:
-        """Read the batch of a step in this thread."""
-        of_step = windows_of_step(step, self.batch_windows, len(self.windows), self.seed, self.shuffled)
-        positions = np.arange(self.batch_windows).reshape(-1, self.micro_batch)[self.rank :: self.ranks]
+    def read(self, number: int, step: int | None = None) -> Batch:
+        """Read a batch in this thread."""
+        step = number if step is None else step
+        of_step = windows_at(self.positions(number, step), len(self.windows), self.seed, self.shuffled)
+        positions = np.arange(len(of_step)).reshape(-1, self.micro_batch)[self.rank :: self.ranks]
         mine = positions.ravel()
         rows = self.windows.rows(of_step[mine])
         partial_digest = sum(
@@ -99,7 +110,7 @@ class BatchLoader:
         )
         windows = rows.reshape(*positions.shape, rows.shape[1])
         inputs, targets = windows[:, :, :-1].astype(np.int64), windows[:, :, 1:].astype(np.int64)
-        numbers = np.arange(self.rank, self.batch_windows // self.micro_batch, self.ranks)
+        numbers = np.arange(self.rank, len(of_step) // self.micro_batch, self.ranks)
         return Batch(inputs, targets, numbers, of_step, partial_digest % 2**64)
 
     def set_micro_batch(self, micro_batch: int) -> None:

@@ -55,8 +55,12 @@ def secret_bit(x: NDArray[np.uint64]) -> NDArray[np.bool_]:
 
 def windows_of_step(step: int, batch_windows: int, count: int, seed: int, shuffled: bool) -> NDArray[np.int64]:
     """Return the windows of a step's global batch, for any ranks and micro-batch. It may cross into the next epoch."""
-    positions = np.arange(step * batch_windows, (step + 1) * batch_windows, dtype=np.int64)
-    epochs, within = np.divmod(positions, count)
+    return windows_at(range(step * batch_windows, (step + 1) * batch_windows), count, seed, shuffled)
+
+
+def windows_at(positions: range, count: int, seed: int, shuffled: bool) -> NDArray[np.int64]:
+    """Return the windows at these positions of the order, which runs through one epoch after another."""
+    epochs, within = np.divmod(np.arange(positions.start, positions.stop, dtype=np.int64), count)
     if not shuffled:
         return within
     return np.concatenate(

@@ -73,6 +73,7 @@ class Rehearsal:
                 recipe.data,
                 micro_batch=micro_batch,
                 total_batch_tokens=micro_batch * recipe.model.block_size * accumulation,
+                batch_ramp="",
             ),
             evaluation=replace(
                 evaluation,
@@ -96,7 +97,7 @@ class Rehearsal:
 
         def seconds(size: int) -> float:
             tokens = 2 * size * self.recipe.model.block_size
-            data = replace(self.recipe.data, micro_batch=size, total_batch_tokens=tokens)
+            data = replace(self.recipe.data, micro_batch=size, total_batch_tokens=tokens, batch_ramp="")
             return self.rates.step_seconds(replace(self.recipe, data=data))
 
         return max((size for size in range(1, configured + 1) if seconds(size) <= STEP_SECONDS), default=1)

@@ -56,9 +56,12 @@ def check_seed(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
 
 
 def check_batch(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
-    """Check the tokens in a step. With larger batches the same tokens give fewer updates."""
+    """Check the tokens in a step, the mean of a ramp. With larger batches the same tokens give fewer updates."""
     yield from check_setting(
-        models, CaveatKind.OTHER_BATCH, lambda run: run.recipe.data.total_batch_tokens, "data.total_batch_tokens"
+        models,
+        CaveatKind.OTHER_BATCH,
+        lambda run: run.recipe.total_tokens // run.recipe.run.max_steps,
+        "data.total_batch_tokens",
     )
 
 

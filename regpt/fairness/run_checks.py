@@ -119,7 +119,7 @@ def check_training_tokens(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     remedies = [Remedy(RemedyKind.READ_EQUAL_TOKENS)] if len(comparable_curves(curves)) > 1 else []
     if len({tokens for tokens, _ in trained}) > 1:
         _, longest = max(trained, key=lambda one: one[0])
-        steps = -(-min(tokens for tokens, _ in trained) // longest.recipe.data.total_batch_tokens)
+        steps = longest.recipe.batch_sizes.steps_for(min(tokens for tokens, _ in trained))
         train = ("train", str(longest.paths.recipe), "--name", f"{longest.id}-{steps}", f"run.max_steps={steps}")
         remedies.append(Remedy(RemedyKind.TRAIN_SHORTER, (command(*train),)))
     yield Caveat(CaveatKind.OTHER_TOKENS, values, tuple(remedies) or (Remedy(RemedyKind.NO_CURVES),))

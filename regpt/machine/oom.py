@@ -20,11 +20,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def smaller_micro_batch(recipe: Recipe, ranks: int) -> int:
-    """Return half of the recipe's micro-batch, or the largest size below that divides a rank's share of the batch.
+    """Return half of the recipe's micro-batch, or the largest size below that divides a rank's share of every step.
 
     Raises UserError if the micro-batch is one sequence already.
     """
-    share = recipe.batch_windows // ranks
+    share = recipe.common_windows // ranks
     smaller = [size for size in range(1, recipe.data.micro_batch // 2 + 1) if share % size == 0]
     if not smaller:
         remedies = [] if recipe.run.activation_checkpointing else ["run.activation_checkpointing=true"]

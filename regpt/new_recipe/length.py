@@ -54,7 +54,7 @@ def steps_of(length: Length, recipe: Recipe) -> int:
     if length.unit is Unit.STEPS:
         return max(1, round(length.amount))
     if length.unit is Unit.TOKENS:
-        return max(1, -(-round(length.amount) // recipe.data.total_batch_tokens))
+        return max(1, recipe.batch_sizes.steps_for(round(length.amount)))
 
     timer = run_timer(recipe)
 

@@ -119,7 +119,7 @@ def estimate(
     )
     for sharded in (True,) if recipe.run.parallel == "fsdp" and ranks > 1 else (False, True):
         for size in sizes:
-            if recipe.batch_windows % (size * ranks) or (sharded and ranks == 1):
+            if recipe.common_windows % (size * ranks) or (sharded and ranks == 1):
                 continue
             accumulation = recipe.batch_windows // (size * ranks)
             compiled = is_compiled(recipe, hardware.card)

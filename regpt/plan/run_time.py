@@ -103,8 +103,9 @@ def time_on_cpu(recipe: Recipe, work: Workload, rates: Rates, start_seconds: flo
         return Range(seconds / CPU_ERROR, seconds * CPU_ERROR)
 
     positions = work.validation_positions
+    updates = (work.steps - work.full_steps) * recipe.model.parameters * rates.optimizer  # of smaller steps
     return RunTime(
-        training=measured(work.steps * rates.step_seconds(recipe)),
+        training=measured(work.full_steps * rates.step_seconds(recipe) + updates),
         validation=measured(rates.forward_seconds(recipe, positions, positions)),
         tasks=measured(rates.forward_seconds(recipe, work.task_positions, work.task_targets)),
         samples=measured(work.sampling_rounds * rates.sampling_round),
@@ -128,7 +129,7 @@ def time_on_cards(
     disk = [work.waited_checkpoints * work.checkpoint_bytes / speed for speed in DISK]
     copies = [work.checkpoints * work.checkpoint_bytes / speed for speed in COPY]
     return RunTime(
-        training=Range(*(work.steps * seconds for seconds in step_seconds)),
+        training=Range(*(work.full_steps * seconds for seconds in step_seconds)),
         validation=Range(*(FORWARD_SHARE * positions / ranks * seconds for seconds in token_seconds)),
         tasks=Range(*(FORWARD_SHARE * tasks / ranks * seconds for seconds in token_seconds)),
         samples=Range(*(work.sampling_rounds * (weights + overhead) for overhead in SAMPLE_OVERHEAD)),

@@ -90,9 +90,9 @@ def plan_for_cards(recipe: Recipe, name: str, ranks: int, usd_per_hour: float | 
 
     Raises UserError if the batch does not divide among the ranks or the card is unknown.
     """
-    if recipe.batch_windows % ranks:
-        valid = nearest_divisors(recipe.batch_windows, ranks)
-        problem = f"--gpus {ranks}: a batch of {recipe.batch_windows} sequences does not divide among {ranks} ranks"
+    if recipe.common_windows % ranks:
+        valid = nearest_divisors(recipe.common_windows, ranks)
+        problem = f"--gpus {ranks}: a batch of {recipe.common_windows} sequences does not divide among {ranks} ranks"
         raise UserError(problem, f"use {valid}")
     work = count_work(recipe)
     if name == "all":
@@ -163,7 +163,7 @@ def card_plan(recipe: Recipe, hardware: Hardware, ranks: int, work: Workload) ->
         return CardPlan(hardware, ranks, limit, None, None, smallest)
     if configured is not None:
         fit = MicroBatchFit.FITS
-    elif recipe.batch_windows % (recipe.data.micro_batch * ranks):
+    elif recipe.common_windows % (recipe.data.micro_batch * ranks):
         fit = MicroBatchFit.DOES_NOT_DIVIDE
     else:
         fit = MicroBatchFit.DOES_NOT_FIT
@@ -179,4 +179,4 @@ def micro_batch(recipe: Recipe, layout: ParallelLayout, fit: MicroBatchFit, memo
 
 def dividing_sizes(recipe: Recipe, ranks: int, largest: int) -> Iterator[int]:
     """Yield the micro-batches up to `largest` that divide the batch among the ranks."""
-    yield from (size for size in range(1, largest + 1) if recipe.batch_windows % (size * ranks) == 0)
+    yield from (size for size in range(1, largest + 1) if recipe.common_windows % (size * ranks) == 0)

@@ -83,7 +83,11 @@ def model_lines(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield "Run"
     tokens = recipe.data.total_batch_tokens
-    yield row("steps", f"{run.max_steps:,} x {tokens:,} tokens = {recipe.total_tokens:,} tokens")
+    if recipe.data.batch_ramp:
+        yield row("steps", f"{run.max_steps:,} = {recipe.total_tokens:,} tokens")
+        yield row("", f"{recipe.data.batch_ramp}, then {tokens:,} tokens a step")
+    else:
+        yield row("steps", f"{run.max_steps:,} x {tokens:,} tokens = {recipe.total_tokens:,} tokens")
     yield row("epochs", epochs_text(recipe))
     yield row("FLOPs", scientific(recipe.total_tokens * model.flops_per_token, 3))
     if share := newton_schulz_share(recipe):

@@ -26,7 +26,8 @@ class Workload:
     """The work of a whole run, over all ranks."""
 
     steps: int
-    step_tokens: int
+    step_tokens: int  # after any ramp
+    full_steps: float  # tokens of the run / step_tokens
     validations: int
     validation_windows: int  # in each validation
     block_size: int
@@ -67,6 +68,7 @@ def count_work(recipe: Recipe) -> Workload:
     return Workload(
         steps=recipe.run.max_steps,
         step_tokens=recipe.data.total_batch_tokens,
+        full_steps=recipe.full_steps_left(0),
         validations=1 + recipe.times_due(0, evaluation.validation_every),
         validation_windows=validation_windows(recipe),
         block_size=recipe.model.block_size,

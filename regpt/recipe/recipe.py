@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 
 from regpt.base.errors import Problem
 from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.batch_ramp import BatchSizes, batch_sizes
 from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.schema import at_least, setting
 from regpt.recipe.sections import (
@@ -103,11 +104,19 @@ class Recipe:
             )
 
     def batch_problems(self, ranks: int = 1) -> Iterator[Problem]:
-        """Check that total_batch_tokens divides into micro-batches; the problem suggests sizes that would."""
+        """Check that every step divides into micro-batches; the problem suggests sizes that would."""
         B, T, total = self.data.micro_batch, self.model.block_size, self.data.total_batch_tokens
+        on_ranks = f" x {ranks} ranks" if ranks > 1 else ""
+        for stage in self.batch_sizes.stages[:-1] if min(B, T) >= 1 else ():
+            if stage.batch_tokens % (B * T * ranks):
+                yield Problem(
+                    "data.batch_ramp",
+                    f"data.batch_ramp = '{self.data.batch_ramp}': {stage.batch_tokens} is not divisible by"
+                    f" data.micro_batch x model.block_size{on_ranks} = {B * T * ranks}; use multiples of that",
+                    ("data.micro_batch", "model.block_size"),
+                )
         if min(B, T, total) < 1 or total % (B * T * ranks) == 0:
             return
-        on_ranks = f" x {ranks} ranks" if ranks > 1 else ""
         yield Problem(
             "data.total_batch_tokens",
             f"data.total_batch_tokens = {total} is not divisible by data.micro_batch x model.block_size{on_ranks}"
@@ -116,7 +125,7 @@ class Recipe:
         )
 
     def accumulation_steps(self, ranks: int = 1) -> int:
-        """Return the number of micro-batches that each rank accumulates in one optimizer step."""
+        """Return the number of micro-batches that each rank accumulates in one optimizer step, after any ramp."""
         return self.data.total_batch_tokens // (self.data.micro_batch * self.model.block_size * ranks)
 
     def is_due(self, step: int, every: int) -> bool:
@@ -130,14 +139,41 @@ class Recipe:
             return 0
         return ((last - 1) // every - after // every if every else 0) + 1
 
+    @property
+    def batch_sizes(self) -> BatchSizes:
+        """Return the numbers of tokens in steps, which grow if there is a ramp."""
+        return batch_sizes(self.data.batch_ramp, self.data.total_batch_tokens)
+
+    def batch_tokens(self, step: int) -> int:
+        """Return the number of tokens in a step, counted from 0."""
+        return self.batch_sizes.batch_tokens(step)
+
     def tokens_after(self, step: int) -> int:
         """Return the number of training tokens in the first `step` steps."""
-        return step * self.data.total_batch_tokens
+        return self.batch_sizes.tokens_after(step)
+
+    def batch_positions(self, number: int, step: int) -> range:
+        """Return the positions, in the order of all windows, of batch `number` when `step` trains on it.
+
+        They differ after a rollback, which excludes batches. The size is that of the step, so that the tokens of a run
+        are a function of its steps; the position is that of the batch, so that none is trained on twice.
+        """
+        first = self.tokens_after(number) // self.model.block_size
+        return range(first, first + self.batch_tokens(step) // self.model.block_size)
 
     @property
     def batch_windows(self) -> int:
-        """Return the number of sequences in one optimizer step."""
+        """Return the number of sequences in one optimizer step, after any ramp: the largest step."""
         return self.data.total_batch_tokens // self.model.block_size
+
+    @property
+    def common_windows(self) -> int:
+        """Return the largest number of sequences that divides every step."""
+        return math.gcd(*(stage.batch_tokens // self.model.block_size for stage in self.batch_sizes.stages))
+
+    def full_steps_left(self, step: int) -> float:
+        """Return the rest of the run after `step` steps in tokens, divided by total_batch_tokens."""
+        return (self.total_tokens - self.tokens_after(step)) / self.data.total_batch_tokens
 
     @property
     def total_tokens(self) -> int:
@@ -152,7 +188,7 @@ class Recipe:
     @property
     def warmup_tokens(self) -> int:
         """Return the number of training tokens in the warm-up."""
-        return self.optimizer.warmup_steps * self.data.total_batch_tokens
+        return self.tokens_after(self.optimizer.warmup_steps)
 
 
 def warmup_advice(warmup_steps: int, max_steps: int) -> str:

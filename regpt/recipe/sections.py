@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from regpt.base.errors import Problem
-from regpt.recipe.schema import at_least, path_problem, setting
+from regpt.recipe.batch_ramp import ramp_problem
+from regpt.recipe.schema import at_least, path_problem, setting, switch
 
 SINKS = ("tensorboard", "wandb", "trackio")
 
@@ -152,6 +153,12 @@ class DataRecipe:
     )
     micro_batch: int = setting(32, "Number of sequences in one forward pass on one device.", on_resume="noted")
     total_batch_tokens: int = setting(524_288, "Number of tokens in one optimizer step, over all devices.")
+    batch_ramp: str = switch(
+        "",
+        "Smaller steps at the beginning, by tokens seen, as in '131072 until 50M, 262144 until 200M'; then"
+        " total_batch_tokens. run.max_steps counts steps of any size. The order of the windows and the learning rate do"
+        " not follow it. (modded-nanogpt, track 3, record 46; empty: none.)",
+    )
 
     @property
     def directory(self) -> Path:
@@ -167,6 +174,10 @@ class DataRecipe:
     def problems(self) -> Iterator[Problem]:
         yield from at_least(self, 1, "micro_batch", "total_batch_tokens", "validation_tokens", "shard_tokens")
         yield from at_least(self, 0, "workers")
+        if problem := ramp_problem(self.batch_ramp, self.total_batch_tokens):
+            yield Problem(
+                "data.batch_ramp", f"data.batch_ramp = '{self.batch_ramp}': {problem}", ("data.total_batch_tokens",)
+            )
         for name in ("path", "source"):
             if not getattr(self, name).strip():
                 yield Problem(f"data.{name}", f"data.{name} is empty; name one")

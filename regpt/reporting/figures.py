@@ -63,11 +63,11 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
 def draw_training_dynamics(run: Run, path: Path) -> None:
     """Draw learning rate, gradient norm and speed over tokens, one below the other."""
     figure = Figure(figsize=(6.8, 6.6), layout="constrained", facecolor=PAPER)
-    steps, batch = run.history.steps, run.recipe.data.total_batch_tokens
+    steps, batch = run.history.steps, run.recipe.batch_tokens
     curves = {
         "Learning rate": [step.learning_rate for step in steps],
         "Gradient norm before clipping": [step.gradient_norm for step in steps],
-        "Tokens per second": [batch / step.seconds for step in steps],
+        "Tokens per second": [batch(step.step - 1) / step.seconds for step in steps],
     }
     shared = None
     for place, (name, values) in enumerate(curves.items()):

@@ -180,7 +180,7 @@ def cost(run: Run) -> str:
 
 
 def tokens_of_steps(steps: int, recipe: Recipe) -> str:
-    return f"{steps:,} steps ({short_count(steps * recipe.data.total_batch_tokens)} tokens)"
+    return f"{steps:,} steps ({short_count(recipe.tokens_after(steps))} tokens)"
 
 
 EVENT_TEXT = {

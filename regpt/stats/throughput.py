@@ -111,8 +111,7 @@ def compare_throughput(run: Run, other: Run) -> ThroughputTest | None:
 
 def throughput_of(run: Run) -> Throughput | None:
     """Measure a run in up to 16 groups of steps. An attempt's first step, which compiles, changes no median."""
-    batch = run.recipe.data.total_batch_tokens
-    speeds = [batch / step.seconds for step in run.history.steps if step.seconds > 0]
+    speeds = run.speeds
     if len(speeds) < MIN_STEPS:
         return None
     ends = np.linspace(0, len(speeds), min(GROUPS, len(speeds) // MIN_GROUP_STEPS) + 1).astype(int)

@@ -51,7 +51,7 @@ class Run:
     @property
     def tokens(self) -> int:
         """Training tokens so far."""
-        return self.history.step * self.recipe.data.total_batch_tokens
+        return self.recipe.tokens_after(self.history.step)
 
     @property
     def timed_steps(self) -> list[StepRecord | SkippedRecord]:
@@ -71,8 +71,14 @@ class Run:
     @property
     def tokens_per_second(self) -> float:
         """Speed of the median step, which compilation and pauses do not affect; 0 before the first step."""
-        seconds = sorted(step.seconds for step in self.history.steps if step.seconds > 0)
-        return self.recipe.data.total_batch_tokens / seconds[len(seconds) // 2] if seconds else 0.0
+        speeds = sorted(self.speeds, reverse=True)
+        return speeds[len(speeds) // 2] if speeds else 0.0
+
+    @property
+    def speeds(self) -> list[float]:
+        """Tokens/s of each step that took time."""
+        batch = self.recipe.batch_tokens
+        return [batch(step.step - 1) / step.seconds for step in self.history.steps if step.seconds > 0]
 
     @property
     def load(self) -> MachineLoad:

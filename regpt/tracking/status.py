@@ -83,9 +83,14 @@ class RunStatus:
 
     @property
     def step_seconds(self) -> float:
-        """The median of the last steps, so that one slow step (compilation, a pause) has no effect; 0: no step yet."""
+        """The median of the last steps, so that one slow step (compilation, a pause) has no effect; 0: no step yet.
+
+        Smaller steps of a ramp are scaled to total_batch_tokens.
+        """
         lately = self.history.steps[-LAST_STEPS:]
-        return median(record.seconds for record in lately) if lately else 0.0
+        batch = self.recipe.data.total_batch_tokens
+        scaled = [record.seconds * (batch / self.recipe.batch_tokens(record.step - 1)) for record in lately]
+        return median(scaled) if scaled else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -171,7 +176,10 @@ class RunStatus:
         if not history.steps or begun is None:
             return None
         validation_seconds = history.validations[-1].seconds if history.validations else 0.0
-        left = self.steps_left * self.step_seconds + self.evaluations_left["validation"] * validation_seconds
+        left = (
+            self.recipe.full_steps_left(self.step) * self.step_seconds
+            + self.evaluations_left["validation"] * validation_seconds
+        )
         left += self.evaluations_left["HellaSwag"] * (hellaswag[-1].seconds if hellaswag else 0.0)
         at = history.events.index(begun)
         first = min(event.step for event in history.events[at:])

@@ -151,10 +151,13 @@ class Trackers:
             if not is_installed(package):
                 raise UserError(f"run.sinks = '{name}': it is not installed", f"pip install 'regpt[{name}]'")
 
-    def begin(self, run: Path, settings: dict[str, Any], tokens_per_step: int, resumed_at: int | None = None) -> None:
+    def begin(
+        self, run: Path, settings: dict[str, Any], batch_tokens: Callable[[int], int], resumed_at: int | None = None
+    ) -> None:
+        """Start the trackers. `batch_tokens` is the number of tokens in a step, counted from 0."""
         for name in self.names:
             records: SimpleQueue[Record | None] = SimpleQueue()
-            work = (name, lambda name=name: TRACKERS[name][1](run, settings, resumed_at), records, tokens_per_step)
+            work = (name, lambda name=name: TRACKERS[name][1](run, settings, resumed_at), records, batch_tokens)
             thread = threading.Thread(target=self.serve, args=work, name=f"tracker {name}", daemon=True)
             thread.start()
             self.running.append((name, thread, records))
@@ -164,7 +167,7 @@ class Trackers:
         name: str,
         open_tracker: Callable[[], Tracker],
         records: "SimpleQueue[Record | None]",
-        tokens_per_step: int,
+        batch_tokens: Callable[[int], int],
     ) -> None:
         """Serve one tracker until it receives None or fails."""
         try:
@@ -172,7 +175,7 @@ class Trackers:
             while (record := records.get()) is not None:
                 if isinstance(record, EventRecord) and isinstance(record.detail, (Rollback, OutOfMemory)):
                     tracker.rolled_back(record.step)
-                if figures := metrics_of(record, tokens_per_step):
+                if figures := metrics_of(record, batch_tokens):
                     tracker.log(figures, record.step)
             tracker.close()
         except Exception as error:  # a tracker may raise anything
@@ -194,7 +197,7 @@ class Trackers:
         self.running.clear()
 
 
-def metrics_of(record: Record, tokens_per_step: int) -> Metrics:
+def metrics_of(record: Record, batch_tokens: Callable[[int], int]) -> Metrics:
     """Return the metrics of a record that are worth a curve; empty for other records."""
     if isinstance(record, StepRecord):
         return {
@@ -202,7 +205,7 @@ def metrics_of(record: Record, tokens_per_step: int) -> Metrics:
             "train/gradient_norm": record.gradient_norm,
             "train/learning_rate": record.learning_rate,
             "train/tokens": float(record.tokens),
-            "train/tokens_per_second": tokens_per_step / max(record.seconds, 1e-9),
+            "train/tokens_per_second": batch_tokens(record.step - 1) / max(record.seconds, 1e-9),
         }
     if isinstance(record, ValidationRecord):
         return {"validation/loss": record.loss, "validation/tokens": float(record.tokens)}

@@ -18,7 +18,7 @@ from regpt.data.tokenizer import END_OF_TEXT, decode
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import apply_override, as_tables, build_recipe, load_resolved_recipe, toml_value
 from regpt.tracking.events import OutOfMemory, Resumed, Rollback
-from regpt.tracking.journal import History, SkippedRecord, StepRecord, read_history
+from regpt.tracking.journal import EventRecord, History, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.training.guard import Guard
 from regpt.training.start import check_same_on_all_ranks, open_session
@@ -61,7 +61,7 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
     windows = TokenWindows(directory, read_manifest(directory), "train", recipe.model.block_size)
     number = batch_number(history, recipe, step)
     with batch_loader(recipe, windows) as batches:
-        batch = batches.read(number)
+        batch = batches.read(number, step - 1)
     if batch.digest != logged.batch:
         raise DataError(
             f"step {step:,}: the batch from {directory} has digest {batch.digest}, the journal has {logged.batch}",
@@ -78,7 +78,7 @@ def batch_loader(recipe: Recipe, windows: TokenWindows) -> BatchLoader:
     """Return the loader of whole batches, as one rank trains on them."""
     return BatchLoader(
         windows,
-        batch_windows=recipe.batch_windows,
+        positions=recipe.batch_positions,
         micro_batch=recipe.data.micro_batch,
         seed=recipe.run.seed,
         shuffled=recipe.data.order == "shuffled",
@@ -108,6 +108,11 @@ def shortened(text: str, length: int = 60) -> str:
 
 # Reproduction
 
+SCHEDULE_SETTINGS = {
+    "run.max_steps",
+    *(f"optimizer.{key}" for key in ("cooldown_steps", "cooldown_shape", "adam_cooldown_steps")),
+}
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -130,7 +135,8 @@ def reproduce(
     """Train the first steps of a run again, and return the first divergence from its journal, or None.
 
     Steps are trained with the run's own recipe and data, into a temporary directory, and compared to the bit. A
-    rollback ends the comparison. `print_line` receives a line per step. Raises UserError for a run without steps.
+    rollback and a resume with another schedule end the comparison. `print_line` receives a line per step. Raises
+    UserError for a run without steps.
     """
     history = read_history(run)
     recipe = first_recipe(load_resolved_recipe(RunPaths(run).recipe), history)
@@ -138,8 +144,7 @@ def reproduce(
     count = min(steps, history.step)
     if count == 0:
         raise UserError(f"{run}: the journal has no step", "train it first")
-    if excluded_batches(history):
-        count = min(count, min(event.step for event in history.events if isinstance(event.detail, Rollback)))
+    count = min([count, *(event.step for event in history.events if ends_reproduction(event))])
     with open_session(recipe, console) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         training = Trainer(recipe, Path(folder), device, ranks, manifest, console, handle_signals)
@@ -161,6 +166,13 @@ def reproduce(
                 if ranks.is_main:
                     print_line(f"step {step + 1:,} of {count:,}: identical")
     return None
+
+
+def ends_reproduction(event: EventRecord) -> bool:
+    """Return whether the steps after an event depend on more than the recipe that the run began with."""
+    if isinstance(event.detail, Resumed):
+        return event.step > 0 and not event.detail.changed.keys().isdisjoint(SCHEDULE_SETTINGS)
+    return isinstance(event.detail, Rollback) and bool(event.detail.excluded_batches)
 
 
 def first_difference(expected: StepRecord | SkippedRecord, actual: StepRecord | SkippedRecord) -> Divergence | None:

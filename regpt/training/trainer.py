@@ -162,7 +162,7 @@ class Trainer:
         self.trackers.begin(
             self.run_dir,
             as_tables(self.recipe),
-            self.recipe.data.total_batch_tokens,
+            self.recipe.batch_tokens,
             self.first_step if isinstance(start, Resumed) else None,
         )
 
@@ -198,7 +198,7 @@ class Trainer:
 
     def advance(self, step: int, batches: BatchLoader) -> int:
         """Do and record one step; return the completed steps, which are fewer after a rollback or a retry."""
-        batch = batches.at(self.state.guard.batch_of(step))
+        batch = batches.at(self.state.guard.batch_of(step), step)
         record = self.try_step(step, batch)
         if record is None:
             return self.recovery.retry_with_smaller_micro_batch(step, self.first_step, batches)
@@ -240,7 +240,7 @@ class Trainer:
         """Do one optimizer step, from `step` to `step + 1` completed steps; without the update if the guard rejects."""
         started_at = time.perf_counter()
         loss, norm, digest = self.gradients.compute(step, batch)
-        tokens = (step + 1) * self.recipe.data.total_batch_tokens
+        tokens = self.recipe.tokens_after(step + 1)
         if reason := self.state.guard.rejection(loss, norm):
             seconds = time.perf_counter() - started_at
             return SkippedRecord(step=step + 1, tokens=tokens, reason=reason, batch=digest, seconds=seconds)
@@ -284,7 +284,7 @@ class Trainer:
     def batches(self) -> BatchLoader:
         return BatchLoader(
             self.train_windows,
-            batch_windows=self.recipe.batch_windows,
+            positions=self.recipe.batch_positions,
             micro_batch=self.recipe.data.micro_batch,
             seed=self.recipe.run.seed,
             shuffled=self.recipe.data.order == "shuffled",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from regpt.base.errors import DataError
-from regpt.data.batches import BatchLoader, combine_digests
+from regpt.data.batches import BatchLoader, combine_digests, equal_batches
 from regpt.data.order import windows_of_step
 from regpt.data.shards import TokenWindows
 from regpt.preparation.dataset import prepare
@@ -23,7 +23,9 @@ def windows(tiny: Recipe) -> TokenWindows:
 
 
 def batches(windows: TokenWindows, **changes: int) -> BatchLoader:
-    return BatchLoader(windows, **{"batch_windows": 8, "micro_batch": 2, "seed": 1, "shuffled": True, **changes})  # type: ignore[arg-type]
+    return BatchLoader(
+        windows, **{"positions": equal_batches(8), "micro_batch": 2, "seed": 1, "shuffled": True, **changes}
+    )  # type: ignore[arg-type]
 
 
 def test_batch_targets_are_inputs_one_token_later(windows: TokenWindows) -> None:

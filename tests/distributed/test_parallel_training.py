@@ -193,3 +193,12 @@ def test_fsdp_on_two_ranks_scores_choices_like_one_rank(workspace: Workspace) ->
     assert expected[1].max() > 10.0 and expected[2].max() > 1.0
     for rank in range(2):
         np.testing.assert_allclose(np.load(workspace.folder / f"scores-{rank}.npy"), expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_ramp_of_the_batch_in_strict_sums_is_bit_identical_on_1_and_2_ranks(workspace: Workspace) -> None:
+    settings = ["run.strict_sum=true", "data.batch_ramp=64 until 200", "run.max_steps=6"]
+    one, two = (workspace.train(ranks, f"ramp-{ranks}", settings) for ranks in (1, 2))
+    assert [step.tokens for step in two.steps] == [64, 128, 192, 256, 384, 512]
+    assert losses(one) == losses(two) and batches(one) == batches(two)
+    assert same_tensors(*(RunPaths(workspace.path(f"ramp-{ranks}")).checkpoint(6) for ranks in (1, 2)))

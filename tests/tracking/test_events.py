@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from regpt.tracking.events import (
+    Branched,
     CheckpointFailed,
     Detail,
     Event,
@@ -24,6 +25,7 @@ from regpt.tracking.rejections import Rejection, RejectionKind
 EVERY_DETAIL: list[Detail] = [
     Started(device="cpu", precision="float32", torch="2.9", ranks=2, hellaswag_unavailable="no file"),
     Resumed(device="cpu", changed={"run.max_steps": [4, 8]}, skipped_checkpoints=["step_000004: damaged"]),
+    Branched(source="long", checkpoint="ab12"),
     Rollback(from_step=9, excluded_batches=[7, 8]),
     OutOfMemory(at_step=3, micro_batch_before=8, micro_batch_after=4),
     CheckpointFailed(problem="no space left"),

@@ -44,7 +44,7 @@ def shown_by_tensorboard(run: Path) -> list[tuple[int, float]]:
 def test_tensorboard_shows_no_step_twice_after_a_resume_or_a_going_back(tmp_path: Path) -> None:
     def write(records: list[Record], resumed_at: int | None) -> None:
         opened = Trackers(["tensorboard"], pytest.fail)
-        opened.begin(tmp_path, {}, 8, resumed_at)
+        opened.begin(tmp_path, {}, lambda step: 8, resumed_at)
         for record in records:
             opened.write(record)
         opened.close()
