@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from regpt.evaluation.sampling import Sampling, choose
+from regpt.machine.compilation import compilation_errors
 from regpt.machine.device import Device
 from regpt.model.chunks import rows_of_chunk
 from regpt.model.gpt import Block, BlockInputs, rotary_table
@@ -90,7 +91,7 @@ def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float,
 
     def once(rows: int) -> None:
         hidden = torch.nn.functional.embedding(tokens[:rows], weight) / std
-        with device.autocast():
+        with compilation_errors(), device.autocast():
             mean_loss(hidden, weight, tokens[:rows].roll(1), options).backward()
 
     many = min(chunk, positions)

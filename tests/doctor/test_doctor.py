@@ -469,6 +469,29 @@ def test_error_is_reported_once_and_dependent_checks_name_it(healthy_rehearsal: 
         assert "train" in shown[name].message
 
 
+@pytest.mark.compile
+@pytest.mark.parametrize("first", ["measuring the CPU", "training"])  # what compiles first; on a card it is training
+def test_broken_compiler_fails_the_steps_with_its_remedy(
+    tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    """The rehearsal trains with the recipe's run.compile, so that it meets what a run would meet."""
+    import torch._inductor.config as inductor
+
+    recipe = tiny_recipe(tmp_path, optimizer=OVERRIDES, run={"compile": "on"})
+    prepare(recipe)
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    if first == "training":
+        monkeypatch.setattr(Rehearsal, "quick_micro_batch", lambda self: 2)
+    with inductor.patch({"cpp.cxx": (None, "/bin/false")}):
+        results = results_of(make_rehearsal(recipe, tmp_path), "machine", "train", "memory")
+    failed = results["train"]
+    assert results["machine"].status is Status.PASS
+    assert failed.status is Status.FAIL and "torch.compile" in failed.message and "compiler" in failed.message
+    assert "run.compile=off" in failed.fix
+    assert results["memory"].depends_on == "train"
+
+
 def test_unexpected_error_fails_its_check_and_the_others_run(
     trained_rehearsal: Rehearsal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
