@@ -24,6 +24,7 @@ def model_improvements(model: ModelRecipe) -> list[str]:
         f"logits capped at {model.logit_softcap:g}": model.logit_softcap > 0,
         f"z-loss {model.z_loss:g}": model.z_loss > 0,
         "document mask": model.document_mask,
+        f"a mixture of experts ({model.experts_text} per token)": model.experts > 0,
     }
     return [name for name, is_on in found.items() if is_on]
 

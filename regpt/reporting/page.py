@@ -11,6 +11,7 @@ from regpt.rendering.figure_style import Line, as_markdown, as_picture
 from regpt.rendering.html import html_page
 from regpt.rendering.markdown import code, fenced
 from regpt.rendering.templates import render_template
+from regpt.reporting.expert_load import draw_expert_load, load_rows
 from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics
 from regpt.reporting.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
 from regpt.reporting.scores import Baseline
@@ -21,6 +22,7 @@ from regpt.tracking.run import Run
 LOSS_CURVE = "loss_curve"  # names of figures, without .png
 HELLASWAG = "hellaswag"
 TRAINING_DYNAMICS = "training_dynamics"
+EXPERT_LOAD = "expert_load"
 
 LINES_OF_HELLASWAG = [
     Line("chance", CHANCE),
@@ -51,6 +53,8 @@ def write_report(run: Run, others: Sequence[Baseline]) -> Path:
     runs = [run, *(other.run for other in others if other.run)]
     draw_losses(runs, images / f"{LOSS_CURVE}.png", lines_of_losses(run))
     draw_training_dynamics(run, images / f"{TRAINING_DYNAMICS}.png")
+    if run.history.expert_loads:
+        draw_expert_load(run, images / f"{EXPERT_LOAD}.png")
     if run.hellaswag:
         items = run.hellaswag[-1].items
         # a subset does not compare with figures of all items, so they are not drawn
@@ -78,6 +82,8 @@ def render(run: Run, others: Sequence[Baseline], picture: Callable[[str, str], s
         "LOSS_CURVE": LOSS_CURVE,
         "HELLASWAG": HELLASWAG,
         "TRAINING_DYNAMICS": TRAINING_DYNAMICS,
+        "EXPERT_LOAD": EXPERT_LOAD,
+        "load_rows": load_rows(run),
     }
     return render_template("regpt.reporting", "report.md.j2", values)
 
