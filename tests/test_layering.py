@@ -40,6 +40,7 @@ PACKAGES = [
     "comparison",
     "watch",
     "doctor",
+    "ablation",
     "cli",
 ]
 MAY_NOT_IMPORT = {

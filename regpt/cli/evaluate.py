@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
 from regpt.cli.arguments import add_command, add_model, add_overrides, at_least
-from regpt.cli.tables import print_table
+from regpt.cli.output import print_table
 from regpt.distributed.signals import StopRequested
 from regpt.machine.env import current_launch
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from regpt import __version__
 from regpt.base.errors import DONE, INTERRUPTED, USAGE, UserError, writing_advice
-from regpt.cli import checkpoints, evaluate, plan, prepare, recipe, report, train
+from regpt.cli import ablate, checkpoints, evaluate, plan, prepare, recipe, report, train
 from regpt.distributed.errors import is_printed_here
 from regpt.distributed.signals import StopRequested
 from regpt.machine.env import (
@@ -72,6 +72,7 @@ COMMANDS = (  # in the order of `regpt --help`
     evaluate.add_evaluate,
     report.add_report,
     report.add_compare,
+    ablate.add_ablate,
     evaluate.add_export,
 )
 

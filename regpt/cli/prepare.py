@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from regpt.base.errors import DATA, DONE, UserError
 from regpt.cli.arguments import add_command, add_directory, add_recipe, at_least
-from regpt.cli.tables import terminal_width
+from regpt.cli.output import terminal_width
 
 if TYPE_CHECKING:
     from regpt.cli.arguments import Subparsers

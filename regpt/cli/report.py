@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from regpt.base.errors import DONE, UserError
 from regpt.base.format import NO_VALUE, with_error
 from regpt.cli.arguments import add_command, add_run, add_runs, at_least
-from regpt.cli.tables import print_table
+from regpt.cli.output import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -114,11 +114,11 @@ def run_compare(arguments: argparse.Namespace) -> int:
     from regpt.fairness.loading import load_models
 
     models = load_models(arguments.models, arguments.runs)
-    from regpt.cli.comparison import print_summary
+    from regpt.cli.output import print_comparison
     from regpt.comparison.page import default_directory, write_comparison
 
     written = write_comparison(models, arguments.into or default_directory(models, Path()), arguments.html)
-    print_summary(models)
+    print_comparison(models)
     print(f"comparison: {' and '.join(map(str, written))}")
     return DONE
 

@@ -22,6 +22,9 @@ class RunRecipe:
     """Length, device, precision and parallelism of a run."""
 
     seed: int = setting(1337, "Seed of the initial weights, the data order and dropout.")
+    weights_seed: int = switch(
+        0, "Seed of the initial weights, where it differs from run.seed, as for a run in the same order; 0: run.seed."
+    )
     max_steps: int = setting(19_073, "Number of optimizer steps.", on_resume="noted")
     device: Literal["auto", "cpu", "cuda", "mps"] = setting(
         "auto", "Device to train on; auto: CUDA, else Apple MPS, else the CPU.", on_resume="free"
@@ -70,6 +73,11 @@ class RunRecipe:
     rank_timeout: int = setting(600, "Seconds that a rank waits for the others before it fails.", on_resume="free")
 
     @property
+    def initial_seed(self) -> int:
+        """Return the seed of the initial weights."""
+        return self.weights_seed or self.seed
+
+    @property
     def sink_names(self) -> list[str]:
         return [name.strip() for name in self.sinks.split(",") if name.strip()]
 
@@ -84,7 +92,7 @@ class RunRecipe:
 
     def problems(self) -> Iterator[Problem]:
         yield from at_least(self, 1, "max_steps", "rank_timeout")
-        yield from at_least(self, 0, "seed", "threads", "price_per_hour")
+        yield from at_least(self, 0, "seed", "weights_seed", "threads", "price_per_hour")
         if self.parallel == "fsdp" and self.strict_sum:
             yield Problem(
                 "run.strict_sum",

@@ -85,7 +85,7 @@ class Checkpointing:
         """Return to the run after `step` steps: to that checkpoint, or for step 0 to freshly initialized weights."""
         if step == 0:
             self.state.reset()
-            self.parallel.initialize(self.state.recipe.run.seed)
+            self.parallel.initialize(self.state.recipe.run.initial_seed)
             return
         path = RunPaths(self.run_dir).checkpoint(step)
         stored = self.ranks.on_main(lambda: store.load_state(path))

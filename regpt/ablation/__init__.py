@@ -1,0 +1,1 @@
+"""Ablations: the effect of changes to a recipe, over seeds, with an interval."""

@@ -1,0 +1,57 @@
+"""Run a whole ablation: prepare the data, tune, train every arm with every seed, and write the report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from regpt.ablation.design import Design, Trial, open_design
+from regpt.ablation.page import table_of, write_page
+from regpt.ablation.trials import Workers, best_values, run_trials
+from regpt.console.preparation import PreparationConsole
+from regpt.console.training import Console
+from regpt.machine.device import best_device, local_device_count
+from regpt.machine.env import visible_cuda_devices
+from regpt.machine.limits import usable_cores
+from regpt.preparation.dataset import open_or_prepare
+from regpt.tracking.run import Run
+
+
+def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: float) -> tuple[Table, list[Path]]:
+    """Run what is missing of an ablation in `folder`; return the table of effects and the pages of the report.
+
+    Raises UserError if the folder holds another design, or if a run fails.
+    """
+    open_design(folder, design)
+    with Console() as console:
+        open_or_prepare(design.recipe_of(design.seed_trials()[0]), PreparationConsole(console))
+    tuning, trials = design.tuning_trials(), design.seed_trials()
+    workers = Workers(places)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns) as progress:
+        task = progress.add_task("runs", total=len(tuning) + len(trials))
+
+        def finished(trial: Trial, run: Run) -> None:
+            progress.console.print(f"{trial.run_name}: {run.validation_loss:.4f}", highlight=False)
+            progress.advance(task)
+
+        best = best_values(run_trials(folder, design, tuning, {}, workers, finished))
+        runs = run_trials(folder, design, trials, best, workers, finished)
+    pages = write_page(folder, design, runs, best, smallest)
+    header, *rows = table_of(design, runs, best, smallest)
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    return table, pages
+
+
+def places_for(design: Design, jobs: int | None) -> list[str]:
+    """Return a place for each run that trains at a time: cards by number, or "" for each core of a CPU."""
+    run = design.recipe_of(design.seed_trials()[0]).run
+    count = local_device_count(run)
+    if count > 1:
+        names = (visible_cuda_devices() or ",".join(map(str, range(count)))).split(",")
+        return names[: jobs or count]
+    is_on_cpu = best_device() == "cpu" if run.device == "auto" else run.device == "cpu"
+    return [""] * (jobs or (usable_cores() if is_on_cpu else 1))
