@@ -29,6 +29,7 @@ from benchmarks.gpu import (
     runs,
     saving,
     speed,
+    switches,
 )
 from benchmarks.gpu.bench import FULL, TINY, Bench, free_memory
 from benchmarks.gpu.children import Child
@@ -57,6 +58,7 @@ SECTIONS = (
     Section("attention", "implementations of attention", 10, attention.attention_backends),
     Section("compilation", "torch.compile on and off", 45, compilation.compiled_as_eager),
     Section("modern", "gpt2-modern: speed and memory", 90, speed.modern_speed),
+    Section("switches", "improvements: compiled as eager", 60, switches.switches),
     Section("evaluations", "validation, scoring, sampling", 15, evaluations.evaluations),
     Section("checkpoints", "saving while training continues", 15, saving.checkpoints),
     Section("classic", "gpt2-classic: speed and memory", 60, speed.classic_speed),

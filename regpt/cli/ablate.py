@@ -22,12 +22,12 @@ def add_ablate(commands: "Subparsers") -> None:
         run_ablate,
         "measure the effect of changes to a recipe, over seeds, with an interval",
         "example: regpt ablate demo-modern --change model.qk_norm=true --change 'muon: optimizer.kind=muon'\n\n"
-        "Trains the recipe and each change with the same seeds, so that both read the same windows in the same order.\n"
-        "Writes ablation.md: the difference of the final validation losses with its 95 % interval, tokens saved, time,\n"
-        "memory, and the smallest difference that could have been found. Every run is an ordinary run in FOLDER/runs.\n"
+        "Trains the recipe and each change with the same seeds, so that both see the same windows in one order.\n"
+        "Writes ablation.md: the difference of the final validation losses with its 95 % interval, tokens saved,\n"
+        "time, memory, and the smallest difference that could have been found. FOLDER/runs holds ordinary runs.\n"
         "Stop it at any time; the same command continues. More --seeds extend it.\n\n"
-        "A fair comparison tunes every arm alike: --tune rates=0.5,1,2 tries three factors of all learning rates, with\n"
-        "a seed of its own, and keeps the best for each arm.",
+        "A fair comparison tunes every arm alike: --tune rates=0.5,1,2 tries three factors of all learning rates,\n"
+        "with a seed of its own, and keeps the best for each arm.",
     )
     add_recipe(ablate)
     ablate.add_argument(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gpu import attention, compilation, evaluations, loss, one_rank, reference, runs, saving
+from benchmarks.gpu import attention, compilation, evaluations, loss, one_rank, reference, runs, saving, switches
 from benchmarks.gpu.__main__ import without_network
 from benchmarks.gpu.bench import SMALL, Bench, free_memory
 from benchmarks.gpu.children import Child
@@ -80,3 +80,7 @@ def test_signals_and_nan_leave_whole_checkpoints(bench: Bench) -> None:
 
 def test_questions_have_the_answers_of_a_cpu(bench: Bench) -> None:
     check(evaluations.evaluations(bench))
+
+
+def test_improvements_train_compiled_as_eager(bench: Bench) -> None:
+    check(switches.switches(bench))

@@ -1,0 +1,53 @@
+"""The statistics of an ablation: intervals, power, corrections and tokens saved."""
+
+import math
+
+import numpy as np
+import pytest
+
+from regpt.ablation.effects import LEVEL, Effect, p_value, power_point
+from regpt.ablation.wording import verdict
+
+scipy_stats = pytest.importorskip("scipy.stats")
+
+
+def effect(*differences: float) -> Effect:
+    p = p_value(differences)
+    return Effect("arm", tuple(5.0 + d for d in differences), differences, p_value=p, adjusted_p_value=p)
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 4, 9, 40])
+def test_point_of_power_is_students_t(degrees: int) -> None:
+    assert power_point(degrees) == pytest.approx(scipy_stats.t.ppf(0.8, degrees), rel=1e-6)
+
+
+def test_interval_and_p_value_are_those_of_a_paired_t_test() -> None:
+    found = effect(-0.03, -0.05, -0.01, -0.04)
+    expected = scipy_stats.ttest_1samp(found.differences, 0.0)
+    assert found.p_value == pytest.approx(expected.pvalue, rel=1e-6)
+    low, high = expected.confidence_interval(0.95)
+    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx((low, high), rel=1e-6)
+
+
+def test_nulls_are_called_at_the_level_and_effects_of_the_detectable_size_with_the_power() -> None:
+    """10,000 ablations of three seeds: the calls of nulls and of effects of the size that the formula names."""
+    rng = np.random.default_rng(1)
+    noise = rng.normal(0.0, 0.01, (10_000, 3))
+    error = 0.01 / math.sqrt(3)
+    called = np.mean([p_value(row) < LEVEL for row in noise[:4000].tolist()])
+    assert called == pytest.approx(LEVEL, abs=0.012)
+    size = (scipy_stats.t.ppf(0.975, 2) + scipy_stats.t.ppf(0.8, 2)) * error
+    found = np.mean([p_value(row) < LEVEL for row in (noise[4000:8000] + size).tolist()])
+    assert found == pytest.approx(0.8, abs=0.06)
+
+
+def test_one_seed_gives_no_verdict_and_equal_losses_no_effect() -> None:
+    assert verdict(effect(-0.5), 0.01) == "one seed: no verdict"
+    assert p_value([0.0, 0.0, 0.0]) == 1.0 and p_value([0.1, 0.1, 0.1]) == 0.0
+
+
+def test_wide_interval_is_called_under_powered_and_a_narrow_one_is_not() -> None:
+    assert verdict(effect(0.02, -0.03, 0.01), 0.01) == "under-powered"
+    assert verdict(effect(0.0002, -0.0003, 0.0001), 0.01) == "no effect found"
+    assert verdict(effect(-0.030, -0.031, -0.029), 0.01) == "lower"
+    assert verdict(effect(0.030, 0.031, 0.029), 0.01) == "higher"
