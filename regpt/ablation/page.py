@@ -46,7 +46,7 @@ def write_page(
 
 
 def table_of(design: Design, runs: Mapping[Trial, Run], best: dict[str, str], smallest: float) -> list[list[str]]:
-    """Return the table of effects in words."""
+    """Return the table of effects as text."""
     base = [final_loss(runs[trial]) for trial in runs if trial.arm == BASE and not trial.value]
     return rows(effects(design, runs, best), base, best, smallest)
 

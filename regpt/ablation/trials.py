@@ -1,6 +1,5 @@
 """Run the trials of an ablation: each an ordinary run in a process of its own, several at a time."""
 
-import os
 import queue
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from regpt.ablation.design import AA, BASE, RUNS_DIR, Design, Trial
 from regpt.base.errors import LOCKED, UserError
+from regpt.machine.env import with_cuda_devices
 from regpt.tracking.journal import RunState
 from regpt.tracking.run import Run, open_run
 
@@ -100,13 +100,12 @@ def run_trial(folder: Path, design: Design, trial: Trial, best: str, place: str,
 
 def call(words: Sequence[str], name: str, place: str, workers: Workers) -> tuple[int, str]:
     """Run a regpt command in a process group of its own, so that Ctrl-C reaches it once, through `Workers.stop`."""
-    environment = {**os.environ, **({"CUDA_VISIBLE_DEVICES": place} if place else {})}
     child = subprocess.Popen(
         [sys.executable, "-m", "regpt", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=environment,
+        env=with_cuda_devices(place),
         start_new_session=True,
     )
     workers.children[name] = child

@@ -91,6 +91,11 @@ def visible_cuda_devices() -> str | None:
     return os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
+def with_cuda_devices(devices: str) -> dict[str, str]:
+    """Return the environment of a process that sees only these cards; empty: all that this process sees."""
+    return {**os.environ, **({"CUDA_VISIBLE_DEVICES": devices} if devices else {})}
+
+
 def named_command(variable: str) -> list[str]:
     """Return the program that a variable such as CXX names, without its arguments; an empty list without one."""
     return os.environ.get(variable, "").split()[:1]

@@ -86,7 +86,9 @@ def test_resume_policy_refuses_every_change_that_would_make_it_another_run() -> 
         assert (refused, noted) == {"refused": (pair, {}), "noted": ({}, pair), "free": ({}, {})}[on_resume(name)], name
         refused_names |= refused.keys()
     whole_sections = {name for name in run_settings(recipe) if name.startswith(("model.", "optimizer.", "guard."))}
-    of_run = {f"run.{key}" for key in ("seed", "precision", "matmul_precision", "compile", "deterministic")}
+    of_run = {
+        f"run.{key}" for key in ("seed", "weights_seed", "precision", "matmul_precision", "compile", "deterministic")
+    }
     decided_later = {f"optimizer.{key}" for key in ("cooldown_steps", "cooldown_shape", "adam_cooldown_steps")}
     of_data = {f"data.{key}" for key in ("order", "total_batch_tokens", "batch_ramp")}
     assert refused_names == (whole_sections | of_run | of_data) - decided_later
