@@ -155,7 +155,7 @@ class BenchResult:
     def run_time(self) -> RunTime:
         """Return the time of the whole run at the measured speeds. Parts that were not measured count as nothing."""
         work, parts = self.work, self.parts
-        windows = work.validations * work.validation_windows
+        windows = work.validated_windows
         items = work.task_evaluations * work.task_items
         saved = parts.checkpoint or Checkpoint(0, 0.0, 0.0)
         return RunTime(

@@ -56,6 +56,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of a run, use the checkpoint after N steps (default: the newest intact one)",
     )
+    parser.add_argument(
+        "--averaged",
+        action="store_true",
+        help="of a run with optimizer.average_steps, use the averaged weights instead of the last ones",
+    )
     add_runs(parser)
 
 

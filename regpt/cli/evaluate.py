@@ -105,7 +105,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
     from regpt.evaluation.sampling import Sampling, continuations
     from regpt.interop.open_model import open_model
 
-    opened = open_model(arguments.model, arguments.runs, step=arguments.step)
+    opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
     texts = continuations(
         opened.model,
         arguments.prompt,
@@ -130,7 +130,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     names = parse_tasks(tasks) if tasks and not by_harness else []
     if arguments.include_path and not by_harness:
         raise UserError("--include-path is for lm-eval's tasks", "add --lm-eval")
-    opened = open_model(arguments.model, arguments.runs, arguments.overrides, arguments.step)
+    opened = open_model(arguments.model, arguments.runs, arguments.overrides, arguments.step, arguments.averaged)
     device = open_device_for_evaluation(opened.recipe.run)
     into = arguments.into or evaluation_dir(opened)
     try:
@@ -160,7 +160,7 @@ def run_export(arguments: argparse.Namespace) -> int:
     from regpt.interop.export import export
     from regpt.interop.open_model import open_model
 
-    opened = open_model(arguments.model, arguments.runs, step=arguments.step)
+    opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
     source = None if opened.has_gpt2_tokens else opened.pretrained
     export(opened.model, arguments.target, source, note=lambda text: print(f"note: {text}", file=sys.stderr))
     print(f"exported: {arguments.target}")

@@ -216,9 +216,10 @@ class TrainingConsole:
 
     def validation(self, record: ValidationRecord) -> None:
         self.validation_seconds = record.seconds
+        averaged = "" if record.averaged_loss is None else f", averaged weights {record.averaged_loss:.4f}"
         self.print_line(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens"
-            f" · validation loss {record.loss:.4f} · {duration(record.seconds)}"
+            f" · validation loss {record.loss:.4f}{averaged} · {duration(record.seconds)}"
         )
 
     def task(self, record: TaskRecord) -> None:

@@ -31,7 +31,7 @@ class Result:
 def evaluation_dir(loaded: LoadedModel) -> Path:
     """Return where the results of a model belong: in its run, or in evaluations/ if it has none."""
     if loaded.run is not None and loaded.step is not None:
-        return RunPaths(loaded.run).evaluation(loaded.step)
+        return RunPaths(loaded.run).evaluation(loaded.step, loaded.averaged)
     return Path(EVALUATIONS_DIR) / loaded.name
 
 

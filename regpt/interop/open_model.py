@@ -16,8 +16,10 @@ from regpt.base.files import sha256_of_file
 from regpt.checkpoint import store
 from regpt.data.shards import gpt2_tokenizer_record
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.distributed.dtensor import local_rows
 from regpt.interop.pretrained import is_pretrained, load_pretrained
 from regpt.model.gpt import GPT
+from regpt.optimizer.average import AVERAGE
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import build_recipe, load_resolved_recipe, override
 from regpt.tracking.layout import RunPaths
@@ -34,6 +36,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     run: Path | None = None
     step: int | None = None
+    averaged: bool = False  # whether the weights are the averaged ones of the run
     tokens: int | None = None  # seen in training
     tokenizer_record: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as in a dataset's manifest
     pretrained: Path | None = None  # the Hugging Face directory that it is from
@@ -65,7 +68,11 @@ def load_checkpoint_model(path: Path, recipe: Recipe) -> GPT:
 
 
 def open_model(
-    where: str | PathLike[str], root: Path, overrides: Sequence[str] = (), step: int | None = None
+    where: str | PathLike[str],
+    root: Path,
+    overrides: Sequence[str] = (),
+    step: int | None = None,
+    averaged: bool = False,
 ) -> LoadedModel:
     """Open a model by the name or directory of a run, or by the directory of a checkpoint or Hugging Face model.
 
@@ -74,9 +81,10 @@ def open_model(
         root: directory of runs
         step: of a run, the checkpoint after this step; None: the newest valid one
         overrides: settings such as `run.device=cpu`
+        averaged: use the averaged weights of a checkpoint (optimizer.average_steps) instead of the last ones
 
     Raises UserError for an override of model.* and if there is no such model or step, CheckpointError for a damaged
-    one.
+    one and for one without averaged weights.
     """
     if any(word.startswith("model.") for word in overrides):
         raise UserError(
@@ -86,14 +94,19 @@ def open_model(
     if (path / "state.json").is_file() or is_pretrained(path):
         if step is not None:
             raise UserError(f"--step {step}: {where} is one model, not a run", "name a run, or leave out --step")
-        return open_checkpoint(path, overrides) if (path / "state.json").is_file() else open_pretrained(path, overrides)
+        if (path / "state.json").is_file():
+            return open_checkpoint(path, overrides, averaged)
+        if averaged:
+            raise UserError(f"--averaged: {where} is a Hugging Face model, which has no other weights", "leave it out")
+        return open_pretrained(path, overrides)
     try:
         run = find_run(str(where), root)
     except UserError as error:
         raise UserError(
             f"'{where}' is not a run in {root}, a checkpoint or a Hugging Face directory", error.fix
         ) from None
-    return open_checkpoint(store.newest_valid(run) if step is None else checkpoint_of_step(run, step), overrides)
+    found = store.newest_valid(run) if step is None else checkpoint_of_step(run, step)
+    return open_checkpoint(found, overrides, averaged)
 
 
 def checkpoint_of_step(run: Path, step: int) -> Path:
@@ -126,7 +139,22 @@ def make_tokenizer_record(directory: Path, tokenizer: Tokenizer) -> dict[str, An
     return {"name": "its own", "vocabulary_sha256": sha256_of_file(directory / "tokenizer.json")}
 
 
-def open_checkpoint(path: Path, overrides: Sequence[str]) -> LoadedModel:
+@torch.no_grad()
+def average_weights(path: Path, model: GPT, share: float) -> None:
+    """Replace the last weights of a model by the averaged ones of its checkpoint, as a validation does.
+
+    Raises CheckpointError where it has none.
+    """
+    saved = store.saved_tensors(path, "optimizer")
+    for name, parameter in model.named_parameters():
+        if (key := f"{name}/{AVERAGE}") not in saved.shapes:
+            raise CheckpointError(
+                f"{path}: has no averaged weights (optimizer.average_steps = 0)", "leave out --averaged"
+            )
+        parameter.lerp_(saved.rows(key, *local_rows(parameter)), share)
+
+
+def open_checkpoint(path: Path, overrides: Sequence[str], averaged: bool = False) -> LoadedModel:
     """Open a checkpoint, inside its run or copied elsewhere, after comparing its files with their hashes."""
     for fault in store.find_faults(path):
         raise CheckpointError(f"{path}: {fault}", "choose another checkpoint")
@@ -140,12 +168,17 @@ def open_checkpoint(path: Path, overrides: Sequence[str]) -> LoadedModel:
         )
     recipe = override(recipe, overrides)
     step = int(state["step"])
+    model = load_checkpoint_model(path, recipe)
+    if averaged:
+        average_weights(path, model, recipe.optimizer.average_share)
+    name = f"{run.name} at step {step:,}" if in_run else recipe.name
     return LoadedModel(
-        f"{run.name} at step {step:,}" if in_run else recipe.name,
-        load_checkpoint_model(path, recipe),
+        f"{name}, averaged" if averaged else name,
+        model,
         recipe,
         GPT2_TOKENIZER,
         run if in_run else None,
         step,
+        averaged,
         recipe.tokens_after(step),
     )

@@ -16,12 +16,13 @@ def checkpoint_bytes(recipe: Recipe) -> int:
 def moment_bytes(recipe: Recipe) -> int:
     """Return the bytes of the optimizer's state: two moments of each parameter of AdamW, one of each of Muon.
 
-    NorMuon has another one per row.
+    NorMuon has another one per row. An average of the weights is as large as the weights.
     """
     stacks = muon_stacks(recipe)
     by_muon = sum(prod(stack.shape) for stack in stacks)
     rows = sum(prod(stack.shape[:-1]) for stack in stacks) if recipe.optimizer.normuon else 0
-    return 2 * FLOAT32 * (recipe.model.parameters - by_muon) + FLOAT32 * (by_muon + rows)
+    average = recipe.model.parameters if recipe.optimizer.average_steps else 0
+    return 2 * FLOAT32 * (recipe.model.parameters - by_muon) + FLOAT32 * (by_muon + rows + average)
 
 
 @dataclass(frozen=True)

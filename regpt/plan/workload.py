@@ -29,6 +29,7 @@ class Workload:
     step_tokens: int  # after any ramp
     full_steps: float  # tokens of the run / step_tokens
     validations: int
+    averaged_validations: int  # of the averaged weights, with the others
     validation_windows: int  # in each validation
     block_size: int
     task_evaluations: int  # of HellaSwag
@@ -43,7 +44,12 @@ class Workload:
     @property
     def validation_positions(self) -> int:
         """Return the positions of all validations; block and head compute every one."""
-        return self.validations * self.validation_windows * self.block_size
+        return self.validated_windows * self.block_size
+
+    @property
+    def validated_windows(self) -> int:
+        """Return the windows of all validations."""
+        return (self.validations + self.averaged_validations) * self.validation_windows
 
     @property
     def task_positions(self) -> int:
@@ -70,6 +76,7 @@ def count_work(recipe: Recipe) -> Workload:
         step_tokens=recipe.data.total_batch_tokens,
         full_steps=recipe.full_steps_left(0),
         validations=1 + recipe.times_due(0, evaluation.validation_every),
+        averaged_validations=recipe.times_due(0, evaluation.validation_every) if recipe.optimizer.average_steps else 0,
         validation_windows=validation_windows(recipe),
         block_size=recipe.model.block_size,
         task_evaluations=1 + recipe.times_due(0, evaluation.hellaswag_every) if evaluation.hellaswag_every else 0,

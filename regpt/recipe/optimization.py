@@ -36,6 +36,17 @@ class OptimizerRecipe:
         " (modded-nanogpt, track 3, record 24: 0.4 of the run, matrices 0.8.)",
         on_resume="noted",
     )
+    average_steps: int = switch(
+        0,
+        "Time constant, in steps, of a moving average of the weights, which is validated next to them; 0: none."
+        " (modded-nanogpt, track 3, record 45: 150.)",
+        on_resume="noted",
+    )
+    average_share: float = switch(
+        0.6,
+        "Share of that average in the averaged weights; the rest is the last weights. (0.6 in the same record.)",
+        on_resume="noted",
+    )
     beta1: float = setting(0.9, "AdamW: decay rate of the mean of gradients.")
     beta2: float = setting(0.95, "AdamW: decay rate of the mean of squared gradients.")
     eps: float = setting(1e-8, "AdamW: epsilon added to the denominator.")
@@ -76,6 +87,7 @@ class OptimizerRecipe:
     def problems(self) -> Iterator[Problem]:
         yield from above_zero(self, "max_lr", "eps", "grad_clip", "muon_lr")
         yield from at_least(self, 0, "min_lr", "warmup_steps", "weight_decay", "cooldown_steps", "adam_cooldown_steps")
+        yield from at_least(self, 0, "average_steps")
         yield from at_least(self, 0, "embedding_lr", "head_lr", "vector_lr")
         yield from at_least(self, 0, "muon_weight_decay", "muon_momentum_warmup_steps")
         yield from at_least(self, 1, "newton_schulz_steps")
@@ -88,6 +100,10 @@ class OptimizerRecipe:
         for name in ("beta1", "beta2", "muon_momentum", "muon_momentum_start", "normuon_beta2"):
             if not 0.0 <= getattr(self, name) < 1.0:
                 yield Problem(f"optimizer.{name}", f"optimizer.{name} = {getattr(self, name)} is not in [0, 1)")
+        if not 0.0 < self.average_share <= 1.0:
+            yield Problem(
+                "optimizer.average_share", f"optimizer.average_share = {self.average_share} is not above 0 and up to 1"
+            )
         yield from self.schedule_problems()
         if self.normuon and self.kind != "muon":
             yield Problem(

@@ -26,6 +26,7 @@ from regpt.tracking.run import Run, primary_accuracy
 def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> None:
     """Draw training loss and validation loss with its standard error over tokens. The first run is the report's."""
     curves = [loss_curve(run) for run in runs]
+    curves += [averaged_curve(run) for run in runs if averaged_losses(run)]
     save_figure(loss_figure(curves, "Training tokens", short_count, lines), path)
 
 
@@ -42,6 +43,19 @@ def loss_curve(run: Run) -> LossCurve:
         validation=[look.loss for look in looks],
         errors=[look.standard_error for look in looks],
     )
+
+
+def averaged_losses(run: Run) -> list[tuple[int, float]]:
+    """Return the finite validation losses of a run's averaged weights: (tokens, nats per token)."""
+    looks = [(look.tokens, look.averaged_loss) for look in run.history.validations]
+    return [(tokens, loss) for tokens, loss in looks if loss is not None and math.isfinite(loss)]
+
+
+def averaged_curve(run: Run) -> LossCurve:
+    """Return the losses of a run's averaged weights over tokens; they are not trained, so it has no training losses."""
+    tokens, losses = zip(*averaged_losses(run), strict=True)
+    label = f"{short_name(run.id)}, averaged weights {losses[-1]:.4f}"
+    return LossCurve(label=label, x=[], losses=[], validation_x=tokens, validation=losses, errors=[0.0] * len(losses))
 
 
 def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: str) -> None:

@@ -30,6 +30,7 @@ class Column:
     tokens: str
     by_sum: str = NO_VALUE  # HellaSwag, scored by the summed loss
     bits_per_byte: str = NO_VALUE
+    averaged: str = NO_VALUE  # validation loss of the averaged weights
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,7 @@ def table_of(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
     return [
         ("Validation Loss", [column.last for column in columns]),
         ("Validation Loss, best", [column.best for column in columns]),
+        ("Validation Loss, averaged weights", [column.averaged for column in columns]),
         ("Bits per Byte", [column.bits_per_byte for column in columns]),
         ("HellaSwag Accuracy", [column.hellaswag for column in columns]),
         ("HellaSwag, by summed loss", [column.by_sum for column in columns]),
@@ -173,6 +175,7 @@ def has_record(recipe: Recipe) -> bool:
 def measured_column(run: Run, name: str) -> Column:
     last, best = run.validation_loss, run.best_validation_loss
     bits = run.history.validations[-1].bits_per_byte if run.history.validations else 0.0
+    averaged = run.history.validations[-1].averaged_loss if run.history.validations else None
     return Column(
         name,
         with_error(last, run.history.validations[-1].standard_error) if last is not None else NOT_MEASURED,
@@ -181,6 +184,7 @@ def measured_column(run: Run, name: str) -> Column:
         f"{run.tokens:,}",
         hellaswag_of(run, "by_sum"),
         f"{bits:.4f}" if bits else NOT_MEASURED,
+        f"{averaged:.4f}" if averaged is not None else NO_VALUE,
     )
 
 

@@ -54,6 +54,7 @@ class ValidationRecord:
     standard_error: float = 0.0  # of the loss, from the spread over the windows; 0: unknown
     bits_per_byte: float = 0.0  # of the same windows' text; 0: unknown
     path: str = ""  # of the file of window losses, within the run; empty: not kept
+    averaged_loss: float | None = None  # of the averaged weights, on the same windows; None: there are none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +278,7 @@ def first_event(run: Path) -> EventRecord | None:
 def to_json(record: Record) -> dict[str, Any]:
     """Return the record as the journal stores it."""
     event = {"event": record.event} if isinstance(record, EventRecord) else {}
-    return {"kind": record.kind, **event, **asdict(record)}
+    return {"kind": record.kind, **event, **{k: v for k, v in asdict(record).items() if v is not None}}
 
 
 def parse(line: str) -> Record | None:

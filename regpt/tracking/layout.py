@@ -74,8 +74,9 @@ class RunPaths:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / step_name(step)
 
-    def evaluation(self, step: int) -> Path:
-        return self.evaluations / step_name(step)
+    def evaluation(self, step: int, averaged: bool = False) -> Path:
+        """Return the directory of evaluations after a step: of the last weights, or of the averaged ones."""
+        return self.evaluations / f"{step_name(step)}{'-averaged' if averaged else ''}"
 
     def evidence(self, step: int) -> Path:
         return self.root / EVIDENCE_DIR / step_name(step)

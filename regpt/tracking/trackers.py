@@ -208,7 +208,8 @@ def metrics_of(record: Record, batch_tokens: Callable[[int], int]) -> Metrics:
             "train/tokens_per_second": batch_tokens(record.step - 1) / max(record.seconds, 1e-9),
         }
     if isinstance(record, ValidationRecord):
-        return {"validation/loss": record.loss, "validation/tokens": float(record.tokens)}
+        averaged = {} if record.averaged_loss is None else {"validation/averaged_loss": record.averaged_loss}
+        return {"validation/loss": record.loss, "validation/tokens": float(record.tokens), **averaged}
     if isinstance(record, TaskRecord):
         return {f"{record.task}/{rule}": share for rule, share in record.accuracy.items()}
     return {}

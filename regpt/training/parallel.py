@@ -27,6 +27,7 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT, Block, rotary_table
 from regpt.model.moe import balances
+from regpt.optimizer.average import drop_average, update_average
 from regpt.optimizer.exchange import Exchange, NoExchange, ReplicatedExchange, ShardedExchange
 from regpt.optimizer.making import make_optimizer
 from regpt.optimizer.rates import set_rates
@@ -119,6 +120,7 @@ class Parallel:
         self.clip(norm)
         set_rates(self.optimizer, step, self.recipe)
         self.optimizer.step()
+        update_average(self.optimizer, self.recipe.optimizer)
         self.optimizer.zero_grad(set_to_none=True)
         self.device.synchronize()
 
@@ -140,11 +142,17 @@ class Parallel:
                 balance.zero_()
         self.optimizer.state.clear()
 
+    def read(self, path: Path) -> None:
+        """Read the weights and the optimizer state of this rank."""
+        load_weights(path, self.model)
+        load_moments(path, self.model, self.optimizer)
+        if not self.recipe.optimizer.average_steps:  # a resume may end it
+            drop_average(self.optimizer)
+
     def load(self, path: Path) -> None:
         """Load weights and optimizer state from a checkpoint: rank 0 reads it and broadcasts them."""
         if self.ranks.is_main:
-            load_weights(path, self.model)
-            load_moments(path, self.model, self.optimizer)
+            self.read(path)
         if self.ranks.size == 1:
             return
         state, place = self.optimizer.state, self.device.torch_device
@@ -253,8 +261,7 @@ class FSDPParallel(Parallel):
 
     def load(self, path: Path) -> None:
         """Load the rows of this rank; all ranks must see the directory."""
-        load_weights(path, self.model)
-        load_moments(path, self.model, self.optimizer)
+        self.read(path)
 
     def reduce_squared_norm(self, squares: NDArray[np.float64]) -> float:
         return float(np.sum(squares))

@@ -22,6 +22,7 @@ from regpt.evaluation.sampling import Sampling, continuations
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
 from regpt.evaluation.validation import validation
+from regpt.optimizer.average import averaged_weights, has_average
 from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import Items, open_items
@@ -141,6 +142,7 @@ class PeriodicEvaluation:
             found = validation(
                 model, self.windows, self.recipe, self.device, self.progress_callback("validation"), self.ranks
             )
+        averaged = self.averaged_loss() if has_average(self.parallel.optimizer) else None
         path = IN_RUN.evaluation(step) / window_losses_file(self.data_digest, found.windows)
         if self.ranks.is_main:
             self.save_file(path, lambda: write_window_losses(self.run_dir / path, found.by_window))
@@ -153,10 +155,17 @@ class PeriodicEvaluation:
             standard_error=found.standard_error,
             bits_per_byte=found.bits_per_byte,
             path=path.as_posix(),
+            averaged_loss=averaged,
         )
         self.write(record)
         self.losses[step] = found.loss
         self.console.validation(record)
+
+    def averaged_loss(self) -> float:
+        """Return the validation loss of the averaged weights, on the same windows."""
+        report = self.progress_callback("validation, averaged weights")
+        with averaged_weights(self.parallel.optimizer, self.recipe.optimizer), self.parallel.eval_mode() as model:
+            return validation(model, self.windows, self.recipe, self.device, report, self.ranks).loss
 
     def score_hellaswag(self, step: int, task: PackedTask) -> None:
         """Score HellaSwag, record and print the accuracy, and write the predictions for each item to a file."""

@@ -202,3 +202,19 @@ def test_ramp_of_the_batch_in_strict_sums_is_bit_identical_on_1_and_2_ranks(work
     assert [step.tokens for step in two.steps] == [64, 128, 192, 256, 384, 512]
     assert losses(one) == losses(two) and batches(one) == batches(two)
     assert same_tensors(*(RunPaths(workspace.path(f"ramp-{ranks}")).checkpoint(6) for ranks in (1, 2)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_averaged_weights_are_those_of_one_rank(workspace: Workspace, mode: str) -> None:
+    settings = ["optimizer.average_steps=3", "run.max_steps=6", "evaluation.validation_every=2", *MODES[mode]]
+    one, two = (workspace.train(ranks, f"average-{mode}-{ranks}", settings) for ranks in (1, 2))
+    ours, theirs = ([v.averaged_loss for v in history.validations[1:]] for history in (one, two))
+    if mode == "strict":
+        assert ours == theirs
+        assert same_tensors(*(RunPaths(workspace.path(f"average-strict-{n}")).checkpoint(6) for n in (1, 2)))
+    assert theirs == pytest.approx(ours, rel=1e-6)
+    workspace.run("resume", 1, f"average-{mode}-2", ["run.max_steps=7"])
+    workspace.run("resume", 1, f"average-{mode}-1", ["run.max_steps=7"])
+    ended = [read_history(workspace.path(f"average-{mode}-{n}")).validations[-1] for n in (1, 2)]
+    assert ended[1].averaged_loss == pytest.approx(ended[0].averaged_loss, rel=1e-6) and ended[0].step == 7

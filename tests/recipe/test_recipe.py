@@ -89,7 +89,10 @@ def test_resume_policy_refuses_every_change_that_would_make_it_another_run() -> 
     of_run = {
         f"run.{key}" for key in ("seed", "weights_seed", "precision", "matmul_precision", "compile", "deterministic")
     }
-    decided_later = {f"optimizer.{key}" for key in ("cooldown_steps", "cooldown_shape", "adam_cooldown_steps")}
+    decided_later = {
+        f"optimizer.{key}"
+        for key in ("cooldown_steps", "cooldown_shape", "adam_cooldown_steps", "average_steps", "average_share")
+    }
     of_data = {f"data.{key}" for key in ("order", "total_batch_tokens", "batch_ramp")}
     assert refused_names == (whole_sections | of_run | of_data) - decided_later
 
