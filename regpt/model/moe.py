@@ -82,6 +82,7 @@ class ExpertLinear(nn.Module):
     def __init__(self, experts: int, width_in: int, width_out: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(experts, width_out, width_in))
+        nn.init.normal_(self.weight, std=width_in**-0.5)  # for a layer alone; a GPT draws its own
 
     def forward(self, rows: Tensor, ends: Tensor) -> Tensor:
         """`ends`: the last row + 1 of each expert; the rows are sorted by expert."""

@@ -154,17 +154,17 @@ class ModelRecipe:
         yield from at_least(self, 0, "experts", "shared_experts", "expert_balance_rate")
         if self.experts == 1:
             yield Problem("model.experts", "model.experts = 1 leaves nothing to choose; 0 is the dense MLP")
-        if self.shared_experts > (1 if self.experts else 0):
-            reason = "at most 1 is supported" if self.experts else "it needs model.experts"
-            yield Problem(
-                "model.shared_experts", f"model.shared_experts = {self.shared_experts}: {reason}", ("model.experts",)
-            )
-        if self.experts and not 1 <= self.experts_per_token <= self.experts:
+        elif self.experts > 0 and not 1 <= self.experts_per_token <= self.experts:
             yield Problem(
                 "model.experts_per_token",
                 f"model.experts_per_token = {self.experts_per_token} is not between 1 and model.experts"
                 f" = {self.experts}",
                 ("model.experts",),
+            )
+        if self.shared_experts > (1 if self.experts else 0):
+            reason = "at most 1 is supported" if self.experts else "it needs model.experts"
+            yield Problem(
+                "model.shared_experts", f"model.shared_experts = {self.shared_experts}: {reason}", ("model.experts",)
             )
 
     @property

@@ -3,16 +3,20 @@
 import contextlib
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from regpt.base.errors import RecipeError
+from regpt.cli.main import main
 from regpt.model import moe
 from regpt.model.gpt import GPT, MLP, KeyValueCache
 from regpt.model.moe import MixtureOfExperts, balance_experts, balances, expert_loads, mixtures
 from regpt.recipe.architecture import ModelRecipe
+from regpt.recipe.settings import load_recipe
 
 SMALL = ModelRecipe(n_layer=2, n_head=2, n_embd=16, block_size=24, mlp_hidden=24, experts=4)
 MIXES = {
@@ -106,6 +110,45 @@ def test_grouped_product_equals_a_product_per_expert(monkeypatch: pytest.MonkeyP
     assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
 
 
+def test_torch_without_grouped_products_computes_expert_by_expert(monkeypatch: pytest.MonkeyPatch) -> None:
+    moe.try_grouped_product.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.delattr("torch.nn.functional.grouped_mm")
+        assert not moe.try_grouped_product("cpu")
+        mixture = mixture_of(SMALL).bfloat16()
+        assert mixture(torch.randn(1, 3, 16, dtype=torch.bfloat16)).isfinite().all()
+    moe.try_grouped_product.cache_clear()
+
+
+def test_trying_the_grouped_product_does_not_disturb_recomputation() -> None:
+    """The first pass of a process tries it, inside a block whose saved tensors are counted."""
+    moe.try_grouped_product.cache_clear()
+    x = torch.randn(1, 5, 16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = checkpoint(mixture_of(SMALL), x, use_reentrant=False)
+    outputs.float().sum().backward()
+    assert x.grad is not None and x.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"experts": 1}, ["model.experts = 1"]),
+        ({"experts": -4}, ["model.experts = -4"]),
+        ({"experts": 2, "experts_per_token": 3}, ["model.experts_per_token = 3", "model.experts = 2"]),
+        ({"experts": 4, "experts_per_token": 0}, ["model.experts_per_token = 0", "model.experts = 4"]),
+        ({"experts": 0, "shared_experts": 1}, ["model.shared_experts = 1", "model.experts"]),
+        ({"experts": 4, "shared_experts": 2}, ["model.shared_experts = 2"]),
+        ({"experts": 4, "expert_balance_rate": -0.1}, ["model.expert_balance_rate = -0.1"]),
+    ],
+)
+def test_impossible_mixture_is_refused_with_its_values(settings: dict[str, Any], named: list[str]) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe("demo-modern", [f"model.{name}={value}" for name, value in settings.items()])
+    (problem,) = refused.value.problems
+    assert all(value in problem.text for value in named)
+
+
 def test_recipe_counts_total_and_active_parameters_of_experts() -> None:
     for recipe in MIXES.values():
         model = GPT(recipe)
@@ -121,6 +164,16 @@ def test_recipe_counts_total_and_active_parameters_of_experts() -> None:
         per_layer = mlps * recipe.mlp_parameters + recipe.experts * recipe.n_embd
         assert recipe.matmul_parameters == dense.matmul_parameters + recipe.n_layer * per_layer
         assert recipe.flops_per_token == dense.flops_per_token + 6 * recipe.n_layer * per_layer
+
+
+def test_recipe_show_and_plan_print_total_and_active_parameters(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["demo-modern", "model.experts=8", "model.shared_experts=1"]
+    model = load_recipe(settings[0], settings[1:]).model
+    assert main(["recipe", "show", *settings]) == 0
+    assert main(["plan", *settings, "--gpu", "h100"]) == 0
+    for printed in capsys.readouterr().out.split("# Derived values")[1].split("Model: "):
+        assert f"{model.parameters:,}" in printed and f"{model.active_parameters:,}" in printed
+    assert 0.4 < model.active_parameters / model.parameters < 0.95
 
 
 def test_load_is_set_by_passes_with_gradients_only_and_not_doubled_by_recomputation() -> None:
@@ -181,7 +234,6 @@ def test_compiled_mixture_equals_the_eager_one_and_compiles_once(backend: str, b
     """With other loads in each pass. In bfloat16 with grouped products, and recomputed in the backward pass."""
     mixture = mixture_of(replace(SMALL, shared_experts=1))
     torch._dynamo.reset()
-    moe.try_grouped_product.cache_clear()  # as in a fresh process: the first pass tries it
 
     def recomputed(x: Tensor) -> Tensor:
         result: Tensor = checkpoint(mixture, x, use_reentrant=False)
