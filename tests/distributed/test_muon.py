@@ -65,6 +65,15 @@ def test_muon_moved_between_ranks_and_modes_keeps_its_curve(
 
 
 @pytest.mark.nightly
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+def test_muon_of_experts_on_two_ranks_gives_the_curve_of_one(workspace: Workspace, mode: str) -> None:
+    """Three experts of gated matrices: the shard of a rank has whole experts, and they do not divide."""
+    settings = [*MANY, "model.experts=3", "model.shared_experts=1"]
+    alone = workspace.train(1, f"muon-experts-{mode}-alone", settings)
+    assert same_curves(workspace.train(2, f"muon-experts-{mode}", [*settings, *MODES[mode]]), alone)
+
+
+@pytest.mark.nightly
 def test_muon_with_strict_sums_is_bit_identical_on_1_2_and_4_ranks(workspace: Workspace) -> None:
     runs = [workspace.train(ranks, f"muon-strict-{ranks}", [*MUON, *MODES["strict"]]) for ranks in (1, 2, 4)]
     assert losses(runs[0]) == losses(runs[1]) == losses(runs[2])
