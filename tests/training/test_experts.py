@@ -135,6 +135,7 @@ def test_rejected_step_leaves_the_balance_as_it_was(
     assert torch.equal(first, second) and not torch.equal(second, third)
 
 
+@pytest.mark.slow
 def test_rollback_returns_to_the_balance_of_its_checkpoint(
     tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
