@@ -165,7 +165,7 @@ class DataRecipe:
         "",
         "Smaller steps at the beginning, by tokens seen, as in '131072 until 50M, 262144 until 200M'; then"
         " total_batch_tokens. run.max_steps counts steps of any size. The order of the windows and the learning rate do"
-        " not follow it. (modded-nanogpt, track 3, record 46; empty: none.)",
+        " not follow it. (modded-nanogpt, record 46; empty: none.)",
     )
 
     @property

@@ -192,3 +192,28 @@ def test_journal_of_a_branch_ends_where_its_checkpoint_was_written(tmp_path: Pat
     killed = text[: text.index(json.dumps(to_json(saved)))]  # after the checkpoint was written
     RunPaths(tmp_path).journal.write_text(killed, encoding="utf-8")
     assert [parse(line) for line in lines_before_checkpoint(tmp_path, 2)] == expected[:-1]
+
+
+@pytest.mark.slow
+def test_branch_with_every_switch_of_the_schedule_equals_a_run_from_the_start(tmp_path: Path, texts: Path) -> None:
+    """Muon with a cooldown of Adam's own, an average of the weights and a ramp of the batch."""
+    shape = {"schedule": "trapezoid", "max_lr": 1e-2, "warmup_steps": 1, "kind": "muon", "average_steps": 3}
+
+    def recipe(steps: int, **cooldown: int) -> Recipe:
+        return tiny_recipe(
+            tmp_path,
+            run={"max_steps": steps},
+            data={"batch_ramp": "64 until 200"},
+            optimizer=shape | cooldown,
+            checkpoint={"every": 2},
+            evaluation={"sample_count": 0, "validation_every": 2},
+        )
+
+    train(recipe(8, cooldown_steps=2, adam_cooldown_steps=1), tmp_path / "long")
+    start_cooldown(tmp_path / "long", tmp_path / "branch", at=4, steps=4)
+    train(recipe(8, cooldown_steps=4, adam_cooldown_steps=2), tmp_path / "straight")
+    assert same_tensors(*(RunPaths(tmp_path / name).checkpoint(8) for name in ("branch", "straight")))
+    looks = [
+        [(v.loss, v.averaged_loss) for v in read_history(tmp_path / n).validations] for n in ("branch", "straight")
+    ]
+    assert looks[0] == looks[1] and looks[0][-1][1] is not None

@@ -218,3 +218,16 @@ def test_averaged_weights_are_those_of_one_rank(workspace: Workspace, mode: str)
     workspace.run("resume", 1, f"average-{mode}-1", ["run.max_steps=7"])
     ended = [read_history(workspace.path(f"average-{mode}-{n}")).validations[-1] for n in (1, 2)]
     assert ended[1].averaged_loss == pytest.approx(ended[0].averaged_loss, rel=1e-6) and ended[0].step == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["strict", "fsdp"])
+def test_branch_on_two_ranks_equals_a_run_that_cooled_down_there(workspace: Workspace, mode: str) -> None:
+    steady = ["optimizer.schedule=trapezoid", "optimizer.warmup_steps=1", *MODES[mode]]
+    workspace.train(2, f"steady-{mode}", ["run.max_steps=10", *steady])
+    words = ["cooldown", f"steady-{mode}", "--runs", str(workspace.folder / "runs"), "--at", "5", "--steps", "3"]
+    ended = run_ranks(2, words, workspace.folder / "output")
+    assert [outcome.code for outcome in ended] == [DONE, DONE], ended
+    straight = workspace.train(2, f"cooled-{mode}", ["run.max_steps=8", "optimizer.cooldown_steps=3", *steady])
+    branch = read_history(workspace.path(f"steady-{mode}-cooldown-5"))
+    assert losses(branch) == losses(straight) and batches(branch) == batches(straight)
