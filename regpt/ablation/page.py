@@ -6,7 +6,7 @@ from pathlib import Path
 from regpt.ablation.design import BASE, Design, Trial
 from regpt.ablation.effects import effects, final_loss
 from regpt.ablation.figures import draw_effects
-from regpt.ablation.wording import SOURCES, design_lines, headline, rows
+from regpt.ablation.wording import SOURCES, design_lines, edge_lines, headline, rows
 from regpt.base.files import write_text
 from regpt.rendering.figure_style import as_markdown, as_picture
 from regpt.rendering.html import html_page
@@ -29,7 +29,7 @@ def write_page(
     table = markdown(rows(found, base, best, smallest))
     values = {
         "recipe": design.recipe,
-        "headline": list(headline(found, design, smallest)),
+        "headline": [*headline(found, design, smallest), *edge_lines(design, best)],
         "table": table,
         "sources": SOURCES,
         "design": list(design_lines(design)),

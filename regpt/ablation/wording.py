@@ -45,6 +45,27 @@ def headline(found: Sequence[Effect], design: Design, smallest_of_interest: floa
         yield "No change has an effect that this design can tell from chance."
 
 
+def edge_lines(design: Design, best: dict[str, str]) -> Iterator[str]:
+    """Yield which arms have their best value at the edge of what was tried, where a better one may lie beyond."""
+    if design.tuning is None:
+        return
+    ordered = sorted(design.tuning.values, key=as_number)
+    at_edge = [f"{arm} ({value})" for arm, value in best.items() if value in (ordered[0], ordered[-1])]
+    if at_edge:
+        yield (
+            f"The best value of `{design.tuning.setting}` is the first or last that was tried: {', '.join(at_edge)}."
+            " A better one may lie beyond; give --tune a wider range."
+        )
+
+
+def as_number(word: str) -> float:
+    """Return a word as a number; words that are none keep their order."""
+    try:
+        return float(word)
+    except ValueError:
+        return 0.0
+
+
 def with_interval(effect: Effect) -> str:
     return f"{effect.arm} by {abs(effect.mean):.4f} ± {effect.half_width:.4f} nats"
 

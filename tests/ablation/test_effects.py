@@ -5,8 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from regpt.ablation.design import BASE, Arm, Design, Tuning
 from regpt.ablation.effects import LEVEL, Effect, p_value, power_point
-from regpt.ablation.wording import verdict
+from regpt.ablation.wording import edge_lines, verdict
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -51,3 +52,10 @@ def test_wide_interval_is_called_under_powered_and_a_narrow_one_is_not() -> None
     assert verdict(effect(0.0002, -0.0003, 0.0001), 0.01) == "no effect found"
     assert verdict(effect(-0.030, -0.031, -0.029), 0.01) == "lower"
     assert verdict(effect(0.030, 0.031, 0.029), 0.01) == "higher"
+
+
+def test_best_value_at_the_edge_of_the_grid_is_named() -> None:
+    design = Design("demo-modern", (), (Arm(BASE), Arm("muon")), (1,), Tuning("rates", ("2", "0.5", "1")), 1)
+    assert not list(edge_lines(design, {BASE: "1", "muon": "1"}))
+    (line,) = edge_lines(design, {BASE: "2", "muon": "1"})
+    assert "base (2)" in line and "muon" not in line
