@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from regpt.ablation.design import ALL_RATES, BASE, Design
 from regpt.ablation.effects import Effect
-from regpt.base.format import NO_VALUE
+from regpt.base.format import NO_VALUE, percent
 
 SOURCES = (
     "Differences are paired by seed: both runs read the same windows in the same order. Intervals hold 95 % by"
@@ -93,7 +93,7 @@ def row(effect: Effect, smallest: float) -> list[str]:
         f"{effect.mean - half:+.4f} to {effect.mean + half:+.4f}" if is_known else NO_VALUE,
         f"{effect.adjusted_p_value:.3g}" if is_known else NO_VALUE,
         f"{effect.smallest_detectable:.4f}" if is_known else NO_VALUE,
-        "none" if effect.token_share is None else f"{1 - effect.token_share:.0%}",
+        "none" if effect.token_share is None else percent(1 - effect.token_share),
         factor(effect.time_ratio),
         factor(effect.memory_ratio),
         effect.value or NO_VALUE,
