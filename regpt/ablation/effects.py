@@ -31,7 +31,7 @@ class Effect:
     p_value: float = 1.0
     adjusted_p_value: float = 1.0
     token_share: float | None = None  # of the base's tokens after which the arm has the base's final loss; None: never
-    time_ratio: float = math.nan  # of the time of a step, arm / base
+    time_ratio: float = math.nan  # of the time per token, arm / base
     memory_ratio: float = math.nan
 
     @property
@@ -92,7 +92,7 @@ def effects(design: Design, runs: Mapping[Trial, Run], best: Mapping[str, str]) 
                 best.get(name, ""),
                 p_value(differences),
                 token_share=token_share(arm, base),
-                time_ratio=ratio([step_seconds(run) for run in arm], [step_seconds(run) for run in base]),
+                time_ratio=ratio([token_seconds(run) for run in arm], [token_seconds(run) for run in base]),
                 memory_ratio=ratio([memory(run) for run in arm], [memory(run) for run in base]),
             )
         )
@@ -135,8 +135,8 @@ def token_share(arm: Sequence[Run], base: Sequence[Run]) -> float | None:
     return None
 
 
-def step_seconds(run: Run) -> float:
-    return run.recipe.data.total_batch_tokens / run.tokens_per_second
+def token_seconds(run: Run) -> float:
+    return 1.0 / run.tokens_per_second if run.tokens_per_second else math.nan
 
 
 def memory(run: Run) -> float:

@@ -76,7 +76,7 @@ def rows(
     """Return the table of effects: a header, the base, and a row for each change."""
     header = [
         "arm", "final loss", "difference (nats)", "95 % interval", "p (Holm)", "detectable", "tokens saved",
-        "time of a step", "memory", "tuned", "verdict",
+        "time per token", "memory", "tuned", "verdict",
     ]  # fmt: skip
     mean = sum(base_losses) / len(base_losses) if base_losses else math.nan
     base = [BASE, f"{mean:.4f}", *[NO_VALUE] * 5, "1", "1", best.get(BASE, NO_VALUE), NO_VALUE]

@@ -115,6 +115,7 @@ class Head:
         self.rows = rows_of_chunk(positions, len(weight), weight.device.type == "cpu", fused)
         buffer_dtype = dtype if fused else self.sum_dtype
         self.buffer = torch.empty(self.rows, len(weight), dtype=buffer_dtype, device=weight.device)
+        self.tanh_buffer: Tensor | None = None
 
     def chunks(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Split inputs so that the logits of each chunk fit the buffer.  (N, C), (N) -> pairs of (n, C), (n)"""
@@ -135,29 +136,48 @@ class Head:
     def losses_and_gradient(self, rows: Tensor, targets: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
         """Return losses, and the gradient of their sum with respect to the logits.  (n, C), (n) -> (n), (n, V)"""
         logits = self.logits(rows)
-        if self.fused or options.softcap or options.z_weight:
-            is_whole = self.fused and len(rows) == self.rows  # one shape, compiled once; a rest is computed uncompiled
-            compute = compiled_softmax_gradient_ if is_whole else softmax_gradient_
-            target_logits = cap(logits.gather(1, targets[:, None]).to(self.sum_dtype), options.softcap)
-            log_sums = compute(logits, targets, options.softcap, options.z_weight)
-            losses = log_sums - target_logits + options.z_weight * log_sums.square()
-            return losses.squeeze(1), logits.to(self.weight.dtype)
-        losses, sums = losses_and_sums(logits, targets)
+        if self.fused:
+            return self.fused_losses_and_gradient(logits, targets, options)
+        tanh = self.cap_(logits, options.softcap) if options.softcap else None
+        losses, sums, log_sums = losses_and_sums(logits, targets)
+        scale = 1.0 / sums
+        if options.z_weight:
+            losses += options.z_weight * log_sums.squeeze(1).square()
+            scale *= 1.0 + 2.0 * options.z_weight * log_sums
         # softmax - one-hot of the target, in place of the logits
-        gradient = logits.mul_(1.0 / sums)
+        gradient = logits.mul_(scale)
         gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(rows), 1), -1.0))
+        if tanh is not None:  # times the derivative of the cap, 1 - tanh²
+            gradient.addcmul_(gradient, tanh.square_(), value=-1.0)
         return losses, gradient.to(self.weight.dtype)
 
+    def fused_losses_and_gradient(self, logits: Tensor, targets: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
+        """Do the same by one compiled kernel for whole chunks; a rest of another shape is computed uncompiled."""
+        compute = compiled_softmax_gradient_ if len(logits) == self.rows else softmax_gradient_
+        target_logits = cap(logits.gather(1, targets[:, None]).to(self.sum_dtype), options.softcap)
+        log_sums = compute(logits, targets, options.softcap, options.z_weight)
+        losses = log_sums - target_logits + options.z_weight * log_sums.square()
+        return losses.squeeze(1), logits.to(self.weight.dtype)
 
-def losses_and_sums(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cross-entropies and sums of exponentials; overwrite the logits with exp(logits - maximum of the row).
+    def cap_(self, logits: Tensor, softcap: float) -> Tensor:
+        """Cap logits in place; return tanh(logits / softcap), in a second buffer that all chunks reuse."""
+        if self.tanh_buffer is None:  # fresh memory for each chunk would cost more than the arithmetic
+            self.tanh_buffer = torch.empty_like(self.buffer)
+        tanh = torch.div(logits, softcap, out=self.tanh_buffer[: len(logits)]).tanh_()
+        torch.mul(tanh, softcap, out=logits)
+        return tanh
 
-    (n, V), (n) -> (n), (n, 1)
+
+def losses_and_sums(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return cross-entropies, sums of exp(logits - maximum of the row), and log(sum of exp(logits)).
+
+    Overwrites the logits with those exponentials.  (n, V), (n) -> (n), (n, 1), (n, 1)
     """
     largest = logits.amax(dim=1, keepdim=True)
     target_logits = logits.gather(1, targets[:, None])
     sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-    return (sums.log() + largest - target_logits).squeeze(1), sums
+    log_sums = sums.log() + largest
+    return (log_sums - target_logits).squeeze(1), sums, log_sums
 
 
 def softmax_gradient_(logits: Tensor, targets: Tensor, softcap: float, z_weight: float) -> Tensor:

@@ -167,12 +167,12 @@ def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> in
     """Return the bytes of the loss: the head's gradient, three times the head's input, and one chunk of logits.
 
     The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits are
-    float32, with a copy in bfloat16 of the product or of the gradient; compiled, they exist once, in bfloat16. The
-    uncompiled expressions of soft-cap and z-loss need further copies in float32, as measured.
+    float32, with a copy in bfloat16 of the product or of the gradient; compiled, they exist once, in bfloat16. An
+    uncompiled soft-cap needs a second buffer in float32.
     """
     chunk = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, layout.compiled) * model.vocab_size
     per_logit = (2 if layout.compiled else 6) if layout.bfloat16 else 4
-    if not layout.compiled:
-        per_logit += 4 * (4 if model.logit_softcap else 3 if model.z_loss else 0)
+    if model.logit_softcap and not layout.compiled:
+        per_logit += 4
     logits = chunk * per_logit
     return STREAM * model.vocab_size * model.n_embd + 3 * STREAM * positions * model.n_embd + logits
