@@ -13,6 +13,7 @@ from regpt.ablation.design import AA, BASE, RUNS_DIR, Design, Trial
 from regpt.base.errors import LOCKED, UserError
 from regpt.machine.env import with_cuda_devices
 from regpt.tracking.journal import RunState
+from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import Run, open_run
 
 LOCK_POLL_SECONDS = 2.0
@@ -83,7 +84,7 @@ def run_trial(folder: Path, design: Design, trial: Trial, best: str, place: str,
     while True:
         if workers.stopping:
             raise UserError(f"{path}: was not started", "give the same command again")
-        started = (path / "journal.jsonl").exists()
+        started = RunPaths(path).journal.exists()
         if started and (run := open_run(path)).history.status is RunState.FINISHED:
             return run
         words = ["resume", str(path)]

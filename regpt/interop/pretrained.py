@@ -70,13 +70,13 @@ def recipe_from_config(config: Mapping[str, Any], directory: Path) -> ModelRecip
         raise UserError(f"{directory / 'config.json'}: cannot be used ({what})", "fetch it again") from None
     if config.get("quantization_config"):
         refused.append("quantized weights")
-    if problems := [p.text for p in recipe.problems() if p.setting != "model.vocab_size"]:
-        raise UserError(f"{directory / 'config.json'}: cannot be used ({'; '.join(problems)})", "fetch it again")
     if refused:
         raise UserError(
             f"{directory}: asks for {', '.join(refused)}, which regpt's model does not do",
             "evaluate it with lm-eval's own Hugging Face model",
         )
+    if problems := [p.text for p in recipe.problems() if p.setting != "model.vocab_size"]:
+        raise UserError(f"{directory / 'config.json'}: cannot be used ({'; '.join(problems)})", "fetch it again")
     return recipe
 
 

@@ -224,7 +224,7 @@ def test_more_steps_in_the_constant_part_of_a_trapezoid_move_nothing(clear: Path
         edit_recipe(clear / name, 'schedule = "cosine"', 'schedule = "trapezoid"')
     moved_schedule(clear / "b")
     assert K.MOVED_SCHEDULE not in kinds()
-    edit_recipe(clear / "b", "cooldown_steps = 0", "cooldown_steps = 2")  # first over steps 3 and 4, then 5 and 6
+    edit_recipe(clear / "b", "\ncooldown_steps = 0", "\ncooldown_steps = 2")  # first over steps 3 and 4, then 5 and 6
     assert K.MOVED_SCHEDULE in kinds()
 
 

@@ -132,7 +132,7 @@ def test_activation_checkpointing_changes_no_gradient(recipe: ModelRecipe) -> No
 @pytest.mark.parametrize(
     "recipe",
     [
-        pytest.param(model, marks=() if number < 2 else pytest.mark.nightly)
+        pytest.param(model, marks=() if number < 1 else pytest.mark.nightly)
         for number, model in enumerate(covering_set())
     ],
 )
