@@ -10,6 +10,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 
 from regpt.ablation.design import BASE, Design, Trial
 from regpt.stats.paired import holm_adjusted, students_t_p_value, students_t_threshold
@@ -18,6 +19,16 @@ from regpt.tracking.run import Run
 
 LEVEL = 0.05
 POWER = 0.8
+
+
+class Verdict(Enum):
+    """What an ablation says about a change."""
+
+    LOWER = auto()
+    HIGHER = auto()
+    UNDER_POWERED = auto()  # nothing was found, and an effect that matters could have been missed
+    NO_EFFECT = auto()
+    ONE_SEED = auto()
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Effect:
     p_value: float = 1.0
     adjusted_p_value: float = 1.0
     token_share: float | None = None  # of the base's tokens after which the arm has the base's final loss; None: never
-    time_ratio: float = math.nan  # of the time per token, arm / base
+    time_ratio: float = math.nan  # of the time per token, arm / base; NaN: unknown
     memory_ratio: float = math.nan
 
     @property
@@ -59,9 +70,28 @@ class Effect:
     def is_significant(self) -> bool:
         return self.adjusted_p_value < LEVEL
 
-    def is_underpowered(self, smallest_of_interest: float) -> bool:
-        """Return whether nothing was found, and an effect that matters could have been missed."""
-        return not self.is_significant and self.smallest_detectable > smallest_of_interest
+    def verdict(self, smallest_of_interest: float) -> Verdict:
+        """Return the verdict; `smallest_of_interest`, in nats, decides what is under-powered."""
+        if len(self.differences) < 2:
+            return Verdict.ONE_SEED
+        if self.is_significant:
+            return Verdict.LOWER if self.mean < 0 else Verdict.HIGHER
+        is_missed = self.smallest_detectable > smallest_of_interest
+        return Verdict.UNDER_POWERED if is_missed else Verdict.NO_EFFECT
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that the report of an ablation shows."""
+
+    design: Design
+    effects: tuple[Effect, ...]
+    base_losses: tuple[float, ...]  # final validation losses, by seed
+    best: Mapping[str, str]  # tuned value of each arm
+    smallest: float  # nats, the smallest effect that matters
+
+    def with_verdict(self, verdict: Verdict) -> list[Effect]:
+        return [effect for effect in self.effects if effect.verdict(self.smallest) is verdict]
 
 
 def power_point(degrees: int) -> float:
@@ -74,30 +104,32 @@ def power_point(degrees: int) -> float:
     return high
 
 
-def effects(design: Design, runs: Mapping[Trial, Run], best: Mapping[str, str]) -> list[Effect]:
-    """Return the effect of every arm besides the base, over the seeds whose runs are finished in all arms."""
-    names = [arm.name for arm in design.arms]
-    seeds = [seed for seed in design.seeds if all(Trial(name, seed) in runs for name in names)]
-    base = [runs[Trial(BASE, seed)] for seed in seeds]
+def results_of(
+    design: Design, runs: Mapping[Trial, Run], best: Mapping[str, str], smallest_of_interest: float
+) -> Results:
+    """Compare every arm with the base. `runs` are the finished runs of all arms and seeds."""
+    base = [runs[Trial(BASE, seed)] for seed in design.seeds]
+    base_losses = tuple(final_loss(run) for run in base)
     found = []
-    for name in names[1:] if seeds else []:
-        arm = [runs[Trial(name, seed)] for seed in seeds]
-        losses = tuple(final_loss(run) for run in arm)
-        differences = tuple(loss - final_loss(other) for loss, other in zip(losses, base, strict=True))
+    for arm in design.arms[1:]:
+        ours = [runs[Trial(arm.name, seed)] for seed in design.seeds]
+        losses = tuple(final_loss(run) for run in ours)
+        differences = tuple(loss - other for loss, other in zip(losses, base_losses, strict=True))
         found.append(
             Effect(
-                name,
+                arm.name,
                 losses,
                 differences,
-                best.get(name, ""),
+                best.get(arm.name, ""),
                 p_value(differences),
-                token_share=token_share(arm, base),
-                time_ratio=ratio([token_seconds(run) for run in arm], [token_seconds(run) for run in base]),
-                memory_ratio=ratio([memory(run) for run in arm], [memory(run) for run in base]),
+                token_share=token_share(ours, base),
+                time_ratio=ratio([token_seconds(run) for run in ours], [token_seconds(run) for run in base]),
+                memory_ratio=ratio([memory(run) for run in ours], [memory(run) for run in base]),
             )
         )
     adjusted = holm_adjusted([effect.p_value for effect in found])
-    return [replace(effect, adjusted_p_value=p) for effect, p in zip(found, adjusted, strict=True)]
+    corrected = tuple(replace(effect, adjusted_p_value=p) for effect, p in zip(found, adjusted, strict=True))
+    return Results(design, corrected, base_losses, best, smallest_of_interest)
 
 
 def final_loss(run: Run) -> float:
@@ -136,7 +168,8 @@ def token_share(arm: Sequence[Run], base: Sequence[Run]) -> float | None:
 
 
 def token_seconds(run: Run) -> float:
-    return 1.0 / run.tokens_per_second if run.tokens_per_second else math.nan
+    """Return the time of a token; NaN where other programs slowed the run, or may have."""
+    return 1.0 / run.tokens_per_second if run.has_known_speed and run.tokens_per_second else math.nan
 
 
 def memory(run: Run) -> float:
@@ -144,6 +177,7 @@ def memory(run: Run) -> float:
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Return the ratio of the medians; NaN where one is unknown."""
+    """Return the ratio of the medians; NaN where a value is unknown."""
     below = statistics.median(theirs)
-    return statistics.median(ours) / below if below else math.nan
+    is_known = below and not any(map(math.isnan, [*ours, *theirs]))
+    return statistics.median(ours) / below if is_known else math.nan

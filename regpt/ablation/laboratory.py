@@ -7,8 +7,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from regpt.ablation.design import Design, Trial, open_design
-from regpt.ablation.page import table_of, write_page
+from regpt.ablation.effects import results_of
+from regpt.ablation.page import write_page
 from regpt.ablation.trials import Workers, best_values, run_trials
+from regpt.ablation.wording import rows
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console
 from regpt.machine.device import best_device, local_device_count
@@ -38,12 +40,12 @@ def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: 
 
         best = best_values(run_trials(folder, design, tuning, {}, workers, finished))
         runs = run_trials(folder, design, trials, best, workers, finished)
-    pages = write_page(folder, design, runs, best, smallest)
-    header, *rows = table_of(design, runs, best, smallest)
+    results = results_of(design, runs, best, smallest)
+    header, *others = rows(results)
     table = Table(*header)
-    for row in rows:
+    for row in others:
         table.add_row(*row)
-    return table, pages
+    return table, write_page(folder, results)
 
 
 def places_for(design: Design, jobs: int | None) -> list[str]:

@@ -54,7 +54,7 @@ class ValidationRecord:
     standard_error: float = 0.0  # of the loss, from the spread over the windows; 0: unknown
     bits_per_byte: float = 0.0  # of the same windows' text; 0: unknown
     path: str = ""  # of the file of window losses, within the run; empty: not kept
-    averaged_loss: float | None = None  # of the averaged weights, on the same windows; None: there are none
+    averaged_loss: float | None = None  # of the averaged weights, on the same windows; None without them
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from regpt.ablation.design import BASE, Arm, Design, Tuning
-from regpt.ablation.effects import LEVEL, Effect, p_value, power_point
-from regpt.ablation.wording import edge_lines, verdict
+from regpt.ablation.effects import LEVEL, Effect, Verdict, p_value, power_point
+from regpt.ablation.wording import VERDICTS, edge_lines
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -43,15 +43,15 @@ def test_nulls_are_called_at_the_level_and_effects_of_the_detectable_size_with_t
 
 
 def test_one_seed_gives_no_verdict_and_equal_losses_no_effect() -> None:
-    assert verdict(effect(-0.5), 0.01) == "one seed: no verdict"
+    assert effect(-0.5).verdict(0.01) is Verdict.ONE_SEED
     assert p_value([0.0, 0.0, 0.0]) == 1.0 and p_value([0.1, 0.1, 0.1]) == 0.0
 
 
 def test_wide_interval_is_called_under_powered_and_a_narrow_one_is_not() -> None:
-    assert verdict(effect(0.02, -0.03, 0.01), 0.01) == "under-powered"
-    assert verdict(effect(0.0002, -0.0003, 0.0001), 0.01) == "no effect found"
-    assert verdict(effect(-0.030, -0.031, -0.029), 0.01) == "lower"
-    assert verdict(effect(0.030, 0.031, 0.029), 0.01) == "higher"
+    assert effect(0.02, -0.03, 0.01).verdict(0.01) is Verdict.UNDER_POWERED
+    assert effect(0.0002, -0.0003, 0.0001).verdict(0.01) is Verdict.NO_EFFECT
+    assert effect(-0.030, -0.031, -0.029).verdict(0.01) is Verdict.LOWER
+    assert effect(0.030, 0.031, 0.029).verdict(0.01) is Verdict.HIGHER
 
 
 def test_best_value_at_the_edge_of_the_grid_is_named() -> None:
@@ -59,3 +59,12 @@ def test_best_value_at_the_edge_of_the_grid_is_named() -> None:
     assert not list(edge_lines(design, {BASE: "1", "muon": "1"}))
     (line,) = edge_lines(design, {BASE: "2", "muon": "1"})
     assert "base (2)" in line and "muon" not in line
+
+
+def test_every_verdict_has_words_of_its_own() -> None:
+    assert VERDICTS.keys() == set(Verdict) and len(set(VERDICTS.values())) == len(Verdict)
+
+
+def test_values_that_are_no_numbers_have_no_edge() -> None:
+    tuning = Tuning("optimizer.muon_scale", ("original", "match_rms_adamw"))
+    assert not list(edge_lines(Design("demo-modern", (), (Arm(BASE),), (1,), tuning, 1), {BASE: "original"}))
