@@ -13,6 +13,7 @@ from regpt.ablation.trials import Workers, best_values, run_trials
 from regpt.ablation.wording import rows
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console
+from regpt.distributed.signals import GracefulStop
 from regpt.machine.device import best_device, local_device_count
 from regpt.machine.env import visible_cuda_devices
 from regpt.machine.limits import usable_cores
@@ -23,7 +24,7 @@ from regpt.tracking.run import Run
 def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: float) -> tuple[Table, list[Path]]:
     """Run what is missing of an ablation in `folder`; return the table of effects and the pages of the report.
 
-    Raises UserError if the folder holds another design, or if a run fails.
+    Raises UserError if the folder holds another design or if a run fails, StopRequested after a signal.
     """
     open_design(folder, design)
     with Console() as console:
@@ -31,15 +32,15 @@ def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: 
     tuning, trials = design.tuning_trials(), design.seed_trials()
     workers = Workers(places)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with GracefulStop() as stopping, Progress(*columns) as progress:
         task = progress.add_task("runs", total=len(tuning) + len(trials))
 
         def finished(trial: Trial, run: Run) -> None:
             progress.console.print(f"{trial.run_name}: {run.validation_loss:.4f}", highlight=False)
             progress.advance(task)
 
-        best = best_values(run_trials(folder, design, tuning, {}, workers, finished))
-        runs = run_trials(folder, design, trials, best, workers, finished)
+        best = best_values(run_trials(folder, design, tuning, {}, workers, finished, stopping.check))
+        runs = run_trials(folder, design, trials, best, workers, finished, stopping.check)
     results = results_of(design, runs, best, smallest)
     header, *others = rows(results)
     table = Table(*header)

@@ -41,10 +41,12 @@ def run_trials(
     best: dict[str, str],
     workers: Workers,
     finished: Callable[[Trial, Run], None],
+    check_stop: Callable[[], None],
 ) -> dict[Trial, Run]:
     """Train or resume every trial to its end, and return the runs. `best` holds the tuned value of each arm.
 
-    `finished` is called after each. Raises UserError with the output of a run that fails.
+    `finished` is called after each trial, and `check_stop`, which raises to stop, a few times a second. After a stop or
+    a failure the other runs save a checkpoint and end. Raises UserError with the last line of a run that fails.
     """
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for place in workers.places:
@@ -63,6 +65,7 @@ def run_trials(
             futures = {pool.submit(run, trial): trial for trial in trials}
             waiting = set(futures)
             while waiting:
+                check_stop()
                 done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
                 for future in done:
                     finished(futures[future], future.result())

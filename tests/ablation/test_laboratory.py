@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from regpt.base.errors import TERMINATED
 from regpt.recipe.settings import to_toml
 from regpt.tracking.journal import read_history
 from tests.conftest import tiny_recipe, wait_until
@@ -54,12 +55,15 @@ def report(folder: Path) -> str:
 
 @pytest.mark.slow
 def test_killed_ablation_continues_and_writes_the_report_of_an_undisturbed_one(recipe: Path, tmp_path: Path) -> None:
-    """Two at a time, killed with its first runs under way, against one after another."""
+    """Two at a time, stopped and killed with its first runs under way, against one after another."""
     folder, whole = tmp_path / "killed", tmp_path / "whole"
-    child = start(recipe, folder, "--jobs", "2")
-    wait_until(lambda: len(list(folder.glob("runs/*/journal.jsonl"))) >= 1, seconds=60)
-    os.kill(child.pid, signal.SIGKILL)
-    child.communicate()
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        child = start(recipe, folder, "--jobs", "2")
+        wait_until(lambda: len(list(folder.glob("runs/*/journal.jsonl"))) >= 1, seconds=60)
+        os.kill(child.pid, number)
+        output, _ = child.communicate()
+        assert child.returncode == (TERMINATED if number == signal.SIGTERM else -signal.SIGKILL)
+        assert "the same command continues" in output or number == signal.SIGKILL
     output = finish(start(recipe, folder, "--jobs", "2"))
     assert "muon" in output and "report:" in output
     finish(start(recipe, whole, "--jobs", "1"))
