@@ -156,12 +156,11 @@ class BenchResult:
         """Return the time of the whole run at the measured speeds. Parts that were not measured count as nothing."""
         work, parts = self.work, self.parts
         windows = work.validated_windows
-        items = work.task_evaluations * work.task_items
         saved = parts.checkpoint or Checkpoint(0, 0.0, 0.0)
         return RunTime(
             training=exactly(work.full_steps * self.steps.seconds.median),
             validation=exactly(windows * per_one(parts.validation)),
-            tasks=exactly(items * per_one(parts.tasks)),
+            tasks=exactly(work.scored_items * per_one(parts.tasks)),
             samples=exactly(work.sampling_rounds * (parts.samples.seconds if parts.samples else 0.0)),
             checkpoints=exactly(work.checkpoints * saved.copy + work.waited_checkpoints * saved.write),
             start=exactly(self.compile_seconds),

@@ -7,6 +7,7 @@ from enum import StrEnum
 from regpt.fairness.learning_curves import training_seconds
 from regpt.fairness.models import ComparedModel, all_tasks
 from regpt.fairness.run_checks import best_validation
+from regpt.stats.losses import loss_at
 from regpt.tracking.status import State, state_of
 
 
@@ -15,10 +16,12 @@ class Quantity(StrEnum):
     PARAMETERS = "parameters"
     TOKENS = "training tokens"
     LAST_LOSS = "last validation loss"
+    AVERAGED_LOSS = "validation loss of the averaged weights"
     BEST_LOSS = "best validation loss"
     BITS_PER_BYTE = "bits per byte"
     PUBLISHED_HELLASWAG = "published HellaSwag accuracy"
     ACCURACY = "accuracy"  # on one task by one metric
+    AVERAGED_ACCURACY = "accuracy of the averaged weights"
     TRAINING_TIME = "training time"  # seconds of training steps
     SPEED = "speed"  # tokens per second at the median step
     FLOPS = "training FLOPs"
@@ -61,6 +64,10 @@ class MetricRow:
     task: str = ""  # of an accuracy
     metric: str = ""
 
+    @property
+    def is_empty(self) -> bool:
+        return set(self.cells) == {Missing.NOT_APPLICABLE}
+
 
 def final_metrics(models: Sequence[ComparedModel]) -> list[MetricRow]:
     """Return the rows of the table of final metrics. A row without any value is left out."""
@@ -69,9 +76,10 @@ def final_metrics(models: Sequence[ComparedModel]) -> list[MetricRow]:
     for task in all_tasks(models):
         shown = [score for model in models if (score := model.score_on(task))]
         for metric in dict.fromkeys(metric for score in shown for metric in score.by_metric):
-            rows.append(MetricRow(Quantity.ACCURACY, [accuracy(model, task, metric) for model in models], task, metric))
+            for quantity, share in ((Quantity.ACCURACY, accuracy), (Quantity.AVERAGED_ACCURACY, averaged_share)):
+                rows.append(MetricRow(quantity, [share(model, task, metric) for model in models], task, metric))
     rows += [row(quantity, models, value) for quantity, value in AFTER_TASKS.items()]
-    return [found for found in rows if set(found.cells) != {Missing.NOT_APPLICABLE}]
+    return [found for found in rows if not found.is_empty]
 
 
 def row(quantity: Quantity, models: Sequence[ComparedModel], value: Callable[[ComparedModel], Cell]) -> MetricRow:
@@ -103,6 +111,16 @@ def last_loss(model: ComparedModel) -> Cell:
     return Value(model.loss.loss, model.loss.standard_error, model.loss.step if model.loss.step != model.step else None)
 
 
+def averaged_loss(model: ComparedModel) -> Cell:
+    """Return the loss of a run's averaged weights if it was measured with the loss that is shown."""
+    if not (model.run and model.is_run and model.loss):
+        return Missing.NOT_APPLICABLE
+    for record in model.run.history.validations[-1:]:
+        if record.averaged_loss is not None and loss_at(model.run, record).measured_on == model.loss.measured_on:
+            return Value(record.averaged_loss, step=record.step if record.step != model.step else None)
+    return Missing.NOT_APPLICABLE
+
+
 def best_loss(model: ComparedModel) -> Cell:
     """Return the best loss during training if it was measured on the same data as the loss that is shown."""
     same_data = model.run and model.loss and model.loss.data == model.run.environment.data.digest
@@ -131,6 +149,17 @@ def accuracy(model: ComparedModel, task: str, metric: str) -> Cell:
     return Value(value, error, score.step, score.items)
 
 
+def averaged_share(model: ComparedModel, task: str, metric: str) -> Cell:
+    """Return the accuracy of a run's averaged weights if it was measured with the accuracy that is shown."""
+    score = model.score_on(task)
+    if not (model.run and model.is_run and score):
+        return Missing.NOT_APPLICABLE
+    for record in model.run.history.tasks:
+        if (record.task, record.digest, record.step) == (task, score.digest, score.step) and record.averaged_accuracy:
+            return Value(record.averaged_accuracy[metric], step=score.step, items=score.items)
+    return Missing.NOT_APPLICABLE
+
+
 def training_time(model: ComparedModel) -> Cell:
     return Value(training_seconds(model)) if model.run and model.step else Missing.NOT_APPLICABLE
 
@@ -154,6 +183,7 @@ BEFORE_TASKS = {
     Quantity.PARAMETERS: parameters,
     Quantity.TOKENS: training_tokens,
     Quantity.LAST_LOSS: last_loss,
+    Quantity.AVERAGED_LOSS: averaged_loss,
     Quantity.BEST_LOSS: best_loss,
     Quantity.BITS_PER_BYTE: bits_per_byte,
     Quantity.PUBLISHED_HELLASWAG: published_hellaswag,

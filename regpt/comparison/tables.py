@@ -44,6 +44,7 @@ QUANTITY_NAMES = {
     Quantity.PARAMETERS: "Parameters",
     Quantity.TOKENS: "Training tokens",
     Quantity.LAST_LOSS: "Validation loss, last",
+    Quantity.AVERAGED_LOSS: "Validation loss, averaged weights",
     Quantity.BEST_LOSS: "Validation loss, best",
     Quantity.BITS_PER_BYTE: "Bits per byte",
     Quantity.PUBLISHED_HELLASWAG: "HellaSwag accuracy, published",
@@ -56,10 +57,12 @@ NUMBER_TEXT: dict[Quantity, Callable[[float], str]] = {
     Quantity.PARAMETERS: lambda value: f"{value:,.0f}",
     Quantity.TOKENS: lambda value: f"{value:,.0f}",
     Quantity.LAST_LOSS: lambda value: f"{value:.4f}",
+    Quantity.AVERAGED_LOSS: lambda value: f"{value:.4f}",
     Quantity.BEST_LOSS: lambda value: f"{value:.4f}",
     Quantity.BITS_PER_BYTE: lambda value: f"{value:.4f}",
     Quantity.PUBLISHED_HELLASWAG: str,
     Quantity.ACCURACY: lambda value: f"{value:.4f}",
+    Quantity.AVERAGED_ACCURACY: lambda value: f"{value:.4f}",
     Quantity.TRAINING_TIME: duration,
     Quantity.SPEED: lambda value: f"{value:,.0f}",
     Quantity.FLOPS: lambda value: scientific(value, 3),
@@ -84,6 +87,8 @@ def final_metrics_table(models: Sequence[ComparedModel]) -> Table:
 def row_name(row: MetricRow) -> str:
     if row.quantity is Quantity.ACCURACY:
         return f"{task_title(row.task)}, by {metric_text(row.metric)}"
+    if row.quantity is Quantity.AVERAGED_ACCURACY:
+        return f"{task_title(row.task)}, averaged weights, by {metric_text(row.metric)}"
     return QUANTITY_NAMES[row.quantity]
 
 

@@ -18,6 +18,7 @@ from regpt.distributed.signals import GracefulStop
 from regpt.machine.device import Device
 from regpt.recipe.recipe import Recipe, warmup_advice
 from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
+from regpt.tracking.run import averaged_accuracy
 
 THROTTLE_SECONDS = 60.0  # between two progress lines where there is no terminal
 LINES_IN_A_PIPE = 10  # lines with the loss in a whole run, at least; more if it takes longer than ten minutes
@@ -225,9 +226,12 @@ class TrainingConsole:
     def task(self, record: TaskRecord) -> None:
         self.task_seconds = record.seconds
         metric, accuracy = next(iter(record.accuracy.items()))
+        average = averaged_accuracy(record)
+        averaged = "" if average is None else f", averaged weights {average:.4f}"
         self.print_line(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens · {record.task}"
-            f" {with_error(accuracy, record.standard_error[metric])} ({record.items}) · {duration(record.seconds)}"
+            f" {with_error(accuracy, record.standard_error[metric])} ({record.items}){averaged}"
+            f" · {duration(record.seconds)}"
         )
 
     def sample(self, record: SampleRecord) -> None:

@@ -175,11 +175,12 @@ def time_lines(work: Workload, time: RunTime) -> Iterator[str]:
 def amounts_of_work(work: Workload) -> dict[str, str]:
     """Describe the work in each part of a run's time."""
     validations = work.validations + work.averaged_validations
+    tasks = work.task_evaluations + work.averaged_task_evaluations
     waited = "" if work.waited_checkpoints == work.checkpoints else ", written while training continues"
     return {
         "training": f"{work.steps:,} steps",
         "validation": f"{validations:,} x {work.validation_windows:,} windows of {work.block_size:,} tokens",
-        "tasks": f"{work.task_evaluations:,} x {work.task_items:,} items",
+        "tasks": f"{tasks:,} x {work.task_items:,} items",
         "samples": f"{work.sample_sets:,} x {work.sample_texts:,} texts, {work.sample_tokens:,} new tokens each",
         "checkpoints": f"{work.checkpoints:,} x {byte_size(work.checkpoint_bytes)}{waited}",
         "start": "loading the program",

@@ -33,6 +33,7 @@ class Workload:
     validation_windows: int  # in each validation
     block_size: int
     task_evaluations: int  # of HellaSwag
+    averaged_task_evaluations: int  # of the averaged weights, with the others
     task_items: int  # in each
     sample_sets: int
     sample_texts: int  # in each set
@@ -54,12 +55,17 @@ class Workload:
     @property
     def task_positions(self) -> int:
         """Return the positions that the blocks compute in all HellaSwag evaluations."""
-        return self.task_evaluations * self.task_items * ITEM_POSITIONS
+        return self.scored_items * ITEM_POSITIONS
 
     @property
     def task_targets(self) -> int:
         """Return the positions at which the head computes a loss in all HellaSwag evaluations."""
-        return self.task_evaluations * self.task_items * ITEM_TARGETS
+        return self.scored_items * ITEM_TARGETS
+
+    @property
+    def scored_items(self) -> int:
+        """Return the items of all HellaSwag evaluations."""
+        return (self.task_evaluations + self.averaged_task_evaluations) * self.task_items
 
     @property
     def sampling_rounds(self) -> int:
@@ -71,15 +77,19 @@ def count_work(recipe: Recipe) -> Workload:
     """Count the work of a run from its recipe, and from its dataset where that is prepared."""
     evaluation, checkpoint = recipe.evaluation, recipe.checkpoint
     checkpoints = recipe.times_due(0, checkpoint.every)
+    validations = recipe.times_due(0, evaluation.validation_every)
+    tasks = recipe.times_due(0, evaluation.hellaswag_every) if evaluation.hellaswag_every else 0
+    has_average = recipe.optimizer.average_steps > 0  # from the first step on
     return Workload(
         steps=recipe.run.max_steps,
         step_tokens=recipe.data.total_batch_tokens,
         full_steps=recipe.full_steps_left(0),
-        validations=1 + recipe.times_due(0, evaluation.validation_every),
-        averaged_validations=recipe.times_due(0, evaluation.validation_every) if recipe.optimizer.average_steps else 0,
+        validations=1 + validations,
+        averaged_validations=validations if has_average else 0,
         validation_windows=validation_windows(recipe),
         block_size=recipe.model.block_size,
-        task_evaluations=1 + recipe.times_due(0, evaluation.hellaswag_every) if evaluation.hellaswag_every else 0,
+        task_evaluations=1 + tasks if evaluation.hellaswag_every else 0,
+        averaged_task_evaluations=tasks if has_average else 0,
         task_items=task_items(recipe),
         sample_sets=recipe.times_due(0, evaluation.sample_every) if evaluation.sample_count else 0,
         sample_texts=evaluation.sample_count,

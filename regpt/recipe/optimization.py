@@ -38,7 +38,7 @@ class OptimizerRecipe:
     )
     average_steps: int = switch(
         0,
-        "Time constant, in steps, of a moving average of the weights, which is validated next to them; 0: none."
+        "Time constant, in steps, of a moving average of the weights, which is evaluated next to them; 0: none."
         " (modded-nanogpt, track 3, record 45: 150.)",
         on_resume="noted",
     )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from regpt.rendering.figure_style import (
 )
 from regpt.rendering.loss_figure import LossCurve, loss_figure
 from regpt.rendering.matplotlib_import import Figure, FuncFormatter, NullFormatter
-from regpt.tracking.run import Run, primary_accuracy
+from regpt.tracking.run import Run, averaged_accuracy, primary_accuracy
 
 
 def draw_losses(runs: Sequence[Run], path: Path, lines: Sequence[Line] = ()) -> None:
@@ -62,16 +63,41 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
     """Draw HellaSwag accuracy with its standard error over tokens; `of` describes the items."""
     figure, axes = new_figure(f"HellaSwag accuracy, {of}")
     shown = runs[0].hellaswag[-1].digest if runs[0].hellaswag else ""
-    for run, color in reversed(list(zip(runs, cycle(COLORS), strict=False))):
-        looks = run.hellaswag
-        others = f"; {looks[-1].items}" if looks and looks[-1].digest != shown else ""
-        scores = [primary_accuracy(record) for record in looks]
-        last = f", {with_error(*scores[-1])}{others}" if scores else ", not measured"
-        x, shares, errors = [r.tokens for r in looks], [share for share, _ in scores], [error for _, error in scores]
-        plot_band(axes, x, shares, errors, color, short_name(run.id) + last)
+    curves = [accuracy_curve(run, shown) for run in runs]
+    curves += [curve for run in runs if (curve := averaged_accuracy_curve(run)).x]
+    for curve, color in reversed(list(zip(curves, cycle(COLORS), strict=False))):
+        plot_band(axes, curve.x, curve.shares, curve.errors, color, curve.label)
     finish_axes(axes, "Bands: ± one standard error.")
     draw_lines(axes, lines)
     save_figure(figure, path)
+
+
+@dataclass(frozen=True)
+class AccuracyCurve:
+    """HellaSwag accuracies over tokens."""
+
+    label: str
+    x: list[int]
+    shares: list[float]
+    errors: list[float]  # standard errors; empty: none are drawn
+
+
+def accuracy_curve(run: Run, shown: str) -> AccuracyCurve:
+    """Return the accuracies of a run. The label names its items if their digest is not `shown`."""
+    looks = run.hellaswag
+    others = f"; {looks[-1].items}" if looks and looks[-1].digest != shown else ""
+    scores = [primary_accuracy(record) for record in looks]
+    last = f", {with_error(*scores[-1])}{others}" if scores else ", not measured"
+    x, shares, errors = [r.tokens for r in looks], [share for share, _ in scores], [error for _, error in scores]
+    return AccuracyCurve(short_name(run.id) + last, x, shares, errors)
+
+
+def averaged_accuracy_curve(run: Run) -> AccuracyCurve:
+    """Return the accuracies of a run's averaged weights; empty without them."""
+    looks = [(r.tokens, share) for r in run.hellaswag if (share := averaged_accuracy(r)) is not None]
+    last = f" {looks[-1][1]:.4f}" if looks else ""
+    label = f"{short_name(run.id)}, averaged weights{last}"
+    return AccuracyCurve(label, [tokens for tokens, _ in looks], [share for _, share in looks], [])
 
 
 def draw_training_dynamics(run: Run, path: Path) -> None:

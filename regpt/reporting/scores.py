@@ -14,7 +14,7 @@ from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS, REFERENCES,
 from regpt.stats.identical import identical
 from regpt.stats.verdicts import same_windows
 from regpt.tracking.journal import TaskRecord
-from regpt.tracking.run import NoSuchRun, Run, find_run, open_run, primary_accuracy
+from regpt.tracking.run import NoSuchRun, Run, averaged_accuracy, find_run, open_run, primary_accuracy
 
 NOT_MEASURED = "not measured"
 
@@ -31,6 +31,7 @@ class Column:
     by_sum: str = NO_VALUE  # HellaSwag, scored by the summed loss
     bits_per_byte: str = NO_VALUE
     averaged: str = NO_VALUE  # validation loss of the averaged weights
+    averaged_hellaswag: str = NO_VALUE
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def table_of(columns: Sequence[Column]) -> list[tuple[str, list[str]]]:
         ("Validation Loss, averaged weights", [column.averaged for column in columns]),
         ("Bits per Byte", [column.bits_per_byte for column in columns]),
         ("HellaSwag Accuracy", [column.hellaswag for column in columns]),
+        ("HellaSwag, averaged weights", [column.averaged_hellaswag for column in columns]),
         ("HellaSwag, by summed loss", [column.by_sum for column in columns]),
         ("Tokens Seen", [column.tokens for column in columns]),
     ]
@@ -176,6 +178,7 @@ def measured_column(run: Run, name: str) -> Column:
     last, best = run.validation_loss, run.best_validation_loss
     bits = run.history.validations[-1].bits_per_byte if run.history.validations else 0.0
     averaged = run.history.validations[-1].averaged_loss if run.history.validations else None
+    averaged_share = averaged_accuracy(run.hellaswag[-1]) if run.hellaswag else None
     return Column(
         name,
         with_error(last, run.history.validations[-1].standard_error) if last is not None else NOT_MEASURED,
@@ -185,6 +188,7 @@ def measured_column(run: Run, name: str) -> Column:
         hellaswag_of(run, "by_sum"),
         f"{bits:.4f}" if bits else NOT_MEASURED,
         f"{averaged:.4f}" if averaged is not None else NO_VALUE,
+        f"{averaged_share:.4f} ({percent(averaged_share)})" if averaged_share is not None else NO_VALUE,
     )
 
 

@@ -75,6 +75,7 @@ class TaskRecord:
     count: int = 0  # of the items; 0: unknown
     dataset_size: int = 0  # items in the whole dataset; 0: unknown
     published: bool = False  # whether the items are from the published dataset
+    averaged_accuracy: dict[str, float] | None = None  # of the averaged weights, by metric; None without them
 
     @property
     def is_full_set(self) -> bool:
@@ -122,9 +123,7 @@ class EventRecord:
     kind: ClassVar[str] = "event"
     step: int
     detail: Detail
-    at: float = field(
-        default_factory=time.time
-    )  # seconds since 1970, for people; durations come from a monotonic clock
+    at: float = field(default_factory=time.time)  # seconds since 1970, for people; durations: a monotonic clock
 
     @property
     def event(self) -> Event:

@@ -165,6 +165,11 @@ def primary_accuracy(record: TaskRecord) -> tuple[float, float]:
     return record.accuracy[rule], record.standard_error[rule]
 
 
+def averaged_accuracy(record: TaskRecord) -> float | None:
+    """Return the accuracy of the averaged weights by the primary metric; None without them."""
+    return None if record.averaged_accuracy is None else record.averaged_accuracy[next(iter(record.accuracy))]
+
+
 class NoSuchRun(UserError):
     """No run has the given name or path."""
 

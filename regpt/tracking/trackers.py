@@ -211,5 +211,6 @@ def metrics_of(record: Record, batch_tokens: Callable[[int], int]) -> Metrics:
         averaged = {} if record.averaged_loss is None else {"validation/averaged_loss": record.averaged_loss}
         return {"validation/loss": record.loss, "validation/tokens": float(record.tokens), **averaged}
     if isinstance(record, TaskRecord):
-        return {f"{record.task}/{rule}": share for rule, share in record.accuracy.items()}
+        shares = record.accuracy | {f"averaged_{rule}": one for rule, one in (record.averaged_accuracy or {}).items()}
+        return {f"{record.task}/{rule}": share for rule, share in shares.items()}
     return {}

@@ -5,13 +5,15 @@ An evaluation does not change training: it draws none of its random numbers, and
 
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.console.training import TrainingConsole
@@ -22,12 +24,14 @@ from regpt.evaluation.sampling import Sampling, continuations
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
 from regpt.evaluation.validation import validation
+from regpt.model.gpt import GPT
 from regpt.optimizer.average import averaged_weights, has_average
 from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import Items, open_items
 from regpt.tracking.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
 from regpt.tracking.layout import RunPaths
+from regpt.tracking.predictions import Accuracy, Predictions
 from regpt.tracking.window_losses import window_losses_file, write_window_losses
 from regpt.training.parallel import Parallel
 
@@ -161,10 +165,16 @@ class PeriodicEvaluation:
         self.losses[step] = found.loss
         self.console.validation(record)
 
+    @contextmanager
+    def averaged_model(self) -> Iterator[GPT]:
+        """Put the averaged weights into the model for an evaluation."""
+        with averaged_weights(self.parallel.optimizer, self.recipe.optimizer), self.parallel.eval_mode() as model:
+            yield model
+
     def averaged_loss(self) -> float:
         """Return the validation loss of the averaged weights, on the same windows."""
         report = self.progress_callback("validation, averaged weights")
-        with averaged_weights(self.parallel.optimizer, self.recipe.optimizer), self.parallel.eval_mode() as model:
+        with self.averaged_model() as model:
             return validation(model, self.windows, self.recipe, self.device, report, self.ranks).loss
 
     def score_hellaswag(self, step: int, task: PackedTask) -> None:
@@ -172,12 +182,14 @@ class PeriodicEvaluation:
         started_at = time.perf_counter()
         with self.parallel.eval_mode() as model:
             losses = choice_losses(model, task, self.device, self.progress_callback("HellaSwag"), self.ranks)
+        averaged = self.averaged_choice_losses(task) if has_average(self.parallel.optimizer) else None
         self.hellaswag_steps.add(step)
         if not self.ranks.is_main:
             return
         predictions = make_predictions(task, losses)
         path = IN_RUN.evaluation(step) / predictions.file_name
-        by_metric = {metric.name: predictions.accuracy(metric) for metric in predictions.metrics}
+        by_metric = accuracies(predictions)
+        of_average = {} if averaged is None else accuracies(replace(predictions, losses=averaged))
         self.save_file(path, lambda: predictions.write(self.run_dir / path))
         record = TaskRecord(
             step=step,
@@ -193,9 +205,16 @@ class PeriodicEvaluation:
             count=predictions.n_items,
             dataset_size=predictions.dataset_size,
             published=predictions.published,
+            averaged_accuracy={name: accuracy.value for name, accuracy in of_average.items()} or None,
         )
         self.write(record)
         self.console.task(record)
+
+    def averaged_choice_losses(self, task: PackedTask) -> NDArray[np.float64]:
+        """Return the losses of the same choices under the averaged weights.  (questions, choices)"""
+        report = self.progress_callback("HellaSwag, averaged weights")
+        with self.averaged_model() as model:
+            return choice_losses(model, task, self.device, report, self.ranks)
 
     def save_file(self, path: Path, write: Callable[[], None]) -> None:
         """Write a file that only paired tests need; if that fails, training continues with the means in the journal."""
@@ -242,3 +261,7 @@ class PeriodicEvaluation:
             self.console.evaluating(name, done, total)
 
         return report
+
+
+def accuracies(predictions: Predictions) -> dict[str, Accuracy]:
+    return {metric.name: predictions.accuracy(metric) for metric in predictions.metrics}

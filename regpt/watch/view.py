@@ -17,7 +17,7 @@ from rich.text import Text
 from regpt.base.errors import DONE, INTERRUPTED, UserError
 from regpt.base.format import CENTURY, NO_VALUE, clock_time, duration, percent, scientific, smoothed, with_error
 from regpt.distributed.signals import ImmediateStop
-from regpt.tracking.run import find_run, primary_accuracy
+from regpt.tracking.run import averaged_accuracy, find_run, primary_accuracy
 from regpt.tracking.status import RunMonitor, RunStatus, State
 from regpt.watch.describe import describe_event, describe_state
 from regpt.watch.terminal_plot import Curve, draw_curves
@@ -142,10 +142,13 @@ def status_items(status: RunStatus) -> list[str]:
         found.append(f"loss {last.loss:.4f} (mean of {min(SMOOTHING_STEPS, len(history.steps))}: {mean:.4f})")
     if history.validations:
         look = history.validations[-1]
-        found.append(f"validation {with_error(look.loss, look.standard_error)} at step {look.step:,}")
+        of_average = "" if look.averaged_loss is None else f", averaged weights {look.averaged_loss:.4f}"
+        found.append(f"validation {with_error(look.loss, look.standard_error)}{of_average} at step {look.step:,}")
     if status.hellaswag:
-        (share, share_error), at = primary_accuracy(status.hellaswag[-1]), status.hellaswag[-1].step
-        found.append(f"HellaSwag {with_error(share, share_error)} at step {at:,}")
+        scored = status.hellaswag[-1]
+        average = averaged_accuracy(scored)
+        of_average = "" if average is None else f", averaged weights {average:.4f}"
+        found.append(f"HellaSwag {with_error(*primary_accuracy(scored))}{of_average} at step {scored.step:,}")
     if history.steps:
         peak = status.share_of_peak
         found.append(f"{status.tokens_per_second:,.0f} tokens/s" + (f", {percent(peak)} of peak" if peak else ""))
