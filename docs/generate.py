@@ -19,6 +19,7 @@ LIBRARY_FUNCTIONS = (
     "prepare",
     "train",
     "resume",
+    "cooldown",
     "open_run",
     "load_model",
     "generate",

@@ -26,6 +26,7 @@ __all__ = [
     "Run",
     "UserError",
     "compare",
+    "cooldown",
     "evaluate",
     "generate",
     "load_model",
@@ -127,6 +128,32 @@ def resume(
     path = run_path(run)
     resumed = start(path, overrides, console=console_for(progress), handle_signals=handle_signals)
     return resumed if resumed is not None else open_run_directory(path)
+
+
+def cooldown(
+    run: "Run | AnyPath",
+    run_dir: AnyPath | None = None,
+    *,
+    at: int | None = None,
+    steps: int | None = None,
+    overrides: Sequence[str] = (),
+    progress: bool = False,
+    handle_signals: bool = False,
+) -> Run:
+    """Branch a trapezoid run after `at` steps, train the branch through its cooldown, and return it.
+
+    The result is that of a run that cooled down there from the start. The source is only read; it may be training. `at`
+    defaults to its newest intact checkpoint, `steps` to the recipe's cooldown_steps, or a quarter of `at` if that is 0.
+    `run_dir` defaults to RUN-cooldown-STEP next to the source; it must not exist yet. Raises UserError if the run has
+    no constant part or cools down already, CheckpointError if there is no intact checkpoint of that step.
+    """
+    from regpt.branching.branch import start_cooldown
+
+    target = Path(run_dir) if run_dir is not None else None
+    started = start_cooldown(
+        run_path(run), target, at, steps, overrides, console=console_for(progress), handle_signals=handle_signals
+    )
+    return started.open() or open_run_directory(started.run_dir)
 
 
 def open_run(run: AnyPath, runs: AnyPath = RUNS) -> Run:

@@ -41,7 +41,7 @@ def test_import_loads_neither_numpy_nor_torch() -> None:
 
 def test_names_are_the_public_functions() -> None:
     functions = {"load_recipe", "prepare", "train", "resume", "open_run", "load_model", "generate", "evaluate"}
-    assert functions | {"compare", "report"} <= set(dir(regpt))
+    assert functions | {"compare", "cooldown", "report"} <= set(dir(regpt))
     for name in regpt.__all__:
         assert getattr(regpt, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trian'"):

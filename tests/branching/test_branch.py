@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import regpt
 from regpt.base.errors import CHECKPOINT, DONE, USAGE
 from regpt.base.files import sha256_of_file
 from regpt.branching.branch import start_cooldown
@@ -86,6 +87,17 @@ def test_branch_of_a_running_run_equals_a_run_that_cooled_down_there(folder: Pat
     assert losses[0] == losses[1] and losses[0].keys() == {0, 2, 4, 6, 7}
     assert same_tensors(*(RunPaths(folder / "runs" / name).checkpoint(7) for name in ("branch", "straight")))
     assert branch.status is RunState.FINISHED
+
+
+def test_library_and_command_make_the_same_branch(place: Path) -> None:
+    assert main(["cooldown", "long", "--at", "4", "--steps", "2", "--name", "ordered"]) == DONE
+    called = regpt.cooldown("long", "called", at=4, steps=2)
+    assert called.path == Path("called") and called.history.status is RunState.FINISHED
+    assert same_tensors(*(RunPaths(path).checkpoint(6) for path in (Path("called"), place / "runs" / "ordered")))
+    by_default = regpt.cooldown(regpt.open_run("long"), at=6, steps=1)
+    assert by_default.id == "long-cooldown-6" and by_default.history.step == 7
+    with pytest.raises(regpt.UserError, match="step 5"):
+        regpt.cooldown("long", at=5)
 
 
 def test_branched_run_is_not_disturbed(folder: Path) -> None:
