@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from regpt.ablation.equality import Cost, Equal, Speed, equal_steps, flops, parameter_words, step_words
 from regpt.base.errors import UserError
 from regpt.base.files import write_json
 from regpt.recipe.recipe import Recipe
@@ -17,7 +18,7 @@ RUNS_DIR = "runs"
 BASE, AA = "base", "a-a"
 ALL_RATES = "rates"  # to tune: every learning rate of an arm, by one factor
 LEARNING_RATES = ("max_lr", "min_lr", "embedding_lr", "head_lr", "vector_lr", "muon_lr")
-OTHER_WEIGHTS = 1_000_000  # added to the seed of the weights in the A/A arm
+OTHER_WEIGHTS = 1_000_000  # added to the seed of the weights in the first A/A arm, twice that in the second
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,11 @@ class Arm:
 
     name: str
     settings: tuple[str, ...] = ()
+
+    @property
+    def is_null(self) -> bool:
+        """Whether this is an A/A arm: the base with other initial weights."""
+        return not self.settings and self.name != BASE
 
 
 @dataclass(frozen=True)
@@ -59,28 +65,59 @@ class Design:
     seeds: tuple[int, ...]
     tuning: Tuning | None
     threads: int  # of each run on a CPU; 0: as the recipe says
+    equal: Equal = Equal.TOKENS
+    speeds: Mapping[str, Speed] = field(default_factory=dict, compare=False)  # by arm, once measured; not stored
+
+    def arm(self, name: str) -> Arm:
+        (found,) = (arm for arm in self.arms if arm.name == name)
+        return found
+
+    def tuned_arm(self, name: str) -> str:
+        """Return the arm whose tuned value and time an arm uses: an A/A arm is the base once more."""
+        return BASE if self.arm(name).is_null else name
 
     def recipe_of(self, trial: Trial, best: str = "") -> Recipe:
         """Return the recipe of a trial; `best` is the tuned value of its arm, where the trial tries none itself."""
         return load_recipe(self.recipe, self.words_of(trial, best))
 
     def words_of(self, trial: Trial, best: str = "") -> list[str]:
-        """Return the settings of a trial as words of a command line."""
-        (arm,) = (arm for arm in self.arms if arm.name == trial.arm)
+        """Return the settings of a trial as words of a command line.
+
+        Raises UserError for an arm that cannot have the base's number of parameters.
+        """
+        arm = self.arm(trial.arm)
         words = [*self.settings, *arm.settings, f"run.seed={trial.seed}"]
         if self.threads:
             words.append(f"run.threads={self.threads}")
-        if arm.name == AA:
-            words.append(f"run.weights_seed={trial.seed + OTHER_WEIGHTS}")
-        value = trial.value or best
-        return [*words, *tuned_words(load_recipe(self.recipe, words), self.tuning, value)] if value else words
+        if arm.is_null:
+            number = 1 + [one for one in self.arms if one.is_null].index(arm)
+            words.append(f"run.weights_seed={trial.seed + number * OTHER_WEIGHTS}")
+        if value := trial.value or best:
+            words += tuned_words(load_recipe(self.recipe, words), self.tuning, value)
+        return [*words, *self.equal_words(arm, words)]
+
+    def equal_words(self, arm: Arm, words: Sequence[str]) -> Iterator[str]:
+        """Yield the settings that make a trial with the settings `words` equal to the base."""
+        if self.equal is Equal.TOKENS or (self.equal is Equal.TIME and not self.speeds):
+            return
+        recipe, base = load_recipe(self.recipe, words), load_recipe(self.recipe, self.settings)
+        if self.equal is Equal.PARAMETERS:
+            own = words[len(self.settings) :]
+            yield from parameter_words(
+                arm.name, recipe, base, any(word.startswith("model.mlp_hidden=") for word in own)
+            )
+        elif self.equal is Equal.FLOPS:
+            yield from step_words(recipe, equal_steps(recipe, flops(recipe), base, flops(base)))
+        else:
+            ours, theirs = (Cost(self.speeds[name].token_seconds) for name in (self.tuned_arm(arm.name), BASE))
+            yield from step_words(recipe, equal_steps(recipe, ours, base, theirs))
 
     def tuning_trials(self) -> list[Trial]:
         """Return the trials that choose each arm's value, with a seed that no other trial has."""
         if self.tuning is None:
             return []
         seed = min(self.seeds) - 1
-        return [Trial(arm.name, seed, value) for arm in self.arms if arm.name != AA for value in self.tuning.values]
+        return [Trial(arm.name, seed, value) for arm in self.arms if not arm.is_null for value in self.tuning.values]
 
     def seed_trials(self) -> list[Trial]:
         """Return the trials that are compared, seed by seed, so that an early stop leaves whole pairs."""
@@ -128,6 +165,11 @@ def parse_tuning(text: str) -> Tuning:
     return Tuning(setting.strip(), found)
 
 
+def null_arms(count: int) -> list[Arm]:
+    """Return A/A arms: a-a, a-a-2, and so on."""
+    return [Arm(AA if number == 1 else f"{AA}-{number}") for number in range(1, count + 1)]
+
+
 def leave_one_out(changes: Sequence[Arm]) -> list[Arm]:
     """Return the stack of all changes, and the stack without each of them."""
     whole = Arm("all", tuple(word for arm in changes for word in arm.settings))
@@ -158,7 +200,11 @@ def open_design(folder: Path, design: Design) -> None:
         if Design(**{**vars(design), "seeds": before.seeds}) != before or not set(before.seeds) <= set(design.seeds):
             raise UserError(f"{folder}: holds an ablation of another design", "choose another folder with --into")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(file, asdict(design))
+    stored = asdict(design)
+    del stored["speeds"]
+    if design.equal is Equal.TOKENS:  # as earlier versions wrote it
+        del stored["equal"]
+    write_json(file, stored)
 
 
 def read_design(folder: Path) -> Design:
@@ -173,6 +219,7 @@ def read_design(folder: Path) -> Design:
             seeds=tuple(stored["seeds"]),
             tuning=Tuning(tuning["setting"], tuple(tuning["values"])) if tuning else None,
             threads=stored["threads"],
+            equal=Equal(stored.get("equal", Equal.TOKENS)),
         )
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder}: holds no ablation", "start one: regpt ablate RECIPE --change …") from None

@@ -6,8 +6,10 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from regpt.ablation.design import Design, Trial, open_design
+from regpt.ablation.calibration import calibrated
+from regpt.ablation.design import Design, Trial, check_design, open_design
 from regpt.ablation.effects import results_of
+from regpt.ablation.equality import Speed
 from regpt.ablation.page import write_page
 from regpt.ablation.trials import Workers, best_values, run_trials
 from regpt.ablation.wording import rows
@@ -39,6 +41,11 @@ def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: 
             progress.console.print(f"{trial.run_name}: {run.validation_loss:.4f}", highlight=False)
             progress.advance(task)
 
+        def measured(arm: str, speed: Speed) -> None:
+            progress.console.print(f"{arm}: {1 / speed.token_seconds:,.0f} tokens/s", highlight=False)
+
+        design = calibrated(folder, design, workers, measured, stopping.check)
+        check_design(design)
         best = best_values(run_trials(folder, design, tuning, {}, workers, finished, stopping.check))
         runs = run_trials(folder, design, trials, best, workers, finished, stopping.check)
     results = results_of(design, runs, best, smallest)

@@ -24,7 +24,7 @@ def write_page(folder: Path, results: Results) -> list[Path]:
         "headline": list(headline(results)),
         "table": markdown(rows(results)),
         "sources": SOURCES,
-        "design": list(design_lines(results.design)),
+        "design": list(design_lines(results.design, results.best)),
     }
     words = "difference of each change from the base"
     pages = {

@@ -4,12 +4,14 @@ import queue
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from regpt.ablation.design import AA, BASE, RUNS_DIR, Design, Trial
+from regpt.ablation.design import RUNS_DIR, Design, Trial
 from regpt.base.errors import LOCKED, UserError
 from regpt.machine.env import with_cuda_devices
 from regpt.tracking.journal import RunState
@@ -17,6 +19,8 @@ from regpt.tracking.layout import RunPaths
 from regpt.tracking.run import Run, open_run
 
 LOCK_POLL_SECONDS = 2.0
+Key = TypeVar("Key", bound=Hashable)
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -48,21 +52,35 @@ def run_trials(
     `finished` is called after each trial, and `check_stop`, which raises to stop, a few times a second. After a stop or
     a failure the other runs save a checkpoint and end. Raises UserError with the last line of a run that fails.
     """
+    tasks = {
+        trial: partial(run_trial, folder, design, trial, best.get(design.tuned_arm(trial.arm), ""), workers)
+        for trial in trials
+    }
+    return in_places(workers, tasks, finished, check_stop)
+
+
+def in_places(
+    workers: Workers,
+    tasks: Mapping[Key, Callable[[str], Result]],
+    finished: Callable[[Key, Result], None],
+    check_stop: Callable[[], None],
+) -> dict[Key, Result]:
+    """Call every task with a place that no other task has meanwhile, and return the results."""
     free: queue.SimpleQueue[str] = queue.SimpleQueue()
     for place in workers.places:
         free.put(place)
 
-    def run(trial: Trial) -> Run:
+    def run(task: Callable[[str], Result]) -> Result:
         place = free.get()
         try:
-            return run_trial(folder, design, trial, best.get(arm_of_rates(trial), ""), place, workers)
+            return task(place)
         finally:
             free.put(place)
 
     with ThreadPoolExecutor(len(workers.places)) as pool:
-        futures: dict[Future[Run], Trial] = {}
+        futures: dict[Future[Result], Key] = {}
         try:
-            futures = {pool.submit(run, trial): trial for trial in trials}
+            futures = {pool.submit(run, task): key for key, task in tasks.items()}
             waiting = set(futures)
             while waiting:
                 check_stop()
@@ -73,15 +91,10 @@ def run_trials(
             workers.stop()
             pool.shutdown(cancel_futures=True)
             raise
-    return {trial: future.result() for future, trial in futures.items()}
+    return {key: future.result() for future, key in futures.items()}
 
 
-def arm_of_rates(trial: Trial) -> str:
-    """Return the arm whose tuned value a trial uses: the A/A arm is the base once more."""
-    return BASE if trial.arm == AA else trial.arm
-
-
-def run_trial(folder: Path, design: Design, trial: Trial, best: str, place: str, workers: Workers) -> Run:
+def run_trial(folder: Path, design: Design, trial: Trial, best: str, workers: Workers, place: str) -> Run:
     """Train a run to its end, or resume it where an earlier call left it."""
     path = folder / RUNS_DIR / trial.run_name
     while True:

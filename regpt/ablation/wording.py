@@ -1,22 +1,43 @@
 """The words of an ablation: verdicts, tables and limits."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
-from regpt.ablation.design import ALL_RATES, BASE, Design
+from regpt.ablation.design import ALL_RATES, BASE, Design, Trial
 from regpt.ablation.effects import Effect, Results, Verdict
-from regpt.base.format import NO_VALUE, percent
+from regpt.ablation.equality import Equal, Speed, flops
+from regpt.base.format import NO_VALUE, duration, percent, scientific
+from regpt.tracking.run import MachineLoad
 
 SOURCES = (
-    "Differences are paired by seed: both runs read the same windows in the same order. Intervals hold 95 % by"
-    " Student's t over seeds (Student 1908). p-values are corrected over all changes (Holm 1979). The smallest"
-    " detectable difference would be found in 80 of 100 repetitions (Bloom 1995), given the spread that was observed."
+    "Differences are paired by seed: both runs read the same windows in the same order, as far as both go. Intervals"
+    " hold 95 % by Student's t over seeds (Student 1908). p-values are corrected over all changes (Holm 1979). The"
+    " smallest detectable difference would be found in 80 of 100 repetitions (Bloom 1995), given the observed spread."
     " Tokens saved compare the tokens after which the mean loss of a change reaches the base's final one. Its learning"
     " rate was still high there, so they are a lower bound. Times are given where no other program used the"
     " processors: on a CPU, with --jobs 1."
 )
 
+
+KEPT_SHARES = "Warm-up, cooldown and other settings in steps keep their share of the run."
+HELD_EQUAL = {
+    Equal.TOKENS: "Held equal: the steps and the tokens of a step, unless an arm sets them.",
+    Equal.PARAMETERS: "Held equal: the parameters, within 1 %, by a `model.mlp_hidden` for each arm; and the steps.",
+    Equal.FLOPS: (
+        "Held equal: the training FLOPs, as nearly as whole steps allow. Counted are forward and backward passes (PaLM,"
+        f" arXiv 2204.02311) and Muon's orthogonalization. {KEPT_SHARES}"
+    ),
+    Equal.TIME: (
+        "Held equal: the training time, as nearly as whole steps allow, by the time of a token that was measured before"
+        f" the first run. Losses depend on that measurement. {KEPT_SHARES}"
+    ),
+}
+LOADS = {
+    MachineLoad.QUIET: "",
+    MachineLoad.BUSY: "Other programs used the processors during that measurement: the times may not be equal.",
+    MachineLoad.UNKNOWN: "It is not known whether other programs used the processors during that measurement.",
+}
 
 VERDICTS = {
     Verdict.LOWER: "lower",
@@ -102,12 +123,36 @@ def factor(ratio: float) -> str:
     return f"× {ratio:.2f}" if math.isfinite(ratio) else NO_VALUE
 
 
-def design_lines(design: Design) -> Iterator[str]:
-    """Yield what the ablation consists of."""
-    yield f"Base: `{' '.join([design.recipe, *design.settings])}`"
-    for arm in design.arms[1:]:
-        yield f"{arm.name}: `{' '.join(arm.settings) or 'the base with other initial weights'}`"
+def design_lines(design: Design, best: Mapping[str, str]) -> Iterator[str]:
+    """Yield what the ablation consists of, and the size and length of each arm."""
+    for arm in design.arms:
+        settings = [design.recipe, *design.settings] if arm.name == BASE else arm.settings
+        words = "the base with other initial weights" if arm.is_null else f"`{' '.join(settings)}`"
+        yield f"{arm.name}: {words}; {size(design, arm.name, best)}"
+    yield HELD_EQUAL[design.equal]
+    if design.equal is Equal.TIME and (words := LOADS[worst_load(design.speeds.values())]):
+        yield words
     yield f"Seeds: {', '.join(map(str, design.seeds))}"
     if design.tuning is not None:
         what = "all learning rates times" if design.tuning.setting == ALL_RATES else f"`{design.tuning.setting}` ="
         yield f"Tuned, each arm alike, with another seed: {what} {', '.join(design.tuning.values)}"
+
+
+def size(design: Design, arm: str, best: Mapping[str, str]) -> str:
+    """Return the size and the length of an arm's runs."""
+    tuned = design.tuned_arm(arm)
+    recipe = design.recipe_of(Trial(arm, design.seeds[0]), best.get(tuned, ""))
+    parts = [
+        f"{recipe.model.parameters:,} parameters",
+        f"{recipe.run.max_steps:,} steps",
+        f"{recipe.total_tokens:,} tokens",
+        f"{scientific(flops(recipe).of(recipe, recipe.run.max_steps), 4)} FLOPs",
+    ]
+    if speed := design.speeds.get(tuned):
+        parts.append(f"{1 / speed.token_seconds:,.0f} tokens/s, {duration(recipe.total_tokens * speed.token_seconds)}")
+    return ", ".join(parts)
+
+
+def worst_load(speeds: Iterable[Speed]) -> MachineLoad:
+    loads = {speed.load for speed in speeds}
+    return next((load for load in (MachineLoad.BUSY, MachineLoad.UNKNOWN) if load in loads), MachineLoad.QUIET)

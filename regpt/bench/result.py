@@ -120,6 +120,7 @@ class BenchResult:
     other_share: float  # of the processors, used by other programs; -1: unknown
     prediction: Prediction | None
     published: tuple[Speed, ...]
+    steps_only: bool = False  # nothing else was measured or predicted
 
     @property
     def share_of_peak(self) -> float:

@@ -28,6 +28,8 @@ def bench_lines(result: BenchResult) -> Iterator[str]:
     yield " · ".join([result.recipe.name, machine.name, machine.precision, *compiled, f"torch {machine.torch}"])
     yield ""
     yield from step_lines(result)
+    if result.steps_only:
+        return
     yield ""
     yield from comparison_lines(result)
     yield ""

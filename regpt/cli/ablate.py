@@ -1,6 +1,7 @@
 """The command ablate."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,21 @@ def add_ablate(commands: "Subparsers") -> None:
         "--tune", metavar="SETTING=A,B,C", help="a setting and its values, or rates=0.5,1,2 for all learning rates"
     )
     ablate.add_argument(
-        "--aa", action="store_true", help="add the base with other initial weights, which must show no effect"
+        "--at-equal",
+        choices=["tokens", "parameters", "flops", "time"],
+        default="tokens",
+        help="what each change has in common with the base; tokens (default): the steps; parameters: a width of the MLP"
+        " is chosen for it; flops, time: its number of steps, by counted FLOPs or by a measured time per token",
     )
+    nulls = ablate.add_mutually_exclusive_group()
+    nulls.add_argument(
+        "--aa",
+        action="store_const",
+        const=1,
+        default=0,
+        help="add an A/A arm: the base with other initial weights, which must show no effect",
+    )
+    nulls.add_argument("--aa-arms", dest="aa", type=at_least(int, 1), metavar="N", help="add N A/A arms")
     ablate.add_argument(
         "--leave-one-out", action="store_true", help="all changes together, and all without each of them"
     )
@@ -64,16 +78,21 @@ def add_ablate(commands: "Subparsers") -> None:
 
 
 def run_ablate(arguments: argparse.Namespace) -> int:
+    from regpt.ablation.calibration import with_stored_speeds
     from regpt.ablation.design import check_design
+    from regpt.ablation.equality import Equal
     from regpt.ablation.laboratory import places_for, run_ablation
 
+    folder = arguments.into or Path("ablations") / Path(arguments.recipe).stem
     design = design_of(arguments)
     check_design(design)
     if arguments.plan:
+        design = with_stored_speeds(folder, design)
+        if design.equal is Equal.TIME and not design.speeds:
+            print("note: the steps follow from a measurement that comes first", file=sys.stderr)
         for trial in [*design.tuning_trials(), *design.seed_trials()]:
             print(f"{trial.run_name}: {' '.join(design.words_of(trial))}")
         return DONE
-    folder = arguments.into or Path("ablations") / Path(arguments.recipe).stem
     places = places_for(design, arguments.jobs)
     table, pages = run_ablation(folder, design, places, arguments.smallest)
     print_table(table)
@@ -83,7 +102,16 @@ def run_ablate(arguments: argparse.Namespace) -> int:
 
 def design_of(arguments: argparse.Namespace) -> "Design":
     """Return the design that the command line describes. Raises UserError for what is not a change."""
-    from regpt.ablation.design import AA, BASE, Arm, Design, leave_one_out, parse_change, parse_tuning
+    from regpt.ablation.design import (
+        BASE,
+        Arm,
+        Design,
+        leave_one_out,
+        null_arms,
+        parse_change,
+        parse_tuning,
+    )
+    from regpt.ablation.equality import Equal
     from regpt.base.errors import UserError
     from regpt.recipe.settings import load_recipe
 
@@ -93,7 +121,7 @@ def design_of(arguments: argparse.Namespace) -> "Design":
     base = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.leave_one_out and len(changes) > 1:
         changes = [*changes, *leave_one_out(changes)]
-    arms = [Arm(BASE), *changes, *([Arm(AA)] if arguments.aa else [])]
+    arms = [Arm(BASE), *changes, *null_arms(arguments.aa)]
     return Design(
         recipe=arguments.recipe,
         settings=tuple(arguments.overrides),
@@ -101,4 +129,5 @@ def design_of(arguments: argparse.Namespace) -> "Design":
         seeds=tuple(base.run.seed + n for n in range(arguments.seeds)),
         tuning=parse_tuning(arguments.tune) if arguments.tune else None,
         threads=0 if base.run.threads else 1,
+        equal=Equal(arguments.at_equal),
     )

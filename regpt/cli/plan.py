@@ -52,6 +52,7 @@ def add_bench(commands: "Subparsers") -> None:
         metavar="N",
         help="time of the steps after the warm-up, at least three steps (default: 60)",
     )
+    bench.add_argument("--steps-only", action="store_true", help="time training steps and nothing else of a run")
     bench.add_argument("--json", type=Path, metavar="FILE", help="also write all figures and settings to this file")
     bench.add_argument(
         "--runs",
@@ -141,7 +142,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
     with ImmediateStop() as stopping, temporary_folder(arguments.runs, ".bench-") as folder:
         try:
             with stopping.now(), Console() as console:
-                result = bench(recipe, folder, arguments.runs, arguments.seconds, console)
+                result = bench(recipe, folder, arguments.runs, arguments.seconds, console, arguments.steps_only)
         except StopRequested as stopped:
             print(f"stopped by {stopped.name}")
             return stopped.code

@@ -68,6 +68,22 @@ def samples_of_a_set() -> int:
     return count_work(tiny_recipe(Path())).sample_tokens
 
 
+def test_bench_of_steps_alone_measures_and_prints_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, file = tmp_path / "tiny.toml", tmp_path / "bench.json"
+    recipe.write_text(to_toml(tiny_recipe(tmp_path)), encoding="utf-8")
+    options = ["--steps-only", "--seconds", "0", "--json", str(file), "--runs", str(tmp_path / "runs")]
+    assert main(["bench", *options, str(recipe)]) == DONE
+    found = json.loads(file.read_text(encoding="utf-8"))
+    assert found["tokens_per_second"]["median"] > 0 and found["prediction"] is None
+    assert not any(found["parts"].values())
+    printed = capsys.readouterr().out
+    assert "Training" in printed and not any(
+        title in printed for title in ("In comparison", "Other parts", "whole run")
+    )
+
+
 def test_bench_compares_with_the_plan_of_this_cpu(measured: dict[str, Any]) -> None:
     found, memory = measured["prediction"], measured["memory_bytes"]
     middle = sum(found["tokens_per_second"].values()) / 2
