@@ -9,6 +9,7 @@ from regpt.tracking.run import Run
 
 SMOOTHING_STEPS = 10  # the minimum; a fiftieth of the steps if that is more
 MOST_MARKERS = 40  # of a curve
+DASHES, ON_TOP = (0, (3, 2)), 3  # so that a curve below, of almost the same values, stays visible
 POINTS = 600  # most points of a curve; a figure has no room for more
 
 
@@ -20,10 +21,15 @@ def plot_band(
     color: str,
     name: str,
     marked: bool | None = None,
+    dashed: bool = False,
 ) -> None:
-    """Plot a curve with its error band, and markers if it has few points."""
+    """Plot a curve with its error band, and markers if it has few points. A dashed one lies on top of the others."""
     dots = len(x) <= MOST_MARKERS if marked is None else marked
-    axes.plot(x, y, color=color, linewidth=1.9, marker="o" if dots else "", markersize=4, label=name)
+    marker, line, layer = "o" if dots else "", DASHES if dashed else "-", ON_TOP if dashed else None
+    size = 2.5 if dashed else 4
+    axes.plot(
+        x, y, color=color, linewidth=1.9, linestyle=line, marker=marker, markersize=size, label=name, zorder=layer
+    )
     if errors:
         low = [value - error for value, error in zip(y, errors, strict=True)]
         high = [value + error for value, error in zip(y, errors, strict=True)]

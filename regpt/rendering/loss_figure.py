@@ -34,6 +34,7 @@ class LossCurve:
     validation_x: Sequence[float]
     validation: Sequence[float]
     errors: Sequence[float]
+    dashed: bool = False
 
     @property
     def end(self) -> float:
@@ -108,7 +109,7 @@ def plot_curves(axes: Axes, curves: Sequence[LossCurve], with_steps: bool, start
             mean = curve.smoothed[first:]
             axes.plot([part.x[n] for n in kept], [mean[n] for n in kept], color=color, linewidth=1.0, alpha=0.75)
         label, marked = "" if start else curve.label, len(curve.validation_x) <= MOST_MARKERS
-        plot_band(axes, part.validation_x, part.validation, part.errors, color, label, marked)
+        plot_band(axes, part.validation_x, part.validation, part.errors, color, label, marked, curve.dashed)
 
 
 def log_spaced(count: int) -> list[int]:

@@ -56,7 +56,8 @@ def averaged_curve(run: Run) -> LossCurve:
     """Return the losses of a run's averaged weights over tokens; they are not trained, so it has no training losses."""
     tokens, losses = zip(*averaged_losses(run), strict=True)
     label = f"{short_name(run.id)}, averaged weights {losses[-1]:.4f}"
-    return LossCurve(label=label, x=[], losses=[], validation_x=tokens, validation=losses, errors=[0.0] * len(losses))
+    errors = [0.0] * len(losses)
+    return LossCurve(label, x=[], losses=[], validation_x=tokens, validation=losses, errors=errors, dashed=True)
 
 
 def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: str) -> None:
@@ -66,7 +67,7 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
     curves = [accuracy_curve(run, shown) for run in runs]
     curves += [curve for run in runs if (curve := averaged_accuracy_curve(run)).x]
     for curve, color in reversed(list(zip(curves, cycle(COLORS), strict=False))):
-        plot_band(axes, curve.x, curve.shares, curve.errors, color, curve.label)
+        plot_band(axes, curve.x, curve.shares, curve.errors, color, curve.label, dashed=curve.dashed)
     finish_axes(axes, "Bands: ± one standard error.")
     draw_lines(axes, lines)
     save_figure(figure, path)
@@ -80,6 +81,7 @@ class AccuracyCurve:
     x: list[int]
     shares: list[float]
     errors: list[float]  # standard errors; empty: none are drawn
+    dashed: bool = False
 
 
 def accuracy_curve(run: Run, shown: str) -> AccuracyCurve:
@@ -97,7 +99,7 @@ def averaged_accuracy_curve(run: Run) -> AccuracyCurve:
     looks = [(r.tokens, share) for r in run.hellaswag if (share := averaged_accuracy(r)) is not None]
     last = f" {looks[-1][1]:.4f}" if looks else ""
     label = f"{short_name(run.id)}, averaged weights{last}"
-    return AccuracyCurve(label, [tokens for tokens, _ in looks], [share for _, share in looks], [])
+    return AccuracyCurve(label, [tokens for tokens, _ in looks], [share for _, share in looks], [], dashed=True)
 
 
 def draw_training_dynamics(run: Run, path: Path) -> None:

@@ -25,7 +25,7 @@ from regpt.rendering.figure_style import (
     new_figure,
     spread_labels,
 )
-from regpt.rendering.loss_figure import LossCurve, log_ticks
+from regpt.rendering.loss_figure import LossCurve, log_ticks, loss_figure
 from regpt.reporting import figures as report_figures
 from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics
 from regpt.tracking.journal import History, StepRecord, TaskRecord, ValidationRecord
@@ -219,3 +219,14 @@ def test_nan_loss_is_left_out_of_the_curve_and_its_mean(tmp_path: Path, figures:
     lines = [np.asarray(line.get_xydata()) for line in figures[0].axes[0].lines]
     assert [len(line) for line in lines][:2] == [39, 39]
     assert all(np.isfinite(line).all() for line in lines)
+
+
+def test_curve_of_averaged_weights_hides_no_other_and_is_not_hidden() -> None:
+    """Its losses are often almost those of the last weights."""
+    losses = [5.0, 4.0, 3.5]
+    last = LossCurve("last", [1.0, 2.0, 3.0], losses, [1.0, 2.0, 3.0], losses, [0.1] * 3)
+    averaged = replace(last, label="averaged", x=[], losses=[], errors=[0.0] * 3, dashed=True)
+    axes = loss_figure([last, averaged], "Training tokens", str).axes[0]
+    below, above = (next(line for line in axes.lines if line.get_label() == name) for name in ("last", "averaged"))
+    assert (below.get_linestyle(), above.get_linestyle()) == ("-", "--")
+    assert above.get_zorder() > below.get_zorder() and above.get_color() != below.get_color()
