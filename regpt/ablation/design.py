@@ -15,7 +15,7 @@ from regpt.recipe.settings import load_recipe
 
 DESIGN_FILE = "ablation.json"
 RUNS_DIR = "runs"
-BASE, AA = "base", "a-a"
+BASE, AA, STACK = "base", "a-a", "all"
 ALL_RATES = "rates"  # to tune: every learning rate of an arm, by one factor
 LEARNING_RATES = ("max_lr", "min_lr", "embedding_lr", "head_lr", "vector_lr", "muon_lr")
 OTHER_WEIGHTS = 1_000_000  # added to the seed of the weights in the first A/A arm, twice that in the second
@@ -172,12 +172,19 @@ def null_arms(count: int) -> list[Arm]:
 
 def leave_one_out(changes: Sequence[Arm]) -> list[Arm]:
     """Return the stack of all changes, and the stack without each of them."""
-    whole = Arm("all", tuple(word for arm in changes for word in arm.settings))
-    rest = [
-        Arm(f"all-without-{left_out.name}", tuple(w for arm in changes if arm is not left_out for w in arm.settings))
-        for left_out in changes
-    ]
+    whole = Arm(STACK, tuple(word for arm in changes for word in arm.settings))
+    rest = []
+    for left_out in changes:
+        others = tuple(word for arm in changes if arm is not left_out for word in arm.settings)
+        rest.append(Arm(f"{STACK}-without-{left_out.name}", others))
     return [whole, *rest]
+
+
+def stack_without(design: Design) -> list[tuple[str, str, str]]:
+    """Return the names of (change, whole stack, stack without the change) for each change that has all three arms."""
+    names = [arm.name for arm in design.arms]
+    found = [(name, STACK, f"{STACK}-without-{name}") for name in names]
+    return [three for three in found if {*three} <= {*names}]
 
 
 def check_design(design: Design) -> None:

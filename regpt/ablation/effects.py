@@ -1,9 +1,7 @@
 """The effect of each change: differences of final losses, paired over seeds, with what they cost.
 
 Runs with one seed read the same windows in the same order, so the difference of an arm and the base has less noise than
-either. Its mean has a 95 % interval by Student's t over seeds (Student 1908). p-values are corrected over the arms by
-Holm (1979). The smallest detectable difference is the one that this design finds in 80 % of repetitions at a level of
-5 %: (t(0.975) + t(0.8)) x standard error, with the standard deviation that was observed (Bloom 1995).
+either. p-values are corrected over the arms by Holm (1979). The statistics of the differences are in `paired.py`.
 """
 
 import math
@@ -13,12 +11,12 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from regpt.ablation.design import BASE, Design, Trial
-from regpt.stats.paired import holm_adjusted, students_t_p_value, students_t_threshold
+from regpt.ablation.interactions import Interaction, interactions_of
+from regpt.ablation.paired import Paired, differences, p_value
+from regpt.stats.outcome import LEVEL
+from regpt.stats.paired import holm_adjusted
 from regpt.tracking.events import Ended
 from regpt.tracking.run import Run
-
-LEVEL = 0.05
-POWER = 0.8
 
 
 class Verdict(Enum):
@@ -32,7 +30,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Effect:
+class Effect(Paired):
     """An arm against the base."""
 
     arm: str
@@ -44,27 +42,6 @@ class Effect:
     token_share: float | None = None  # of the base's tokens after which the arm has the base's final loss; None: never
     time_ratio: float = math.nan  # of the time per token, arm / base; NaN: unknown
     memory_ratio: float = math.nan
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.differences)
-
-    @property
-    def error(self) -> float:
-        """Standard error of the mean; infinite for one seed."""
-        n = len(self.differences)
-        return statistics.stdev(self.differences) / math.sqrt(n) if n > 1 else math.inf
-
-    @property
-    def half_width(self) -> float:
-        """Half the width of the 95 % interval."""
-        n = len(self.differences)
-        return students_t_threshold(n - 1) * self.error if n > 1 else math.inf
-
-    @property
-    def smallest_detectable(self) -> float:
-        n = len(self.differences)
-        return (students_t_threshold(n - 1) + power_point(n - 1)) * self.error if n > 1 else math.inf
 
     @property
     def is_significant(self) -> bool:
@@ -89,19 +66,10 @@ class Results:
     base_losses: tuple[float, ...]  # final validation losses, by seed
     best: Mapping[str, str]  # tuned value of each arm
     smallest: float  # nats, the smallest effect that matters
+    interactions: tuple[Interaction, ...] = ()  # of each change, if there is a stack of them
 
     def with_verdict(self, verdict: Verdict) -> list[Effect]:
         return [effect for effect in self.effects if effect.verdict(self.smallest) is verdict]
-
-
-def power_point(degrees: int) -> float:
-    """Return the 80 % point of Student's t, by bisection."""
-    low, high = 0.0, 3.0  # 1.376 for one degree
-    for _ in range(50):
-        middle = (low + high) / 2
-        above = students_t_p_value(middle, degrees) / 2
-        low, high = (middle, high) if above > 1 - POWER else (low, middle)
-    return high
 
 
 def results_of(
@@ -114,14 +82,14 @@ def results_of(
     for arm in design.arms[1:]:
         ours = [runs[Trial(arm.name, seed)] for seed in design.seeds]
         losses = tuple(final_loss(run) for run in ours)
-        differences = tuple(loss - other for loss, other in zip(losses, base_losses, strict=True))
+        by_seed = differences(losses, base_losses).differences
         found.append(
             Effect(
                 arm.name,
                 losses,
-                differences,
+                by_seed,
                 best.get(arm.name, ""),
-                p_value(differences),
+                p_value(by_seed),
                 token_share=token_share(ours, base),
                 time_ratio=ratio([token_seconds(run) for run in ours], [token_seconds(run) for run in base]),
                 memory_ratio=ratio([memory(run) for run in ours], [memory(run) for run in base]),
@@ -129,21 +97,14 @@ def results_of(
         )
     adjusted = holm_adjusted([effect.p_value for effect in found])
     corrected = tuple(replace(effect, adjusted_p_value=p) for effect, p in zip(found, adjusted, strict=True))
-    return Results(design, corrected, base_losses, best, smallest_of_interest)
+    interactions = interactions_of(design, {trial: final_loss(run) for trial, run in runs.items()})
+    return Results(design, corrected, base_losses, best, smallest_of_interest, interactions)
 
 
 def final_loss(run: Run) -> float:
     loss = run.validation_loss
     assert loss is not None, f"{run.path} has no validation"
     return loss
-
-
-def p_value(differences: Sequence[float]) -> float:
-    """Return the two-sided p-value of a paired t-test; 1 for one seed, and where all differences are 0."""
-    if len(differences) < 2 or not any(differences):
-        return 1.0
-    spread = statistics.stdev(differences) / math.sqrt(len(differences))
-    return students_t_p_value(statistics.fmean(differences) / spread, len(differences) - 1) if spread else 0.0
 
 
 def token_share(arm: Sequence[Run], base: Sequence[Run]) -> float | None:

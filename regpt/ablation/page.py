@@ -4,7 +4,15 @@ from pathlib import Path
 
 from regpt.ablation.effects import Results
 from regpt.ablation.figures import draw_effects
-from regpt.ablation.wording import SOURCES, design_lines, headline, rows
+from regpt.ablation.wording import (
+    INTERPLAY_SOURCE,
+    SOURCES,
+    design_lines,
+    headline,
+    interaction_rows,
+    interplay_lines,
+    rows,
+)
 from regpt.base.files import write_text
 from regpt.rendering.figure_style import as_markdown, as_picture
 from regpt.rendering.html import html_page
@@ -24,6 +32,9 @@ def write_page(folder: Path, results: Results) -> list[Path]:
         "headline": list(headline(results)),
         "table": markdown(rows(results)),
         "sources": SOURCES,
+        "interplay": list(interplay_lines(results.interactions)) if results.interactions else [],
+        "interactions": markdown(interaction_rows(results.interactions)),
+        "interplay_source": INTERPLAY_SOURCE,
         "design": list(design_lines(results.design, results.best)),
     }
     words = "difference of each change from the base"

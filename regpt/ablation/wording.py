@@ -7,6 +7,8 @@ from statistics import fmean
 from regpt.ablation.design import ALL_RATES, BASE, Design, Trial
 from regpt.ablation.effects import Effect, Results, Verdict
 from regpt.ablation.equality import Equal, Speed, flops
+from regpt.ablation.interactions import Interaction, Interplay
+from regpt.ablation.paired import Paired
 from regpt.base.format import NO_VALUE, duration, percent, scientific
 from regpt.tracking.run import MachineLoad
 
@@ -37,6 +39,19 @@ LOADS = {
     MachineLoad.QUIET: "",
     MachineLoad.BUSY: "Other programs used the processors during that measurement: the times may not be equal.",
     MachineLoad.UNKNOWN: "It is not known whether other programs used the processors during that measurement.",
+}
+
+INTERPLAY_SOURCE = (
+    "The stack is all changes together. Inside it, the effect of a change is the loss of the stack minus that of the"
+    " stack without it. The interaction is the effect inside minus the effect alone: the contrast of a 2 x 2 factorial"
+    " design whose second factor is the rest of the stack (Yates 1937). Intervals hold 95 % by Student's t over seeds;"
+    " p-values are corrected over these interactions (Holm 1979)."
+)
+INTERPLAY = {
+    Interplay.WORTH_MORE: "worth more",
+    Interplay.WORTH_LESS: "worth less",
+    Interplay.NOT_FOUND: "no interaction found",
+    Interplay.ONE_SEED: "one seed: no verdict",
 }
 
 VERDICTS = {
@@ -117,6 +132,37 @@ def row(effect: Effect, smallest_of_interest: float) -> list[str]:
         effect.value or NO_VALUE,
         VERDICTS[effect.verdict(smallest_of_interest)],
     ]
+
+
+def interplay_lines(found: Sequence[Interaction]) -> Iterator[str]:
+    """Yield which changes have another effect inside the stack than alone."""
+    for interplay in (Interplay.WORTH_MORE, Interplay.WORTH_LESS):
+        if changed := [one for one in found if one.interplay is interplay]:
+            effects = (f"{one.arm} ({one.inside.mean:+.4f} inside, {one.alone.mean:+.4f} alone)" for one in changed)
+            yield f"{INTERPLAY[interplay].capitalize()} inside the stack than alone: {', '.join(effects)}."
+    if not any(one.interplay in (Interplay.WORTH_MORE, Interplay.WORTH_LESS) for one in found):
+        yield "No change has an effect inside the stack that can be told from its effect alone."
+
+
+def interaction_rows(found: Sequence[Interaction]) -> list[list[str]]:
+    """Return the table of interactions, in nats: a header, and a row for each change."""
+    header = ["change", "effect alone", "effect inside the stack", "interaction", "p (Holm)", "verdict"]
+    return [header, *(interaction_row(one) for one in found)]
+
+
+def interaction_row(one: Interaction) -> list[str]:
+    has_interval = one.interplay is not Interplay.ONE_SEED
+    return [
+        one.arm,
+        *(plus_minus(differences) for differences in (one.alone, one.inside, one.contrast)),
+        f"{one.adjusted_p_value:.3g}" if has_interval else NO_VALUE,
+        INTERPLAY[one.interplay],
+    ]
+
+
+def plus_minus(differences: Paired) -> str:
+    half = differences.half_width
+    return f"{differences.mean:+.4f} ± {half:.4f}" if math.isfinite(half) else f"{differences.mean:+.4f}"
 
 
 def factor(ratio: float) -> str:

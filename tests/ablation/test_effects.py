@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from regpt.ablation.design import BASE, Arm, Design, Tuning
-from regpt.ablation.effects import LEVEL, Effect, Verdict, p_value, power_point
+from regpt.ablation.effects import Effect, Verdict
+from regpt.ablation.paired import p_value, power_point
 from regpt.ablation.wording import VERDICTS, edge_lines
+from regpt.stats.outcome import LEVEL
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
