@@ -1,18 +1,12 @@
 """Differences that are paired by seed: their mean, its interval, its p-value, and what they could have shown.
 
-The mean has a 95 % interval by Student's t over seeds (Student 1908). The smallest detectable difference is the one
-that this design finds in 80 % of repetitions at a level of 5 %: (t(0.975) + t(0.8)) x standard error, with the standard
-deviation that was observed (Bloom 1995).
+`regpt/stats/seeds.py` has the formulas and their sources.
 """
 
-import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regpt.stats.paired import students_t_p_value, students_t_threshold
-
-POWER = 0.8
+from regpt.stats.seeds import paired_difference
 
 
 class Paired:
@@ -22,24 +16,21 @@ class Paired:
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.differences)
+        return paired_difference(self.differences).mean
 
     @property
     def error(self) -> float:
         """Standard error of the mean; infinite for one seed."""
-        n = len(self.differences)
-        return statistics.stdev(self.differences) / math.sqrt(n) if n > 1 else math.inf
+        return paired_difference(self.differences).error
 
     @property
     def half_width(self) -> float:
         """Half the width of the 95 % interval."""
-        n = len(self.differences)
-        return students_t_threshold(n - 1) * self.error if n > 1 else math.inf
+        return paired_difference(self.differences).half_width
 
     @property
     def smallest_detectable(self) -> float:
-        n = len(self.differences)
-        return (students_t_threshold(n - 1) + power_point(n - 1)) * self.error if n > 1 else math.inf
+        return paired_difference(self.differences).smallest_detectable
 
 
 @dataclass(frozen=True)
@@ -56,17 +47,4 @@ def differences(ours: Sequence[float], theirs: Sequence[float]) -> Differences:
 
 def p_value(differences: Sequence[float]) -> float:
     """Return the two-sided p-value of a paired t-test; 1 for one seed, and where all differences are 0."""
-    if len(differences) < 2 or not any(differences):
-        return 1.0
-    spread = statistics.stdev(differences) / math.sqrt(len(differences))
-    return students_t_p_value(statistics.fmean(differences) / spread, len(differences) - 1) if spread else 0.0
-
-
-def power_point(degrees: int) -> float:
-    """Return the 80 % point of Student's t, by bisection."""
-    low, high = 0.0, 3.0  # 1.376 for one degree
-    for _ in range(50):
-        middle = (low + high) / 2
-        above = students_t_p_value(middle, degrees) / 2
-        low, high = (middle, high) if above > 1 - POWER else (low, middle)
-    return high
+    return paired_difference(differences).p_value

@@ -7,6 +7,7 @@ from regpt.stats.identical import Identity
 from regpt.stats.losses import ErrorBoundsTest
 from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest
+from regpt.stats.seeds import SeedsTest
 from regpt.stats.throughput import MIN_TESTED_STEPS, Throughput, ThroughputTest
 from regpt.stats.verdicts import Test, Verdict
 
@@ -26,6 +27,7 @@ REASON_TEXT = {
     NotTested.NOT_FINITE: "a loss is NaN or infinite",
     NotTested.NO_STANDARD_ERRORS: "no standard errors are recorded",
     NotTested.TOO_FEW_WINDOWS: "too few windows",
+    NotTested.TOO_FEW_SEEDS: "fewer than two seeds on one side, so the error over seeds is unknown",
     NotTested.TOO_FEW_STEPS: f"fewer than {MIN_TESTED_STEPS} steps, and less than a twofold difference",
     NotTested.BUSY_MACHINE: "other programs used the processors during a run",
     NotTested.UNKNOWN_LOAD: "what other programs did during the runs is not recorded",
@@ -64,6 +66,23 @@ def long_text(test: Test, other: str) -> str:
         case ThroughputTest():
             text = throughput_text(test)
             return text if mentions_ranges(test) else f"{text}; {ranges_text(test)}"
+        case SeedsTest():
+            return seeds_test_text(test)
+
+
+def seeds_test_text(test: SeedsTest) -> str:
+    name = "paired t-test" if test.is_paired else "Welch's t-test"
+    found, p_value = test.difference, test.difference.p_value
+    adjusted = f", adjusted for several groups: {test.adjusted_p_value:.2g}" if test.adjusted_p_value != p_value else ""
+    return (
+        f"difference {found.mean:+.4f}; {name} over {seeds_text(test)}, p = {p_value:.2g}{adjusted};"
+        f" differences from about {found.smallest_detectable:.4f} on would be found in four of five cases"
+    )
+
+
+def seeds_text(test: SeedsTest) -> str:
+    ours, theirs = test.seeds
+    return f"{ours} seeds" if ours == theirs else f"{ours} and {theirs} seeds"
 
 
 def bounds_text(test: ErrorBoundsTest) -> str:
@@ -150,11 +169,17 @@ def values_text(verdict: Verdict) -> str:
         return NO_VALUE
     match verdict.quantity:
         case Quantity.VALIDATION_LOSS:
-            return f"{verdict.ours:.4f} vs {verdict.theirs:.4f}"
+            values = f"{verdict.ours:.4f} vs {verdict.theirs:.4f}"
+            return f"{values}{interval_text(verdict.test)}" if isinstance(verdict.test, SeedsTest) else values
         case Quantity.HELLASWAG:
             return f"{percent(verdict.ours)} vs {percent(verdict.theirs)}"
         case Quantity.SPEED:
             return f"{verdict.ours:,.0f} vs {verdict.theirs:,.0f} tokens/s"
+
+
+def interval_text(test: SeedsTest) -> str:
+    low, high = test.difference.interval
+    return f" over {seeds_text(test)}, 95 % interval of the difference {low:+.4f} to {high:+.4f}"
 
 
 def identity_text(identity: Identity) -> str:

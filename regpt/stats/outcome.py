@@ -36,6 +36,7 @@ class NotTested(StrEnum):
     NOT_FINITE = "not finite"  # a loss is NaN or infinite
     NO_STANDARD_ERRORS = "no standard errors"
     TOO_FEW_WINDOWS = "too few windows"
+    TOO_FEW_SEEDS = "too few seeds"
     TOO_FEW_STEPS = "too few steps"
     BUSY_MACHINE = "busy machine"  # other programs used the processors
     UNKNOWN_LOAD = "unknown load"  # it is not recorded what other programs did

@@ -7,12 +7,13 @@ from regpt.recipe.aliases import current_device
 from regpt.stats.losses import ErrorBoundsTest, MeasuredLoss, error_bounds_test, last_loss, window_test
 from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, mcnemar_test
+from regpt.stats.seeds import SeedsTest
 from regpt.stats.throughput import ThroughputTest, compare_throughput
 from regpt.tracking.events import Started
 from regpt.tracking.predictions import Predictions
 from regpt.tracking.run import MachineLoad, Run, primary_accuracy
 
-Test = PairedLossTest | ErrorBoundsTest | PairedAccuracyTest | ThroughputTest
+Test = PairedLossTest | ErrorBoundsTest | PairedAccuracyTest | ThroughputTest | SeedsTest
 
 
 @dataclass(frozen=True, kw_only=True)

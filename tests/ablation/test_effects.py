@@ -7,9 +7,10 @@ import pytest
 
 from regpt.ablation.design import BASE, Arm, Design, Tuning
 from regpt.ablation.effects import Effect, Verdict
-from regpt.ablation.paired import p_value, power_point
+from regpt.ablation.paired import p_value
 from regpt.ablation.wording import VERDICTS, edge_lines
 from regpt.stats.outcome import LEVEL
+from regpt.stats.seeds import power_point
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
