@@ -228,7 +228,10 @@ def compare(
     runs: AnyPath = RUNS,
     html: bool = False,
 ) -> Path:
-    """Compare runs and evaluated models; returns the path of comparison.md, or of comparison.html with `html`."""
+    """Compare runs and evaluated models; returns the path of comparison.md, or of comparison.html with `html`.
+
+    Runs whose recipes differ only in seeds are one group; two groups or more are compared over seeds.
+    """
     from regpt.comparison.page import default_directory, write_comparison
     from regpt.fairness.loading import load_models
 

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from regpt.fairness.models import ComparedModel
+    from regpt.fairness.seed_groups import SeedGroup
 
 WIDTH_IN_A_PIPE = 80
 UNBROKEN = 400  # no line of a table is broken in a pipe
@@ -28,7 +29,36 @@ def terminal_width() -> int:
 
 
 def print_comparison(models: "Sequence[ComparedModel]") -> None:
-    """Print caveats, final metrics and significance tests."""
+    """Print caveats, final metrics and significance tests: of groups of runs, or of the models one by one."""
+    from regpt.fairness.seed_groups import seed_groups
+
+    if groups := seed_groups(models):
+        print_groups(groups)
+    else:
+        print_models(models)
+
+
+def print_groups(groups: "Sequence[SeedGroup]") -> None:
+    from rich.console import Console
+
+    from regpt.comparison.seed_tables import mean_metrics_table
+    from regpt.comparison.seed_wording import group_lines, group_test_lines
+    from regpt.comparison.tables import rich_table
+    from regpt.fairness.seed_claims import caveats_of, compare_groups
+    from regpt.fairness.wording import caveat_lines, problem_lines
+    from regpt.rendering.markup import TERMINAL
+
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else UNBROKEN)
+    for line in [*group_lines(groups, TERMINAL), "", *caveat_lines(caveats_of(groups), TERMINAL)]:
+        console.print(line, soft_wrap=True)
+    console.print(rich_table(mean_metrics_table(groups)))
+    problems = problem_lines([model for group in groups for model in group.members], TERMINAL)
+    tests = [line for found in compare_groups(groups) for line in group_test_lines(found, TERMINAL)]
+    for line in ["", *problems, *tests]:
+        console.print(line, soft_wrap=True)
+
+
+def print_models(models: "Sequence[ComparedModel]") -> None:
     from rich.console import Console
 
     from regpt.comparison.tables import final_metrics_table, rich_table

@@ -46,10 +46,13 @@ def add_compare(commands: "Subparsers") -> None:
         "compare",
         run_compare,
         "compare models: caveats, paired significance tests, losses at equal tokens and time",
-        "example: regpt compare demo-modern demo-classic\n\n"
+        "examples: regpt compare demo-modern demo-classic\n"
+        "          regpt compare runs/base-* runs/muon-*\n\n"
         "The first model is compared with each of the others. Where both scored the same items, McNemar's exact test\n"
         "decides; losses on the same windows are compared by a paired t-test. Writes comparison.md and its figures to\n"
-        "comparisons/A-vs-B. docs/compare.md explains the tests.",
+        "comparisons/A-vs-B. docs/compare.md explains the tests.\n\n"
+        "Runs whose recipes differ only in seeds are one group. Two groups or more with two seeds each are compared\n"
+        "over seeds by Student's or Welch's t-test; the first group is the reference.",
     )
     compare.add_argument(
         "models",

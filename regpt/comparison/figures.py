@@ -9,7 +9,7 @@ from pathlib import Path
 from regpt.base.format import scientific, short_count, time_unit, with_error
 from regpt.fairness.learning_curves import LearningCurve
 from regpt.fairness.models import ComparedModel
-from regpt.rendering.charts import plot_band
+from regpt.rendering.charts import around, plot_band
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
 from regpt.rendering.loss_figure import LossCurve, loss_figure
 from regpt.rendering.matplotlib_import import Axes, FuncFormatter
@@ -43,11 +43,20 @@ def x_axis(quantity: str, curves: Sequence[LearningCurve]) -> Axis:
     )
 
 
+ONE_RUN = "validation ± standard error"
+OVER_SEEDS = "mean validation; bands: lowest to highest seed"
+
+
 def draw_learning_curves(curves: Sequence[LearningCurve], quantity: str, path: Path) -> None:
-    """Draw validation loss with its standard error and smoothed training loss over tokens, seconds or flops."""
+    """Draw validation loss with its band and smoothed training loss over tokens, seconds or flops.
+
+    The band is ± the standard error of a run, or from the lowest to the highest of several seeds.
+    """
     axis = x_axis(quantity, curves)
     drawn = [loss_curve(curve, axis) for curve in curves]
-    save_figure(loss_figure(drawn, axis.label, axis.tick_text, with_steps=False), path)
+    are_means = any(point.by_seed for curve in curves for point in curve.evaluations)
+    band = OVER_SEEDS if are_means else ONE_RUN
+    save_figure(loss_figure(drawn, axis.label, axis.tick_text, with_steps=False, band=band), path)
 
 
 def loss_curve(curve: LearningCurve, axis: Axis) -> LossCurve:
@@ -61,7 +70,7 @@ def loss_curve(curve: LearningCurve, axis: Axis) -> LossCurve:
         losses=[loss for _, _, loss in steps],
         validation_x=[axis.x_of(curve, point.tokens, point.seconds) for point in points],
         validation=[point.loss for point in points],
-        errors=[point.standard_error for point in points],
+        ranges=[point.range for point in points],
     )
 
 
@@ -82,7 +91,7 @@ def draw_hellaswag_curves(models: Sequence[ComparedModel], path: Path) -> None:
         accuracies = [record.accuracy[metric] for record in records]
         errors = [record.standard_error[metric] for record in records]
         score = f" ({with_error(accuracies[-1], errors[-1])}; {records[-1].items})"
-        plot_band(axes, tokens, accuracies, errors, color, short_name(model.name) + score)
+        plot_band(axes, tokens, accuracies, around(accuracies, errors), color, short_name(model.name) + score)
     label_x_axis(axes, x_axis("tokens", []), "Bands: ± one standard error.")
     draw_lines(axes, [Line("chance", CHANCE)])
     save_figure(figure, path)

@@ -75,9 +75,12 @@ def final_metrics(models: Sequence[ComparedModel]) -> list[MetricRow]:
     rows += [row(quantity, models, value) for quantity, value in BEFORE_TASKS.items()]
     for task in all_tasks(models):
         shown = [score for model in models if (score := model.score_on(task))]
-        for metric in dict.fromkeys(metric for score in shown for metric in score.by_metric):
-            for quantity, share in ((Quantity.ACCURACY, accuracy), (Quantity.AVERAGED_ACCURACY, averaged_share)):
-                rows.append(MetricRow(quantity, [share(model, task, metric) for model in models], task, metric))
+        metrics = list(dict.fromkeys(metric for score in shown for metric in score.by_metric))
+        for metric in metrics:
+            rows.append(MetricRow(Quantity.ACCURACY, [accuracy(model, task, metric) for model in models], task, metric))
+            if metric == metrics[0]:
+                averaged: list[Cell] = [averaged_share(model, task, metric) for model in models]
+                rows.append(MetricRow(Quantity.AVERAGED_ACCURACY, averaged, task, metric))
     rows += [row(quantity, models, value) for quantity, value in AFTER_TASKS.items()]
     return [found for found in rows if not found.is_empty]
 

@@ -28,6 +28,7 @@ from regpt.reporting.findings import findings_of_tests, sentences_of
 from regpt.reporting.summary import capitalized, model_sentence
 
 HELLASWAG_FIGURE = "hellaswag"
+ONE_RUN_EACH = "± is one standard error."
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class ComparisonPage:
     tests: list[str]
     differences: Table
     samples: Samples
+    errors: str = ONE_RUN_EACH  # what the values and their errors are
+    by_seed: Table | None = None  # the final losses of groups of runs; None: single models are compared
 
 
 def comparison_page(

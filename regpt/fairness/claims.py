@@ -67,9 +67,16 @@ def limits_of(first: ComparedModel, other: ComparedModel) -> Iterator[Limit]:
     if not (first.run and other.run):
         return
     yield Limit.ONE_SEED
-    changed = {name for name, _, _ in result_differences(first.run.recipe, other.run.recipe)}
-    if any(name.startswith(("model.", "optimizer.")) for name in changed.difference(TUNED)):
+    if is_one_rate_each(first, other):
         yield Limit.ONE_RATE
+
+
+def is_one_rate_each(first: ComparedModel, other: ComparedModel) -> bool:
+    """Whether two runs differ in model or optimizer, for which one learning rate may suit one of them better."""
+    if not (first.run and other.run):
+        return False
+    changed = {name for name, _, _ in result_differences(first.run.recipe, other.run.recipe)}
+    return any(name.startswith(("model.", "optimizer.")) for name in changed.difference(TUNED))
 
 
 @dataclass(frozen=True)

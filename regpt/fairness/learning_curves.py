@@ -18,11 +18,19 @@ class EvalPoint:
     seconds: float  # of training steps before it
     loss: float
     standard_error: float
+    by_seed: tuple[float, ...] = ()  # losses, where `loss` is their mean; empty for one run
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The lowest and the highest loss over seeds; of one run, the loss ± its standard error."""
+        if self.by_seed:
+            return min(self.by_seed), max(self.by_seed)
+        return self.loss - self.standard_error, self.loss + self.standard_error
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The losses of a run up to the step that is compared."""
+    """The losses of a run up to the step that is compared, or the means of several runs."""
 
     name: str
     measured_on: tuple[str, int, int]  # digest of the data, block size, number of windows

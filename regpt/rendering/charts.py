@@ -17,25 +17,32 @@ def plot_band(
     axes: Axes,
     x: Sequence[float],
     y: Sequence[float],
-    errors: Sequence[float],
+    ranges: Sequence[tuple[float, float]],
     color: str,
     name: str,
     marked: bool | None = None,
     dashed: bool = False,
 ) -> None:
-    """Plot a curve with its error band, and markers if it has few points. A dashed one lies on top of the others."""
+    """Plot a curve with a band, and markers if it has few points. A dashed one lies on top of the others.
+
+    ranges: the lowest and the highest value of the band at each point; empty: no band.
+    """
     dots = len(x) <= MOST_MARKERS if marked is None else marked
     marker, line, layer = "o" if dots else "", DASHES if dashed else "-", ON_TOP if dashed else None
     size = 2.5 if dashed else 4
     axes.plot(
         x, y, color=color, linewidth=1.9, linestyle=line, marker=marker, markersize=size, label=name, zorder=layer
     )
-    if errors:
-        low = [value - error for value, error in zip(y, errors, strict=True)]
-        high = [value + error for value, error in zip(y, errors, strict=True)]
+    if ranges:
+        low, high = zip(*ranges, strict=True)
         axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0)
         if len(x) == 1:  # the band of one point has no width
-            axes.errorbar(x, y, yerr=errors, color=color, linewidth=1.2, capsize=3)
+            axes.errorbar(x, y, yerr=[[y[0] - low[0]], [high[0] - y[0]]], color=color, linewidth=1.2, capsize=3)
+
+
+def around(values: Sequence[float], errors: Sequence[float]) -> list[tuple[float, float]]:
+    """Return the range of each value ± its error."""
+    return [(value - error, value + error) for value, error in zip(values, errors, strict=True)]
 
 
 def plot_faint(axes: Axes, x: Sequence[float], y: Sequence[float], color: str, starts: Sequence[int] = ()) -> None:

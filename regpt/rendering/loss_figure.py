@@ -33,7 +33,7 @@ class LossCurve:
     losses: Sequence[float]  # of the steps
     validation_x: Sequence[float]
     validation: Sequence[float]
-    errors: Sequence[float]
+    ranges: Sequence[tuple[float, float]]  # of the validation losses: ± their error, or over seeds
     dashed: bool = False
 
     @property
@@ -61,14 +61,14 @@ class LossCurve:
             losses=self.losses[steps:],
             validation_x=self.validation_x[looks:],
             validation=self.validation[looks:],
-            errors=self.errors[looks:],
+            ranges=self.ranges[looks:],
         )
 
     def values_from(self, start: float) -> list[float]:
-        """Return the smoothed training losses and the validation losses with their errors from x = start on."""
+        """Return the smoothed training losses and the ranges of the validation losses from x = start on."""
         training = [loss for x, loss in zip(self.x, self.smoothed, strict=True) if x >= start]
-        looks = zip(self.validation_x, self.validation, self.errors, strict=True)
-        return [*training, *(loss + sign * error for x, loss, error in looks if x >= start for sign in (-1, 1))]
+        looks = zip(self.validation_x, self.ranges, strict=True)
+        return [*training, *(end for x, ends in looks if x >= start for end in ends)]
 
 
 def loss_figure(
@@ -77,10 +77,11 @@ def loss_figure(
     tick_text: Callable[[float], str],
     lines: Sequence[Line] = (),
     with_steps: bool = True,
+    band: str = "validation ± standard error",
 ) -> Figure:
     """Draw training and validation losses, the first curve on top.
 
-    with_steps: show the loss of every step behind the smoothed one.
+    with_steps: show the loss of every step behind the smoothed one. band: what the thick curves and their bands are.
     """
     figure, axes = new_figure("Loss (nats per token)")
     plot_curves(axes, curves, with_steps)
@@ -89,7 +90,7 @@ def loss_figure(
     start = enlarged_from(curves)
     enlarged = add_enlarged(figure, axes, curves, start, tick_text, with_steps) if start is not None else None
     (enlarged or axes).set_xlabel(x_label, color=INK, fontsize=9.5)
-    finish_axes(axes, note_of(curves, hidden=len(lines) - len(near)))
+    finish_axes(axes, note_of(curves, band, hidden=len(lines) - len(near)))
     draw_lines(axes, near)
     if enlarged:
         low, high = enlarged.get_ylim()
@@ -109,7 +110,7 @@ def plot_curves(axes: Axes, curves: Sequence[LossCurve], with_steps: bool, start
             mean = curve.smoothed[first:]
             axes.plot([part.x[n] for n in kept], [mean[n] for n in kept], color=color, linewidth=1.0, alpha=0.75)
         label, marked = "" if start else curve.label, len(curve.validation_x) <= MOST_MARKERS
-        plot_band(axes, part.validation_x, part.validation, part.errors, color, label, marked, curve.dashed)
+        plot_band(axes, part.validation_x, part.validation, part.ranges, color, label, marked, curve.dashed)
 
 
 def log_spaced(count: int) -> list[int]:
@@ -189,9 +190,9 @@ def within_reach(curves: Sequence[LossCurve], lines: Sequence[Line]) -> list[Lin
     return [line for line in lines if min(losses) - line.value <= 2 * (max(losses) - min(losses))]
 
 
-def note_of(curves: Sequence[LossCurve], hidden: int) -> str:
+def note_of(curves: Sequence[LossCurve], band: str, hidden: int) -> str:
     """Say what the lines are, and whether published losses are outside the figure."""
     widths = sorted({curve.smoothing for curve in curves if len(curve.losses) > SMOOTHING_STEPS})
     mean = f", mean of up to {' or '.join(f'{width:,}' for width in widths)} steps" if widths else ""
     far = " Published losses are far below this range." if hidden else ""
-    return f"Thick: validation ± standard error. Thin: training{mean}.{far}"
+    return f"Thick: {band}. Thin: training{mean}.{far}"

@@ -7,7 +7,7 @@ from itertools import cycle
 from pathlib import Path
 
 from regpt.base.format import short_count, smoothed, with_error
-from regpt.rendering.charts import SMOOTHING_STEPS, finite_points, plot_band, plot_faint, thin_out
+from regpt.rendering.charts import SMOOTHING_STEPS, around, finite_points, plot_band, plot_faint, thin_out
 from regpt.rendering.figure_style import (
     COLORS,
     PAPER,
@@ -42,7 +42,7 @@ def loss_curve(run: Run) -> LossCurve:
         losses=losses,
         validation_x=[look.tokens for look in looks],
         validation=[look.loss for look in looks],
-        errors=[look.standard_error for look in looks],
+        ranges=around([look.loss for look in looks], [look.standard_error for look in looks]),
     )
 
 
@@ -56,8 +56,8 @@ def averaged_curve(run: Run) -> LossCurve:
     """Return the losses of a run's averaged weights over tokens; they are not trained, so it has no training losses."""
     tokens, losses = zip(*averaged_losses(run), strict=True)
     label = f"{short_name(run.id)}, averaged weights {losses[-1]:.4f}"
-    errors = [0.0] * len(losses)
-    return LossCurve(label, x=[], losses=[], validation_x=tokens, validation=losses, errors=errors, dashed=True)
+    ranges = around(losses, [0.0] * len(losses))
+    return LossCurve(label, x=[], losses=[], validation_x=tokens, validation=losses, ranges=ranges, dashed=True)
 
 
 def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: str) -> None:
@@ -67,7 +67,7 @@ def draw_hellaswag(runs: Sequence[Run], path: Path, lines: Sequence[Line], of: s
     curves = [accuracy_curve(run, shown) for run in runs]
     curves += [curve for run in runs if (curve := averaged_accuracy_curve(run)).x]
     for curve, color in reversed(list(zip(curves, cycle(COLORS), strict=False))):
-        plot_band(axes, curve.x, curve.shares, curve.errors, color, curve.label, dashed=curve.dashed)
+        plot_band(axes, curve.x, curve.shares, curve.ranges, color, curve.label, dashed=curve.dashed)
     finish_axes(axes, "Bands: ± one standard error.")
     draw_lines(axes, lines)
     save_figure(figure, path)
@@ -80,7 +80,7 @@ class AccuracyCurve:
     label: str
     x: list[int]
     shares: list[float]
-    errors: list[float]  # standard errors; empty: none are drawn
+    ranges: list[tuple[float, float]]  # ± one standard error; empty: none are drawn
     dashed: bool = False
 
 
@@ -91,7 +91,7 @@ def accuracy_curve(run: Run, shown: str) -> AccuracyCurve:
     scores = [primary_accuracy(record) for record in looks]
     last = f", {with_error(*scores[-1])}{others}" if scores else ", not measured"
     x, shares, errors = [r.tokens for r in looks], [share for share, _ in scores], [error for _, error in scores]
-    return AccuracyCurve(short_name(run.id) + last, x, shares, errors)
+    return AccuracyCurve(short_name(run.id) + last, x, shares, around(shares, errors))
 
 
 def averaged_accuracy_curve(run: Run) -> AccuracyCurve:

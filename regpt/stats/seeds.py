@@ -12,9 +12,12 @@ import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TypeVar
 
 from regpt.stats.outcome import LEVEL, Outcome, by_sign
 from regpt.stats.paired import holm_adjusted, students_t_p_value, students_t_threshold
+
+Seed = TypeVar("Seed", bound=Hashable)
 
 POWER = 0.8
 ROUNDING = 1e-9  # of degrees of freedom that are a whole number
@@ -94,9 +97,7 @@ class SeedsTest:
         return by_sign(self.difference.mean, self.adjusted_p_value < LEVEL)
 
 
-def seeds_test(
-    ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float], same_windows: bool
-) -> SeedsTest | None:
+def seeds_test(ours: Mapping[Seed, float], theirs: Mapping[Seed, float], same_windows: bool) -> SeedsTest | None:
     """Test values by seed: paired where the seeds are the same and read the same windows in the same order.
 
     Returns None if there are fewer than two seeds on one side.

@@ -13,7 +13,7 @@ from PIL import Image
 
 from regpt.base.format import smoothed
 from regpt.recipe.settings import load_recipe
-from regpt.rendering.charts import POINTS, thin_out
+from regpt.rendering.charts import POINTS, around, thin_out
 from regpt.rendering.figure_style import (
     COLORS,
     DARK,
@@ -224,8 +224,8 @@ def test_nan_loss_is_left_out_of_the_curve_and_its_mean(tmp_path: Path, figures:
 def test_curve_of_averaged_weights_hides_no_other_and_is_not_hidden() -> None:
     """Its losses are often almost those of the last weights."""
     losses = [5.0, 4.0, 3.5]
-    last = LossCurve("last", [1.0, 2.0, 3.0], losses, [1.0, 2.0, 3.0], losses, [0.1] * 3)
-    averaged = replace(last, label="averaged", x=[], losses=[], errors=[0.0] * 3, dashed=True)
+    last = LossCurve("last", [1.0, 2.0, 3.0], losses, [1.0, 2.0, 3.0], losses, around(losses, [0.1] * 3))
+    averaged = replace(last, label="averaged", x=[], losses=[], ranges=around(losses, [0.0] * 3), dashed=True)
     axes = loss_figure([last, averaged], "Training tokens", str).axes[0]
     below, above = (next(line for line in axes.lines if line.get_label() == name) for name in ("last", "averaged"))
     assert (below.get_linestyle(), above.get_linestyle()) == ("-", "--")

@@ -163,9 +163,8 @@ def test_averaged_values_have_rows_of_their_own_in_a_comparison(runs: Path) -> N
     averaged, plain = load_models(["averaged", "plain"], runs)
     rows = {(row.quantity, row.metric): row.cells for row in final_metrics([averaged, plain])}
     assert rows[Quantity.AVERAGED_LOSS, ""] == [Value(look.averaged_loss or 0.0), Missing.NOT_APPLICABLE]
-    for metric, share in (scored.averaged_accuracy or {}).items():
-        (cell, other) = rows[Quantity.AVERAGED_ACCURACY, metric]
-        assert isinstance(cell, Value) and cell.value == share and other is Missing.NOT_APPLICABLE
+    (cell, other) = rows[Quantity.AVERAGED_ACCURACY, "by_token"]
+    assert isinstance(cell, Value) and cell.value == averaged_accuracy(scored) and other is Missing.NOT_APPLICABLE
     assert not [row for row in final_metrics([plain, plain]) if row.quantity.name.startswith("AVERAGED")]
 
 

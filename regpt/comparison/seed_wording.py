@@ -1,0 +1,59 @@
+"""Sentences on groups of runs: which runs each group has, and the test over seeds."""
+
+from collections.abc import Iterator, Sequence
+
+from regpt.comparison.seed_tables import seed_text
+from regpt.fairness.seed_claims import GroupComparison
+from regpt.fairness.seed_groups import SeedGroup
+from regpt.fairness.wording import claim_text
+from regpt.rendering.markup import Markup
+from regpt.reporting.findings import finding_of, sentences_of
+from regpt.reporting.summary import capitalized, model_sentence
+
+OVER_SEEDS = "Values are means over seeds, ± one standard error over seeds."
+SOURCES = (
+    "Groups with the same seeds, whose runs read the same windows in the same order, are compared by a paired t-test"
+    " over seeds (Student 1908); other groups by Welch's t-test (Welch 1947). p-values are adjusted for the number of"
+    " groups (Holm 1979). What would be found in four of five cases follows from the observed spread (Bloom 1995)."
+)
+
+
+def group_lines(groups: Sequence[SeedGroup], markup: Markup) -> Iterator[str]:
+    """Yield which runs each group has, with their seeds."""
+    for group in groups:
+        name = markup.bold(markup.text(group.name))
+        runs = ", ".join(
+            f"{markup.text(model.name)} ({seed_text(seed)})"
+            for model, seed in zip(group.members, group.seeds, strict=False)
+        )
+        n_runs, n_seeds = counted(len(group.members), "run"), counted(group.n_seeds, "seed")
+        if not runs:
+            yield f"{name} is not a run"
+        else:
+            yield f"{name}, {n_seeds if group.n_seeds == len(group.members) else f'{n_runs} of {n_seeds}'}: {runs}"
+
+
+def counted(n: int, name: str) -> str:
+    return f"{n} {name}{'s' * (n != 1)}"
+
+
+def group_verdict(found: GroupComparison, markup: Markup) -> str:
+    """Return the paragraph on a group: its loss compared with that of the reference."""
+    group, reference = (markup.bold(markup.text(one.name)) for one in (found.group, found.reference))
+    sentences = ". ".join(capitalized(sentence) for sentence in sentences_of([finding_of(found.loss)]))
+    return f"{group} compared with {reference}, the reference: {sentences}."
+
+
+def group_test_lines(found: GroupComparison, markup: Markup) -> list[str]:
+    """Return a title and the test. An empty line ends them."""
+    group, reference = markup.text(found.group.name), markup.text(found.reference.name)
+    title = markup.bold(f"{group} compared with {reference}")
+    return [title, "", f"- {claim_text(found.loss, found.reference.name, markup)}", ""]
+
+
+def recipe_sentences(groups: Sequence[SeedGroup]) -> Iterator[str]:
+    """Yield what was trained in each group, from its first run."""
+    for group in groups:
+        first = group.members[0]
+        if first.is_run and first.run:
+            yield model_sentence(first.run)
