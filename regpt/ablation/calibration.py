@@ -12,7 +12,7 @@ from pathlib import Path
 
 from regpt.ablation.design import RUNS_DIR, Design, Trial
 from regpt.ablation.equality import Equal, Speed
-from regpt.ablation.trials import Workers, call, in_places
+from regpt.ablation.workers import Executor, Workers
 from regpt.base.errors import UserError
 from regpt.base.files import write_json
 from regpt.data.shards import read_json_or_empty
@@ -30,7 +30,7 @@ def with_stored_speeds(folder: Path, design: Design) -> Design:
 def calibrated(
     folder: Path,
     design: Design,
-    workers: Workers,
+    executor: Executor,
     finished: Callable[[str, Speed], None],
     check_stop: Callable[[], None],
 ) -> Design:
@@ -44,9 +44,10 @@ def calibrated(
     for arm in design.arms:
         if arm.is_null or arm.name in speeds:
             continue
-        task = partial(measure, folder, replace(design, speeds={}), arm.name, workers)
-        alone = replace(workers, places=workers.places[:1])
-        speeds.update(in_places(alone, {arm.name: task}, finished, check_stop))
+        task = partial(measure, folder, replace(design, speeds={}), arm.name)
+        measured = executor.run_all({f"bench-{arm.name}": task}, lambda _, speed: None, check_stop)
+        (speeds[arm.name],) = measured.values()
+        finished(arm.name, speeds[arm.name])
         write_json(folder / CALIBRATION_FILE, {name: asdict(speed) for name, speed in speeds.items()})
     return replace(design, speeds=speeds)
 
@@ -58,7 +59,7 @@ def measure(folder: Path, design: Design, arm: str, workers: Workers, place: str
     settings = design.words_of(Trial(arm, design.seeds[0]))
     options = ["--steps-only", "--seconds", str(SECONDS), "--runs", str(runs), "--json", str(file)]
     words = ["bench", *options, design.recipe, *settings]
-    code, output = call(words, f"bench of {arm}", place, workers)
+    code, output = workers.call(words, f"bench of {arm}", place)
     if code:
         last = output.strip().splitlines()[-1:] or [f"exit code {code}"]
         raise UserError(f"bench of arm {arm} failed: {last[0]}", f"see: regpt {' '.join(words)}")

@@ -64,7 +64,6 @@ def interactions_of(design: Design, losses: Mapping[Trial, float]) -> tuple[Inte
         for arm, stack, without in stack_without(design)
     ]
     p_values = [p_value(one.contrast.differences) for one in found]
-    adjusted = (
-        p_values if len(found) == 2 else holm_adjusted(p_values)
-    )  # the interaction of two changes is one contrast
+    is_one_contrast = len(found) == 2  # two changes have the same interaction
+    adjusted = p_values if is_one_contrast else holm_adjusted(p_values)
     return tuple(replace(one, adjusted_p_value=p) for one, p in zip(found, adjusted, strict=True))

@@ -1,6 +1,5 @@
 """Run a whole ablation: prepare the data, tune, train every arm with every seed, and write the report."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,8 +10,9 @@ from regpt.ablation.design import Design, Trial, check_design, open_design
 from regpt.ablation.effects import results_of
 from regpt.ablation.equality import Speed
 from regpt.ablation.page import write_page
-from regpt.ablation.trials import Workers, best_values, run_trials
+from regpt.ablation.trials import best_values, run_trials
 from regpt.ablation.wording import rows
+from regpt.ablation.workers import Executor
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console
 from regpt.distributed.signals import GracefulStop
@@ -23,7 +23,7 @@ from regpt.preparation.dataset import open_or_prepare
 from regpt.tracking.run import Run
 
 
-def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: float) -> tuple[Table, list[Path]]:
+def run_ablation(folder: Path, design: Design, executor: Executor, smallest: float) -> tuple[Table, list[Path]]:
     """Run what is missing of an ablation in `folder`; return the table of effects and the pages of the report.
 
     Raises UserError if the folder holds another design or if a run fails, StopRequested after a signal.
@@ -32,7 +32,6 @@ def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: 
     with Console() as console:
         open_or_prepare(design.recipe_of(design.seed_trials()[0]), PreparationConsole(console))
     tuning, trials = design.tuning_trials(), design.seed_trials()
-    workers = Workers(places)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with GracefulStop() as stopping, Progress(*columns) as progress:
         task = progress.add_task("runs", total=len(tuning) + len(trials))
@@ -44,10 +43,10 @@ def run_ablation(folder: Path, design: Design, places: Sequence[str], smallest: 
         def measured(arm: str, speed: Speed) -> None:
             progress.console.print(f"{arm}: {1 / speed.token_seconds:,.0f} tokens/s", highlight=False)
 
-        design = calibrated(folder, design, workers, measured, stopping.check)
+        design = calibrated(folder, design, executor, measured, stopping.check)
         check_design(design)
-        best = best_values(run_trials(folder, design, tuning, {}, workers, finished, stopping.check))
-        runs = run_trials(folder, design, trials, best, workers, finished, stopping.check)
+        best = best_values(run_trials(folder, design, tuning, {}, executor, finished, stopping.check))
+        runs = run_trials(folder, design, trials, best, executor, finished, stopping.check)
     results = results_of(design, runs, best, smallest)
     header, *others = rows(results)
     table = Table(*header)

@@ -11,6 +11,7 @@ from regpt.cli.output import print_table
 
 if TYPE_CHECKING:
     from regpt.ablation.design import Design
+    from regpt.ablation.workers import Executor
     from regpt.cli.arguments import Subparsers
 
 SMALLEST = 0.01  # nats; about 10 % of the tokens of a 124M model (docs/improvements.md)
@@ -59,7 +60,9 @@ def add_ablate(commands: "Subparsers") -> None:
     )
     nulls.add_argument("--aa-arms", dest="aa", type=at_least(int, 1), metavar="N", help="add N A/A arms")
     ablate.add_argument(
-        "--leave-one-out", action="store_true", help="all changes together, and all without each of them"
+        "--leave-one-out",
+        action="store_true",
+        help="add all changes together, and all without each of them, which shows interactions",
     )
     ablate.add_argument(
         "--smallest",
@@ -74,6 +77,18 @@ def add_ablate(commands: "Subparsers") -> None:
     ablate.add_argument(
         "--jobs", type=at_least(int, 1), metavar="N", help="runs at a time (default: one per card, or per CPU core)"
     )
+    ablate.add_argument(
+        "--slurm",
+        action="store_true",
+        help="train each run as a job of a Slurm cluster (pip install 'regpt[slurm]'); --jobs: queued at a time",
+    )
+    ablate.add_argument(
+        "--option",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="option of the jobs: partition=gpu, time=04:00:00, gpus=1, setup='module load cuda', or one of submitit's",
+    )
     ablate.add_argument("--plan", action="store_true", help="list the runs and stop")
 
 
@@ -81,7 +96,7 @@ def run_ablate(arguments: argparse.Namespace) -> int:
     from regpt.ablation.calibration import with_stored_speeds
     from regpt.ablation.design import check_design
     from regpt.ablation.equality import Equal
-    from regpt.ablation.laboratory import places_for, run_ablation
+    from regpt.ablation.laboratory import run_ablation
 
     folder = arguments.into or Path("ablations") / Path(arguments.recipe).stem
     design = design_of(arguments)
@@ -93,11 +108,28 @@ def run_ablate(arguments: argparse.Namespace) -> int:
         for trial in [*design.tuning_trials(), *design.seed_trials()]:
             print(f"{trial.run_name}: {' '.join(design.words_of(trial))}")
         return DONE
-    places = places_for(design, arguments.jobs)
-    table, pages = run_ablation(folder, design, places, arguments.smallest)
+    executor = executor_of(arguments, folder, design)
+    table, pages = run_ablation(folder, design, executor, arguments.smallest)
     print_table(table)
     print(f"report: {', '.join(str(page) for page in pages)}")
     return DONE
+
+
+def executor_of(arguments: argparse.Namespace, folder: Path, design: "Design") -> "Executor":
+    """Return where the runs are trained: on this machine, or as jobs of a cluster."""
+    from regpt.ablation.laboratory import places_for
+    from regpt.ablation.slurm import SlurmJobs, import_submitit, slurm_options
+    from regpt.ablation.workers import Workers
+    from regpt.base.errors import UserError
+    from regpt.cli.prepare import option_of_executor
+
+    if arguments.slurm:
+        import_submitit()
+        options = slurm_options([option_of_executor(word) for word in arguments.option])
+        return SlurmJobs(folder, options, arguments.jobs or 0)
+    if arguments.option:
+        raise UserError("--option needs a cluster", "add --slurm")
+    return Workers(places_for(design, arguments.jobs))
 
 
 def design_of(arguments: argparse.Namespace) -> "Design":

@@ -20,8 +20,8 @@ from regpt.ablation.design import (
     read_design,
 )
 from regpt.ablation.equality import OTHER_STEPS, SCHEDULE_STEPS, Equal, Speed, flops
-from regpt.ablation.trials import Workers
 from regpt.ablation.wording import HELD_EQUAL, LOADS, design_lines, worst_load
+from regpt.ablation.workers import Workers
 from regpt.base.errors import UserError
 from regpt.cli.main import main
 from regpt.optimizer.sizes import newton_schulz_flops
