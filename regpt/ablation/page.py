@@ -1,9 +1,10 @@
 """Write ablation.md with its figure, and ablation.html."""
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
-from regpt.ablation.effects import Results
-from regpt.ablation.figures import draw_effects
+from regpt.ablation.effects import Effect, Results
 from regpt.ablation.wording import (
     INTERPLAY_SOURCE,
     SOURCES,
@@ -14,7 +15,17 @@ from regpt.ablation.wording import (
     rows,
 )
 from regpt.base.files import write_text
-from regpt.rendering.figure_style import as_markdown, as_picture
+from regpt.rendering.figure_style import (
+    COLORS,
+    FAINT,
+    INK,
+    as_markdown,
+    as_picture,
+    finish_axes,
+    new_figure,
+    save_figure,
+    short_name,
+)
 from regpt.rendering.html import html_page
 from regpt.rendering.templates import render_template
 from regpt.tracking.layout import IMAGES_DIR
@@ -51,3 +62,25 @@ def write_page(folder: Path, results: Results) -> list[Path]:
 def markdown(table: list[list[str]]) -> str:
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])
+
+
+def draw_effects(found: Sequence[Effect], path: Path) -> None:
+    """Draw one row for each change, the first on top; write the figure in light and dark."""
+    figure, axes = new_figure("Difference of the final validation loss from the base (nats per token)")
+    figure.set_figheight(max(2.2, 1.2 + 0.42 * len(found)))
+    axes.axvline(0.0, color=INK, linewidth=1.0)
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    axes.grid(visible=False, axis="y")
+    for place, effect in enumerate(reversed(found)):
+        color = COLORS[0] if effect.is_significant and effect.mean < 0 else COLORS[1]
+        half = effect.half_width
+        if math.isfinite(half):
+            axes.plot([effect.mean - half, effect.mean + half], [place, place], color=color, linewidth=2.2)
+        axes.plot(effect.differences, [place] * len(effect.differences), "o", color=color, markersize=3.5, alpha=0.5)
+        axes.plot([effect.mean], [place], "o", color=color, markersize=7)
+    axes.set_yticks(range(len(found)), [short_name(effect.arm) for effect in reversed(found)])
+    axes.set_ylim(-0.6, len(found) - 0.4)
+    axes.set_xlabel("arm − base; bars: 95 % intervals over seeds, small dots: seeds", color=INK, fontsize=9.5)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g}" if value else "0")
+    finish_axes(axes)
+    save_figure(figure, path)

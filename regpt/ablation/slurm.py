@@ -93,7 +93,7 @@ class SlurmJobs:
         return results
 
     def queued_job(self, name: str) -> Any:
-        """Return the newest job of a task if it waits or runs; None if there is none."""
+        """Return the newest job of a task if it waits or runs; otherwise None."""
         import_submitit()
         from submitit import SlurmJob
 

@@ -1,5 +1,6 @@
 """Run the trials of an ablation: each an ordinary run, trained or resumed by a regpt command."""
 
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,9 +8,10 @@ from pathlib import Path
 
 from regpt.ablation.design import RUNS_DIR, Design, Trial
 from regpt.ablation.workers import Executor, Workers
-from regpt.base.errors import LOCKED, UserError
+from regpt.base.errors import LOCKED, LockedError, UserError
+from regpt.filesystem.locks import holder_of, locked
 from regpt.tracking.journal import RunState
-from regpt.tracking.layout import RunPaths
+from regpt.tracking.layout import RunPaths, step_directories
 from regpt.tracking.run import Run, open_run
 
 LOCK_POLL_SECONDS = 2.0
@@ -66,15 +68,36 @@ def run_trial(folder: Path, design: Design, trial: Trial, best: str, workers: Wo
         if run := finished_run(path):
             return run
         words = ["resume", str(path)]
+        discard_without_checkpoint(path)
         if not RunPaths(path).journal.exists():
             named = ["--runs", str(folder / RUNS_DIR), "--name", trial.run_name]
             words = ["train", design.recipe, *named, *design.words_of(trial, best)]
         code, output = workers.call(words, trial.run_name, place)
-        if code == LOCKED:  # by a child of an ablation that was killed, which still trains
+        if code == LOCKED or (code and is_trained_elsewhere(path)):
             time.sleep(LOCK_POLL_SECONDS)
         elif code and not workers.stopping:
             last = output.strip().splitlines()[-1:] or [f"exit code {code}"]
             raise UserError(f"run {trial.run_name} failed: {last[0]}", f"see: regpt {' '.join(words)}")
+
+
+def discard_without_checkpoint(path: Path) -> None:
+    """Delete a run that was killed before its first checkpoint, which can only be trained from the start."""
+    paths = RunPaths(path)
+    if not path.exists() or step_directories(paths.checkpoints):
+        return
+    try:
+        with locked(paths.lock):  # nobody trains it any more
+            is_empty = not step_directories(paths.checkpoints)
+    except LockedError:
+        return
+    if is_empty:
+        shutil.rmtree(path)
+
+
+def is_trained_elsewhere(path: Path) -> bool:
+    """Return whether another process trains a run: a child of an ablation that was killed."""
+    holder = holder_of(RunPaths(path).lock)
+    return holder is not None and holder.is_alive is not False
 
 
 def best_values(runs: dict[Trial, Run]) -> dict[str, str]:

@@ -71,6 +71,11 @@ def add_ablate(commands: "Subparsers") -> None:
         metavar="NATS",
         help=f"smallest effect that matters, for what is called under-powered (default: {SMALLEST:g})",
     )
+    add_execution(ablate)
+
+
+def add_execution(ablate: argparse.ArgumentParser) -> None:
+    """Add the options that say where the runs are kept and trained."""
     ablate.add_argument(
         "--into", type=Path, metavar="FOLDER", help="folder of the ablation (default: ablations/RECIPE)"
     )

@@ -1,18 +1,23 @@
 """Whole ablations of tiny runs, from the command line."""
 
-import os
+import contextlib
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from regpt.ablation.trials import discard_without_checkpoint, is_trained_elsewhere
 from regpt.base.errors import TERMINATED
+from regpt.filesystem.locks import locked
 from regpt.recipe.settings import to_toml
 from regpt.tracking.journal import read_history
+from regpt.tracking.layout import RunPaths
 from tests.conftest import tiny_recipe, wait_until
 
 CHANGE = ["--change", "muon: optimizer.kind=muon"]
@@ -20,7 +25,7 @@ CHANGE = ["--change", "muon: optimizer.kind=muon"]
 
 @pytest.fixture
 def recipe(tmp_path: Path, texts: Path) -> Path:
-    found = tiny_recipe(tmp_path, evaluation={"sample_count": 0})
+    found = tiny_recipe(tmp_path, run={"max_steps": 15}, evaluation={"sample_count": 0})
     (tmp_path / "tiny.toml").write_text(to_toml(found), encoding="utf-8")
     return tmp_path / "tiny.toml"
 
@@ -53,17 +58,36 @@ def report(folder: Path) -> str:
     return re.sub(r"(× \d+\.\d+|—) \| × \d+\.\d+", "…", (folder / "ablation.md").read_text(encoding="utf-8"))
 
 
+def kill(child: "subprocess.Popen[str]", with_children: bool) -> None:
+    """Kill an ablation, and the runs that it trains or not; those are in sessions of their own."""
+    family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
+    for process in family if with_children else family[:1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL
+
+
 @pytest.mark.slow
-def test_killed_ablation_continues_and_writes_the_report_of_an_undisturbed_one(recipe: Path, tmp_path: Path) -> None:
-    """Two at a time, stopped and killed with its first runs under way, against one after another."""
+def test_ablation_stopped_and_killed_three_times_writes_the_report_of_an_undisturbed_one(
+    recipe: Path, tmp_path: Path
+) -> None:
+    """Two at a time: killed with its runs, before and after their first checkpoint; stopped; and killed alone."""
     folder, whole = tmp_path / "killed", tmp_path / "whole"
-    for number in (signal.SIGTERM, signal.SIGKILL):
+    first_run = folder / "runs" / "base-1337"
+
+    def disturbed(happened: Callable[[], bool]) -> "subprocess.Popen[str]":
         child = start(recipe, folder, "--jobs", "2")
-        wait_until(lambda: len(list(folder.glob("runs/*/journal.jsonl"))) >= 1, seconds=60)
-        os.kill(child.pid, number)
-        output, _ = child.communicate()
-        assert child.returncode == (TERMINATED if number == signal.SIGTERM else -signal.SIGKILL)
-        assert "the same command continues" in output or number == signal.SIGKILL
+        wait_until(lambda: happened() and bool(psutil.Process(child.pid).children()), seconds=60)
+        return child
+
+    kill(disturbed(lambda: (first_run / "journal.jsonl").exists()), with_children=True)
+    kill(disturbed(lambda: (first_run / "checkpoints" / "step_000003").exists()), with_children=True)
+    child = disturbed(lambda: True)
+    child.terminate()
+    output, _ = child.communicate()
+    assert child.returncode == TERMINATED and "the same command continues" in output
+    kill(disturbed(lambda: (first_run / "checkpoints" / "step_000006").exists()), with_children=False)
     output = finish(start(recipe, folder, "--jobs", "2"))
     assert "muon" in output and "report:" in output
     finish(start(recipe, whole, "--jobs", "1"))
@@ -73,6 +97,21 @@ def test_killed_ablation_continues_and_writes_the_report_of_an_undisturbed_one(r
         ours, theirs = (read_history(where / "runs" / name) for where in (folder, whole))
         assert [step.loss for step in ours.steps] == [step.loss for step in theirs.steps]
     assert report(folder) == report(whole)
+
+
+def test_run_without_a_checkpoint_is_discarded_unless_a_process_trains_it(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "journal.jsonl").touch()
+    with locked(RunPaths(path).lock):
+        discard_without_checkpoint(path)
+        assert path.exists() and is_trained_elsewhere(path)
+    RunPaths(path).checkpoint(3).mkdir(parents=True)
+    discard_without_checkpoint(path)
+    assert path.exists() and not is_trained_elsewhere(path)
+    RunPaths(path).checkpoint(3).rmdir()
+    discard_without_checkpoint(path)
+    assert not path.exists()
 
 
 @pytest.mark.nightly
