@@ -8,10 +8,9 @@ from regpt.comparison.seed_tables import group_differences_table, mean_metrics_t
 from regpt.comparison.seed_wording import (
     OVER_SEEDS,
     SOURCES,
-    group_lines,
+    group_paragraphs,
     group_test_lines,
     group_verdict,
-    recipe_sentences,
 )
 from regpt.fairness.learning_curves import LearningCurve
 from regpt.fairness.seed_claims import caveats_of, compare_groups
@@ -28,7 +27,7 @@ def group_page(groups: Sequence[SeedGroup], curves: Sequence[LearningCurve], fig
     return ComparisonPage(
         title=", ".join(escaped(group.name) for group in groups),
         verdicts=[group_verdict(one, MARKDOWN) for one in compared],
-        runs=[*group_lines(groups, MARKDOWN), *recipe_sentences(groups)],
+        runs=[*group_paragraphs(groups)],
         caveats=caveat_lines(caveats_of(groups), MARKDOWN),
         final_metrics=mean_metrics_table(groups),
         problems=problem_lines([model for group in groups for model in group.members], MARKDOWN),

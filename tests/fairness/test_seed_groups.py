@@ -55,6 +55,15 @@ def test_copies_of_a_run_are_no_second_seed(runs: Path) -> None:
     assert found.reference.n_seeds == 3 and found.loss == compared(runs, *sorted(plain(runs))).loss
 
 
+def test_runs_that_share_a_data_order_count_once_with_their_mean(runs: Path) -> None:
+    """As the base and the A/A arm of an ablation."""
+    make_run(runs / "base-1-again", 1, 10.08, ("max_steps = 12", "max_steps = 12\nweights_seed = 5"))
+    base, faster = grouped(runs)
+    losses = [model.loss.loss for model in base.members if model.loss]
+    assert len(losses) == 4 and base.by_seed(losses) == pytest.approx({(1,): 10.05, (2,): 10.04, (3,): 10.03})
+    assert base.mean(losses) == pytest.approx(10.04) and (base.n_seeds, faster.n_seeds) == (3, 3)
+
+
 def plain(runs: Path) -> list[str]:
     return [path.name for path in runs.iterdir() if not path.name.endswith("-copy")]
 
