@@ -12,8 +12,8 @@ from regpt.base.errors import UserError
 from regpt.base.files import write_json
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
+from regpt.tracking.layout import ABLATION_FILE
 
-DESIGN_FILE = "ablation.json"
 RUNS_DIR = "runs"
 BASE, AA, STACK = "base", "a-a", "all"
 ALL_RATES = "rates"  # to tune: every learning rate of an arm, by one factor
@@ -201,7 +201,7 @@ def open_design(folder: Path, design: Design) -> None:
 
     More seeds than before are an extension. Raises UserError for another design.
     """
-    file = folder / DESIGN_FILE
+    file = folder / ABLATION_FILE
     if file.exists():
         before = read_design(folder)
         if Design(**{**vars(design), "seeds": before.seeds}) != before or not set(before.seeds) <= set(design.seeds):
@@ -217,7 +217,7 @@ def open_design(folder: Path, design: Design) -> None:
 def read_design(folder: Path) -> Design:
     """Read the design of an ablation. Raises UserError if the folder holds none."""
     try:
-        stored: dict[str, Any] = json.loads((folder / DESIGN_FILE).read_text(encoding="utf-8"))
+        stored: dict[str, Any] = json.loads((folder / ABLATION_FILE).read_text(encoding="utf-8"))
         tuning = stored.pop("tuning")
         return Design(
             recipe=stored["recipe"],

@@ -33,16 +33,16 @@ def print_comparison(models: "Sequence[ComparedModel]") -> None:
     from regpt.fairness.seed_groups import seed_groups
 
     if groups := seed_groups(models):
-        print_groups(groups)
+        print_groups(groups, models)
     else:
         print_models(models)
 
 
-def print_groups(groups: "Sequence[SeedGroup]") -> None:
+def print_groups(groups: "Sequence[SeedGroup]", models: "Sequence[ComparedModel]") -> None:
     from rich.console import Console
 
     from regpt.comparison.seed_tables import mean_metrics_table
-    from regpt.comparison.seed_wording import group_lines, group_test_lines
+    from regpt.comparison.seed_wording import group_lines, group_test_lines, left_out_lines
     from regpt.comparison.tables import rich_table
     from regpt.fairness.seed_claims import caveats_of, compare_groups
     from regpt.fairness.wording import caveat_lines, problem_lines
@@ -52,7 +52,7 @@ def print_groups(groups: "Sequence[SeedGroup]") -> None:
     for line in [*group_lines(groups, TERMINAL), "", *caveat_lines(caveats_of(groups), TERMINAL)]:
         console.print(line, soft_wrap=True)
     console.print(rich_table(mean_metrics_table(groups)))
-    problems = problem_lines([model for group in groups for model in group.members], TERMINAL)
+    problems = [*problem_lines(models, TERMINAL), *left_out_lines(models, TERMINAL)]
     tests = [line for found in compare_groups(groups) for line in group_test_lines(found, TERMINAL)]
     for line in ["", *problems, *tests]:
         console.print(line, soft_wrap=True)

@@ -37,7 +37,7 @@ def write_comparison(models: Sequence[ComparedModel], folder: Path, html: bool =
     """
     images = folder / IMAGES_DIR
     images.mkdir(parents=True, exist_ok=True)
-    page = drawn_group_page(groups, images) if (groups := seed_groups(models)) else drawn_page(models, images)
+    page = drawn_group_page(groups, models, images) if (groups := seed_groups(models)) else drawn_page(models, images)
     paths = [folder / "comparison.md"]
     write_text(paths[0], render(page, as_picture))
     if html:
@@ -56,13 +56,13 @@ def drawn_page(models: Sequence[ComparedModel], images: Path) -> ComparisonPage:
     return comparison_page(models, curves, figures)
 
 
-def drawn_group_page(groups: Sequence[SeedGroup], images: Path) -> ComparisonPage:
+def drawn_group_page(groups: Sequence[SeedGroup], models: Sequence[ComparedModel], images: Path) -> ComparisonPage:
     """Draw the figures of groups of runs, and return the values of their page."""
     curves = [curve for group in groups if (curve := mean_curve(group)) and curve.steps]
     figures = draw_losses(curves, images)
     if draw_mean_hellaswag(groups, images / f"{HELLASWAG_FIGURE}.png"):
         figures.append(HELLASWAG_FIGURE)
-    return group_page(groups, curves, figures)
+    return group_page(groups, models, curves, figures)
 
 
 def draw_losses(curves: Sequence[LearningCurve], images: Path) -> list[str]:

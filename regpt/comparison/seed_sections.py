@@ -11,8 +11,10 @@ from regpt.comparison.seed_wording import (
     group_paragraphs,
     group_test_lines,
     group_verdict,
+    left_out_lines,
 )
 from regpt.fairness.learning_curves import LearningCurve
+from regpt.fairness.models import ComparedModel
 from regpt.fairness.seed_claims import caveats_of, compare_groups
 from regpt.fairness.seed_groups import SeedGroup
 from regpt.fairness.wording import caveat_lines, problem_lines
@@ -20,8 +22,16 @@ from regpt.rendering.markdown import escaped
 from regpt.rendering.markup import MARKDOWN
 
 
-def group_page(groups: Sequence[SeedGroup], curves: Sequence[LearningCurve], figures: Sequence[str]) -> ComparisonPage:
-    """Collect the values of the page. `curves` are means over seeds, `figures` the names of what was drawn."""
+def group_page(
+    groups: Sequence[SeedGroup],
+    models: Sequence[ComparedModel],
+    curves: Sequence[LearningCurve],
+    figures: Sequence[str],
+) -> ComparisonPage:
+    """Collect the values of the page. `models` are all that were named, in groups or not.
+
+    `curves` are means over seeds, `figures` the names of what was drawn.
+    """
     compared = compare_groups(groups)
     samples = compare_samples([group.members[0] for group in groups])
     return ComparisonPage(
@@ -30,7 +40,7 @@ def group_page(groups: Sequence[SeedGroup], curves: Sequence[LearningCurve], fig
         runs=[*group_paragraphs(groups)],
         caveats=caveat_lines(caveats_of(groups), MARKDOWN),
         final_metrics=mean_metrics_table(groups),
-        problems=problem_lines([model for group in groups for model in group.members], MARKDOWN),
+        problems=[*problem_lines(models, MARKDOWN), *left_out_lines(models, MARKDOWN)],
         loss_figures=[name for name in figures if name != HELLASWAG_FIGURE],
         has_hellaswag=HELLASWAG_FIGURE in figures,
         unknown_speed=[escaped(curve.name) for curve in curves if not curve.has_known_speed],

@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from regpt.comparison.seed_tables import seed_text
+from regpt.fairness.models import ComparedModel
 from regpt.fairness.seed_claims import GroupComparison
-from regpt.fairness.seed_groups import SeedGroup
+from regpt.fairness.seed_groups import SeedGroup, tuning_runs
 from regpt.fairness.wording import claim_text
 from regpt.rendering.markup import MARKDOWN, Markup
 from regpt.reporting.findings import finding_of, sentences_of
@@ -38,6 +39,14 @@ def run_names(group: SeedGroup) -> list[str]:
     """Return the names of the runs; with their paths only where two runs of the group have the same name."""
     names = [model.run.id if model.run else model.name for model in group.members]
     return names if len(set(names)) == len(names) else [model.name for model in group.members]
+
+
+def left_out_lines(models: Sequence[ComparedModel], markup: Markup) -> list[str]:
+    """Return which runs are in no group, and why. An empty line ends them."""
+    names = ", ".join(markup.text(model.name) for model in tuning_runs(models))
+    if not names:
+        return []
+    return [f"- Left out: {names}. An ablation chose a setting by their losses, so they are no further seeds.", ""]
 
 
 def counted(n: int, name: str) -> str:

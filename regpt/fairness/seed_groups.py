@@ -1,5 +1,6 @@
 """Groups of runs whose recipes differ only in seeds."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -7,6 +8,8 @@ from statistics import fmean
 from regpt.fairness.models import ComparedModel
 from regpt.recipe.differences import recipe_digest
 from regpt.recipe.recipe import Recipe
+from regpt.tracking.layout import ABLATION_FILE
+from regpt.tracking.run import Run
 
 Seed = tuple[int, ...]  # run.seed; with the seed of the weights if all runs of a group have the same run.seed
 SEPARATORS = "-_. "
@@ -48,10 +51,14 @@ class SeedGroup:
 def seed_groups(models: Sequence[ComparedModel]) -> list[SeedGroup]:
     """Group runs by recipe; every other model is a group by itself. The groups have the order of their first members.
 
-    Returns no groups unless two of them have two seeds or more: then the models are compared one by one.
+    Returns no groups unless two of them have two seeds or more: then the models are compared one by one. Runs with
+    which an ablation tuned a setting are in no group.
     """
     members: dict[str, list[ComparedModel]] = {}
+    left_out = {model.name for model in tuning_runs(models)}
     for model in models:
+        if model.name in left_out:
+            continue
         is_run = model.run is not None and model.is_run
         key = recipe_digest(without_seeds(model.run.recipe)) if model.run and is_run else f"model {model.name}"
         members.setdefault(key, []).append(model)
@@ -59,6 +66,22 @@ def seed_groups(models: Sequence[ComparedModel]) -> list[SeedGroup]:
     if sum(group.n_seeds >= LEAST_SEEDS for group in groups) < 2:
         return []
     return [replace(group, name=name) for group, name in zip(groups, group_names(groups), strict=True)]
+
+
+def tuning_runs(models: Sequence[ComparedModel]) -> list[ComparedModel]:
+    """Return the runs with which an ablation chose a setting. It compares runs of other seeds.
+
+    The best of several values has the lowest loss partly by luck, so its run is not a seed like the others.
+    """
+    return [model for model in models if model.is_run and model.run and is_tuning_run(model.run)]
+
+
+def is_tuning_run(run: Run) -> bool:
+    try:
+        seeds = json.loads((run.path.resolve().parent.parent / ABLATION_FILE).read_text(encoding="utf-8"))["seeds"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return run.recipe.run.seed not in seeds
 
 
 def without_seeds(recipe: Recipe) -> Recipe:

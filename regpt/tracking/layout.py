@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RECIPE_FILE = "recipe.toml"
+ABLATION_FILE = "ablation.json"  # above the folder of its runs
 ENVIRONMENT_FILE = "environment.json"
 JOURNAL_FILE = "journal.jsonl"
 LOCK_FILE = "lock"

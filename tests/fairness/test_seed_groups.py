@@ -1,5 +1,6 @@
 """Which runs are one group, what is tested between groups, and which reasons against it are named."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from regpt.fairness.caveats import CaveatKind
 from regpt.fairness.claims import Limit
 from regpt.fairness.loading import load_models
 from regpt.fairness.seed_claims import GroupComparison, caveats_of, compare_groups
-from regpt.fairness.seed_groups import SeedGroup, seed_groups
+from regpt.fairness.seed_groups import SeedGroup, seed_groups, tuning_runs
 from regpt.stats.outcome import NotTested, Outcome
 from regpt.stats.seeds import SeedsTest
 from tests.helpers.compared_runs import edit_journal, edit_recipe
@@ -62,6 +63,16 @@ def test_runs_that_share_a_data_order_count_once_with_their_mean(runs: Path) -> 
     losses = [model.loss.loss for model in base.members if model.loss]
     assert len(losses) == 4 and base.by_seed(losses) == pytest.approx({(1,): 10.05, (2,): 10.04, (3,): 10.03})
     assert base.mean(losses) == pytest.approx(10.04) and (base.n_seeds, faster.n_seeds) == (3, 3)
+
+
+def test_runs_that_tuned_a_setting_of_an_ablation_are_left_out(runs: Path) -> None:
+    """The best of them has the recipe of its arm."""
+    make_run(runs / "base-tune-1", 0, 9.99)
+    models = load_models(sorted(path.name for path in runs.iterdir()), runs)
+    assert [group.n_seeds for group in seed_groups(models)] == [4, 3] and tuning_runs(models) == []
+    (runs.parent / "ablation.json").write_text(json.dumps({"seeds": [1, 2, 3]}), encoding="utf-8")
+    assert [group.n_seeds for group in seed_groups(models)] == [3, 3]
+    assert [model.name for model in tuning_runs(models)] == ["base-tune-1"]
 
 
 def plain(runs: Path) -> list[str]:
