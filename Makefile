@@ -15,7 +15,7 @@ GOLDEN_TESTS = $(shell grep -rl --include='test_*.py' assert_golden tests)
 help:            ## what can be made
 	@grep -hE '^[a-z-]+: .*##' Makefile | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 22
 
-demo: $(VENV)/installed             ## train both models in miniature and write their report and comparison
+demo: $(VENV)/installed             ## train the models in miniature and write their reports and comparison
 	@$(BIN)/regpt demo
 
 quick: $(VENV)/installed-dev        ## run the fast tests, for every change: under two minutes

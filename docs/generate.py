@@ -1,4 +1,4 @@
-"""Write the generated parts of the documentation: cli.md, settings.md, and the tables of plan.md and scale.md.
+"""Write the generated parts of the documentation: cli.md, settings.md, and the tables of other pages.
 
 Run it with `make docs-generate`. tests/test_docs.py compares the files with what this script writes.
 """
@@ -220,8 +220,11 @@ def with_tables(page: str) -> str:
 
 def table(name: str) -> list[str]:
     """Return the lines of a table by its function's name, for example `roofline.fit_table`."""
-    from benchmarks import roofline, scale
+    from benchmarks import measured, roofline, scale
 
+    group, _, wanted = name.partition(".")
+    if group == "measured":
+        return list(measured.table(wanted) if wanted in measured.EXPERIMENTS else measured.lines_of(wanted))
     functions = {
         "roofline.speed_table": roofline.speed_table,
         "roofline.published_table": roofline.published_table,
@@ -237,7 +240,7 @@ def generated() -> dict[Path, str]:
     pages = {DOCS / "cli.md": cli_page(), DOCS / "settings.md": settings_page()}
     if LIBRARY.is_file():
         pages[DOCS / "library.md"] = library_page()
-    for name in ("plan.md", "scale.md"):
+    for name in ("plan.md", "scale.md", "improvements.md"):
         pages[DOCS / name] = with_tables((DOCS / name).read_text(encoding="utf-8"))
     return pages
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -144,7 +145,10 @@ def parse_change(text: str) -> Arm:
     Raises UserError for a text that is not of that form.
     """
     head, colon, rest = text.partition(": ")
-    words = (rest if colon else text).split()
+    try:
+        words = shlex.split(rest if colon else text)  # a value with spaces stands in quotes
+    except ValueError:
+        words = []
     if not words or not all("=" in word and "." in word.partition("=")[0] for word in words):
         raise UserError(
             f"--change '{text}' is not a list of settings", "write it as 'model.qk_norm=true optimizer.kind=muon'"

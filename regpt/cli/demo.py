@@ -1,4 +1,4 @@
-"""`regpt demo`: the seed comparison in miniature, from text to report, on the embedded corpus."""
+"""`regpt demo`: the whole way in miniature, from text to report, on the embedded corpus."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,12 +13,14 @@ from regpt.reporting.scores import open_baseline
 from regpt.tracking.run import open_run
 from regpt.training.start import start_training
 
-RECIPES = ("demo-classic", "demo-modern")  # the report is about the last one, compared with the others
+RECIPES = ("demo-classic", "demo-modern", "demo-next")  # the report is about the last one, compared with the others
 
 
 def demo(root: Path, overrides: Sequence[str] = ()) -> int:
-    """Prepare, train classic, train modern, compare; returns the exit code. The last two lines name report and
-    comparison, each as Markdown and as a page."""
+    """Prepare, train the three miniatures and compare them; return the exit code.
+
+    The last two lines name report and comparison, each as Markdown and as a page.
+    """
     recipes = [load_recipe(name, overrides) for name in RECIPES]
     number = next(n for n in range(1, 1_000_000) if not any(path_of(root, name, n).exists() for name in RECIPES))
     runs = [path_of(root, name, number) for name in RECIPES]

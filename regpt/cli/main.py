@@ -29,7 +29,7 @@ from regpt.recipe.aliases import RenamedSetting
 DESCRIPTION = "Train GPT-2 (124M) from scratch and write a report that you can verify."
 EPILOG = """\
 from text to report:
-  regpt demo                                             train two small models and compare them, in minutes
+  regpt demo                                             train three small models and compare them, in minutes
   regpt recipe show gpt2-modern --against gpt2-classic   every setting, and what differs
   regpt plan gpt2-modern --gpu "RTX 5090"                memory, hours, energy, cost
   regpt bench gpt2-modern                                tokens/s of this machine, measured in a minute

@@ -22,9 +22,9 @@ def add_demo(commands: "Subparsers") -> None:
         commands,
         "demo",
         run_demo,
-        "train two small models and compare them",
-        "Prepares Python's own source code, trains demo-classic and demo-modern (about four minutes on two CPU\n"
-        "cores), and writes their report and their comparison. The last lines name the files.",
+        "train three small models and compare them",
+        "Prepares Python's own source code, trains demo-classic, demo-modern and demo-next (about six\n"
+        "minutes on two CPU cores), and writes their reports and their comparison. The last lines name the files.",
     )
     add_runs(demo)
     add_overrides(demo)

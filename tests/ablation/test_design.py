@@ -76,6 +76,7 @@ def test_leave_one_out_builds_the_stack_and_every_stack_without_one() -> None:
         ("model.qk_norm=true", "qk_norm", ("model.qk_norm=true",)),
         ("my muon: optimizer.kind=muon", "my-muon", ("optimizer.kind=muon",)),
         ("model.mlp_hidden=512 model.activation=relu2", "mlp_hidden=512,activation=relu2", None),
+        ("ramp: 'data.batch_ramp=64 until 1k'", "ramp", ("data.batch_ramp=64 until 1k",)),
     ],
 )
 def test_change_is_named_by_its_settings_or_by_the_user(text: str, name: str, settings: tuple[str, ...] | None) -> None:
@@ -83,7 +84,7 @@ def test_change_is_named_by_its_settings_or_by_the_user(text: str, name: str, se
     assert arm.name == name and arm.settings == (settings or tuple(text.split()))
 
 
-@pytest.mark.parametrize("text", ["qk_norm", "", "muon:", "model=3", "model.qk_norm"])
+@pytest.mark.parametrize("text", ["qk_norm", "", "muon:", "model=3", "model.qk_norm", 'data.path="a'])
 def test_text_that_is_not_a_change_is_refused_with_the_text(text: str) -> None:
     with pytest.raises(UserError, match=f"'{text}'"):
         parse_change(text)

@@ -51,7 +51,7 @@ SETTINGS_OF_VERSION_0_1 = {
 
 def test_recipe_digests_are_those_of_version_0_1() -> None:
     found = {name: recipe_digest(load_recipe(name, SETTINGS_OF_VERSION_0_1.get(name, []))) for name in DIGESTS}
-    assert found == DIGESTS and set(DIGESTS) == set(shipped_recipes())
+    assert found == DIGESTS and set(shipped_recipes()) - set(DIGESTS) == {"demo-next", "gpt2-next"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,200 @@
+"""Measure the improvements of docs/improvements.md, each as one `regpt ablate` with its design written here.
+
+    python -m benchmarks.improvements first           Muon, and a stack of everything, against the modern miniature
+    python -m benchmarks.improvements switches        every switch alone, against the modern miniature
+    python -m benchmarks.improvements muon_settings   what belongs to Muon, against Muon
+    python -m benchmarks.improvements third           `next` on a third of the tokens, against modern on all of them
+    python -m benchmarks.improvements third --size 18M --text FOLDER
+
+Without --text the corpus is the embedded one. Every arm is tuned over the same factors of its learning rates. Runs are
+kept in --into, so a call that was stopped continues where it was. --command prints the command and stops. The result is
+added to benchmarks/measured.json, from which `make docs-generate` writes the figures of docs/improvements.md.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measured import measured_in, record
+from regpt.base.errors import DONE
+from regpt.cli.ablate import SMALLEST
+from regpt.cli.main import main as regpt
+from regpt.recipe.differences import differences
+from regpt.recipe.recipe import Recipe
+from regpt.recipe.settings import load_recipe
+
+BASE, NEXT = "demo-modern", "demo-next"
+SIZES = {
+    "3M": "model.n_head=2 model.n_embd=64 model.mlp_hidden=172",
+    "7M": "",
+    "18M": "model.n_layer=6 model.n_embd=256 model.mlp_hidden=688",
+}
+COMMON = (
+    "run.precision=bfloat16 data.validation_tokens=40000 data.shard_tokens=1000000 evaluation.validation_batches=8"
+    " evaluation.hellaswag_every=0 evaluation.sample_count=0 optimizer.max_lr=3e-3 optimizer.min_lr=3e-4"
+)
+CONTEXT = 256  # tokens, of the miniatures
+GROUP_RATES = ("muon_lr", "embedding_lr", "vector_lr")
+RATES = "optimizer.embedding_lr=0.02 optimizer.vector_lr=0.02 optimizer.weight_decay=0"
+MUON = f"optimizer.kind=muon {RATES} optimizer.muon_lr=0.04 optimizer.muon_momentum_warmup_steps=50"
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long the runs of an experiment are."""
+
+    steps: int
+    batch_tokens: int
+
+    @property
+    def settings(self) -> str:
+        return (
+            f"run.max_steps={self.steps} data.total_batch_tokens={self.batch_tokens}"
+            f" data.micro_batch={self.batch_tokens // CONTEXT // 2} optimizer.warmup_steps={self.steps // 10}"
+            f" checkpoint.every={self.steps}"
+            f" evaluation.validation_every={max(1, self.steps // 12)}"
+        )
+
+
+def switches(base: Recipe) -> dict[str, str]:
+    """Return the settings of each switch alone; models with another activation or experts have as many weights."""
+    model, steps = base.model, base.run.max_steps
+    cooldown = f"optimizer.schedule=trapezoid optimizer.cooldown_steps={steps * 6 // 10}"
+    batch = base.data.total_batch_tokens
+    return {
+        "qk_norm": "model.qk_norm=true",
+        "relu2": f"model.activation=relu2 model.mlp_hidden={model.mlp_hidden * 3 // 2}",
+        "zero_init": "model.zero_init=true",
+        "wide_heads": f"model.n_head={model.n_head // 2} model.head_dim={model.n_embd // model.n_head * 2}",
+        "untied_head": "model.tied_head=false model.head_init=zero",
+        "embedding_norm": "model.embedding_norm=true model.embedding_init_std=1.0 model.tied_head=false"
+        " model.head_init=zero",
+        "value_residual": "model.value_residual=true",
+        "residual_scalars": "model.residual_scalars=true",
+        "value_embeddings": "model.value_embeddings=true",
+        "logit_softcap": "model.logit_softcap=15",
+        "z_loss": "model.z_loss=1e-4",
+        "document_mask": "model.document_mask=true",
+        "dropout": "model.dropout=0.1",
+        "experts": f"model.experts=4 model.experts_per_token=2 model.mlp_hidden={model.mlp_hidden // 2}",
+        "group_rates": RATES,
+        "muon": MUON,
+        "cautious_decay": "optimizer.cautious_weight_decay=true",
+        "decay_follows_rate": "optimizer.weight_decay_schedule=lr",
+        "trapezoid": cooldown,
+        "trapezoid_to_0": f"{cooldown} optimizer.min_lr=0",
+        "one_minus_sqrt": f"{cooldown} optimizer.cooldown_shape=1-sqrt",
+        "batch_ramp": f"'data.batch_ramp={batch // 2} until {batch * (steps // 4)}' run.max_steps={steps + steps // 4}",
+    }
+
+
+def muon_settings(base: Recipe) -> dict[str, str]:
+    """Return the settings that belong to Muon, each added to it."""
+    steps = base.run.max_steps
+    cooldown = f"optimizer.schedule=trapezoid optimizer.cooldown_steps={steps * 8 // 10}"
+    return {
+        "constant_momentum": "optimizer.muon_momentum_warmup_steps=0",
+        "normuon": "optimizer.normuon=true",
+        "iterations_12": "optimizer.newton_schulz_steps=12",
+        "muon_decay": "optimizer.muon_weight_decay=0.05",
+        "muon_cautious_decay": "optimizer.muon_weight_decay=0.05 optimizer.cautious_weight_decay=true",
+        "muon_trapezoid": cooldown,
+        "adam_cooldown": f"{cooldown} optimizer.adam_cooldown_steps={steps * 4 // 10}",
+    }
+
+
+def first(base: Recipe) -> dict[str, str]:
+    """Return Muon, and the stack of the full-size recipe `gpt2-next` with rates for a small batch."""
+    hidden, steps = base.model.mlp_hidden * 3 // 2 // 8 * 8, base.run.max_steps
+    return {
+        "muon": MUON,
+        "stack": "optimizer.kind=muon optimizer.weight_decay=0 optimizer.embedding_lr=0.2 optimizer.head_lr=0.006"
+        " optimizer.vector_lr=0.04 optimizer.muon_lr=0.04 optimizer.muon_momentum_warmup_steps=50"
+        f" optimizer.schedule=trapezoid optimizer.cooldown_steps={steps * 6 // 10}"
+        " optimizer.cautious_weight_decay=true model.tied_head=false model.head_init=zero model.embedding_norm=true"
+        f" model.embedding_init_std=1.0 model.qk_norm=true model.activation=relu2 model.mlp_hidden={hidden}"
+        " model.zero_init=true model.value_residual=true model.residual_scalars=true model.logit_softcap=15",
+    }
+
+
+def third(base: Recipe) -> dict[str, str]:
+    """Return the settings that make the base the `next` miniature, with a third of its steps."""
+    full = Length(base.run.max_steps // 3, base.data.total_batch_tokens)
+    return {"next": f"{' '.join(next_settings(base))} {full.settings}"}
+
+
+def next_settings(base: Recipe) -> list[str]:
+    """Return what [model] and [optimizer] of `demo-next` set otherwise than `demo-modern`, for a base of any size.
+
+    The base may have the rates of another batch size: those of `demo-next` are scaled by the same factor.
+    """
+    small, newest = load_recipe(BASE), load_recipe(NEXT)
+    scale = base.optimizer.max_lr / small.optimizer.max_lr
+    changed = {name: new for name, new, _ in differences(newest, small)}
+    changed |= {f"optimizer.{name}": scale * getattr(newest.optimizer, name) for name in GROUP_RATES}
+    changed["model.mlp_hidden"] = base.model.mlp_hidden * 3 // 2 // 8 * 8
+    return [f"{name}={value}" for name, value in changed.items() if name.startswith(("model.", "optimizer."))]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An ablation: its changes as a function of the base, settings of every arm, and the length of the base's runs."""
+
+    changes: Callable[[Recipe], dict[str, str]]
+    size: str
+    length: Length
+    settings: str = ""
+
+
+EXPERIMENTS = {
+    "first": Experiment(first, "7M", Length(122, 4_096)),
+    "switches": Experiment(switches, "3M", Length(84, 2_048)),
+    "muon_settings": Experiment(muon_settings, "3M", Length(84, 2_048), f"{MUON} optimizer.average_steps=10"),
+    "third": Experiment(third, "7M", Length(249, 4_096)),
+}
+
+
+def command(experiment: Experiment, size: str, source: str, into: Path, jobs: int | None) -> list[str]:
+    """Return the words of the `regpt ablate` of an experiment."""
+    settings = [*COMMON.split(), *SIZES[size].split(), *experiment.length.settings.split()]
+    settings += [*experiment.settings.split(), f"data.source={source}", f"data.path={into / 'data'}"]
+    changes = experiment.changes(load_recipe(BASE, settings))
+    words = ["ablate", BASE, *settings, "--seeds", "3", "--tune", "rates=0.5,1,2", "--into", str(into)]
+    words += [word for name, change in changes.items() for word in ("--change", f"{name}: {change}")]
+    return [*words, *(["--jobs", str(jobs)] if jobs else [])]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.improvements",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    options.add_argument("experiment", choices=EXPERIMENTS)
+    options.add_argument("--size", choices=SIZES, help="parameters of the base (default: the experiment's)")
+    options.add_argument(
+        "--text", default="stdlib", help="a file or folder of text, named after its corpus (default: the embedded one)"
+    )
+    options.add_argument("--into", type=Path, help="folder of data and runs (default: improvements/EXPERIMENT-SIZE)")
+    options.add_argument("--jobs", type=int, help="runs at a time (default: one per core)")
+    options.add_argument("--command", action="store_true", help="print the command and stop")
+    given = options.parse_args(arguments)
+    experiment = EXPERIMENTS[given.experiment]
+    size = given.size or experiment.size
+    into = given.into or Path("improvements") / f"{given.experiment}-{size}"
+    words = command(experiment, size, given.text, into, given.jobs)
+    if given.command:
+        print(shlex.join(["regpt", *words]))
+        return DONE
+    code = regpt(words)
+    if code == DONE:
+        corpus = "code" if given.text == "stdlib" else Path(given.text).stem
+        record(measured_in(into, given.experiment, size, corpus, SMALLEST))
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
