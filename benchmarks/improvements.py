@@ -1,14 +1,15 @@
-"""Measure the improvements of docs/improvements.md, each as one `regpt ablate` with its design written here.
+"""Measure the improvements of docs/improvements.md. Each experiment is one `regpt ablate`, designed here.
 
-    python -m benchmarks.improvements first           Muon, and a stack of everything, against the modern miniature
-    python -m benchmarks.improvements switches        every switch alone, against the modern miniature
-    python -m benchmarks.improvements muon_settings   what belongs to Muon, against Muon
-    python -m benchmarks.improvements third           `next` on a third of the tokens, against modern on all of them
+    python -m benchmarks.improvements first           Muon, and all improvements together, against the modern miniature
+    python -m benchmarks.improvements switches        each switch alone, against the modern miniature
+    python -m benchmarks.improvements muon_settings   settings used with Muon, against the modern miniature with Muon
+    python -m benchmarks.improvements third           demo-next on a third of the tokens, against demo-modern on all
     python -m benchmarks.improvements third --size 18M --text FOLDER
 
-Without --text the corpus is the embedded one. Every arm is tuned over the same factors of its learning rates. Runs are
-kept in --into, so a call that was stopped continues where it was. --command prints the command and stops. The result is
-added to benchmarks/measured.json, from which `make docs-generate` writes the figures of docs/improvements.md.
+Without --text the corpus is the embedded one, Python's source code. For every arm the same factors of the learning
+rates are tried. Runs are kept in --into, so the same command continues an experiment that was stopped. --command prints
+the `regpt ablate` command and exits. The result is added to benchmarks/measured.json, from which `make docs-generate`
+writes the figures of docs/improvements.md.
 """
 
 import argparse
@@ -60,7 +61,7 @@ class Length:
 
 
 def switches(base: Recipe) -> dict[str, str]:
-    """Return the settings of each switch alone; models with another activation or experts have as many weights."""
+    """Return the settings of each switch alone. relu2 and experts have the base's number of (active) parameters."""
     model, steps = base.model, base.run.max_steps
     cooldown = f"optimizer.schedule=trapezoid optimizer.cooldown_steps={steps * 6 // 10}"
     batch = base.data.total_batch_tokens
@@ -92,7 +93,7 @@ def switches(base: Recipe) -> dict[str, str]:
 
 
 def muon_settings(base: Recipe) -> dict[str, str]:
-    """Return the settings that belong to Muon, each added to it."""
+    """Return the settings used with Muon, each alone."""
     steps = base.run.max_steps
     cooldown = f"optimizer.schedule=trapezoid optimizer.cooldown_steps={steps * 8 // 10}"
     return {
@@ -121,15 +122,15 @@ def first(base: Recipe) -> dict[str, str]:
 
 
 def third(base: Recipe) -> dict[str, str]:
-    """Return the settings that make the base the `next` miniature, with a third of its steps."""
+    """Return the settings that turn the base into `demo-next`, with a third of its steps."""
     full = Length(base.run.max_steps // 3, base.data.total_batch_tokens)
     return {"next": f"{' '.join(next_settings(base))} {full.settings}"}
 
 
 def next_settings(base: Recipe) -> list[str]:
-    """Return what [model] and [optimizer] of `demo-next` set otherwise than `demo-modern`, for a base of any size.
+    """Return where [model] and [optimizer] of `demo-next` differ from `demo-modern`, for a base of any size.
 
-    The base may have the rates of another batch size: those of `demo-next` are scaled by the same factor.
+    If the base has other learning rates, for another batch size, those of `demo-next` are scaled by the same factor.
     """
     small, newest = load_recipe(BASE), load_recipe(NEXT)
     scale = base.optimizer.max_lr / small.optimizer.max_lr
@@ -141,7 +142,7 @@ def next_settings(base: Recipe) -> list[str]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An ablation: its changes as a function of the base, settings of every arm, and the length of the base's runs."""
+    """An ablation: its changes as a function of the base, the length of the base's runs, and settings of every arm."""
 
     changes: Callable[[Recipe], dict[str, str]]
     size: str
@@ -158,7 +159,7 @@ EXPERIMENTS = {
 
 
 def command(experiment: Experiment, size: str, source: str, into: Path, jobs: int | None) -> list[str]:
-    """Return the words of the `regpt ablate` of an experiment."""
+    """Return the arguments of `regpt ablate` for an experiment."""
     settings = [*COMMON.split(), *SIZES[size].split(), *experiment.length.settings.split()]
     settings += [*experiment.settings.split(), f"data.source={source}", f"data.path={into / 'data'}"]
     changes = experiment.changes(load_recipe(BASE, settings))
@@ -174,13 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("experiment", choices=EXPERIMENTS)
-    options.add_argument("--size", choices=SIZES, help="parameters of the base (default: the experiment's)")
+    options.add_argument("--size", choices=SIZES, help="parameters of the base (default: depends on the experiment)")
     options.add_argument(
-        "--text", default="stdlib", help="a file or folder of text, named after its corpus (default: the embedded one)"
+        "--text", default="stdlib", help="file or folder of text; its name names the corpus (default: the embedded one)"
     )
-    options.add_argument("--into", type=Path, help="folder of data and runs (default: improvements/EXPERIMENT-SIZE)")
+    options.add_argument("--into", type=Path, help="folder for data and runs (default: improvements/EXPERIMENT-SIZE)")
     options.add_argument("--jobs", type=int, help="runs at a time (default: one per core)")
-    options.add_argument("--command", action="store_true", help="print the command and stop")
+    options.add_argument("--command", action="store_true", help="print the command and exit")
     given = options.parse_args(arguments)
     experiment = EXPERIMENTS[given.experiment]
     size = given.size or experiment.size

@@ -1,4 +1,4 @@
-"""What ablations measured, kept in measured.json, and the lines and tables of docs/improvements.md made from it."""
+"""Keep the results of ablations in measured.json; write the lines and tables of docs/improvements.md from it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ class MeasuredEffect:
     half_width: float  # of the 95 % interval
     p_value: float  # corrected over the arms of the experiment
     smallest_detectable: float
-    token_share: float | None
+    token_share: float | None  # of the base's tokens to reach its final loss; None: not reached
     value: str  # the tuned factor of the learning rates
     verdict: str  # a name of `Verdict`
 
@@ -60,7 +60,7 @@ class Measured:
 
 
 def measured_in(folder: Path, experiment: str, size: str, corpus: str, smallest: float) -> Measured:
-    """Read the finished ablation in a folder. Raises UserError if it holds none, or if a run is missing."""
+    """Read the finished ablation in a folder. Raises UserError if there is none, or if a run is missing."""
     design = read_design(folder)
     results = read_results(folder, design, smallest)
     base = design.recipe_of(Trial(BASE, design.seeds[0]), results.best.get(BASE, ""))
@@ -103,9 +103,9 @@ def run_of(folder: Path, trial: Trial) -> Run:
 
 
 def average_effect(runs: Sequence[Run]) -> list[Effect]:
-    """Return the effect of averaging the weights of the base, against the last weights of the same runs; if it did.
+    """Return the effect of weight averaging: the averaged against the last weights of the base's runs; none without it.
 
-    It has no correction: no other change is compared with these runs' own last weights.
+    Its p-value is not corrected, because no other change is compared with these last weights.
     """
     last = [run.history.validations[-1] for run in runs]
     losses = tuple(record.averaged_loss for record in last if record.averaged_loss is not None)
@@ -117,7 +117,7 @@ def average_effect(runs: Sequence[Run]) -> list[Effect]:
 
 
 def record(measured: Measured, file: Path = FILE) -> None:
-    """Write a result to the file, in place of an earlier one of the same experiment, size and corpus."""
+    """Write a result to the file; it replaces an earlier one of the same experiment, size and corpus."""
     kept = [other for other in recorded(file) if other.key != measured.key]
     rows = [asdict(one) for one in sorted([*kept, measured], key=lambda one: one.key)]
     file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -132,7 +132,7 @@ def recorded(file: Path = FILE) -> list[Measured]:
 
 
 def lines_of(arm: str, file: Path = FILE) -> Iterator[str]:
-    """Yield a line for each measurement of a change: where, how much, and the verdict."""
+    """Yield a line for each measurement of a change: its setting, the difference and the verdict."""
     if not any(effect.arm == arm for measured in recorded(file) for effect in measured.effects):
         yield "- Measured: not yet."
     for measured in recorded(file):
@@ -151,6 +151,8 @@ def difference(effect: MeasuredEffect) -> str:
 
 def table(experiment: str, file: Path = FILE) -> Iterator[str]:
     """Yield the Markdown rows of all results of an experiment."""
+    if not any(measured.experiment == experiment for measured in recorded(file)):
+        yield "Not measured yet."
     for measured in recorded(file):
         if measured.experiment == experiment:
             yield f"**{measured.setting}**, {measured.seeds} seeds:"
