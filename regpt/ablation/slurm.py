@@ -1,6 +1,6 @@
-"""The tasks of an ablation as jobs of a Slurm cluster, one each, through submitit.
+"""Run each task of an ablation as a Slurm job, through submitit.
 
-A job's files are in FOLDER/jobs/NAME, where all machines see them. They name the job, so that an ablation that
+A job's files are in FOLDER/jobs/NAME, which all machines must see. They hold the number of the job, so an ablation that
 continues waits for a job that still exists instead of submitting another.
 """
 
@@ -17,7 +17,7 @@ from regpt.ablation.workers import Result, Workers
 from regpt.base.errors import UserError
 
 JOBS_DIR = "jobs"
-SUBMITTED = "_submitted.pkl"  # after the job's number: the name that submitit gives to the file of a queued job
+SUBMITTED = "_submitted.pkl"  # submitit names the file of a queued job by its number and this
 POLL_SECONDS = 1.0
 STOP_SECONDS = 60.0  # to save a checkpoint; Slurm sends its signal 90 s before it kills
 # Slurm sends its signal to all processes of a job. The run's own must not die by it, but save and stop when asked.
@@ -35,7 +35,7 @@ class Failure:
 
 @dataclass
 class Job:
-    """A task as Slurm runs it. At its time limit or a preemption it saves a checkpoint, and Slurm queues it again."""
+    """A task as a Slurm job. At its time limit or when preempted, it saves a checkpoint and is queued again."""
 
     task: Callable[[Workers, str], Any]
     workers: Workers | None = field(default=None, init=False)
@@ -88,7 +88,7 @@ class SlurmJobs:
                 time.sleep(POLL_SECONDS if queued else 0.0)
         except BaseException:
             if numbers := ", ".join(job.job_id for job in queued.values()):
-                print(f"jobs stay in the queue: {numbers}; `scancel` ends them", file=sys.stderr)
+                print(f"jobs stay in the queue: {numbers}; `scancel` cancels them", file=sys.stderr)
             raise
         return results
 
@@ -112,7 +112,8 @@ class SlurmJobs:
             executor.update_parameters(job_name=f"regpt-{name}", **self.options)
             return executor.submit(Job(task))
         except ValueError as error:
-            raise UserError(f"--option: {str(error).splitlines()[0]}", "the options are submitit's for Slurm") from None
+            fix = "use the parameters of submitit's SlurmExecutor"
+            raise UserError(f"--option: {str(error).splitlines()[0]}", fix) from None
         except (submitit.core.utils.FailedSubmissionError, submitit.core.utils.FailedJobError) as error:
             raise UserError(f"Slurm refused the job of {name}: {last_line(error)}", "change it with --option") from None
 
@@ -133,7 +134,7 @@ def result_of(job: Any, name: str) -> Any:
 
 
 def slurm_options(words: Sequence[tuple[str, str | int]]) -> dict[str, Any]:
-    """Return submitit's options for those of the command line: partition, time, gpus, setup and others of its own.
+    """Return submitit's parameters for the options of the command line: partition, time, gpus, setup and any other.
 
     Raises UserError without a time limit, or for one that is not a time.
     """
@@ -153,7 +154,7 @@ def minutes(limit: str | int) -> int:
     if isinstance(limit, int):
         return limit
     if not (found := TIME.fullmatch(limit)):
-        raise UserError(f"--option time={limit}: is not a time", "write hours:minutes:seconds, as in 04:00:00")
+        raise UserError(f"--option time={limit} is not a time", "write hours:minutes:seconds, as in 04:00:00")
     days, hours, rest, seconds = (int(part or 0) for part in found.groups())
     return max(1, 1440 * days + 60 * hours + rest + (seconds > 0))
 
@@ -163,11 +164,11 @@ def last_line(error: Exception) -> str:
 
 
 def import_submitit() -> Any:
-    """Return the package. Raises UserError if it is missing, or the machine is not one of a cluster."""
+    """Return the package. Raises UserError if it is missing, or if this machine is not part of a cluster."""
     try:
         import submitit
     except ImportError:
         raise UserError("submitit is not installed", "pip install 'regpt[slurm]'") from None
     if shutil.which("srun") is None:
-        raise UserError("--slurm: this machine has no srun", "give the command on a login node of the cluster")
+        raise UserError("--slurm: this machine has no srun", "run the command on a login node of the cluster")
     return submitit

@@ -1,4 +1,4 @@
-"""The words of an ablation: verdicts, tables and limits."""
+"""The wording of an ablation: verdicts, tables and design."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,26 +13,28 @@ from regpt.base.format import NO_VALUE, duration, percent, scientific
 from regpt.tracking.run import MachineLoad
 
 SOURCES = (
-    "Differences are paired by seed: both runs read the same windows in the same order, as far as both go. Intervals"
-    " hold 95 % by Student's t over seeds (Student 1908). p-values are corrected over all changes (Holm 1979). The"
-    " smallest detectable difference would be found in 80 of 100 repetitions (Bloom 1995), given the observed spread."
-    " Tokens saved compare the tokens after which the mean loss of a change reaches the base's final one. Its learning"
-    " rate was still high there, so they are a lower bound. Times are given where no other program used the"
-    " processors: on a CPU, with --jobs 1."
+    "Differences are paired by seed: both runs read the same windows in the same order, up to the end of the shorter"
+    " one. Intervals are 95 % confidence intervals by Student's t over seeds (Student 1908). p-values are corrected for"
+    " the number of changes (Holm 1979). “Detectable” is the smallest difference that this design finds with 80 % power"
+    " (Bloom 1995), given the observed spread. “Tokens saved” is the share of the base's tokens that a change does not"
+    " need to reach the base's final loss in the mean over seeds. It is a lower bound, because the learning rate was"
+    " still high at that point. Times are given only if no other program used the processors; on a CPU this needs"
+    " --jobs 1."
 )
 
 
-KEPT_SHARES = "Warm-up, cooldown and other settings in steps keep their share of the run."
+KEPT_SHARES = "Warm-up, cooldown and other settings in steps are scaled with the length of the run."
 HELD_EQUAL = {
-    Equal.TOKENS: "Held equal: the steps and the tokens of a step, unless an arm sets them.",
-    Equal.PARAMETERS: "Held equal: the parameters, within 1 %, by a `model.mlp_hidden` for each arm; and the steps.",
+    Equal.TOKENS: "Held equal: the number of steps and the tokens per step, unless an arm sets them.",
+    Equal.PARAMETERS: "Held equal: the number of steps, and the number of parameters within 1 %, by the"
+    " `model.mlp_hidden` of each arm.",
     Equal.FLOPS: (
-        "Held equal: the training FLOPs, as nearly as whole steps allow. Counted are forward and backward passes (PaLM,"
+        "Held equal: the training FLOPs, to the nearest step. They count forward and backward passes (PaLM,"
         f" arXiv 2204.02311) and Muon's orthogonalization. {KEPT_SHARES}"
     ),
     Equal.TIME: (
-        "Held equal: the training time, as nearly as whole steps allow, by the time of a token that was measured before"
-        f" the first run. Losses depend on that measurement. {KEPT_SHARES}"
+        "Held equal: the training time, to the nearest step, by the time per token that was measured before the first"
+        f" run. Losses depend on that measurement. {KEPT_SHARES}"
     ),
 }
 LOADS = {
@@ -42,10 +44,10 @@ LOADS = {
 }
 
 INTERPLAY_SOURCE = (
-    "The stack is all changes together. Inside it, the effect of a change is the loss of the stack minus that of the"
-    " stack without it. The interaction is the effect inside minus the effect alone: the contrast of a 2 x 2 factorial"
-    " design whose second factor is the rest of the stack (Yates 1937). Intervals hold 95 % by Student's t over seeds;"
-    " p-values are corrected over these interactions (Holm 1979)."
+    "The stack is all changes together. The effect of a change inside the stack is the loss of the stack minus that"
+    " of the stack without the change. The interaction is the effect inside minus the effect alone: the contrast of a"
+    " 2 x 2 factorial design whose second factor is the rest of the stack (Yates 1937). Intervals are 95 % confidence"
+    " intervals by Student's t over seeds; p-values are corrected for the number of interactions (Holm 1979)."
 )
 INTERPLAY = {
     Interplay.WORTH_MORE: "worth more",
@@ -73,10 +75,10 @@ def headline(results: Results) -> Iterator[str]:
     if undecided:
         yield (
             f"Under-powered: {', '.join(effect.arm for effect in undecided)}. With {len(results.design.seeds)} seeds,"
-            f" effects of {results.smallest:g} nats would often be missed; give the same command with more --seeds."
+            f" an effect of {results.smallest:g} nats would often be missed; give the same command with more --seeds."
         )
     if not (lower or higher or undecided):
-        yield "No change has an effect that this design can tell from chance."
+        yield "No change has an effect that this design can distinguish from chance."
     yield from edge_lines(results.design, results.best)
 
 
@@ -88,8 +90,8 @@ def edge_lines(design: Design, best: Mapping[str, str]) -> Iterator[str]:
     at_edge = [f"{arm} ({value})" for arm, value in best.items() if value in edges]
     if at_edge:
         yield (
-            f"The best value of `{design.tuning.setting}` is the first or last that was tried: {', '.join(at_edge)}."
-            " A better one may lie beyond; give --tune a wider range."
+            f"The best value of `{design.tuning.setting}` is the smallest or largest that was tried:"
+            f" {', '.join(at_edge)}. A better one may lie beyond; give --tune a wider range."
         )
 
 
@@ -135,13 +137,13 @@ def row(effect: Effect, smallest_of_interest: float) -> list[str]:
 
 
 def interplay_lines(found: Sequence[Interaction]) -> Iterator[str]:
-    """Yield which changes have another effect inside the stack than alone."""
+    """Yield which changes have a different effect inside the stack than alone."""
     for interplay in (Interplay.WORTH_MORE, Interplay.WORTH_LESS):
         if changed := [one for one in found if one.interplay is interplay]:
             effects = (f"{one.arm} ({one.inside.mean:+.4f} inside, {one.alone.mean:+.4f} alone)" for one in changed)
             yield f"{INTERPLAY[interplay].capitalize()} inside the stack than alone: {', '.join(effects)}."
     if not any(one.interplay in (Interplay.WORTH_MORE, Interplay.WORTH_LESS) for one in found):
-        yield "No change has an effect inside the stack that can be told from its effect alone."
+        yield "No change has an effect inside the stack that can be distinguished from its effect alone."
 
 
 def interaction_rows(found: Sequence[Interaction]) -> list[list[str]]:
@@ -170,7 +172,7 @@ def factor(ratio: float) -> str:
 
 
 def design_lines(design: Design, best: Mapping[str, str]) -> Iterator[str]:
-    """Yield what the ablation consists of, and the size and length of each arm."""
+    """Yield the arms with their settings, size and length, what is held equal, the seeds and the tuning."""
     for arm in design.arms:
         settings = [design.recipe, *design.settings] if arm.name == BASE else arm.settings
         words = "the base with other initial weights" if arm.is_null else f"`{' '.join(settings)}`"
@@ -180,8 +182,8 @@ def design_lines(design: Design, best: Mapping[str, str]) -> Iterator[str]:
         yield words
     yield f"Seeds: {', '.join(map(str, design.seeds))}"
     if design.tuning is not None:
-        what = "all learning rates times" if design.tuning.setting == ALL_RATES else f"`{design.tuning.setting}` ="
-        yield f"Tuned, each arm alike, with another seed: {what} {', '.join(design.tuning.values)}"
+        what = "all learning rates ×" if design.tuning.setting == ALL_RATES else f"`{design.tuning.setting}` ="
+        yield f"Tuned for each arm, with a separate seed: {what} {', '.join(design.tuning.values)}"
 
 
 def size(design: Design, arm: str, best: Mapping[str, str]) -> str:

@@ -24,12 +24,12 @@ def add_ablate(commands: "Subparsers") -> None:
         run_ablate,
         "measure the effect of changes to a recipe, over seeds, with an interval",
         "example: regpt ablate demo-modern --change model.qk_norm=true --change 'muon: optimizer.kind=muon'\n\n"
-        "Trains the recipe and each change with the same seeds, so that both see the same windows in one order.\n"
-        "Writes ablation.md: the difference of the final validation losses with its 95 % interval, tokens saved,\n"
-        "time, memory, and the smallest difference that could have been found. FOLDER/runs holds ordinary runs.\n"
-        "Stop it at any time; the same command continues. More --seeds extend it.\n\n"
-        "A fair comparison tunes every arm alike: --tune rates=0.5,1,2 tries three factors of all learning rates,\n"
-        "with a seed of its own, and keeps the best for each arm.",
+        "Trains the recipe (the base) and each change with the same seeds, so that they see the same windows in the\n"
+        "same order. Writes FOLDER/ablation.md: the difference in final validation loss with its 95 % interval,\n"
+        "tokens saved, time, memory, and the smallest difference that could have been found. The runs are in\n"
+        "FOLDER/runs. Stop it at any time; the same command continues it, and more --seeds extend it.\n\n"
+        "A fair comparison tunes every arm (the base and each change) alike: --tune rates=0.5,1,2 scales all learning\n"
+        "rates by three factors, with a separate seed, and keeps the best factor for each arm.",
     )
     add_recipe(ablate)
     ablate.add_argument(
@@ -37,18 +37,23 @@ def add_ablate(commands: "Subparsers") -> None:
         action="append",
         default=[],
         metavar="SETTINGS",
-        help="settings of one arm, with spaces between them; with a name: 'muon: optimizer.kind=muon'",
+        help="settings of one change, separated by spaces; with a name: 'muon: optimizer.kind=muon'; repeatable",
     )
-    ablate.add_argument("--seeds", type=at_least(int, 1), default=3, metavar="N", help="runs of each arm (default: 3)")
     ablate.add_argument(
-        "--tune", metavar="SETTING=A,B,C", help="a setting and its values, or rates=0.5,1,2 for all learning rates"
+        "--seeds", type=at_least(int, 1), default=3, metavar="N", help="number of seeds for each arm (default: 3)"
+    )
+    ablate.add_argument(
+        "--tune",
+        metavar="SETTING=A,B,C",
+        help="setting to tune, and its values; rates=0.5,1,2 scales all learning rates",
     )
     ablate.add_argument(
         "--at-equal",
         choices=["tokens", "parameters", "flops", "time"],
         default="tokens",
-        help="what each change has in common with the base; tokens (default): the steps; parameters: a width of the MLP"
-        " is chosen for it; flops, time: its number of steps, by counted FLOPs or by a measured time per token",
+        help="what is held equal between base and changes. tokens (default): the same steps; parameters: by choosing"
+        " the width of the MLP; flops, time: by choosing the number of steps, from counted FLOPs or the measured time"
+        " per token",
     )
     nulls = ablate.add_mutually_exclusive_group()
     nulls.add_argument(
@@ -56,20 +61,20 @@ def add_ablate(commands: "Subparsers") -> None:
         action="store_const",
         const=1,
         default=0,
-        help="add an A/A arm: the base with other initial weights, which must show no effect",
+        help="add an A/A arm: the base with other initial weights, which should show no effect",
     )
     nulls.add_argument("--aa-arms", dest="aa", type=at_least(int, 1), metavar="N", help="add N A/A arms")
     ablate.add_argument(
         "--leave-one-out",
         action="store_true",
-        help="add all changes together, and all without each of them, which shows interactions",
+        help="add an arm with all changes, and arms with all changes but one, to measure interactions",
     )
     ablate.add_argument(
         "--smallest",
         type=at_least(float, 0.0),
         default=SMALLEST,
         metavar="NATS",
-        help=f"smallest effect that matters, for what is called under-powered (default: {SMALLEST:g})",
+        help=f"smallest effect that matters; a design that could miss it is under-powered (default: {SMALLEST:g})",
     )
     add_execution(ablate)
 
@@ -80,21 +85,22 @@ def add_execution(ablate: argparse.ArgumentParser) -> None:
         "--into", type=Path, metavar="FOLDER", help="folder of the ablation (default: ablations/RECIPE)"
     )
     ablate.add_argument(
-        "--jobs", type=at_least(int, 1), metavar="N", help="runs at a time (default: one per card, or per CPU core)"
+        "--jobs", type=at_least(int, 1), metavar="N", help="runs at a time (default: one per GPU, or per CPU core)"
     )
     ablate.add_argument(
         "--slurm",
         action="store_true",
-        help="train each run as a job of a Slurm cluster (pip install 'regpt[slurm]'); --jobs: queued at a time",
+        help="train each run as a Slurm job (pip install 'regpt[slurm]'); --jobs then limits the queued jobs",
     )
     ablate.add_argument(
         "--option",
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="option of the jobs: partition=gpu, time=04:00:00, gpus=1, setup='module load cuda', or one of submitit's",
+        help="option of the Slurm jobs, repeatable: time=04:00:00 (required), partition=gpu, gpus=1,"
+        " setup='module load cuda', or any other of submitit's",
     )
-    ablate.add_argument("--plan", action="store_true", help="list the runs and stop")
+    ablate.add_argument("--plan", action="store_true", help="list the runs and exit")
 
 
 def run_ablate(arguments: argparse.Namespace) -> int:
@@ -109,7 +115,7 @@ def run_ablate(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         design = with_stored_speeds(folder, design)
         if design.equal is Equal.TIME and not design.speeds:
-            print("note: the steps follow from a measurement that comes first", file=sys.stderr)
+            print("note: the numbers of steps will follow from a speed measurement, which comes first", file=sys.stderr)
         for trial in [*design.tuning_trials(), *design.seed_trials()]:
             print(f"{trial.run_name}: {' '.join(design.words_of(trial))}")
         return DONE
@@ -133,7 +139,7 @@ def executor_of(arguments: argparse.Namespace, folder: Path, design: "Design") -
         options = slurm_options([option_of_executor(word) for word in arguments.option])
         return SlurmJobs(folder, options, arguments.jobs or 0)
     if arguments.option:
-        raise UserError("--option needs a cluster", "add --slurm")
+        raise UserError("--option is for Slurm jobs", "add --slurm")
     return Workers(places_for(design, arguments.jobs))
 
 

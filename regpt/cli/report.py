@@ -51,14 +51,14 @@ def add_compare(commands: "Subparsers") -> None:
         "The first model is compared with each of the others. Where both scored the same items, McNemar's exact test\n"
         "decides; losses on the same windows are compared by a paired t-test. Writes comparison.md and its figures to\n"
         "comparisons/A-vs-B. docs/compare.md explains the tests.\n\n"
-        "Runs whose recipes differ only in seeds are one group. Two groups or more with two seeds each are compared\n"
-        "over seeds by Student's or Welch's t-test; the first group is the reference.",
+        "Runs whose recipes differ only in seeds form one group. Two or more groups with at least two seeds each are\n"
+        "compared over seeds, by a paired or Welch's t-test; the first group is the reference.",
     )
     compare.add_argument(
         "models",
         metavar="RUN",
         nargs="+",
-        help="a run, a folder written by `regpt evaluate`, or a recipe with published figures",
+        help="a run, a folder written by `regpt evaluate`, or a recipe with published results",
     )
     compare.add_argument("--into", type=Path, metavar="FOLDER", help="write the comparison to another folder")
     compare.add_argument("--html", action="store_true", help="also write comparison.html, one self-contained file")

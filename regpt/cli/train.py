@@ -49,15 +49,16 @@ def add_cooldown(commands: "Subparsers") -> None:
         commands,
         "cooldown",
         run_cooldown,
-        "branch a trapezoid run at a checkpoint, and finish the branch",
+        "branch a trapezoid run at a checkpoint, and cool the branch down",
         "examples: regpt cooldown gpt2-steady\n"
         "          regpt cooldown gpt2-steady --at 10000 --steps 2500 --name steady-12500\n\n"
-        "With optimizer.schedule = 'trapezoid' the learning rate is constant, and the loss falls a good deal further\n"
-        "while the rate falls to min_lr. This command makes a new run with the history and the weights of RUN after\n"
-        "STEP steps, and trains it through its cooldown: the result is that of a run that cooled down there from the\n"
-        "start. So one long run gives finished models of several lengths. RUN may be training: it is only read.\n\n"
+        "With optimizer.schedule = 'trapezoid' the learning rate stays constant until the cooldown, in which it falls\n"
+        "to min_lr and the loss drops considerably. This command makes a new run from the history and the weights of\n"
+        "RUN after STEP steps, and trains it through a cooldown: the result is the same as if the recipe had had\n"
+        "this cooldown from the start. So one long run gives finished models of several lengths. RUN may still be\n"
+        "training; it is only read.\n\n"
         "The new run is stopped, resumed, evaluated and reported like any other. Its journal names RUN, STEP and the\n"
-        "digest of the checkpoint, whose files are linked, not copied, where the disk allows that.",
+        "digest of the checkpoint, whose files are hard-linked, not copied, if the file system allows it.",
         on_ranks=True,
     )
     add_run(cooldown)
@@ -65,13 +66,13 @@ def add_cooldown(commands: "Subparsers") -> None:
         "--at",
         type=at_least(int, 1),
         metavar="STEP",
-        help="steps of RUN before the branch, which needs a checkpoint there (default: the newest intact one)",
+        help="step of RUN at which to branch; it needs a checkpoint (default: the newest intact checkpoint)",
     )
     cooldown.add_argument(
         "--steps",
         type=at_least(int, 1),
         metavar="N",
-        help="steps of the cooldown (default: the recipe's optimizer.cooldown_steps; if that is 0, STEP / 4)",
+        help="number of steps of the cooldown (default: the recipe's optimizer.cooldown_steps; if that is 0, STEP / 4)",
     )
     cooldown.add_argument("--name", metavar="NEW", help="name of the new run (default: RUN-cooldown-STEP)")
     add_overrides(cooldown)

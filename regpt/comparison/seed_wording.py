@@ -15,7 +15,7 @@ OVER_SEEDS = "Values are means over seeds, ± one standard error over seeds."
 SOURCES = (
     "Groups with the same seeds, whose runs read the same windows in the same order, are compared by a paired t-test"
     " over seeds (Student 1908); other groups by Welch's t-test (Welch 1947). p-values are adjusted for the number of"
-    " groups (Holm 1979). What would be found in four of five cases follows from the observed spread (Bloom 1995)."
+    " groups (Holm 1979). The difference found with 80 % power follows from the observed spread (Bloom 1995)."
     " Accuracies and speeds are shown without a test over seeds."
 )
 
@@ -46,7 +46,7 @@ def left_out_lines(models: Sequence[ComparedModel], markup: Markup) -> list[str]
     names = ", ".join(markup.text(model.name) for model in tuning_runs(models))
     if not names:
         return []
-    return [f"- Left out: {names}. An ablation chose a setting by their losses, so they are no further seeds.", ""]
+    return [f"- Left out: {names}. An ablation chose a setting by their losses, so they do not count as seeds.", ""]
 
 
 def counted(n: int, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Describe caveats, their remedies, and significance tests."""
+"""The wording of caveats, their remedies, and significance tests."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ from regpt.stats.describe import OUTCOME_TEXT, accuracy_test_text, describe_test
 from regpt.stats.describe import values_text as both_values_text
 from regpt.stats.outcome import Outcome, Quantity
 
-FAIR = "No reason was found against comparing these results."
+FAIR = "Nothing was found that makes this comparison unfair."
 SEVERE_TITLE = "Not comparable:"
 CARE_TITLE = "Compare with care:"
 
@@ -146,11 +146,11 @@ REMEDY_TEXT = {
     RemedyKind.TRAIN_AGAIN: "train again with {commands}",
     RemedyKind.TRAIN_ON_SAME_TEXT: "train all models on text that is long enough for one pass",
     RemedyKind.TRAIN_WITHOUT_RESUME: "train again in one schedule: {commands}",
-    RemedyKind.READ_REPORTS: "read in the reports which steps were skipped, remove the cause and train again",
+    RemedyKind.READ_REPORTS: "see in the reports which steps were skipped, remove the cause and train again",
     RemedyKind.TRAIN_SHORTER: "train again for fewer tokens with {commands}",
     RemedyKind.TRAIN_PUBLISHED: "measure them with {commands}",
     RemedyKind.TRAIN_WITH_BLOCK_SIZE: "train with {commands}",
-    RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "train with a longer {commands}, which truncates fewer contexts",
+    RemedyKind.TRAIN_WITH_LONGER_BLOCKS: "train with a larger {commands}, which truncates fewer contexts",
     RemedyKind.IDENTIFY_DATA: "see how the data was made with {commands}; this version records the tokenizer",
     RemedyKind.READ_EQUAL_TOKENS: "read the table at equal tokens",
     RemedyKind.IGNORE_TIME: "compare at equal tokens, not at equal time, or train all models on one machine",
@@ -280,7 +280,7 @@ def accuracy_conclusion(found: AccuracyTest, first: str, other: str) -> str:
         return no_claim(caveats_text(found.caveats))
     if not found.outcome.is_difference:
         smallest = f"{100 * found.test.smallest_difference:.2g} percentage points"
-        return f"Not significantly different; these items show differences from about {smallest} on."
+        return f"Not significantly different; these items could show a difference of about {smallest} or more."
     return f"{first if found.outcome is Outcome.HIGHER else other} is significantly better{limits_text(found.limits)}."
 
 

@@ -76,7 +76,7 @@ def seeds_test_text(test: SeedsTest) -> str:
     adjusted = f", adjusted for several groups: {test.adjusted_p_value:.2g}" if test.adjusted_p_value != p_value else ""
     return (
         f"difference {found.mean:+.4f}; {name} over {seeds_text(test)}, p = {p_value:.2g}{adjusted};"
-        f" differences from about {found.smallest_detectable:.4f} on would be found in four of five cases"
+        f" a difference of about {found.smallest_detectable:.4f} would be found with 80 % power"
     )
 
 
