@@ -1,4 +1,4 @@
-"""The design of an ablation: arms, seeds, and values to tune, from which every run follows."""
+"""The design of an ablation: arms, seeds and values to tune, which determine every run."""
 
 import json
 import re
@@ -37,7 +37,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Trial:
-    """One run: an arm with a seed, and the value that it is tuned with; empty: none."""
+    """One run: an arm with a seed and, for tuning, the value that it tries; empty: none."""
 
     arm: str
     seed: int
@@ -74,7 +74,7 @@ class Design:
         return found
 
     def tuned_arm(self, name: str) -> str:
-        """Return the arm whose tuned value and time an arm uses: an A/A arm is the base once more."""
+        """Return the arm whose tuned value and time an arm uses; an A/A arm uses those of the base."""
         return BASE if self.arm(name).is_null else name
 
     def recipe_of(self, trial: Trial, best: str = "") -> Recipe:
@@ -126,7 +126,7 @@ class Design:
 
 
 def tuned_words(recipe: Recipe, tuning: Tuning | None, value: str) -> Iterator[str]:
-    """Yield the settings that a tuned value stands for. The smallest learning rate keeps its share of the largest."""
+    """Yield the settings of a tuned value. The smallest learning rate keeps its ratio to the largest."""
     assert tuning is not None
     if tuning.setting == ALL_RATES:
         for name in LEARNING_RATES:
