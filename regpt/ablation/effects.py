@@ -12,9 +12,11 @@ from enum import Enum, auto
 
 from regpt.ablation.design import BASE, Design, Trial
 from regpt.ablation.interactions import Interaction, interactions_of
-from regpt.ablation.paired import Paired, differences, p_value
+from regpt.ablation.paired import Paired, differences
+from regpt.stats.blocks import MIN_RECIPES, differences_in_blocks
 from regpt.stats.outcome import LEVEL
 from regpt.stats.paired import holm_adjusted
+from regpt.stats.seeds import MeanDifference
 from regpt.tracking.events import Ended
 from regpt.tracking.run import Run
 
@@ -42,6 +44,11 @@ class Effect(Paired):
     token_share: float | None = None  # of the base's tokens after which the arm has the base's final loss; None: never
     time_ratio: float = math.nan  # of the time per token, arm / base; NaN: unknown
     memory_ratio: float = math.nan
+    shared: MeanDifference | None = None  # with an error that all arms share; None: this arm's own seeds alone count
+
+    @property
+    def difference(self) -> MeanDifference:
+        return self.shared or super().difference
 
     @property
     def is_significant(self) -> bool:
@@ -68,6 +75,11 @@ class Results:
     smallest: float  # nats, the smallest effect that matters
     interactions: tuple[Interaction, ...] = ()  # of each change, if there is a stack of them
 
+    @property
+    def has_shared_error(self) -> bool:
+        """Whether the arms' spreads were estimated together."""
+        return any(effect.shared for effect in self.effects)
+
     def with_verdict(self, verdict: Verdict) -> list[Effect]:
         return [effect for effect in self.effects if effect.verdict(self.smallest) is verdict]
 
@@ -76,29 +88,28 @@ def results_of(
     design: Design, runs: Mapping[Trial, Run], best: Mapping[str, str], smallest_of_interest: float
 ) -> Results:
     """Compare every arm with the base. `runs` are the finished runs of all arms and seeds."""
-    base = [runs[Trial(BASE, seed)] for seed in design.seeds]
-    base_losses = tuple(final_loss(run) for run in base)
+    losses = {arm.name: [final_loss(runs[Trial(arm.name, seed)]) for seed in design.seeds] for arm in design.arms}
+    base, base_losses = [runs[Trial(BASE, seed)] for seed in design.seeds], losses[BASE]
+    is_shared = len(losses) >= MIN_RECIPES and len(design.seeds) > 1
+    in_blocks = differences_in_blocks([*losses.values()]) if is_shared else None
     found = []
-    for arm in design.arms[1:]:
+    for number, arm in enumerate(design.arms[1:]):
         ours = [runs[Trial(arm.name, seed)] for seed in design.seeds]
-        losses = tuple(final_loss(run) for run in ours)
-        by_seed = differences(losses, base_losses).differences
-        found.append(
-            Effect(
-                arm.name,
-                losses,
-                by_seed,
-                best.get(arm.name, ""),
-                p_value(by_seed),
-                token_share=token_share(ours, base),
-                time_ratio=ratio([token_seconds(run) for run in ours], [token_seconds(run) for run in base]),
-                memory_ratio=ratio([memory(run) for run in ours], [memory(run) for run in base]),
-            )
+        effect = Effect(
+            arm.name,
+            tuple(losses[arm.name]),
+            differences(losses[arm.name], base_losses).differences,
+            best.get(arm.name, ""),
+            token_share=token_share(ours, base),
+            time_ratio=ratio([token_seconds(run) for run in ours], [token_seconds(run) for run in base]),
+            memory_ratio=ratio([memory(run) for run in ours], [memory(run) for run in base]),
+            shared=in_blocks[number] if in_blocks else None,
         )
+        found.append(replace(effect, p_value=effect.difference.p_value))
     adjusted = holm_adjusted([effect.p_value for effect in found])
     corrected = tuple(replace(effect, adjusted_p_value=p) for effect, p in zip(found, adjusted, strict=True))
     interactions = interactions_of(design, {trial: final_loss(run) for trial, run in runs.items()})
-    return Results(design, corrected, base_losses, best, smallest_of_interest, interactions)
+    return Results(design, corrected, tuple(base_losses), best, smallest_of_interest, interactions)
 
 
 def final_loss(run: Run) -> float:

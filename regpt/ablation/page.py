@@ -7,12 +7,12 @@ from pathlib import Path
 from regpt.ablation.effects import Effect, Results
 from regpt.ablation.wording import (
     INTERPLAY_SOURCE,
-    SOURCES,
     design_lines,
     headline,
     interaction_rows,
     interplay_lines,
     rows,
+    sources,
 )
 from regpt.base.files import write_text
 from regpt.rendering.figure_style import (
@@ -42,7 +42,7 @@ def write_page(folder: Path, results: Results) -> list[Path]:
         "recipe": results.design.recipe,
         "headline": list(headline(results)),
         "table": markdown(rows(results)),
-        "sources": SOURCES,
+        "sources": sources(results),
         "interplay": list(interplay_lines(results.interactions)) if results.interactions else [],
         "interactions": markdown(interaction_rows(results.interactions)),
         "interplay_source": INTERPLAY_SOURCE,

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from regpt.stats.seeds import paired_difference
+from regpt.stats.seeds import MeanDifference, paired_difference
 
 
 class Paired:
@@ -15,22 +15,27 @@ class Paired:
     differences: tuple[float, ...]  # by seed
 
     @property
+    def difference(self) -> MeanDifference:
+        """The mean, with the error that this value's own spread over seeds gives."""
+        return paired_difference(self.differences)
+
+    @property
     def mean(self) -> float:
-        return paired_difference(self.differences).mean
+        return self.difference.mean
 
     @property
     def error(self) -> float:
         """Standard error of the mean; infinite for one seed."""
-        return paired_difference(self.differences).error
+        return self.difference.error
 
     @property
     def half_width(self) -> float:
         """Half the width of the 95 % interval."""
-        return paired_difference(self.differences).half_width
+        return self.difference.half_width
 
     @property
     def smallest_detectable(self) -> float:
-        return paired_difference(self.differences).smallest_detectable
+        return self.difference.smallest_detectable
 
 
 @dataclass(frozen=True)

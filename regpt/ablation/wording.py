@@ -12,14 +12,22 @@ from regpt.ablation.paired import Paired
 from regpt.base.format import NO_VALUE, duration, percent, scientific
 from regpt.tracking.run import MachineLoad
 
-SOURCES = (
+PAIRED = (
     "Differences are paired by seed: both runs read the same windows in the same order, up to the end of the shorter"
-    " one. Intervals are 95 % confidence intervals by Student's t over seeds (Student 1908). p-values are corrected for"
-    " the number of changes (Holm 1979). “Detectable” is the smallest difference that this design finds with 80 % power"
-    " (Bloom 1995), given the observed spread. “Tokens saved” is the share of the base's tokens that a change does not"
-    " need to reach the base's final loss in the mean over seeds. It is a lower bound, because the learning rate was"
-    " still high at that point. Times are given only if no other program used the processors; on a CPU this needs"
-    " --jobs 1."
+    " one."
+)
+OWN_ERROR = "Intervals are 95 % confidence intervals by Student's t over seeds (Student 1908)."
+SHARED_ERROR = (
+    "Intervals are 95 % confidence intervals by Student's t. Seeds are blocks, and the variance of each arm is drawn"
+    " towards the one that all arms have in common (Smyth 2004), so a few seeds of many arms are enough. An arm with a"
+    " far larger variance keeps its own."
+)
+REST = (
+    "p-values are corrected for the number of changes (Holm 1979). “Detectable” is the smallest difference that this"
+    " design finds with 80 % power (Bloom 1995), given the observed spread. “Tokens saved” is the share of the base's"
+    " tokens that a change does not need to reach the base's final loss in the mean over seeds. It is a lower bound,"
+    " because the learning rate was still high at that point. Times are given only if no other program used the"
+    " processors; on a CPU this needs --jobs 1."
 )
 
 
@@ -80,6 +88,11 @@ def headline(results: Results) -> Iterator[str]:
     if not (lower or higher or undecided):
         yield "No change has an effect that this design can distinguish from chance."
     yield from edge_lines(results.design, results.best)
+
+
+def sources(results: Results) -> str:
+    """Return how the figures of the table were computed."""
+    return f"{PAIRED} {SHARED_ERROR if results.has_shared_error else OWN_ERROR} {REST}"
 
 
 def edge_lines(design: Design, best: Mapping[str, str]) -> Iterator[str]:
