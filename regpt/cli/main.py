@@ -185,12 +185,20 @@ def notes_for_renamed_settings() -> Iterator[None]:
         yield
 
 
+class AlignedHelp(argparse.RawDescriptionHelpFormatter):
+    """Puts the help of every command in one column, which Python before 3.13 makes too narrow for the longest name."""
+
+    def format_help(self) -> str:
+        self._action_max_length = max(self._action_max_length, len("    checkpoints"))
+        return super().format_help()
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="regpt",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=AlignedHelp,
     )
     top.add_argument("--version", action="version", version=f"regpt {__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
