@@ -17,7 +17,6 @@ from regpt.tracking.run import Run, open_run
 HEADER = (
     "arm", "final loss", "difference (95 % interval)", "p (Holm)", "detectable", "tokens saved", "rates ×", "verdict",
 )  # fmt: skip
-EXPERIMENTS = ("first", "switches", "muon_settings", "third")
 FILE = Path(__file__).parent / "measured.json"
 
 
@@ -60,7 +59,7 @@ class Measured:
 
 
 def measured_in(folder: Path, experiment: str, size: str, corpus: str, smallest: float) -> Measured:
-    """Read the finished ablation in a folder. Raises UserError if there is none, or if a run is missing."""
+    """Read the finished ablation in a folder; raise UserError if there is none, or if a run is missing."""
     design = read_design(folder)
     results = read_results(folder, design, smallest)
     base = design.recipe_of(Trial(BASE, design.seeds[0]), results.best.get(BASE, ""))

@@ -220,11 +220,11 @@ def with_tables(page: str) -> str:
 
 def table(name: str) -> list[str]:
     """Return the lines of a table by its function's name, for example `roofline.fit_table`."""
-    from benchmarks import measured, roofline, scale
+    from benchmarks import improvements, measured, roofline, scale
 
     group, _, wanted = name.partition(".")
     if group == "measured":
-        return list(measured.table(wanted) if wanted in measured.EXPERIMENTS else measured.lines_of(wanted))
+        return list(measured.table(wanted) if wanted in improvements.EXPERIMENTS else measured.lines_of(wanted))
     functions = {
         "roofline.speed_table": roofline.speed_table,
         "roofline.published_table": roofline.published_table,

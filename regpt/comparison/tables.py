@@ -173,7 +173,7 @@ def differences_table(models: Sequence[ComparedModel]) -> Table:
 def setting_text(value: Any, first: Any) -> str:
     """Write a value, and its ratio to the first model's if both are numbers."""
     are_numbers = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in (value, first))
-    return str(value) + (f" (× {value / first:.3g})" if are_numbers and first and value != first else "")
+    return str(value) + (f" (× {value / first:.3g})" if are_numbers and first and value and value != first else "")
 
 
 def environment_texts(model: ComparedModel) -> dict[str, str]:

@@ -73,7 +73,7 @@ def read_same_windows(group: SeedGroup, reference: SeedGroup) -> bool:
 
 
 def caveats_of(groups: Sequence[SeedGroup]) -> list[Caveat]:
-    """Return the reasons against comparing groups, each once. Different seeds are none: the test is one over seeds."""
+    """Return the reasons against comparing groups, each once; a different seed is not one of them."""
     found: dict[tuple[CaveatKind, str], Caveat] = {}
     for caveat in find_caveats([model for group in groups for model in group.members]):
         if caveat.kind is CaveatKind.OTHER_SEED:

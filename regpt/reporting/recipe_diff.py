@@ -144,5 +144,5 @@ def rows_of_differences(ours: Recipe, theirs: Recipe) -> list[tuple[str, str, st
     rows = []
     for setting, our, their in differences(ours, theirs):
         numbers = all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in (our, their))
-        rows.append((setting, str(our), str(their), f"× {our / their:.3g}" if numbers and their else ""))
+        rows.append((setting, str(our), str(their), f"× {our / their:.3g}" if numbers and our and their else ""))
     return rows

@@ -9,6 +9,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from regpt.comparison.samples import compare_samples
+from regpt.comparison.tables import setting_text
 from regpt.fairness.loading import load_models
 from regpt.rendering.markdown import escaped
 from regpt.tracking.journal import read_history
@@ -136,3 +137,9 @@ def test_comparison_includes_active_and_empty_runs(runs: Path, capsys: pytest.Ca
 def test_markdown_shows_names_unchanged() -> None:
     assert escaped("demo-modern_2") == "demo-modern_2"
     assert escaped("a|b\n*") == "a\\|b \\*"
+
+
+def test_setting_that_is_off_has_no_ratio() -> None:
+    """0 stands for "off" in most switches, so "times 0" would say nothing."""
+    assert setting_text(0.0, 0.02) == "0.0" and setting_text(0.02, 0.0) == "0.02"
+    assert setting_text(0.04, 0.02) == "0.04 (× 2)"
