@@ -49,6 +49,7 @@ class Length:
 
     steps: int
     batch_tokens: int
+    validations: int = 12
 
     @property
     def settings(self) -> str:
@@ -56,12 +57,15 @@ class Length:
             f"run.max_steps={self.steps} data.total_batch_tokens={self.batch_tokens}"
             f" data.micro_batch={self.batch_tokens // CONTEXT // 2} optimizer.warmup_steps={self.steps // 10}"
             f" checkpoint.every={self.steps}"
-            f" evaluation.validation_every={max(1, self.steps // 12)}"
+            f" evaluation.validation_every={max(1, self.steps // self.validations)}"
         )
 
 
 def switches(base: Recipe) -> dict[str, str]:
-    """Return the settings of each switch alone. relu2 and experts have the base's number of (active) parameters."""
+    """Return the settings of each switch alone, and of a planted bad change, `rate_x10`.
+
+    relu2 and experts have the base's number of (active) parameters.
+    """
     model, steps = base.model, base.run.max_steps
     cooldown = f"optimizer.schedule=trapezoid optimizer.cooldown_steps={steps * 6 // 10}"
     batch = base.data.total_batch_tokens
@@ -88,6 +92,7 @@ def switches(base: Recipe) -> dict[str, str]:
         "trapezoid": cooldown,
         "trapezoid_to_0": f"{cooldown} optimizer.min_lr=0",
         "one_minus_sqrt": f"{cooldown} optimizer.cooldown_shape=1-sqrt",
+        "rate_x10": f"optimizer.max_lr={base.optimizer.max_lr * 10} optimizer.warmup_steps=0",
         "batch_ramp": f"'data.batch_ramp={batch // 2} until {batch * (steps // 4)}' run.max_steps={steps + steps // 4}",
     }
 
@@ -142,18 +147,21 @@ def next_settings(base: Recipe) -> list[str]:
 
 @dataclass(frozen=True)
 class Experiment:
-    """An ablation: its changes as a function of the base, the length of the base's runs, and settings of every arm."""
+    """An ablation: changes as a function of the base, length of the base's runs, settings of every arm, A/A arms."""
 
     changes: Callable[[Recipe], dict[str, str]]
     size: str
     length: Length
     settings: str = ""
+    aa_arms: int = 0
 
 
 EXPERIMENTS = {
     "first": Experiment(first, "7M", Length(122, 4_096)),
-    "switches": Experiment(switches, "3M", Length(84, 2_048)),
-    "muon_settings": Experiment(muon_settings, "3M", Length(84, 2_048), f"{MUON} optimizer.average_steps=10"),
+    "switches": Experiment(switches, "3M", Length(84, 2_048, validations=4), aa_arms=1),
+    "muon_settings": Experiment(
+        muon_settings, "3M", Length(84, 2_048, validations=4), f"{MUON} optimizer.average_steps=10"
+    ),
     "third": Experiment(third, "7M", Length(249, 4_096)),
 }
 
@@ -165,6 +173,7 @@ def command(experiment: Experiment, size: str, source: str, into: Path, jobs: in
     changes = experiment.changes(load_recipe(BASE, settings))
     words = ["ablate", BASE, *settings, "--seeds", "3", "--tune", "rates=0.5,1,2", "--into", str(into)]
     words += [word for name, change in changes.items() for word in ("--change", f"{name}: {change}")]
+    words += ["--aa-arms", str(experiment.aa_arms)] if experiment.aa_arms else []
     return [*words, *(["--jobs", str(jobs)] if jobs else [])]
 
 

@@ -1,4 +1,4 @@
-"""Compare the two miniatures at equal tokens and in the same order, on four corpora, over seeds; or tune their rates.
+"""Compare the miniatures at equal tokens and in the same order, on four corpora, over seeds; or tune their rates.
 
 Every run of one corpus and seed reads the same windows in the same order, for the same number of steps. Runs are kept
 in --into, so a call that was stopped continues where it was.
@@ -14,16 +14,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from benchmarks.corpora import CORPORA, source_of
 from regpt import open_run
+from regpt.ablation.design import ALL_RATES, Tuning, tuned_words
 from regpt.recipe.settings import load_recipe
 from regpt.stats.paired import students_t_threshold
 from regpt.stats.verdicts import loss_verdict
 from regpt.tracking.run import Run
 
-RECIPES = ("demo-classic", "demo-modern")
+RECIPES = ("demo-classic", "demo-modern", "demo-next")
 WINDOWS = 128  # of 256 tokens, for each validation
 
 
@@ -57,7 +59,6 @@ def run_trial(trial: Trial, setup: Setup) -> Run:
     runs = setup.into / "runs"
     path = runs / trial.name
     steps = setup.steps or load_recipe(RECIPES[0]).run.max_steps
-    rates = [f"optimizer.max_lr={trial.max_lr!r}", f"optimizer.min_lr={trial.max_lr / 10!r}"] if trial.max_lr else []
     settings = [
         *data_settings(trial.corpus, setup),
         f"run.max_steps={steps}",
@@ -70,7 +71,7 @@ def run_trial(trial: Trial, setup: Setup) -> Run:
         "evaluation.hellaswag_every=0",
         "evaluation.sample_count=0",
         f"checkpoint.every={steps}",
-        *rates,
+        *rate_settings(trial),
         *setup.settings,
     ]
     if not (path / "journal.jsonl").exists():
@@ -80,6 +81,15 @@ def run_trial(trial: Trial, setup: Setup) -> Run:
     run = open_run(path)
     print(f"{trial.name}: {run.history.validations[-1].loss:.4f}", flush=True)
     return run
+
+
+def rate_settings(trial: Trial) -> list[str]:
+    """Return the trial's learning rates: those of its recipe, scaled so that max_lr is the trial's."""
+    if not trial.max_lr:
+        return []
+    recipe = load_recipe(trial.recipe)
+    factor = repr(trial.max_lr / recipe.optimizer.max_lr)
+    return list(tuned_words(recipe, Tuning(ALL_RATES, (factor,)), factor))
 
 
 def data_settings(corpus: str, setup: Setup) -> list[str]:
@@ -128,20 +138,21 @@ def grid_table(losses: dict[Trial, float], rates: Sequence[float]) -> Iterator[s
 
 
 def comparison_table(runs: dict[Trial, Run], seeds: Sequence[int]) -> Iterator[str]:
-    """Return the rows of a table: modern minus classic, in nats per token, over seeds."""
-    yield "| corpus | classic | modern | difference, 95 % interval over seeds | seeds with a significantly lower loss |"
-    yield "|---|---|---|---|---|"
+    """Return the rows of a table: each recipe minus the one before it, in nats per token, over seeds."""
+    yield "| corpus | recipe | loss | before it | difference, 95 % interval over seeds | significantly lower |"
+    yield "|---|---|---|---|---|---|"
+    recipes = [recipe for recipe in RECIPES if any(trial.recipe == recipe for trial in runs)]
     for corpus in dict.fromkeys(trial.corpus for trial in runs):
-        pairs = [tuple(runs[Trial(recipe, corpus, seed)] for recipe in RECIPES) for seed in seeds]
-        verdicts = [loss_verdict(modern, classic) for classic, modern in pairs]
-        differences = [verdict.difference or 0.0 for verdict in verdicts]
-        classic, modern = (statistics.fmean(pair[n].history.validations[-1].loss for pair in pairs) for n in (0, 1))
-        lower = sum(verdict.outcome == "lower" for verdict in verdicts)
-        mean, half = interval(differences)
-        yield (
-            f"| {corpus} | {classic:.4f} | {modern:.4f} | {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) |"
-            f" {lower} of {len(seeds)} |"
-        )
+        for earlier, later in pairwise(recipes):
+            pairs = [(runs[Trial(earlier, corpus, seed)], runs[Trial(later, corpus, seed)]) for seed in seeds]
+            verdicts = [loss_verdict(new, old) for old, new in pairs]
+            mean, half = interval([verdict.difference or 0.0 for verdict in verdicts])
+            old, new = (statistics.fmean(pair[n].history.validations[-1].loss for pair in pairs) for n in (0, 1))
+            lower = sum(verdict.outcome == "lower" for verdict in verdicts)
+            yield (
+                f"| {corpus} | {later} | {new:.4f} | {old:.4f} |"
+                f" {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) | {lower} of {len(seeds)} |"
+            )
 
 
 def interval(differences: Sequence[float]) -> tuple[float, float]:
@@ -162,7 +173,9 @@ def main() -> int:
     options.add_argument("--corpora", nargs="+", default=list(CORPORA), choices=CORPORA)
     options.add_argument("--recipes", nargs="+", default=list(RECIPES), choices=RECIPES)
     options.add_argument("--seeds", nargs="+", type=int, default=[1337, 1338, 1339])
-    options.add_argument("--rates", nargs="+", type=float, default=[], help="learning rates to try, for each recipe")
+    options.add_argument(
+        "--rates", nargs="+", type=float, default=[], help="values of max_lr to try; others are scaled alike"
+    )
     options.add_argument("--steps", type=int, default=0, help="steps of every run (default: the classic recipe's)")
     options.add_argument("--jobs", type=int, default=2, help="runs at a time, with one thread each (1: all threads)")
     options.add_argument("--set", nargs="+", default=[], metavar="SETTING", help="settings for all runs")

@@ -62,6 +62,7 @@ SECTIONS = (
     Section("evaluations", "validation, scoring, sampling", 15, evaluations.evaluations),
     Section("checkpoints", "saving while training continues", 15, saving.checkpoints),
     Section("classic", "gpt2-classic: speed and memory", 60, speed.classic_speed),
+    Section("next", "gpt2-next: speed and memory", 60, speed.next_speed),
     Section("plain", "a plain nanoGPT-like step, side by side", 45, rivals.plain_side_by_side),
     Section("resume", "killed and resumed, to the last bit", 60, runs.exact_resume),
     Section("memory", "out of memory halves the micro-batch", 60, runs.out_of_memory),

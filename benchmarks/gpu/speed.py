@@ -52,6 +52,13 @@ def classic_speed(bench: Bench) -> Iterator[Measured]:
         yield Measured("tokens/s relative to gpt2-modern", speed / bench.found[MODERN_SPEED], "", bound)
 
 
+def next_speed(bench: Bench) -> Iterator[Measured]:
+    """Measure gpt2-next, with Muon and the model's switches, at the micro-batch of gpt2-modern."""
+    speed = yield from speed_and_memory(bench, bench.recipe("gpt2-next"), bench.sizes.steps)
+    if MODERN_SPEED in bench.found:
+        yield Measured("tokens/s relative to gpt2-modern", speed / bench.found[MODERN_SPEED])
+
+
 def expected_speed(bench: Bench, recipe: Recipe) -> tuple[float, float]:
     """Return tokens/s: the least expected of this card, and what `regpt plan` predicts; zeros for an unknown card.
 

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.corpora import CORPORA, EMBEDDED, source_of
-from benchmarks.miniatures import RECIPES, Trial, grid_table, interval
+from benchmarks.miniatures import RECIPES, Trial, grid_table, interval, rate_settings
 from regpt.recipe.settings import load_recipe
 
 
@@ -28,14 +28,31 @@ def test_grid_marks_the_lowest_loss_of_each_corpus_and_recipe() -> None:
     assert list(grid_table(losses, [0.1, 0.2]))[2:] == [
         "| prose | demo-classic | **7.100** | 7.200 |",
         "| prose | demo-modern | 6.900 | **6.800** |",
+        "| prose | demo-next | 6.900 | **6.800** |",
     ]
 
 
+def test_a_trials_rate_scales_every_learning_rate() -> None:
+    recipe = load_recipe("demo-next")
+    twice = load_recipe("demo-next", rate_settings(Trial("demo-next", "prose", 1, 2 * recipe.optimizer.max_lr)))
+    assert [twice.optimizer.max_lr, twice.optimizer.min_lr, twice.optimizer.muon_lr, twice.optimizer.embedding_lr] == [
+        2 * rate
+        for rate in (
+            recipe.optimizer.max_lr,
+            recipe.optimizer.min_lr,
+            recipe.optimizer.muon_lr,
+            recipe.optimizer.embedding_lr,
+        )
+    ]
+    assert not rate_settings(Trial("demo-next", "prose", 1))
+
+
 def test_miniatures_differ_in_the_model_alone() -> None:
-    """The comparison of `make demo` is fair: same text, order, batch, steps and rate."""
-    classic, modern = map(load_recipe, RECIPES)
+    """The comparison of `make demo` is fair: same text, order, batch and steps; for the first two the same rate."""
+    classic, modern, newest = map(load_recipe, RECIPES)
     assert (classic.run, classic.data, classic.optimizer) == (modern.run, modern.data, modern.optimizer)
     assert classic.evaluation == modern.evaluation and classic.model != modern.model
+    assert (newest.run, newest.data, newest.evaluation) == (modern.run, modern.data, modern.evaluation)
 
 
 @pytest.mark.parametrize(("corpus", "documents"), [("prose", 5_151), ("encyclopedia", 2_938), ("dialogue", 499)])
