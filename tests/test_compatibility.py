@@ -185,7 +185,7 @@ def test_old_run_is_exported() -> None:
     assert main(["export", "old-modern", "out"]) == 0
     model = transformers.AutoModelForCausalLM.from_pretrained("out")
     weight = load_file(CHECKPOINT / "model.safetensors")["token_embedding.weight"]
-    np.testing.assert_array_equal(model.get_input_embeddings().weight.detach().numpy(), weight)
+    np.testing.assert_array_equal(model.get_input_embeddings().weight.detach().numpy(), weight[:50_257])
 
 
 def test_old_guard_settings_keep_their_effect() -> None:

@@ -27,6 +27,7 @@ PACKAGES = [
     "checkpoint",
     "console",
     "interop",
+    "export",
     "evaluation",
     "training",
     "branching",

@@ -1,7 +1,6 @@
 """Convert weights between regpt's names and Hugging Face's, and describe a model in a config.json.
 
-A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM. A mixture has no
-Hugging Face class.
+A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM (`form.py`).
 """
 
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from regpt.base.errors import UserError
 from regpt.data import tokenizer
+from regpt.interop.form import ModelType, form_of
 from regpt.model.gpt import GPT
 from regpt.recipe.architecture import ModelRecipe
 
@@ -38,37 +38,16 @@ LLAMA_BLOCK = {
 }
 
 
-# Switches that change what the model computes, and that neither GPT2LMHeadModel nor LlamaForCausalLM has. The others
-# change training alone, or with document_mask nothing within a document.
-WITHOUT_A_CLASS = (
-    "qk_norm",
-    "embedding_norm",
-    "value_residual",
-    "residual_scalars",
-    "value_embeddings",
-    "logit_softcap",
-    "experts",
-    "shared_experts",
-)
-
-
-def family(model: ModelRecipe) -> str:
-    """Return 'gpt2' or 'llama'. Raises UserError for a mixture of the two, and for a switch that neither has."""
-    if used := [f"model.{name}" for name in WITHOUT_A_CLASS if getattr(model, name)]:
+def class_of(model: ModelRecipe) -> ModelType:
+    """Return the Hugging Face class of a model. Raises UserError where neither GPT-2's nor Llama's computes it."""
+    form = form_of(model)
+    if form.type is ModelType.OWN:
+        names = ", ".join(f"model.{name} = {getattr(model, name)!r}" for name in form.unlike)
         raise UserError(
-            f"no Hugging Face class of GPT-2's or Llama's shape has {', '.join(used)}",
+            f"no Hugging Face class of GPT-2's or Llama's shape has {names}",
             "use the model with regpt, or train one without that",
         )
-    parts = (model.positions, model.activation, model.normalization)
-    if parts == ("learned", "gelu", "layernorm") and model.bias and model.tied_head and not model.head_dim:
-        return "gpt2"
-    if parts == ("rope", "swiglu", "rmsnorm") and not model.bias:
-        return "llama"
-    biases = "with" if model.bias else "without"
-    raise UserError(
-        f"a model with {', '.join(parts)} {biases} biases is neither GPT-2's nor Llama's shape",
-        "export runs whose parts are all classic or all modern",
-    )
+    return form.type
 
 
 def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
@@ -77,7 +56,7 @@ def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
         name: parameter.detach().cpu() if on_cpu else parameter.detach() for name, parameter in model.named_parameters()
     }
     theirs: dict[str, Tensor] = {}
-    llama = family(model.recipe) == "llama"
+    llama = class_of(model.recipe) is ModelType.LLAMA
     for name, tensor in ours.items():
         if llama:
             names = llama_names(name)
@@ -92,7 +71,7 @@ def from_hugging_face(recipe: ModelRecipe, theirs: Mapping[str, Tensor]) -> dict
     """Return a Hugging Face model's weights under regpt's names. Raises KeyError for a missing tensor."""
     with torch.device("meta"):
         names = [name for name, _ in GPT(recipe).named_parameters()]
-    if family(recipe) == "llama":
+    if class_of(recipe) is ModelType.LLAMA:
         return {name: torch.cat([theirs[part] for part in llama_names(name)]) for name in names}
     return {name: theirs[gpt2_name(name)].t() if is_conv1d(name) else theirs[gpt2_name(name)] for name in names}
 
@@ -133,9 +112,8 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
         "bos_token_id": tokenizer.END_OF_TEXT,
         "eos_token_id": tokenizer.END_OF_TEXT,
         "tie_word_embeddings": recipe.tied_head,
-        "torch_dtype": "float32",
     }
-    if family(recipe) == "gpt2":
+    if class_of(recipe) is ModelType.GPT2:
         return {
             "model_type": "gpt2",
             "architectures": ["GPT2LMHeadModel"],
@@ -144,6 +122,7 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
             "n_embd": recipe.n_embd,
             "n_inner": recipe.mlp_hidden,
             "n_positions": recipe.block_size,
+            "n_ctx": recipe.block_size,  # as in OpenAI's; llama.cpp and mlx-lm read it
             "activation_function": "gelu_new",
             "layer_norm_epsilon": recipe.norm_eps,
             "resid_pdrop": recipe.dropout,

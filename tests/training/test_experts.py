@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from regpt.base.errors import UserError
 from regpt.data.batches import Batch
-from regpt.interop.huggingface import family
+from regpt.interop.huggingface import class_of
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
 from regpt.tracking.events import Rollback
@@ -159,4 +159,4 @@ def test_run_with_experts_is_reproduced_to_the_bit(whole: Path) -> None:
 
 def test_export_of_experts_is_refused_by_name(whole: Path) -> None:
     with pytest.raises(UserError, match=r"model\.experts"):
-        family(load_recipe(whole / "recipe.toml").model)
+        class_of(load_recipe(whole / "recipe.toml").model)

@@ -1,17 +1,12 @@
-"""Export a model as a Hugging Face directory: weights, config.json and the tokenizer's files."""
+"""The files of a tokenizer in a Hugging Face directory: GPT-2's, or copies of those that a model came with."""
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from regpt.base.errors import DataError, UserError
-from regpt.base.files import new_directory, write_bytes, write_json
-from regpt.checkpoint.tensor_files import write_tensors
+from regpt.base.files import write_bytes, write_json
 from regpt.data import tokenizer
-from regpt.interop.huggingface import hugging_face_config, to_hugging_face
-from regpt.model.gpt import GPT
 
 # What a tokenizer may consist of in a Hugging Face directory.
 TOKENIZER_FILES = (
@@ -24,35 +19,6 @@ TOKENIZER_FILES = (
     "merges.txt",
     "chat_template.jinja",
 )
-
-
-def export(
-    model: GPT,
-    target: Path,
-    source: Path | None = None,
-    note: Callable[[str], None] = lambda text: None,
-) -> None:
-    """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with the model's tokenizer.
-
-    The tokenizer is GPT-2's, or for a model of a Hugging Face directory `source` the one there. Where GPT-2's
-    vocabulary is not available, the model is written without it, and `note` is told why. Raises UserError if `target`
-    exists.
-    """
-    if target.exists():
-        raise UserError(f"{target}: exists already", "choose a new directory")
-    weights, config = to_hugging_face(model), hugging_face_config(model.recipe)
-    with new_directory(target) as directory:
-        write_tensors(directory / "model.safetensors", weights, {}, {"format": "pt"})
-        if source is not None:
-            copy_tokenizer(source, directory)
-            theirs = json.loads((source / "config.json").read_text(encoding="utf-8"))
-            config |= {key: theirs[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in theirs}
-        else:
-            try:
-                write_gpt2_tokenizer(directory, model.recipe.block_size)
-            except DataError as error:
-                note(f"no tokenizer was written: {error}")
-        write_json(directory / "config.json", config)
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
@@ -76,6 +42,7 @@ def write_gpt2_tokenizer(directory: Path, block_size: int) -> None:
         "bos_token": end,
         "eos_token": end,
         "unk_token": end,
+        "pad_token": end,  # batches of texts need one; a mask tells padding from the end of a text
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,  # transformers 4 would remove spaces before punctuation
     }

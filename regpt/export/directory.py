@@ -1,0 +1,128 @@
+"""Export a model as a Hugging Face directory: weights, configuration and the tokenizer's files."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from regpt.base.errors import DataError, UserError
+from regpt.base.files import new_directory, write_json
+from regpt.checkpoint.tensor_files import write_tensors
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.export.precision import Precision
+from regpt.export.read_back import check_read_back
+from regpt.export.tokenizer_files import copy_tokenizer, write_gpt2_tokenizer
+from regpt.interop.huggingface import hugging_face_config, to_hugging_face
+from regpt.interop.pretrained import load_pretrained
+from regpt.model.gpt import GPT
+
+# Endings of files, which a directory should not have.
+FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".md", ".zip", ".tar", ".gz")
+# Tensors with a row for each token of the vocabulary.
+VOCABULARY_TENSORS = ("wte.weight", "model.embed_tokens.weight", "lm_head.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What a user chooses about the exported weights."""
+
+    precision: Precision = Precision.FLOAT32
+    keep_padding: bool = False  # keep the rows of the vocabulary that no token uses
+
+
+def export(
+    model: GPT,
+    target: Path,
+    *,
+    vocabulary: Tokenizer = GPT2_TOKENIZER,
+    source: Path | None = None,
+    options: ExportOptions | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with the model's tokenizer.
+
+    Args:
+        vocabulary: the model's tokenizer
+        source: the folder with its files, or the Hugging Face directory that the model is from; None: GPT-2's tokenizer
+        note: is told where GPT-2's vocabulary is not available, so that the model is written without it
+
+    Raises UserError if `target` exists or is named like a file, and if the model, read back from the disk, does not
+    give the same logits. Nothing is left behind then.
+    """
+    options = options or ExportOptions()
+    check_target(target)
+    kept = model.recipe.vocab_size if options.keep_padding else rows_in_use(model, vocabulary, source)
+    recipe = replace(model.recipe, vocab_size=kept)
+    config = hugging_face_config(recipe) | special_tokens(vocabulary, source) | dtype_entries(options.precision)
+    with new_directory(target) as directory:
+        weights = exported_weights(model, kept, options.precision)
+        write_tensors(directory / "model.safetensors", weights, {}, {"format": "pt"})
+        del weights
+        write_json(directory / "config.json", config)
+        write_json(directory / "generation_config.json", generation_config(vocabulary, source))
+        if source is not None:
+            copy_tokenizer(source, directory)
+        else:
+            try:
+                write_gpt2_tokenizer(directory, recipe.block_size)
+            except DataError as error:
+                note(f"no tokenizer was written: {error}")
+        check_read_back(model, load_pretrained(directory)[0], options.precision, vocabulary.eos)
+
+
+def check_target(target: Path) -> None:
+    """Raise UserError for a directory that exists, or whose name is that of a file."""
+    if target.exists():
+        raise UserError(f"{target}: exists already", "choose a new directory")
+    if target.suffix.lower() in FILE_ENDINGS:
+        remedy = "for a GGUF file: --gguf FILE" if target.suffix.lower() == ".gguf" else "choose another name"
+        raise UserError(f"{target}: is named like a file, but a directory is written", remedy)
+
+
+def rows_in_use(model: GPT, vocabulary: Tokenizer, source: Path | None) -> int:
+    """Return the rows of the vocabulary that tokens use; all rows of a model of a Hugging Face directory."""
+    if source is not None and (source / "config.json").is_file():
+        return model.recipe.vocab_size
+    return min(
+        model.recipe.vocab_size, max(vocabulary.vocabulary, *(token + 1 for token in (vocabulary.bos, *vocabulary.eos)))
+    )
+
+
+def exported_weights(model: GPT, rows: int, precision: Precision) -> dict[str, Tensor]:
+    """Return the weights under the names of OpenAI's GPT-2 or of Llama, without the rows of padding."""
+    return {
+        name.removeprefix("transformer."): tensor[:rows].to(precision.dtype).contiguous()
+        if name.endswith(VOCABULARY_TENSORS)
+        else tensor.to(precision.dtype)
+        for name, tensor in to_hugging_face(model).items()
+    }
+
+
+def dtype_entries(precision: Precision) -> dict[str, str]:
+    """Return the type of the weights under both keys: transformers before 4.56 reads the second one only."""
+    return {"dtype": str(precision), "torch_dtype": str(precision)}
+
+
+def special_tokens(vocabulary: Tokenizer, source: Path | None) -> dict[str, Any]:
+    """Return the special tokens of config.json.
+
+    A padding token is named only where the source names it: an embedding that knows it does not train that row.
+    """
+    ends = sorted(vocabulary.eos)
+    tokens: dict[str, Any] = {"bos_token_id": vocabulary.bos, "eos_token_id": ends if len(ends) > 1 else ends[0]}
+    theirs = json_file(source / "config.json") if source else {}
+    return tokens | {key: theirs[key] for key in (*tokens, "pad_token_id") if key in theirs}
+
+
+def generation_config(vocabulary: Tokenizer, source: Path | None) -> dict[str, Any]:
+    """Return generation_config.json: the source's, or one in which the end of a text also pads a batch."""
+    theirs = json_file(source / "generation_config.json") if source else {}
+    return theirs or {"pad_token_id": min(vocabulary.eos), **special_tokens(vocabulary, source)}
+
+
+def json_file(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if there is no such file."""
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

@@ -1,0 +1,61 @@
+"""Which Hugging Face class computes what a model computes: GPT-2's, Llama's, or none but a modeling file of its own.
+
+Without torch, so that `regpt recipe show` can say it before a run.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from regpt.recipe.architecture import ModelRecipe
+
+
+class ModelType(StrEnum):
+    """The `model_type` of a config.json."""
+
+    GPT2 = "gpt2"
+    LLAMA = "llama"
+    OWN = "regpt"  # the modeling file comes with the model: trust_remote_code=True
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a model is exported. `unlike` names the settings of model.* that neither GPT-2 nor Llama has."""
+
+    type: ModelType
+    unlike: tuple[str, ...] = ()
+
+
+# Settings that the classes need. Those that are not named here change training alone, or with document_mask nothing
+# within a document.
+SWITCHES_OFF: dict[str, Any] = {
+    "qk_norm": False,
+    "embedding_norm": False,
+    "value_residual": False,
+    "residual_scalars": False,
+    "value_embeddings": False,
+    "logit_softcap": 0.0,
+    "experts": 0,
+    "shared_experts": 0,
+}
+CLASSES: dict[ModelType, dict[str, Any]] = {
+    ModelType.LLAMA: {"positions": "rope", "activation": "swiglu", "normalization": "rmsnorm", "bias": False},
+    ModelType.GPT2: {
+        "positions": "learned",
+        "activation": "gelu",
+        "normalization": "layernorm",
+        "bias": True,
+        "tied_head": True,
+        "head_dim": 0,
+    },
+}
+
+
+def form_of(model: ModelRecipe) -> Form:
+    """Return how a model is exported; for a modeling file of its own, with its differences from the closer class."""
+    found = {
+        kind: tuple(name for name, value in (wanted | SWITCHES_OFF).items() if getattr(model, name) != value)
+        for kind, wanted in CLASSES.items()
+    }
+    closest = min(found, key=lambda kind: len(found[kind]))
+    return Form(ModelType.OWN, found[closest]) if found[closest] else Form(closest)
