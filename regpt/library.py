@@ -190,11 +190,15 @@ def generate(
     Temperature 0 takes the most likely token. The same seed gives the same texts. A text ends early where the model
     ends its document.
     """
-    from regpt.evaluation.sampling import Sampling, continuations
+    from regpt.evaluation.generation import Sampling
+    from regpt.evaluation.sampling import stream_texts
 
     loaded = loaded_model(model)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    return continuations(loaded.model, prompt, count, tokens, sampling, tokenizer=loaded.tokenizer)
+    texts = [""] * count
+    for number, piece in stream_texts(loaded.model, prompt, count, tokens, sampling, loaded.tokenizer):
+        texts[number] += piece
+    return texts
 
 
 def evaluate(

@@ -13,7 +13,8 @@ from benchmarks.gpu.data import hellaswag_questions, open_windows, synthetic_que
 from benchmarks.gpu.results import Bound, Measured
 from regpt.data.tokenizer import VOCABULARY
 from regpt.evaluation import sharding
-from regpt.evaluation.sampling import Sampling, generate
+from regpt.evaluation.generation import Sampling
+from regpt.evaluation.sampling import generate
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, max_batch_tokens
 from regpt.evaluation.validation import validation
 from regpt.machine.device import Device

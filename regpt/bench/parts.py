@@ -14,7 +14,8 @@ from regpt.bench.synthetic import SyntheticWindows, synthetic_questions
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.console.training import Console
 from regpt.data.tokenizer import VOCABULARY
-from regpt.evaluation.sampling import Sampling, generate
+from regpt.evaluation.generation import Sampling
+from regpt.evaluation.sampling import generate
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, max_batch_tokens
 from regpt.evaluation.validation import text_bytes, validation
 from regpt.machine.device import Device

@@ -115,19 +115,21 @@ def add_export(commands: "Subparsers") -> None:
 
 
 def run_sample(arguments: argparse.Namespace) -> int:
-    from regpt.evaluation.sampling import Sampling, continuations
+    from regpt.evaluation.generation import Sampling
+    from regpt.evaluation.sampling import stream_texts
     from regpt.interop.open_model import open_model
 
     opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
-    texts = continuations(
-        opened.model,
-        arguments.prompt,
-        arguments.count,
-        arguments.tokens,
-        Sampling(temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed),
-        tokenizer=opened.tokenizer,
+    sampling = Sampling(
+        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
     )
-    print("\n---\n".join(texts))
+    printed = 0  # the text that is being printed
+    asked = (arguments.prompt, arguments.count, arguments.tokens, sampling)
+    for number, piece in stream_texts(opened.model, *asked, opened.tokenizer):
+        separators = "\n---\n" * (number - printed)
+        print(separators + piece, end="", flush=True)
+        printed = number
+    print()
     return DONE
 
 

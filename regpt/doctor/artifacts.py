@@ -10,7 +10,8 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.doctor.checks import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.evaluation.evaluate import evaluate
-from regpt.evaluation.sampling import Sampling, continuations
+from regpt.evaluation.generation import Sampling
+from regpt.evaluation.sampling import continuations
 from regpt.export.directory import export
 from regpt.export.read_back import ReadBackError
 from regpt.interop.open_model import load_model, open_model

@@ -1,28 +1,19 @@
-"""Sample text from a model, one token after another, with a cache of keys and values."""
+"""Sample texts from a model: continuations of one prompt, shared among ranks, whole or as they are drawn."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from regpt.data.tokenizer import GPT2_TOKENIZER, VOCABULARY, Tokenizer
 from regpt.distributed.rank_group import RankGroup
+from regpt.evaluation.generation import Request, Sampling, generate_tokens
 from regpt.evaluation.sharding import evaluation_mode, gather_pieces, shares_of_rank
-from regpt.model.gpt import GPT, KeyValueCache
+from regpt.evaluation.text_stream import TextStream
+from regpt.model.gpt import GPT
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is drawn."""
-
-    temperature: float = 1.0  # 0: greedy decoding
-    top_k: int = 0  # draw from the k most likely tokens; 0: from all
-    top_p: float = 1.0  # draw from the most likely tokens that together reach this probability; 1: from all
-    seed: int = 42
-
-
-@torch.no_grad()
 def generate(
     model: GPT,
     prompts: Tensor,
@@ -32,45 +23,60 @@ def generate(
     numbers: Sequence[int] | None = None,
     vocabulary: int = VOCABULARY,
 ) -> Tensor:
-    """Continue prompts of one length.  (B, P) -> (B, P + new_tokens)
+    """Continue prompts of one length, never ending early.  (B, P) -> (B, P + new_tokens)
 
-    Tokens are drawn on the CPU. Each row has its own generator, seeded with the seed plus the row's number (`numbers`,
-    by default 0, 1, …): so a seed gives the same texts on every device that computes the same logits, and for any
-    number of ranks. When the block is full, its second half is read again and generation continues. `check_stop` is
-    called before each token; it may raise to stop. Tokens from `vocabulary` on are padding and never drawn.
+    The generator of each row is seeded with the seed plus the row's number (`numbers`, by default 0, 1, …).
+    `generate_tokens` describes the rest.
     """
-    numbers = range(len(prompts)) if numbers is None else numbers
-    generators = [torch.Generator().manual_seed(sampling.seed + number) for number in numbers]
-    block_size = model.recipe.block_size
-    tokens, unread, cache = prompts, prompts[:, -block_size:], None
+    requests = make_requests(sampling, range(len(prompts)) if numbers is None else numbers, new_tokens)
     with evaluation_mode(model):
-        for _ in range(new_tokens):
-            check_stop()
-            if cache is not None and cache.length == block_size:
-                unread, cache = tokens[:, -max(1, block_size // 2) :], None
-            if cache is None:
-                cache = KeyValueCache(model.recipe, len(tokens), model.head_weight.dtype, tokens.device)
-            logits = model.next_logits(unread, cache)[:, :vocabulary]
-            unread = choose(logits, sampling, generators)[:, None].to(tokens.device)
-            tokens = torch.cat([tokens, unread], dim=1)
-    return tokens
+        rounds = [
+            [one.token for one in drawn if one is not None]
+            for drawn in generate_tokens(model, prompts, requests, vocabulary, check_stop)
+        ]
+    new = torch.tensor(rounds, dtype=prompts.dtype, device=prompts.device).reshape(len(rounds), len(prompts))
+    return torch.cat([prompts, new.t()], dim=1)
 
 
-def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw the next token of each row.  (B, V) -> (B)"""
-    logits = logits.float().cpu()
-    if sampling.temperature == 0:
-        return logits.argmax(dim=1)
-    ordered, tokens = (logits / sampling.temperature).sort(dim=1, descending=True, stable=True)
-    probabilities = ordered.softmax(dim=1)
-    if sampling.top_k:
-        probabilities[:, sampling.top_k :] = 0.0
-    # Nucleus sampling (Holtzman et al. 2020): keep the most likely tokens, including the one that reaches top_p.
-    before = probabilities.cumsum(dim=1) - probabilities
-    probabilities[:, 1:][before[:, 1:] >= sampling.top_p * probabilities.sum(dim=1, keepdim=True)] = 0.0
-    rows = zip(probabilities, generators, strict=True)
-    drawn = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
-    return tokens.gather(1, drawn).squeeze(1)
+def make_requests(
+    sampling: Sampling, numbers: Sequence[int], new_tokens: int, ends: frozenset[int] = frozenset()
+) -> list[Request]:
+    """Return the requests of texts with these numbers, which are added to the seed."""
+    return [
+        Request(sampling=replace(sampling, seed=sampling.seed + number), new_tokens=new_tokens, ends=ends)
+        for number in numbers
+    ]
+
+
+def stream_texts(
+    model: GPT, prompt: str, count: int, new_tokens: int, sampling: Sampling, tokenizer: Tokenizer
+) -> Iterator[tuple[int, str]]:
+    """Yield the texts of `continuations` in pieces, as they are drawn: the number of a text, and its next piece.
+
+    All texts are drawn at the same time. The pieces of one text are yielded as they come, those of later texts when it
+    has ended.
+    """
+    ids = tokenizer.context(prompt)
+    prompts = torch.from_numpy(ids).repeat(count, 1).to(model.head_weight.device)
+    requests = make_requests(sampling, range(count), new_tokens, tokenizer.eos)
+    streams = [TextStream(tokenizer.decode) for _ in range(count)]
+    ready = [stream.add(*ids.tolist()) for stream in streams]
+    has_ended = [False] * count
+    current = 0
+    for drawn in generate_tokens(model, prompts, requests, tokenizer.vocabulary):
+        for number, one in enumerate(drawn):
+            has_ended[number] = one is None or one.token in tokenizer.eos
+            if one is not None and not has_ended[number]:
+                ready[number] += streams[number].add(one.token)
+        while current < count:
+            yield current, ready[current]
+            ready[current] = ""
+            if not has_ended[current]:
+                break
+            yield current, streams[current].finish()
+            current += 1
+    for number in range(current, count):
+        yield number, ready[number] + streams[number].finish()
 
 
 def continuations(

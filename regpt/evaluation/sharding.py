@@ -50,10 +50,12 @@ ATTENTION_OF_ANY_SHAPE = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTEN
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode, with attention for many shapes, and back into its earlier mode afterwards."""
     training = model.training
-    model.eval()
-    is_on_card = any(parameter.is_cuda for parameter in model.parameters())
+    if training:
+        model.eval()
+    is_on_card = next(model.parameters()).is_cuda
     try:
         with sdpa_kernel(ATTENTION_OF_ANY_SHAPE) if is_on_card else nullcontext():
             yield
     finally:
-        model.train(training)
+        if training:
+            model.train()

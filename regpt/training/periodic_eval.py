@@ -20,7 +20,8 @@ from regpt.console.training import TrainingConsole
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import encode
 from regpt.distributed.rank_group import RankGroup
-from regpt.evaluation.sampling import Sampling, continuations
+from regpt.evaluation.generation import Sampling
+from regpt.evaluation.sampling import continuations
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
 from regpt.evaluation.validation import validation
