@@ -186,6 +186,7 @@ def test_old_run_is_exported() -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained("out")
     weight = load_file(CHECKPOINT / "model.safetensors")["token_embedding.weight"]
     np.testing.assert_array_equal(model.get_input_embeddings().weight.detach().numpy(), weight[:50_257])
+    assert f"{last_validation_loss(MODERN):.4f} ±" in Path("out/README.md").read_text(encoding="utf-8")
 
 
 def test_old_guard_settings_keep_their_effect() -> None:

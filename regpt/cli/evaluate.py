@@ -108,6 +108,12 @@ def add_export(commands: "Subparsers") -> None:
         help="precision of the weights (default: float32)",
     )
     export.add_argument(
+        "--license",
+        default="",
+        metavar="ID",
+        help="licence of the weights for the model card, as the hub names it, such as mit or cc-by-4.0",
+    )
+    export.add_argument(
         "--keep-padding",
         action="store_true",
         help="keep the rows of the vocabulary that no token uses; other programs may draw them as tokens",
@@ -172,17 +178,17 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    from regpt.export.directory import ExportOptions, export
+    from regpt.export.directory import ExportOptions
+    from regpt.export.opened import export_opened
     from regpt.export.precision import Precision
     from regpt.interop.open_model import open_model
 
     opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
-    export(
-        opened.model,
+    export_opened(
+        opened,
         arguments.target,
-        vocabulary=opened.tokenizer,
-        source=None if opened.has_gpt2_tokens else opened.pretrained,
-        options=ExportOptions(precision=Precision(arguments.dtype), keep_padding=arguments.keep_padding),
+        ExportOptions(precision=Precision(arguments.dtype), keep_padding=arguments.keep_padding),
+        licence=arguments.license,
         note=lambda text: print(f"note: {text}", file=sys.stderr),
     )
     print(f"exported: {arguments.target}")

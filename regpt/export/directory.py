@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from regpt.base.errors import DataError, UserError
-from regpt.base.files import new_directory, write_json
+from regpt.base.files import new_directory, write_json, write_text
 from regpt.checkpoint.tensor_files import write_tensors
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.export.precision import Precision
@@ -40,6 +40,7 @@ def export(
     vocabulary: Tokenizer = GPT2_TOKENIZER,
     source: Path | None = None,
     options: ExportOptions | None = None,
+    readme: str = "",
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Write a directory that `AutoModelForCausalLM.from_pretrained` opens, with the model's tokenizer.
@@ -47,6 +48,7 @@ def export(
     Args:
         vocabulary: the model's tokenizer
         source: the folder with its files, or the Hugging Face directory that the model is from; None: GPT-2's tokenizer
+        readme: text of README.md; empty: none is written
         note: is told where GPT-2's vocabulary is not available, so that the model is written without it
 
     Raises UserError if `target` exists or is named like a file, and if the model, read back from the disk, does not
@@ -54,7 +56,7 @@ def export(
     """
     options = options or ExportOptions()
     check_target(target)
-    kept = model.recipe.vocab_size if options.keep_padding else rows_in_use(model, vocabulary, source)
+    kept = rows_to_keep(model, vocabulary, source, options)
     recipe = replace(model.recipe, vocab_size=kept)
     config = hugging_face_config(recipe) | special_tokens(vocabulary, source) | dtype_entries(options.precision)
     with new_directory(target) as directory:
@@ -70,6 +72,8 @@ def export(
                 write_gpt2_tokenizer(directory, recipe.block_size)
             except DataError as error:
                 note(f"no tokenizer was written: {error}")
+        if readme:
+            write_text(directory / "README.md", readme)
         check_read_back(model, load_pretrained(directory)[0], options.precision, vocabulary.eos)
 
 
@@ -82,9 +86,9 @@ def check_target(target: Path) -> None:
         raise UserError(f"{target}: is named like a file, but a directory is written", remedy)
 
 
-def rows_in_use(model: GPT, vocabulary: Tokenizer, source: Path | None) -> int:
+def rows_to_keep(model: GPT, vocabulary: Tokenizer, source: Path | None, options: ExportOptions) -> int:
     """Return the rows of the vocabulary that tokens use; all rows of a model of a Hugging Face directory."""
-    if source is not None and (source / "config.json").is_file():
+    if options.keep_padding or (source is not None and (source / "config.json").is_file()):
         return model.recipe.vocab_size
     return min(
         model.recipe.vocab_size, max(vocabulary.vocabulary, *(token + 1 for token in (vocabulary.bos, *vocabulary.eos)))

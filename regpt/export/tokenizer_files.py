@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from regpt.base.files import write_bytes, write_json
+from regpt.base.files import write_bytes, write_json, write_text
 from regpt.data import tokenizer
 
 # What a tokenizer may consist of in a Hugging Face directory.
@@ -47,7 +47,7 @@ def write_gpt2_tokenizer(directory: Path, block_size: int) -> None:
         "clean_up_tokenization_spaces": False,  # transformers 4 would remove spaces before punctuation
     }
     write_json(directory / "tokenizer_config.json", about)
-    write_json(directory / "tokenizer.json", gpt2_tokenizer_json(files))
+    write_text(directory / "tokenizer.json", json.dumps(gpt2_tokenizer_json(files), ensure_ascii=False))
 
 
 def gpt2_tokenizer_json(files: dict[str, bytes]) -> dict[str, Any]:

@@ -27,10 +27,10 @@ def code(text: object) -> str:
     return f"{fence}{padding}{line}{padding}{fence}"
 
 
-def fenced(text: str) -> str:
+def fenced(text: str, language: str = "text") -> str:
     """Format text as a code block that no line of the text can end."""
     fence = "`" * max(3, longest_run(text) + 1)
-    return f"{fence}text\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def longest_run(text: str) -> int:
