@@ -1,6 +1,7 @@
 """The backend that PyTorch chooses for attention on a device."""
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from regpt.machine.device import Device
@@ -22,8 +23,18 @@ def attention_backend(recipe: Recipe, device: Device) -> str:
     shape = (recipe.data.micro_batch, model.n_head, model.block_size, model.head_width)
     q = torch.empty(shape, dtype=device.precision, device=device.torch_device, requires_grad=True)
     mask = q.new_zeros(shape[0], 1, model.block_size, model.block_size) if model.document_mask else None
+    grouped = model.kv_heads < model.n_head and has_grouped_kernel(q, mask)
+    k = q[:, : model.kv_heads] if grouped else q
     try:
-        choice = torch._fused_sdp_choice(q, q, q, mask, model.dropout, mask is None)
+        choice = torch._fused_sdp_choice(q, k, k, mask, model.dropout, mask is None, enable_gqa=grouped)
     except (RuntimeError, AttributeError):  # a private function, which not every version and device has
         return ""
     return NAMES.get(SDPBackend(choice), "")
+
+
+def has_grouped_kernel(q: Tensor, mask: Tensor | None) -> bool:
+    """Return whether a fused kernel takes fewer heads of keys than of queries: on a CPU, and FlashAttention on CUDA.
+
+    The other kernels of CUDA do not; PyTorch would compute all scores at once instead.
+    """
+    return q.device.type == "cpu" or (q.is_cuda and mask is None and q.dtype in (torch.bfloat16, torch.float16))

@@ -1,6 +1,7 @@
 """RMSNorm, SwiGLU and RoPE with their gradients written out, and the other activations.
 
-N positions, C width, M hidden width of the MLP; B sequences, T positions, H heads, D width of a head.
+N positions, C width, M hidden width of the MLP; B sequences, T positions, H heads of queries, K heads of keys and
+values, D width of a head.
 
 Autograd computes the same in more passes over memory, and keeps more tensors alive. Next to each function is the plain
 expression: torch.compile gets that one, because it fuses it itself. Tests compare the two.
@@ -111,23 +112,25 @@ class SwiGLUFunction(torch.autograd.Function):
 ACTIVATIONS = {"gelu": gelu, "swiglu": swiglu, "relu2": relu2}  # of an MLP, by the recipe's name
 
 
-def rotary_heads(qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split heads and rotate queries and keys by position.  (B, T, 3HD), (T, D/2), (T, D/2) -> three (B, H, T, D)
+def rotary_heads(qkv: Tensor, heads: int, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Split heads as `split_heads` and rotate queries and keys by position; cos and sin are (T, D/2).
 
     RoPE (Su et al. 2021, arXiv 2104.09864) in the split-half form of Llama: element i of a head rotates with i + D/2.
     """
     cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
     if torch.compiler.is_compiling():
-        q, k, v = split_heads(qkv, heads).unbind()
+        q, k, v = split_heads(qkv, heads, kv_heads)
         return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v
-    return RotaryHeadsFunction.apply(qkv, heads, cos, sin)  # type: ignore[no-untyped-call]
+    return RotaryHeadsFunction.apply(qkv, heads, kv_heads, cos, sin)  # type: ignore[no-untyped-call]
 
 
 class RotaryHeadsFunction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, qkv: Tensor, heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, qkv: Tensor, heads: int, kv_heads: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
-        q, k, v = split_heads(qkv, heads)
+        q, k, v = split_heads(qkv, heads, kv_heads)
         rotated = [
             apply_rotary_out(x, cos, sin, torch.empty_like(x, memory_format=torch.contiguous_format)) for x in (q, k)
         ]
@@ -137,21 +140,23 @@ class RotaryHeadsFunction(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, q_gradient: Tensor, k_gradient: Tensor, v_gradient: Tensor
-    ) -> tuple[Tensor, None, None, None]:
+    ) -> tuple[Tensor, None, None, None, None]:
         cos, sin = ctx.saved_tensors
         B, H, T, D = q_gradient.shape
-        result = torch.empty(B, T, 3 * H * D, dtype=q_gradient.dtype, device=q_gradient.device)
-        q, k, v = split_heads(result, H)
+        K = k_gradient.shape[1]
+        result = torch.empty(B, T, (H + 2 * K) * D, dtype=q_gradient.dtype, device=q_gradient.device)
+        q, k, v = split_heads(result, H, K)
         apply_rotary_out(q_gradient, cos, -sin, q)  # the inverse rotation
         apply_rotary_out(k_gradient, cos, -sin, k)
         v.copy_(v_gradient)
-        return result, None, None, None
+        return result, None, None, None, None
 
 
-def split_heads(qkv: Tensor, heads: int) -> Tensor:
-    """View queries, keys and values by head.  (B, T, 3HD) -> (3, B, H, T, D)"""
+def split_heads(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """View queries, keys and values by head.  (B, T, (H + 2K)D) -> (B, H, T, D), two (B, K, T, D)"""
     B, T, _ = qkv.shape
-    return qkv.view(B, T, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.view(B, T, heads + 2 * kv_heads, -1).split([heads, kv_heads, kv_heads], dim=2)
+    return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """GPT-2, classic and modern, in the order of its forward pass.
 
-B sequences, T positions, C width, H heads, D width of a head (C = H x D), V padded vocabulary.
+B sequences, T positions, C width, H heads, K heads of keys and values (K = H in the recorded models), D width of a head
+(C = H x D), V padded vocabulary.
 
 The recipe selects each part independently: positions, activation, normalization, biases, tied head, dropout. All
 classic parts together are GPT-2; all modern parts together are Llama. Later improvements are switches that are off in
@@ -20,6 +21,7 @@ from regpt.model.initialization import initial_weights
 from regpt.model.loss import LossOptions, cap, mean_loss, product_dtype, token_losses, token_losses_and_best
 from regpt.model.masks import SharedPrefix, additive, attend, document_blocks, document_numbers, same_document
 from regpt.model.moe import MixtureOfExperts
+from regpt.model.rotary import rotary_table
 from regpt.model.shortcuts import Shortcuts, ValueSources, has_shortcuts, mixed_values
 from regpt.recipe.architecture import ModelRecipe
 
@@ -181,27 +183,28 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(recipe.dropout)
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
-        """Return the residual stream and the attention's values.  (B, T, C) -> (B, T, C), (B, H, T, D)"""
+        """Return the residual stream and the attention's values.  (B, T, C) -> (B, T, C), (B, K, T, D)"""
         mixed, values = self.attention(self.attention_norm(x), inputs)
         x = x + self.dropout(mixed)
         return x + self.dropout(self.mlp(self.mlp_norm(x))), values
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention."""
+    """Causal multi-head self-attention; heads of queries may share one of keys and values."""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.qkv = nn.Linear(recipe.n_embd, 3 * recipe.attention_width, bias=recipe.bias)
+        self.qkv = nn.Linear(recipe.n_embd, recipe.qkv_width, bias=recipe.has_qkv_bias)
         self.out = nn.Linear(recipe.attention_width, recipe.n_embd, bias=recipe.bias)
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
-        """Return the output and the values.  (B, T, C) -> (B, T, C), (B, H, T, D)"""
+        """Return the output and the values.  (B, T, C) -> (B, T, C), (B, K, T, D)"""
+        heads = self.recipe.n_head, self.recipe.kv_heads
         if inputs.rotations is not None:
-            q, k, v = rotary_heads(self.qkv(x), self.recipe.n_head, *inputs.rotations)  # each (B, H, T, D)
+            q, k, v = rotary_heads(self.qkv(x), *heads, *inputs.rotations)  # (B, H, T, D), two (B, K, T, D)
         else:
-            q, k, v = split_heads(self.qkv(x), self.recipe.n_head).unbind()
+            q, k, v = split_heads(self.qkv(x), *heads)
         values = v
         if self.recipe.qk_norm:  # after the rotation, which changes no norm
             q, k = unit_rms(q, self.recipe.norm_eps), unit_rms(k, self.recipe.norm_eps)
@@ -248,25 +251,17 @@ def normalization(recipe: ModelRecipe) -> nn.Module:
     return nn.LayerNorm(recipe.n_embd, eps=recipe.norm_eps, bias=recipe.bias)
 
 
-def rotary_table(recipe: ModelRecipe) -> Tensor:
-    """Return cosines and sines of the rotary angles of each position, in float32.  (2, block_size, D/2)"""
-    D = recipe.head_width
-    frequencies = recipe.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
-    angles = torch.outer(torch.arange(recipe.block_size, dtype=torch.float32), frequencies)
-    return torch.stack([angles.cos(), angles.sin()])
-
-
 class KeyValueCache:
     """Keys and values of earlier positions, so that a new token costs one position."""
 
     def __init__(self, recipe: ModelRecipe, sequences: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (recipe.n_layer, 2, sequences, recipe.n_head, recipe.block_size, recipe.head_width)
+        shape = (recipe.n_layer, 2, sequences, recipe.kv_heads, recipe.block_size, recipe.head_width)
         self.buffer = torch.empty(shape, dtype=dtype, device=device)
         self.documents = torch.zeros(sequences, recipe.block_size, dtype=torch.long, device=device)
         self.length = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values; return all of them.  (B, H, T, D) -> (B, H, length + T, D)"""
+        """Store a layer's new keys and values; return all of them.  (B, K, T, D) -> (B, K, length + T, D)"""
         last = self.length + k.shape[2]
         self.buffer[layer, 0, :, :, self.length : last] = k
         self.buffer[layer, 1, :, :, self.length : last] = v

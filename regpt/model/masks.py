@@ -1,6 +1,7 @@
 """Which earlier tokens attention may see: those of a shared prefix, or those of the same document.
 
-B sequences, T positions of queries, K positions of keys, H heads, D width of a head.
+B sequences, T positions of queries, S positions of keys, H heads of queries, K heads of keys and values, D width of a
+head.
 
 A document begins with <|endoftext|>, whose prediction belongs to the document before. Its number at a position is how
 many of these tokens the position can see, so that it is right in plain rows, behind a shared prefix and with a cache.
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regpt.data.tokenizer import END_OF_TEXT
+from regpt.machine.attention import has_grouped_kernel
 
 
 class SharedPrefix(NamedTuple):
@@ -48,18 +50,18 @@ def document_numbers(tokens: Tensor, visible: Tensor | None) -> Tensor:
 def same_document(queries: Tensor, keys: Tensor, visible: Tensor | None = None) -> Tensor:
     """Return whether a query may see a key, from the numbers of their documents. The last key is the last query's.
 
-    (B, T), (B, K) -> (B, T, K)
+    (B, T), (B, S) -> (B, T, S)
     """
-    T, K = queries.shape[1], keys.shape[1]
+    T, S = queries.shape[1], keys.shape[1]
     if visible is None:
-        visible = torch.ones(T, K, dtype=torch.bool, device=queries.device).tril(K - T)
+        visible = torch.ones(T, S, dtype=torch.bool, device=queries.device).tril(S - T)
     return visible & (queries[:, :, None] == keys[:, None, :])
 
 
 def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the mask as numbers that are added to attention scores. Made once, not in each layer.
 
-    (B, T, K) -> (B, 1, T, K)
+    (B, T, S) -> (B, 1, T, S)
     """
     zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return zeros.masked_fill_(~visible, float("-inf"))[:, None]
@@ -81,14 +83,22 @@ def document_blocks(documents: Tensor) -> Any:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, dropout: float) -> Tensor:
-    """Attention under a mask of `additive` or `document_blocks`, causal without one.  (B, H, T, D) x 3 -> (B, H, T, D)
+    """Attention under a mask of `additive` or `document_blocks`, causal without one.
 
-    T queries attend to T keys, or with a filled cache one query to all keys before it.
+    T queries attend to T keys, or with a filled cache one query to all keys before it. Each head of keys and values
+    serves H / K consecutive heads of queries (Ainslie et al. 2023, arXiv 2305.13245).
+    (B, H, T, D), two (B, K, T, D) -> (B, H, T, D)
     """
+    grouped = q.shape[1] != k.shape[1]
     if mask is None or isinstance(mask, Tensor):
+        if grouped and not has_grouped_kernel(q, mask):
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+            grouped = False
         is_causal = mask is None and q.shape[2] > 1
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal)
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, enable_gqa=grouped
+        )
     from torch.nn.attention.flex_attention import flex_attention
 
-    mixed: Tensor = flex_attention(q, k, v, block_mask=mask)
+    mixed: Tensor = flex_attention(q, k, v, block_mask=mask, enable_gqa=grouped)
     return mixed

@@ -1,6 +1,7 @@
 """Shortcuts past the blocks, all off in the recorded models: the embedding and attention values of other origin.
 
-B sequences, T positions, C width, H heads, D width of a head, L layers, V padded vocabulary, G channels of a gate.
+B sequences, T positions, C width, K heads of keys and values, D width of a head, L layers, V padded vocabulary, G
+channels of a gate.
 """
 
 from typing import NamedTuple
@@ -15,10 +16,10 @@ from regpt.recipe.architecture import ModelRecipe
 class ValueSources(NamedTuple):
     """What a block mixes into the values of its attention."""
 
-    first: Tensor | None  # (B, H, T, D), the values of the first block
+    first: Tensor | None  # (B, K, T, D), the values of the first block
     first_share: Tensor | None  # scalar, the share of `first` in the sum
-    embedded: Tensor | None  # (B, T, HD), the value embedding of each token
-    gate: Tensor | None  # (H, G), weights of the gate of each head
+    embedded: Tensor | None  # (B, T, KD), the value embedding of each token
+    gate: Tensor | None  # (K, G), weights of the gate of each head
 
 
 class Shortcuts(nn.Module):
@@ -35,8 +36,8 @@ class Shortcuts(nn.Module):
         self.embedding_scale = nn.Parameter(torch.zeros(L)) if recipe.residual_scalars else None
         self.value_share = nn.Parameter(torch.full((L,), 0.5)) if recipe.value_residual else None
         layers = [str(layer) for layer in recipe.layers_with_value_embeddings]
-        self.value_embeddings = nn.ParameterDict({n: torch.empty(V, recipe.attention_width) for n in layers})
-        self.value_gates = nn.ParameterDict({n: torch.empty(recipe.n_head, recipe.gate_channels) for n in layers})
+        self.value_embeddings = nn.ParameterDict({n: torch.empty(V, recipe.kv_width) for n in layers})
+        self.value_gates = nn.ParameterDict({n: torch.empty(recipe.kv_heads, recipe.gate_channels) for n in layers})
 
     def residual(self, layer: int, x: Tensor, embedded: Tensor) -> Tensor:
         """Return the input of a block: the residual stream and the embedding, each scaled.  (B, T, C) -> (B, T, C)"""
@@ -56,16 +57,16 @@ class Shortcuts(nn.Module):
 
 
 def mixed_values(v: Tensor, x: Tensor, sources: ValueSources) -> Tensor:
-    """Mix other values into those of an attention, whose input is `x`.  (B, H, T, D), (B, T, C) -> (B, H, T, D)
+    """Mix other values into those of an attention, whose input is `x`.  (B, K, T, D), (B, T, C) -> (B, K, T, D)
 
     v becomes (1 - share) v + share first + 2 sigmoid(gate) embedded; a gate of zeros passes the embedding unchanged.
     """
-    B, H, T, D = v.shape
+    B, K, T, D = v.shape
     if sources.first is not None and sources.first_share is not None:
         v = torch.lerp(v, sources.first, sources.first_share.to(v.dtype))
     if sources.embedded is not None and sources.gate is not None:
-        opened = 2.0 * torch.sigmoid(F.linear(x[..., : sources.gate.shape[1]], sources.gate))  # (B, T, H)
-        embedded = sources.embedded.to(v.dtype).view(B, T, H, D).transpose(1, 2)
+        opened = 2.0 * torch.sigmoid(F.linear(x[..., : sources.gate.shape[1]], sources.gate))  # (B, T, K)
+        embedded = sources.embedded.to(v.dtype).view(B, T, K, D).transpose(1, 2)
         v = v + opened.to(v.dtype).transpose(1, 2)[..., None] * embedded
     return v
 

@@ -112,15 +112,15 @@ def role_of(name: str, dimensions: int) -> Role:
     return Role.HIDDEN
 
 
-def stacked_matrices(name: str, model: ModelRecipe) -> int:
-    """Return the number of matrices that a parameter stacks by rows, each of which Muon orthogonalizes.
+def stacked_matrices(name: str, model: ModelRecipe) -> tuple[int, ...]:
+    """Return the relative heights of the matrices that a parameter stacks by rows; Muon orthogonalizes each of them.
 
     They are queries, keys and values, and the gate and the value of SwiGLU: separate matrices, stored as one for speed.
     """
     parts = name.split(".")
     if "qkv" in parts:
-        return 3
-    return 2 if "expand" in parts and model.activation == "swiglu" else 1
+        return (model.n_head // model.kv_heads, 1, 1)
+    return (1, 1) if "expand" in parts and model.activation == "swiglu" else (1,)
 
 
 @lru_cache(maxsize=32)

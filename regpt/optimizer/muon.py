@@ -5,6 +5,7 @@ Source: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/. Momentum
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,10 +23,13 @@ BATCH_ELEMENTS = 1 << 25  # of the parameters that a rank orthogonalizes at once
 MOMENTUM, ROW_MOMENT = "momentum_buffer", "row_moment"  # in the state of a parameter
 
 
+Stacked = tuple[int, ...]  # relative heights of the matrices that a parameter stacks by rows
+
+
 class Muon(Optimizer):
     """Muon for the groups that `make_optimizer` makes; a parameter has two dimensions, or three: a batch of matrices.
 
-    `stacked` of a group holds, per parameter, the number of matrices that it stacks by rows.
+    `stacked` of a group holds, per parameter, the relative heights of the matrices that it stacks by rows.
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], settings: OptimizerRecipe, exchange: Exchange) -> None:
@@ -39,16 +43,19 @@ class Muon(Optimizer):
             for stacked, parameters in batches(group, self.exchange.ranks):
                 self.update(group, stacked, parameters)
 
-    def update(self, group: dict[str, Any], stacked: int, parameters: Sequence[nn.Parameter]) -> None:
+    def update(self, group: dict[str, Any], stacked: Stacked, parameters: Sequence[nn.Parameter]) -> None:
         """Update parameters of one shape."""
         shape = parameters[0].shape
         own = self.exchange.collect([self.nesterov(parameter, group["momentum"]) for parameter in parameters], shape)
-        directions = orthogonalize(matrices(own, stacked), self.settings.newton_schulz_steps)
+        directions = [orthogonalize(part, self.settings.newton_schulz_steps) for part in split(own, stacked)]
         del own
         if self.settings.normuon:
-            directions = self.normalize_rows(directions, parameters)
-        directions *= shape_factor(directions, self.settings)
-        results = self.exchange.distribute(directions.reshape(-1, *shape), len(parameters))
+            directions = self.normalize_rows(directions, parameters, stacked)
+        for part in directions:
+            part.mul_(shape_factor(part, self.settings))
+        joined = join(directions, shape)
+        del directions
+        results = self.exchange.distribute(joined, len(parameters))
         for parameter, direction in zip(parameters, results, strict=True):
             weight, rate = to_local(parameter), group["lr"]
             if self.settings.cautious_weight_decay and group["weight_decay"]:
@@ -67,31 +74,38 @@ class Muon(Optimizer):
         mean.lerp_(gradient, 1 - momentum)
         return gradient.lerp(mean, momentum).to(precision_of_products(gradient.device))
 
-    def normalize_rows(self, directions: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    def normalize_rows(
+        self, directions: Sequence[Tensor], parameters: Sequence[nn.Parameter], stacked: Stacked
+    ) -> list[Tensor]:
         """Divide each row by the root of the mean of its mean squares; a matrix gets the norm of an orthogonal one.
 
         Source: NorMuon (Li et al. 2025, arXiv 2510.05491, algorithm 1). With muon_scale = "match_rms_adamw" the update
-        is that of the paper: its root mean square is 0.2 x the learning rate.  (n, rows, columns) -> the same
+        is that of the paper: its root mean square is 0.2 x the learning rate.  Each (n, rows, columns) -> the same
         """
         for parameter in parameters:
             state, local = self.state[parameter], to_local(parameter)
             if ROW_MOMENT not in state:
                 state[ROW_MOMENT] = shard_like(parameter, local.new_zeros((*local.shape[:-1], 1)))
         rows = [to_local(self.state[parameter][ROW_MOMENT]) for parameter in parameters]
-        own = self.exchange.collect(rows, torch.Size([*parameters[0].shape[:-1], 1]))
-        moments = own.view(*directions.shape[:-1], 1)
-        exact = directions.float()
-        moments.lerp_(exact.square().mean(dim=-1, keepdim=True), 1 - self.settings.normuon_beta2)
+        shape = torch.Size([*parameters[0].shape[:-1], 1])
+        own = self.exchange.collect(rows, shape)
+        squares = join([part.float().square().mean(dim=-1, keepdim=True) for part in directions], shape)
+        own.lerp_(squares, 1 - self.settings.normuon_beta2)
         for row, new in zip(rows, self.exchange.distribute(own, len(parameters)), strict=True):
             row.copy_(new)
-        exact = exact / (moments.sqrt() + EPS)
-        norm_of_orthogonal = min(directions.shape[-2:]) ** 0.5
-        return (exact * (norm_of_orthogonal / frobenius_norm(exact).clamp(min=EPS))).to(directions.dtype)
+        return [normalized(part, moments) for part, moments in zip(directions, split(own, stacked), strict=True)]
 
 
-def batches(group: dict[str, Any], ranks: int) -> Iterator[tuple[int, list[nn.Parameter]]]:
-    """Yield (stacked matrices, parameters of one shape that have a gradient), in a fixed order."""
-    alike: dict[tuple[torch.Size, int], list[nn.Parameter]] = {}
+def normalized(direction: Tensor, moments: Tensor) -> Tensor:
+    """Divide rows by the roots of their moments, then give each matrix the norm of an orthogonal one."""
+    exact = direction.float() / (moments.sqrt() + EPS)
+    norm_of_orthogonal = min(direction.shape[-2:]) ** 0.5
+    return (exact * (norm_of_orthogonal / frobenius_norm(exact).clamp(min=EPS))).to(direction.dtype)
+
+
+def batches(group: dict[str, Any], ranks: int) -> Iterator[tuple[Stacked, list[nn.Parameter]]]:
+    """Yield (heights of stacked matrices, parameters of one shape that have a gradient), in a fixed order."""
+    alike: dict[tuple[torch.Size, Stacked], list[nn.Parameter]] = {}
     for parameter, stacked in zip(group["params"], group["stacked"], strict=True):
         if parameter.grad is not None:
             alike.setdefault((parameter.shape, stacked), []).append(parameter)
@@ -106,11 +120,23 @@ def batch_size(elements: int, ranks: int) -> int:
     return ranks * max(1, BATCH_ELEMENTS // elements)
 
 
-def matrices(parameters: Tensor, stacked: int) -> Tensor:
-    """Return each matrix of stacked parameters.  (n, …, stacked x rows, columns) -> (n x … x stacked, rows, columns)"""
-    rows, columns = parameters.shape[-2:]
-    count = parameters.shape[:-2].numel() * stacked
-    return parameters.reshape(count, rows // stacked, columns)
+def split(parameters: Tensor, stacked: Stacked) -> list[Tensor]:
+    """Return the matrices that parameters stack by rows; neighbours of one height are one batch.
+
+    (n, …, rows, columns) -> each (n x … x matrices, rows of a matrix, columns)
+    """
+    unit = parameters.shape[-2] // sum(stacked)
+    runs = [(height * unit, len(list(equal))) for height, equal in groupby(stacked)]
+    parts = parameters.split([rows * count for rows, count in runs], dim=-2)
+    return [part.reshape(-1, rows, part.shape[-1]) for part, (rows, _) in zip(parts, runs, strict=True)]
+
+
+def join(parts: Sequence[Tensor], shape: torch.Size) -> Tensor:
+    """Stack the results of `split` for parameters of a shape again.  -> (n, *shape)"""
+    rows, columns = shape[-2:]
+    stacks = sum(part.shape[0] * part.shape[1] for part in parts) // rows
+    tall = [part.reshape(stacks, -1, columns) for part in parts]
+    return (tall[0] if len(tall) == 1 else torch.cat(tall, dim=1)).reshape(-1, *shape)
 
 
 def precision_of_products(device: torch.device) -> torch.dtype:

@@ -1,6 +1,7 @@
 """What an optimizer costs: the bytes of its state and of its buffers, and the operations of Muon."""
 
 from dataclasses import dataclass
+from itertools import groupby
 from math import prod
 
 from regpt.recipe.recipe import Recipe
@@ -27,20 +28,17 @@ def moment_bytes(recipe: Recipe) -> int:
 
 @dataclass(frozen=True)
 class Stack:
-    """A parameter of Muon: its shape, and the number of matrices in it, each of `rows` x `columns`."""
+    """A parameter of Muon: its shape, and the relative heights of the matrices that it stacks by rows."""
 
     shape: tuple[int, ...]
-    matrices: int
+    heights: tuple[int, ...]
 
     @property
-    def short(self) -> int:
-        """Return the shorter side of a matrix, which is that of its Gram matrix."""
-        rows = prod(self.shape[:-1]) // self.matrices
-        return min(rows, self.shape[-1])
-
-    @property
-    def long(self) -> int:
-        return prod(self.shape) // (self.matrices * self.short)
+    def matrices(self) -> list[tuple[int, int]]:
+        """Return the shorter side, which is that of the Gram matrix, and the longer side of each matrix."""
+        *outer, rows, columns = self.shape
+        sides = [(rows * height // sum(self.heights), columns) for height in self.heights]
+        return [(min(side), max(side)) for side in sides] * prod(outer)
 
 
 def muon_stacks(recipe: Recipe) -> list[Stack]:
@@ -50,7 +48,7 @@ def muon_stacks(recipe: Recipe) -> list[Stack]:
     from regpt.optimizer.groups import Method, groups_of_recipe, stacked_matrices
 
     return [
-        Stack(tuple(parameter.shape), prod(parameter.shape[:-2]) * stacked_matrices(name, recipe.model))
+        Stack(tuple(parameter.shape), stacked_matrices(name, recipe.model))
         for group in groups_of_recipe(recipe)
         if group.method is Method.MUON
         for name, parameter in group.parameters.items()
@@ -63,11 +61,8 @@ def newton_schulz_flops(recipe: Recipe) -> int:
     An iteration multiplies a matrix with its transpose, the Gram matrix with itself, and their polynomial with the
     matrix.
     """
-    iterations = recipe.optimizer.newton_schulz_steps
-    return sum(
-        iterations * stack.matrices * (4 * stack.short**2 * stack.long + 2 * stack.short**3)
-        for stack in muon_stacks(recipe)
-    )
+    sides = [side for stack in muon_stacks(recipe) for side in stack.matrices]
+    return sum(recipe.optimizer.newton_schulz_steps * (4 * short**2 * long + 2 * short**3) for short, long in sides)
 
 
 def newton_schulz_share(recipe: Recipe) -> float:
@@ -99,9 +94,24 @@ def buffer_bytes(recipe: Recipe, ranks: int = 1, sharded: bool = False, on_cpu: 
         own = -(-batch // ranks)
         one = own * size  # elements of this rank's own parameters
         local = one if sharded else batch * size
-        grams = own * stack.matrices * stack.short**2
         collecting = 4 * one if sharded else local + one
-        iterating = 3 * one + 2 * grams
+        iterating = own * iterating_elements(stack)
         distributing = 2 * one + local
         peak = max(peak, element * max(collecting, iterating, distributing))
     return peak
+
+
+def iterating_elements(stack: Stack) -> int:
+    """Return the elements that exist at the peak of a parameter's iteration, for the matrices of one height at a time.
+
+    They are the parameter, results of former heights, two copies of the matrices, and two Gram matrices of each. Where
+    there are several heights, matrices that share one are copied first.
+    """
+    alike = [list(run) for _, run in groupby(stack.matrices)]
+    copied = done = peak = 0
+    for run in alike:
+        elements = sum(short * long for short, long in run)
+        copied += elements if len(run) > 1 and len(alike) > 1 else 0
+        peak = max(peak, done + 2 * elements + 2 * sum(short**2 for short, _ in run))
+        done += elements
+    return done + copied + peak

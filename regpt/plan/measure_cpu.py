@@ -16,8 +16,9 @@ from regpt.evaluation.generation import Sampling, choose
 from regpt.machine.compilation import compilation_errors
 from regpt.machine.device import Device
 from regpt.model.chunks import rows_of_chunk
-from regpt.model.gpt import Block, BlockInputs, rotary_table
+from regpt.model.gpt import Block, BlockInputs
 from regpt.model.loss import LossOptions, mean_loss, token_losses
+from regpt.model.rotary import rotary_table
 from regpt.optimizer.making import make_adamw
 from regpt.optimizer.muon import orthogonalize
 from regpt.optimizer.sizes import muon_stacks
@@ -152,7 +153,7 @@ def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 
 def orthogonalization_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     """Return the seconds in which Muon orthogonalizes the matrices of a step; 0 for AdamW."""
-    sizes = Counter((stack.short, stack.long) for stack in muon_stacks(recipe) for _ in range(stack.matrices))
+    sizes = Counter(sides for stack in muon_stacks(recipe) for sides in stack.matrices)
 
     def one(short: int, long: int) -> float:
         update = torch.randn(1, short, long, device=device.torch_device)

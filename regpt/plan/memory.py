@@ -113,25 +113,25 @@ def shared_bytes(model: ModelRecipe, layout: ParallelLayout) -> int:
     mask = number * model.block_size if model.document_mask else 0
     # Each input of `residual_scale` besides the embedding, which the first norm saves where nothing is added to it.
     residual = STREAM * model.n_embd * model.n_layer if model.residual_scalars else 0
-    mixed = number * model.attention_width * (model.n_layer - 1) if model.value_residual else 0
-    gates = model.n_head * (number + 4) + number * model.gate_channels  # inputs, sigmoid and its double
-    tables = len(model.layers_with_value_embeddings) * (number * model.attention_width + gates)
+    mixed = number * model.kv_width * (model.n_layer - 1) if model.value_residual else 0
+    gates = model.kv_heads * (number + 4) + number * model.gate_channels  # inputs, sigmoid and its double
+    tables = len(model.layers_with_value_embeddings) * (number * model.kv_width + gates)
     return norm + mask + residual + mixed + tables
 
 
 def block_bytes(model: ModelRecipe, layout: ParallelLayout) -> int:
     """Return the bytes per token that autograd saves for one block, in the order of the forward pass."""
     C, M, H, T = model.n_embd, model.mlp_hidden, model.n_head, model.block_size
-    A = model.attention_width
+    A, KV = model.attention_width, model.kv_width
     number = 2 if layout.bfloat16 else 4  # bytes per element of a matrix product's input
     norms = 2 * (STREAM * C + norm_statistics(model))  # their inputs: the residual stream
     into_products = 2 * number * C  # outputs of the norms, read by the first product of attention and MLP
     if model.dropout and layout.on_cpu:  # no fused attention: three T x T matrices per head, in float32
         attention = 4 * (3 * A + 3 * H * T) + number * A
     else:  # q, k, v and the output; with RoPE a second copy in another layout; logsumexp per head
-        attention = number * A * (5 if model.positions == "rope" else 4) + 4 * H
+        attention = number * (A * (3 if model.positions == "rope" else 2) + 2 * KV) + 4 * H
     if model.qk_norm:  # scales, and without RoPE, whose outputs are free for it, a second copy of q and k
-        attention += 2 * 4 * H + (0 if model.positions == "rope" else 2 * number * A)
+        attention += 4 * (H + model.kv_heads) + (0 if model.positions == "rope" else number * (A + KV))
     mlp = number * (model.expanded_width + M)  # output of `expand`, input of `down`
     if model.experts:
         mlp = expert_bytes(model, mlp, number)

@@ -1,106 +1,19 @@
-"""The recipe's section [model]: the architecture, its number of parameters and its FLOPs."""
+"""The recipe's section [model]: the checks of its settings, the number of parameters and the FLOPs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from regpt.base.errors import Problem
-from regpt.recipe.schema import above_zero, at_least, setting, switch
+from regpt.recipe.model_settings import ModelSettings
+from regpt.recipe.schema import above_zero, at_least
 
 GPT2_VOCABULARY = 50_257  # token ids of GPT-2's tokenizer; `vocab_size` may pad beyond them
 GATE_CHANNELS = 32  # of the residual stream, from which the gates of value embeddings are computed (nanochat)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelRecipe:
+class ModelRecipe(ModelSettings):
     """The architecture of the model."""
-
-    n_layer: int = setting(12, "Number of transformer blocks.")
-    n_head: int = setting(12, "Number of attention heads.")
-    n_embd: int = setting(768, "Width of the residual stream.")
-    block_size: int = setting(1024, "Context length in tokens.")
-    vocab_size: int = setting(
-        50_304, "Rows of the token embedding: GPT-2's 50,257 tokens, padded to a multiple of 64 or 128."
-    )
-    positions: Literal["learned", "rope"] = setting(
-        "rope", "Position encoding: a learned table, or rotary embedding of queries and keys."
-    )
-    rope_theta: float = setting(10_000.0, "Base of the rotary wavelengths.")
-    activation: Literal["gelu", "swiglu", "relu2"] = setting(
-        "swiglu",
-        "MLP activation; gelu: tanh approximation, as in GPT-2; swiglu: gated, as in Llama; relu2: square of ReLU"
-        " (So et al. 2021, arXiv 2109.08668).",
-    )
-    mlp_hidden: int = setting(
-        2048, "Hidden width of the MLP; swiglu needs two thirds of the others' for the same number of parameters."
-    )
-    normalization: Literal["layernorm", "rmsnorm"] = setting(
-        "rmsnorm", "Normalization before attention, before the MLP and after the last block."
-    )
-    norm_eps: float = setting(1e-5, "Epsilon added to the variance in normalization.")
-    bias: bool = setting(False, "Use biases in linear layers and LayerNorm.")
-    tied_head: bool = setting(True, "Share the token embedding's weight with the output head.")
-    dropout: float = setting(0.0, "Dropout rate after the embedding, in attention and on the residual branches.")
-    init_std: float = setting(
-        0.02,
-        "Standard deviation of the initial weights; residual projections use init_std x (2 n_layer)^-0.5.",
-    )
-
-    # Improvements, all off in the recorded models. docs/improvements.md says what each of them is worth.
-
-    head_dim: int = switch(0, "Width of an attention head; 0: n_embd / n_head.")
-    qk_norm: bool = switch(
-        False, "Normalize queries and keys in each head, without weights (Henry et al. 2020, arXiv 2010.04245)."
-    )
-    zero_init: bool = switch(
-        False, "Start the output projections of attention and MLP at zero, so that each block starts as the identity."
-    )
-    head_init: Literal["normal", "zero"] = switch(
-        "normal", "Initial weights of an untied head; normal: as other matrices; zero: all tokens start equally likely."
-    )
-    embedding_init_std: float = switch(
-        0.0,
-        "Standard deviation of the initial token embedding; 0: init_std. modded-nanogpt uses 1 with embedding_norm.",
-    )
-    embedding_norm: bool = switch(False, "Normalize the embedding, without weights, before the first block.")
-    value_residual: bool = switch(
-        False,
-        "Mix the first block's attention values into those of each block, by a learned share"
-        " (Zhou et al. 2024, arXiv 2410.17897).",
-    )
-    residual_scalars: bool = switch(
-        False,
-        "Before each block add the embedding to the residual stream, each times a learned scalar (modded-nanogpt).",
-    )
-    value_embeddings: bool = switch(
-        False,
-        "In every second block add to the attention values a learned vector of each token, scaled by a gate in each"
-        " head (modded-nanogpt, nanochat).",
-    )
-    logit_softcap: float = switch(
-        0.0, "Limit logits to this value by cap x tanh(logits / cap) (Gemma 2, arXiv 2408.00118); 0: no limit."
-    )
-    z_loss: float = switch(
-        0.0,
-        "Add this factor times the squared log of the softmax's denominator to the training loss"
-        " (PaLM, arXiv 2204.02311); 0: not added.",
-    )
-    document_mask: bool = switch(
-        False, "Let attention see the tokens of its own document only, which <|endoftext|> begins."
-    )
-    experts: int = switch(
-        0,
-        "Experts of each layer's mixture of experts, which replaces its MLP; they have no biases. 0: a dense MLP.",
-    )
-    experts_per_token: int = switch(
-        2, "Experts that each token passes, chosen by a router; mlp_hidden is the width of each."
-    )
-    shared_experts: int = switch(0, "1 adds an MLP that every token passes to each mixture of experts.")
-    expert_balance_rate: float = switch(
-        1e-3,
-        "Change per step of the bias that raises the scores of experts with few tokens and lowers those of others"
-        " (arXiv 2408.15664); 0: no balancing.",
-    )
 
     def problems(self) -> Iterator[Problem]:
         yield from at_least(self, 1, "n_layer", "n_head", "n_embd", "block_size", "mlp_hidden")
@@ -110,6 +23,7 @@ class ModelRecipe:
                 f"model.vocab_size = {self.vocab_size} is smaller than GPT-2's {GPT2_VOCABULARY} tokens",
             )
         yield from self.head_problems()
+        yield from self.rope_problems()
         yield from self.expert_problems()
         yield from above_zero(self, "rope_theta", "norm_eps", "init_std")
         if not 0.0 <= self.dropout < 1.0:
@@ -149,6 +63,35 @@ class ModelRecipe:
                 ("model.n_embd", "model.n_head", "model.head_dim"),
             )
 
+        yield from at_least(self, 0, "n_kv_head")
+        if self.n_kv_head > 0 and self.n_head % self.n_kv_head:
+            divisors = ", ".join(str(n) for n in range(1, self.n_head + 1) if self.n_head % n == 0)
+            yield Problem(
+                "model.n_kv_head",
+                f"model.n_head = {self.n_head} is not divisible by model.n_kv_head = {self.n_kv_head};"
+                f" choose one of {divisors}",
+                ("model.n_head",),
+            )
+
+    def rope_problems(self) -> Iterator[Problem]:
+        """Check that scaled rotary wavelengths have a rotary embedding and an order."""
+        if self.rope_scaling == "none":
+            return
+        if self.positions != "rope":
+            yield Problem(
+                "model.rope_scaling",
+                f"model.rope_scaling = '{self.rope_scaling}' needs model.positions = 'rope', not '{self.positions}'",
+                ("model.positions",),
+            )
+        yield from above_zero(self, "rope_factor", "rope_low_frequency_factor", "rope_original_block_size")
+        if self.rope_high_frequency_factor <= self.rope_low_frequency_factor:
+            yield Problem(
+                "model.rope_high_frequency_factor",
+                f"model.rope_high_frequency_factor = {self.rope_high_frequency_factor} is not above"
+                f" model.rope_low_frequency_factor = {self.rope_low_frequency_factor}",
+                ("model.rope_low_frequency_factor",),
+            )
+
     def expert_problems(self) -> Iterator[Problem]:
         """Check that a token can choose among the experts."""
         yield from at_least(self, 0, "experts", "shared_experts", "expert_balance_rate")
@@ -174,8 +117,28 @@ class ModelRecipe:
 
     @property
     def attention_width(self) -> int:
-        """Return the width of all heads together, which is that of queries, keys and values."""
+        """Return the width of the queries of all heads, which is that of what attention returns."""
         return self.n_head * self.head_width
+
+    @property
+    def kv_heads(self) -> int:
+        """Return the number of heads of keys and values."""
+        return self.n_kv_head or self.n_head
+
+    @property
+    def kv_width(self) -> int:
+        """Return the width of the keys of all heads, which is that of the values."""
+        return self.kv_heads * self.head_width
+
+    @property
+    def qkv_width(self) -> int:
+        """Return the width of queries, keys and values together."""
+        return self.attention_width + 2 * self.kv_width
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        """Return whether queries, keys and values have biases."""
+        return self.bias or self.qkv_bias
 
     @property
     def layers_with_value_embeddings(self) -> range:
@@ -195,7 +158,7 @@ class ModelRecipe:
         """
         mlps = self.experts_per_token + self.shared_experts if self.experts else 1
         router = self.experts * self.n_embd
-        return 4 * self.n_embd * self.attention_width + mlps * self.mlp_parameters + router
+        return self.n_embd * (self.qkv_width + self.attention_width) + mlps * self.mlp_parameters + router
 
     @property
     def experts_text(self) -> str:
@@ -215,7 +178,7 @@ class ModelRecipe:
     @property
     def matmul_parameters(self) -> int:
         """Return the number of weights in a token's matrix products: the head, tied or not, and not the embeddings."""
-        gates = len(self.layers_with_value_embeddings) * self.n_head * self.gate_channels
+        gates = len(self.layers_with_value_embeddings) * self.kv_heads * self.gate_channels
         return self.n_layer * self.block_matmul_parameters + gates + self.vocab_size * self.n_embd
 
     @property
@@ -234,14 +197,13 @@ class ModelRecipe:
         """Return the number of parameters of the model."""
         norms = (2 * self.n_layer + 1) * self.n_embd * (2 if self.bias and self.normalization == "layernorm" else 1)
         mlps_with_biases = self.shared_experts if self.experts else 1
-        biases = 3 * self.attention_width + self.n_embd + mlps_with_biases * (self.n_embd + self.expanded_width)
+        biases = self.has_qkv_bias * self.qkv_width
+        biases += self.bias * (self.n_embd + mlps_with_biases * (self.n_embd + self.expanded_width))
         tables = self.block_size * self.n_embd if self.positions == "learned" else 0
         tables += 0 if self.tied_head else self.vocab_size * self.n_embd
-        tables += len(self.layers_with_value_embeddings) * self.vocab_size * self.attention_width
+        tables += len(self.layers_with_value_embeddings) * self.vocab_size * self.kv_width
         scalars = self.n_layer * (2 * self.residual_scalars + self.value_residual)
-        return (
-            self.matmul_parameters + self.idle_parameters + norms + self.bias * self.n_layer * biases + tables + scalars
-        )
+        return self.matmul_parameters + self.idle_parameters + norms + self.n_layer * biases + tables + scalars
 
     @property
     def flops_per_token(self) -> int:

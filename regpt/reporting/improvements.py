@@ -13,6 +13,9 @@ def improvements(recipe: Recipe) -> list[str]:
 def model_improvements(model: ModelRecipe) -> list[str]:
     found = {
         f"heads of width {model.head_dim}": model.head_dim > 0,
+        f"grouped-query attention ({model.kv_heads} heads of keys and values)": model.kv_heads < model.n_head,
+        "biases of queries, keys and values": model.qkv_bias and not model.bias,
+        f"rotary wavelengths stretched {model.rope_factor:g} times": model.rope_scaling != "none",
         "QK norm": model.qk_norm,
         "zero-initialized output projections": model.zero_init,
         "a head that starts at zero": model.head_init == "zero",

@@ -25,8 +25,9 @@ from regpt.checkpoint.store import load_moments, load_weights
 from regpt.distributed.dtensor import copy_local_, to_local
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device
-from regpt.model.gpt import GPT, Block, rotary_table
+from regpt.model.gpt import GPT, Block
 from regpt.model.moe import balances
+from regpt.model.rotary import rotary_table
 from regpt.optimizer.average import drop_average, update_average
 from regpt.optimizer.exchange import Exchange, NoExchange, ReplicatedExchange, ShardedExchange
 from regpt.optimizer.making import make_optimizer

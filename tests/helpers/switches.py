@@ -11,6 +11,9 @@ SMALL = ModelRecipe(n_layer=3, n_head=2, n_embd=16, block_size=24, mlp_hidden=40
 ALONE: dict[str, dict[str, Any]] = {
     "relu2": {"activation": "relu2"},
     "head_dim": {"head_dim": 12},
+    "n_kv_head": {"n_head": 4, "n_kv_head": 2},
+    "qkv_bias": {"qkv_bias": True},
+    "rope_scaling": {"rope_scaling": "llama3", "rope_original_block_size": 16},
     "qk_norm": {"qk_norm": True},
     "zero_init": {"zero_init": True},
     "head_init": {"tied_head": False, "head_init": "zero"},
@@ -26,13 +29,15 @@ ALONE: dict[str, dict[str, Any]] = {
     "shared_experts": {"experts": 4, "shared_experts": 1, "experts_per_token": 1, "mlp_hidden": 24},
 }
 FACTORS: dict[str, list[dict[str, Any]]] = {
-    "positions": [{}, {"positions": "learned"}],
+    "positions": [{}, {"positions": "learned"}, ALONE["rope_scaling"]],
     "normalization": [{}, {"normalization": "layernorm"}],
     "activation": [{}, {"activation": "gelu", "bias": True}, ALONE["relu2"]],
     "head": [{}, {"tied_head": False, "embedding_init_std": 1.0}, ALONE["head_init"]],
     "experts": [{}, ALONE["experts"], ALONE["shared_experts"]],
     **{
-        name: [{}, ALONE[name]] for name in list(ALONE)[:-2] if name not in ("relu2", "head_init", "embedding_init_std")
+        name: [{}, ALONE[name]]
+        for name in list(ALONE)[:-2]
+        if name not in ("relu2", "head_init", "embedding_init_std", "rope_scaling")
     },
 }
 

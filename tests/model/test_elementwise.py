@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regpt.model.elementwise import apply_rotary, rms_norm, rotary_heads, split_heads, swiglu
-from regpt.model.gpt import rotary_table
+from regpt.model.rotary import rotary_table
 from tests.model.test_gpt import SMALL
 
 COS, SIN = rotary_table(SMALL)[:, :6].double()
 
 
 def plain_heads(qkv: Tensor) -> tuple[Tensor, ...]:
-    q, k, v = split_heads(qkv, 2).unbind()
+    q, k, v = split_heads(qkv, 4, 2)
     return apply_rotary(q, COS, SIN), apply_rotary(k, COS, SIN), v
 
 
@@ -27,7 +27,7 @@ def plain_swiglu(x: Tensor) -> Tensor:
 PAIRS: list[tuple[Callable[..., object], Callable[..., object], list[tuple[int, ...]]]] = [
     (lambda x, w: rms_norm(x, w, 1e-5), lambda x, w: F.rms_norm(x, w.shape, w, 1e-5), [(3, 6, 16), (16,)]),
     (swiglu, plain_swiglu, [(3, 6, 20)]),
-    (lambda qkv: rotary_heads(qkv, 2, COS, SIN), plain_heads, [(3, 6, 48)]),
+    (lambda qkv: rotary_heads(qkv, 4, 2, COS, SIN), plain_heads, [(3, 6, 64)]),
 ]
 
 

@@ -4,6 +4,7 @@ import copy
 import math
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -57,6 +58,8 @@ def test_flops_count_the_products_and_the_width_of_the_heads() -> None:
     wide = replace(SMALL, head_dim=12)
     weights = 3 * (4 * 16 * 24 + 3 * 16 * 40) + 50_304 * 16
     assert wide.flops_per_token == 6 * weights + 12 * 3 * 24 * 24
+    weights -= 3 * 2 * 16 * 12  # of the keys and values of one of two heads
+    assert replace(wide, n_kv_head=1).flops_per_token == 6 * weights + 12 * 3 * 24 * 24
 
 
 @pytest.mark.parametrize("recipe", MODELS.values(), ids=MODELS)
@@ -231,6 +234,34 @@ def test_z_loss_is_added_in_training_and_not_in_evaluation() -> None:
     assert model.losses(x[:, :-1], x[:, 1:]).mean().item() == pytest.approx(expected.item(), rel=1e-5)
     with_z = model(x[:, :-1], x[:, 1:]).item()
     assert with_z == pytest.approx((expected + 0.01 * log_sums.square().mean()).item(), rel=1e-5)
+
+
+# Grouped-query attention and rotary wavelengths
+
+GROUPED = replace(SMALL, n_head=4, n_kv_head=2, qkv_bias=True)
+
+
+@pytest.mark.parametrize("changes", [{}, {"positions": "learned"}, {"document_mask": True}, {"qk_norm": True}], ids=str)
+def test_grouped_heads_compute_what_repeated_ones_do(changes: dict[str, Any]) -> None:
+    grouped, x = model_of(replace(GROUPED, **changes)), tokens()
+    repeated = GPT(replace(grouped.recipe, n_kv_head=0))
+    weights = grouped.state_dict()
+    for name in [name for name in weights if ".qkv." in name]:
+        q, k, v = weights[name].split([16, 8, 8])  # heads of width 4
+        k, v = (part.unflatten(0, (2, 4)).repeat_interleave(2, dim=0).flatten(0, 1) for part in (k, v))
+        weights[name] = torch.cat([q, k, v])
+    repeated.load_state_dict(weights)
+    torch.testing.assert_close(grouped.losses(x[:, :-1], x[:, 1:]), repeated.eval().losses(x[:, :-1], x[:, 1:]))
+
+
+def test_as_many_key_heads_as_query_heads_are_the_same_bits() -> None:
+    plain, named, x = model_of(SMALL), model_of(replace(SMALL, n_kv_head=2)), tokens()
+    assert torch.equal(plain(x[:, :-1]), named(x[:, :-1]))
+
+
+def test_cache_holds_the_heads_of_keys_alone() -> None:
+    cache = KeyValueCache(GROUPED, 3, torch.float32, torch.device("cpu"))
+    assert cache.buffer.shape == (3, 2, 3, 2, 24, 4)
 
 
 # Documents

@@ -76,8 +76,10 @@ def test_role_follows_from_name_and_number_of_dimensions(name: str, dimensions: 
 def test_stacked_matrices_are_those_of_qkv_and_swiglu() -> None:
     gated, plain = ModelRecipe(activation="swiglu"), ModelRecipe(activation="gelu")
     names = ["attention.qkv.weight", "attention.out.weight", "mlp.expand.weight", "mlp.down.weight"]
-    assert [stacked_matrices(f"blocks.1.{name}", gated) for name in names] == [3, 1, 2, 1]
-    assert [stacked_matrices(f"blocks.1.{name}", plain) for name in names] == [3, 1, 1, 1]
+    assert [stacked_matrices(f"blocks.1.{name}", gated) for name in names] == [(1, 1, 1), (1,), (1, 1), (1,)]
+    assert [stacked_matrices(f"blocks.1.{name}", plain) for name in names] == [(1, 1, 1), (1,), (1,), (1,)]
+    grouped = ModelRecipe(n_head=12, n_kv_head=4)
+    assert stacked_matrices("blocks.1.attention.qkv.weight", grouped) == (3, 1, 1)
 
 
 def test_groups_of_muon_have_their_own_rates_and_decays() -> None:

@@ -26,7 +26,9 @@ def reference(update: Tensor, steps: int = 5) -> Tensor:
     return x
 
 
-def muon_of(parameters: list[nn.Parameter], settings: OptimizerRecipe, stacked: int = 1, rate: float = 0.02) -> Muon:
+def muon_of(
+    parameters: list[nn.Parameter], settings: OptimizerRecipe, stacked: tuple[int, ...] = (1,), rate: float = 0.02
+) -> Muon:
     group = {
         "params": parameters,
         "stacked": [stacked] * len(parameters),
@@ -40,7 +42,7 @@ def trained(
     settings: OptimizerRecipe,
     shape: tuple[int, ...],
     make: Callable[[list[nn.Parameter]], torch.optim.Optimizer] | None = None,
-    stacked: int = 1,
+    stacked: tuple[int, ...] = (1,),
     steps: int = 3,
 ) -> tuple[Tensor, list[Tensor]]:
     """Return a matrix before and after each of some steps with the same gradients for the same shape."""
@@ -103,23 +105,28 @@ def test_bits_of_a_matrix_do_not_depend_on_its_batch(shape: tuple[int, int]) -> 
     assert torch.equal(orthogonalize(updates, 5), torch.cat([orthogonalize(one[None], 5) for one in updates]))
 
 
-def test_stacked_matrices_are_orthogonalized_separately() -> None:
-    settings = OptimizerRecipe()
-    start, together = trained(settings, (24, 8), stacked=3, steps=1)
+@pytest.mark.parametrize("heights", [(1, 1, 1), (4, 1, 1)], ids=str)
+@pytest.mark.parametrize("normuon", [False, True])
+def test_stacked_matrices_are_orthogonalized_separately(heights: tuple[int, ...], normuon: bool) -> None:
+    settings = OptimizerRecipe(kind="muon", normuon=normuon)
+    start, together = trained(settings, (24, 8), stacked=heights, steps=2)
     generator = torch.Generator().manual_seed(1)
-    whole, gradient = (torch.randn(24, 8, generator=generator) for _ in range(2))
+    whole, *gradients = (torch.randn(24, 8, generator=generator) for _ in range(3))
     assert torch.equal(start, whole)
-    parts = [nn.Parameter(part.clone()) for part in whole.chunk(3)]
-    for part, of_part in zip(parts, gradient.chunk(3), strict=True):
-        part.grad = of_part.clone()
-    muon_of(parts, settings).step()
-    assert torch.equal(together[0], torch.cat([part.detach() for part in parts]))
-    assert not torch.allclose(together[0], trained(settings, (24, 8), steps=1)[1][0])
+    rows = [24 // sum(heights) * height for height in heights]
+    parts = [nn.Parameter(part.clone()) for part in whole.split(rows)]
+    optimizers = [muon_of([part], settings) for part in parts]
+    for gradient in gradients:
+        for optimizer, part, of_part in zip(optimizers, parts, gradient.split(rows), strict=True):
+            part.grad = of_part.clone()
+            optimizer.step()
+    torch.testing.assert_close(together[-1], torch.cat([part.detach() for part in parts]), rtol=1e-6, atol=1e-7)
+    assert not torch.allclose(together[-1], trained(settings, (24, 8), steps=2)[1][-1])
 
 
 def test_experts_are_a_batch_of_matrices() -> None:
     settings = OptimizerRecipe(normuon=True, kind="muon")
-    start, together = trained(settings, (4, 6, 10), stacked=2, steps=1)
+    start, together = trained(settings, (4, 6, 10), stacked=(1, 1), steps=1)
     generator = torch.Generator().manual_seed(1)
     _, gradient = (torch.randn(4, 6, 10, generator=generator) for _ in range(2))
     for expert in range(4):

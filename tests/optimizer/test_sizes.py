@@ -14,6 +14,8 @@ from regpt.optimizer.sizes import buffer_bytes, checkpoint_bytes, moment_bytes, 
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
 
+MUON = ["optimizer.kind=muon"]
+
 
 class PeakMemory(TorchDispatchMode):
     """Adds up the bytes of the tensors that operations allocate, and keeps the largest sum."""
@@ -46,7 +48,7 @@ def with_muon(*words: str) -> Recipe:
     return load_recipe("demo-modern", ["optimizer.kind=muon", *words])
 
 
-@pytest.mark.parametrize("words", [[], ["optimizer.kind=muon"], ["optimizer.kind=muon", "optimizer.normuon=true"]])
+@pytest.mark.parametrize("words", [[], MUON, [*MUON, "optimizer.normuon=true"], [*MUON, "model.n_kv_head=2"]])
 def test_moments_are_exactly_those_of_a_step(words: list[str]) -> None:
     recipe = load_recipe("demo-modern", ["model.n_embd=64", *words])
     model = GPT(recipe.model)
@@ -82,9 +84,21 @@ def test_flops_of_newton_schulz_are_those_that_torch_counts() -> None:
         for shape in ((16, 64, 64), (8, 96, 64), (4, 64, 96)):
             orthogonalize(torch.randn(shape), 5)
     assert newton_schulz_flops(recipe) == counted.get_total_flops()
+    grouped = with_muon("model.n_embd=64", "model.mlp_hidden=96", "model.n_kv_head=1")
+    with FlopCounterMode(display=False) as counted:
+        for shape in ((8, 64, 64), (8, 16, 64), (8, 96, 64), (4, 64, 96)):
+            orthogonalize(torch.randn(shape), 5)
+    assert newton_schulz_flops(grouped) == counted.get_total_flops()
 
 
-@pytest.mark.parametrize("words", [["model.mlp_hidden=512"], ["model.mlp_hidden=128", "model.n_layer=6"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["model.mlp_hidden=512"],
+        ["model.mlp_hidden=128", "model.n_layer=6"],
+        ["model.mlp_hidden=64", "model.n_head=8", "model.head_dim=32", "model.n_kv_head=2"],
+    ],
+)
 def test_buffers_of_an_update_are_within_a_tenth_of_those_that_are_allocated(words: list[str]) -> None:
     recipe = with_muon("model.n_embd=128", "optimizer.muon_weight_decay=0.1", *words)
     model = GPT(recipe.model)

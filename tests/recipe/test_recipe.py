@@ -212,6 +212,22 @@ def test_problems_are_all_reported_at_once() -> None:
     assert "128" in found[3].text and "3" in found[3].text
 
 
+def test_head_counts_that_do_not_divide_name_those_that_do() -> None:
+    (problem,) = problems("demo-modern", "model.n_head=4", "model.n_kv_head=3")
+    assert problem.setting == "model.n_kv_head" and problem.depends_on == ("model.n_head",)
+    assert "4" in problem.text and "3" in problem.text and "1, 2, 4" in problem.text
+    (problem,) = problems("demo-modern", "model.n_kv_head=-1")
+    assert problem.setting == "model.n_kv_head"
+
+
+def test_scaled_rotary_wavelengths_need_rope_and_an_order() -> None:
+    (problem,) = problems("demo-modern", "model.rope_scaling=llama3", "model.positions=learned")
+    assert problem.setting == "model.rope_scaling"
+    (problem,) = problems("demo-modern", "model.rope_scaling=llama3", "model.rope_high_frequency_factor=1")
+    assert problem.setting == "model.rope_high_frequency_factor"
+    load_recipe("demo-modern", ["model.rope_high_frequency_factor=1"])  # without rope_scaling it has no effect
+
+
 def test_problems_caused_by_an_unusable_value_are_left_out() -> None:
     """Expect one problem for each: the default in place of the value would not fit the other settings."""
     (problem,) = problems("demo-modern", "model.n_embd=90", "model.n_head='3'", "model.positions=learned")
