@@ -93,14 +93,18 @@ def add_export(commands: "Subparsers") -> None:
         commands,
         "export",
         run_export,
-        "write a model as a Hugging Face directory, with its tokenizer",
+        "write a model as a Hugging Face directory or a GGUF file, with its tokenizer",
         "examples: regpt export demo-modern exported    then: AutoModelForCausalLM.from_pretrained('exported')\n"
-        "          regpt export demo-modern exported-120 --step 120 --dtype bfloat16\n\n"
+        "          regpt export demo-modern exported-120 --step 120 --dtype bfloat16\n"
+        "          regpt export demo-modern --gguf m.gguf --dtype float16    then: llama-cli -m m.gguf\n\n"
         "The model is read back from the disk. If its logits differ from the model's by more than rounding explains,\n"
         "nothing is left behind.",
     )
     add_model(export)
-    export.add_argument("target", type=Path, metavar="DIRECTORY", help="directory to create")
+    export.add_argument("target", type=Path, nargs="?", metavar="DIRECTORY", help="directory to create")
+    export.add_argument(
+        "--gguf", type=Path, metavar="FILE", help="write a GGUF file for llama.cpp (pip install 'regpt[gguf]')"
+    )
     export.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -179,19 +183,22 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     from regpt.export.directory import ExportOptions
-    from regpt.export.opened import export_opened
+    from regpt.export.opened import export_directory, export_file
     from regpt.export.precision import Precision
     from regpt.interop.open_model import open_model
 
+    directory, file = arguments.target, arguments.gguf
+    if directory is None and file is None:
+        raise UserError("regpt export: no target", "name a directory, or --gguf FILE")
     opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
-    export_opened(
-        opened,
-        arguments.target,
-        ExportOptions(precision=Precision(arguments.dtype), keep_padding=arguments.keep_padding),
-        licence=arguments.license,
-        note=lambda text: print(f"note: {text}", file=sys.stderr),
-    )
-    print(f"exported: {arguments.target}")
+    options = ExportOptions(precision=Precision(arguments.dtype), keep_padding=arguments.keep_padding)
+    if directory is not None:
+        note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
+        export_directory(opened, directory, options, licence=arguments.license, note=note)
+        print(f"exported: {directory}")
+    if file is not None:
+        export_file(opened, file, options)
+        print(f"exported: {file}")
     return DONE
 
 

@@ -95,13 +95,13 @@ def rows_to_keep(model: GPT, vocabulary: Tokenizer, source: Path | None, options
     )
 
 
-def exported_weights(model: GPT, rows: int, precision: Precision) -> dict[str, Tensor]:
+def exported_weights(model: GPT, rows: int, precision: Precision, on_cpu: bool = True) -> dict[str, Tensor]:
     """Return the weights under the names of OpenAI's GPT-2 or of Llama, without the rows of padding."""
     return {
         name.removeprefix("transformer."): tensor[:rows].to(precision.dtype).contiguous()
         if name.endswith(VOCABULARY_TENSORS)
         else tensor.to(precision.dtype)
-        for name, tensor in to_hugging_face(model).items()
+        for name, tensor in to_hugging_face(model, on_cpu).items()
     }
 
 

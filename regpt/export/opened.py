@@ -8,11 +8,12 @@ from regpt.evaluation.results import digest_of_weights
 from regpt.export.card import CardSubject, dataset_on_the_hub, model_card
 from regpt.export.directory import ExportOptions, check_target, export, rows_to_keep
 from regpt.export.figures import Figure, figures_of
+from regpt.export.gguf_file import export_gguf
 from regpt.interop.open_model import LoadedModel
 from regpt.tracking.run import Run, open_run
 
 
-def export_opened(
+def export_directory(
     opened: LoadedModel,
     target: Path,
     options: ExportOptions,
@@ -48,6 +49,12 @@ def export_opened(
     )
     readme = model_card(subject)
     export(opened.model, target, vocabulary=opened.tokenizer, source=source, options=options, readme=readme, note=note)
+
+
+def export_file(opened: LoadedModel, path: Path, options: ExportOptions) -> None:
+    """Write a GGUF file. Raises UserError as `export_gguf` does."""
+    source = tokenizer_folder(opened)
+    export_gguf(opened.model, path, name=opened.name, vocabulary=opened.tokenizer, source=source, options=options)
 
 
 def tokenizer_folder(opened: LoadedModel) -> Path | None:
