@@ -164,7 +164,7 @@ def open_run(run: AnyPath, runs: AnyPath = RUNS) -> Run:
 def load_model(model: "Run | AnyPath", runs: AnyPath = RUNS, *, step: int | None = None) -> "LoadedModel":
     """Load a model on the CPU, in float32 and evaluation mode.
 
-    `model` is a run, the directory of a checkpoint, or a Hugging Face directory with GPT-2's or Llama's architecture.
+    `model` is a run, the directory of a checkpoint, or a Hugging Face directory (GPT-2, Llama, Mistral, Qwen2).
     `step` selects a checkpoint of a run; the default is the newest valid one. The result has a `tokenizer`, and as
     `.model` a torch.nn.Module. Called with token ids, it returns logits: (B, T) -> (B, T, V). V is `model.vocab_size`,
     which may be larger than the tokenizer's vocabulary.

@@ -27,6 +27,7 @@ LANGUAGES = {PublicCorpus.FINEWEB: "en", PublicCorpus.FINEWEB_EDU: "en"}
 CLASSES = {
     ModelType.GPT2: "GPT2LMHeadModel",
     ModelType.LLAMA: "LlamaForCausalLM",
+    ModelType.QWEN2: "Qwen2ForCausalLM",
     ModelType.OWN: "a class of its own, whose file is in this directory",
 }
 

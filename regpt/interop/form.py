@@ -1,9 +1,9 @@
-"""Which Hugging Face class computes what a model computes: GPT-2's, Llama's, or none but a modeling file of its own.
+"""Which Hugging Face class computes what a model computes: GPT-2's, Llama's, Qwen2's, or none but a file of its own.
 
 Without torch, so that `regpt recipe show` can say it before a run.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,7 @@ class ModelType(StrEnum):
 
     GPT2 = "gpt2"
     LLAMA = "llama"
+    QWEN2 = "qwen2"  # Llama with biases of queries, keys and values
     OWN = "regpt"  # the modeling file comes with the model: trust_remote_code=True
 
 
@@ -38,8 +39,10 @@ SWITCHES_OFF: dict[str, Any] = {
     "experts": 0,
     "shared_experts": 0,
 }
+MODERN: dict[str, Any] = {"positions": "rope", "activation": "swiglu", "normalization": "rmsnorm", "bias": False}
 CLASSES: dict[ModelType, dict[str, Any]] = {
-    ModelType.LLAMA: {"positions": "rope", "activation": "swiglu", "normalization": "rmsnorm", "bias": False},
+    ModelType.LLAMA: {**MODERN, "qkv_bias": False},
+    ModelType.QWEN2: {**MODERN, "qkv_bias": True},
     ModelType.GPT2: {
         "positions": "learned",
         "activation": "gelu",
@@ -47,14 +50,20 @@ CLASSES: dict[ModelType, dict[str, Any]] = {
         "bias": True,
         "tied_head": True,
         "head_dim": 0,
+        "n_kv_head": 0,
     },
 }
 
 
 def form_of(model: ModelRecipe) -> Form:
-    """Return how a model is exported; for a modeling file of its own, with its differences from the closer class."""
+    """Return how a model is exported; for a modeling file of its own, with its differences from the closest class."""
+    plain = replace(
+        model,
+        n_kv_head=0 if model.kv_heads == model.n_head else model.n_kv_head,
+        head_dim=0 if model.n_head * model.head_dim == model.n_embd else model.head_dim,
+    )
     found = {
-        kind: tuple(name for name, value in (wanted | SWITCHES_OFF).items() if getattr(model, name) != value)
+        kind: tuple(name for name, value in (wanted | SWITCHES_OFF).items() if getattr(plain, name) != value)
         for kind, wanted in CLASSES.items()
     }
     closest = min(found, key=lambda kind: len(found[kind]))

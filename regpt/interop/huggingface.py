@@ -1,6 +1,7 @@
 """Convert weights between regpt's names and Hugging Face's, and describe a model in a config.json.
 
-A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM (`form.py`).
+A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM, or with biases of
+queries, keys and values a Qwen2ForCausalLM (`form.py`).
 """
 
 from collections.abc import Mapping
@@ -56,11 +57,11 @@ def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
         name: parameter.detach().cpu() if on_cpu else parameter.detach() for name, parameter in model.named_parameters()
     }
     theirs: dict[str, Tensor] = {}
-    llama = class_of(model.recipe) is ModelType.LLAMA
+    gpt2 = class_of(model.recipe) is ModelType.GPT2
     for name, tensor in ours.items():
-        if llama:
-            names = llama_names(name)
-            theirs.update(zip(names, (part.contiguous() for part in tensor.chunk(len(names))), strict=True))
+        if not gpt2:
+            parts = tensor.split(heights(name, model.recipe) or len(tensor))
+            theirs.update(zip(llama_names(name), (part.contiguous() for part in parts), strict=True))
         else:
             # their Conv1D keeps a linear layer's weight as (in, out)
             theirs[gpt2_name(name)] = tensor.t().contiguous() if is_conv1d(name) else tensor
@@ -71,7 +72,7 @@ def from_hugging_face(recipe: ModelRecipe, theirs: Mapping[str, Tensor]) -> dict
     """Return a Hugging Face model's weights under regpt's names. Raises KeyError for a missing tensor."""
     with torch.device("meta"):
         names = [name for name, _ in GPT(recipe).named_parameters()]
-    if class_of(recipe) is ModelType.LLAMA:
+    if class_of(recipe) is not ModelType.GPT2:
         return {name: torch.cat([theirs[part] for part in llama_names(name)]) for name in names}
     return {name: theirs[gpt2_name(name)].t() if is_conv1d(name) else theirs[gpt2_name(name)] for name in names}
 
@@ -96,6 +97,13 @@ def llama_names(name: str) -> list[str]:
     )
 
 
+def heights(name: str, recipe: ModelRecipe) -> list[int]:
+    """Return the rows of each of their tensors that ours stacks; an empty list where it is one tensor."""
+    if ".qkv." in name:
+        return [recipe.attention_width, recipe.kv_width, recipe.kv_width]
+    return [recipe.mlp_hidden, recipe.mlp_hidden] if ".expand." in name else []
+
+
 def split_name(name: str) -> tuple[str, str, str]:
     """Split 'blocks.3.mlp.down.weight' into ('3', 'mlp.down', 'weight'); the layer is "" outside the blocks."""
     place, _, kind = name.rpartition(".")
@@ -113,7 +121,8 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
         "eos_token_id": tokenizer.END_OF_TEXT,
         "tie_word_embeddings": recipe.tied_head,
     }
-    if class_of(recipe) is ModelType.GPT2:
+    kind = class_of(recipe)
+    if kind is ModelType.GPT2:
         return {
             "model_type": "gpt2",
             "architectures": ["GPT2LMHeadModel"],
@@ -131,20 +140,36 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
             **shared,
         }
     return {
-        "model_type": "llama",
-        "architectures": ["LlamaForCausalLM"],
+        "model_type": kind.value,
+        "architectures": ["Qwen2ForCausalLM" if kind is ModelType.QWEN2 else "LlamaForCausalLM"],
         "num_hidden_layers": recipe.n_layer,
         "num_attention_heads": recipe.n_head,
-        "num_key_value_heads": recipe.n_head,
+        "num_key_value_heads": recipe.kv_heads,
         "head_dim": recipe.head_width,
         "hidden_size": recipe.n_embd,
         "intermediate_size": recipe.mlp_hidden,
         "max_position_embeddings": recipe.block_size,
         "rms_norm_eps": recipe.norm_eps,
-        "rope_theta": recipe.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": recipe.rope_theta},
         "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
+        **rope_config(recipe),
+        **({"use_sliding_window": False} if kind is ModelType.QWEN2 else {"attention_bias": False, "mlp_bias": False}),
         **shared,
     }
+
+
+def rope_config(recipe: ModelRecipe) -> dict[str, Any]:
+    """Return the rotary wavelengths as transformers 5 names them, and as transformers 4 does."""
+    if recipe.rope_scaling == "none":
+        kind: dict[str, Any] = {"rope_type": "default"}
+        older = {}
+    else:
+        kind = {
+            "rope_type": "llama3",
+            "factor": recipe.rope_factor,
+            "low_freq_factor": recipe.rope_low_frequency_factor,
+            "high_freq_factor": recipe.rope_high_frequency_factor,
+            "original_max_position_embeddings": recipe.rope_original_block_size,
+        }
+        older = {"rope_scaling": kind}
+    theta = {"rope_theta": recipe.rope_theta}
+    return {**theta, "rope_parameters": {**kind, **theta}, **older}

@@ -17,7 +17,8 @@ from regpt.checkpoint import store
 from regpt.data.shards import gpt2_tokenizer_record
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.dtensor import local_rows
-from regpt.interop.pretrained import is_pretrained, load_pretrained
+from regpt.interop.configuration import is_pretrained
+from regpt.interop.pretrained import load_pretrained
 from regpt.model.gpt import GPT
 from regpt.optimizer.average import AVERAGE
 from regpt.recipe.recipe import Recipe

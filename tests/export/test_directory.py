@@ -249,6 +249,10 @@ def test_form_names_what_neither_gpt2_nor_llama_has() -> None:
     assert form_of(replace(CLASSIC, normalization="rmsnorm", qk_norm=True)) == Form(
         ModelType.OWN, ("normalization", "qk_norm")
     )
+    assert form_of(replace(SMALL, n_kv_head=1, rope_scaling="llama3")) == Form(ModelType.LLAMA)
+    assert form_of(replace(SMALL, n_kv_head=1, qkv_bias=True)) == Form(ModelType.QWEN2)
+    assert form_of(replace(CLASSIC, n_kv_head=2, qkv_bias=True)) == Form(ModelType.GPT2)
+    assert form_of(replace(CLASSIC, n_kv_head=1)) == Form(ModelType.OWN, ("n_kv_head",))
     assert form_of(replace(CLASSIC, tied_head=False)) == Form(ModelType.OWN, ("tied_head",))
 
 
@@ -259,7 +263,7 @@ def test_switches_are_exported_or_refused_by_name(name: str) -> None:
         with pytest.raises(UserError, match=name):
             class_of(recipe)
     else:
-        assert class_of(recipe) is ModelType.LLAMA
+        assert class_of(recipe) is (ModelType.QWEN2 if name == "qkv_bias" else ModelType.LLAMA)
 
 
 def test_export_into_an_existing_directory_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Logits, gradients, an optimizer step and greedy text equal those of GPT-2 and Llama in transformers."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -15,7 +17,14 @@ transformers = pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.xdist_group("hf")
 
-BOTH = pytest.mark.parametrize("recipe", [CLASSIC, SMALL], ids=["GPT2LMHeadModel", "LlamaForCausalLM"])
+GROUPED = replace(SMALL, n_head=4, n_kv_head=2, head_dim=6, rope_scaling="llama3", rope_original_block_size=12)
+FORMS = {
+    "GPT2LMHeadModel": CLASSIC,
+    "LlamaForCausalLM": SMALL,
+    "LlamaForCausalLM, grouped": GROUPED,
+    "Qwen2ForCausalLM": replace(SMALL, n_head=4, n_kv_head=1, qkv_bias=True, tied_head=False),
+}
+EACH = pytest.mark.parametrize("recipe", FORMS.values(), ids=FORMS)
 
 
 def reference(ours: GPT) -> nn.Module:
@@ -24,6 +33,7 @@ def reference(ours: GPT) -> nn.Module:
     kinds = {
         "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
         "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+        "qwen2": (transformers.Qwen2Config, transformers.Qwen2ForCausalLM),
     }
     make_config, make_model = kinds[config["model_type"]]
     model = make_model(make_config(**config, attn_implementation="eager")).eval()
@@ -47,14 +57,14 @@ def logits(model: GPT, x: torch.Tensor) -> torch.Tensor:
     return model.logits(model.hidden(x))
 
 
-@BOTH
+@EACH
 def test_logits_equal_those_of_transformers(recipe: ModelRecipe) -> None:
     ours, x = perturbed_model(recipe), tokens(recipe, 24)
     with torch.no_grad():
         torch.testing.assert_close(logits(ours, x), reference(ours)(x).logits, rtol=1e-5, atol=5e-5)
 
 
-@BOTH
+@EACH
 @pytest.mark.parametrize(
     "planted", ["attention.out.weight", "mlp.down.weight", "final_norm.weight", "attention.qkv.weight"]
 )
@@ -70,7 +80,7 @@ def test_planted_weight_errors_change_the_logits(recipe: ModelRecipe, planted: s
         assert (logits(ours, x) - theirs(x).logits).abs().max() > 0.01
 
 
-@BOTH
+@EACH
 def test_loss_gradients_and_an_optimizer_step_equal_transformers(recipe: ModelRecipe) -> None:
     ours, x = perturbed_model(recipe), tokens(recipe, 24)
     theirs = reference(ours)
@@ -88,7 +98,7 @@ def test_loss_gradients_and_an_optimizer_step_equal_transformers(recipe: ModelRe
         torch.testing.assert_close(ours.get_parameter(name), weight, rtol=1e-4, atol=1e-5)
 
 
-@BOTH
+@EACH
 def test_conversion_there_and_back_keeps_every_bit(recipe: ModelRecipe) -> None:
     ours = perturbed_model(recipe)
     back = from_hugging_face(recipe, to_hugging_face(ours))
@@ -96,7 +106,7 @@ def test_conversion_there_and_back_keeps_every_bit(recipe: ModelRecipe) -> None:
     assert all(torch.equal(back[name], parameter) for name, parameter in ours.named_parameters())
 
 
-@BOTH
+@EACH
 def test_greedy_text_equals_that_of_transformers(recipe: ModelRecipe) -> None:
     ours, x = perturbed_model(recipe), tokens(recipe, 6)
     with torch.no_grad():
