@@ -3,13 +3,38 @@
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.request import getproxies
 
 from regpt.base.errors import DataError
 
 
+@dataclass(frozen=True)
+class HubContent:
+    """What is asked of the hub, and how a user corrects it."""
+
+    what: str
+    correct_name: str
+    correct_revision: str
+    other_way: str  # without the hub
+
+
+DATASET = HubContent(
+    "dataset",
+    "correct data.source",
+    "set data.revision=main, or a commit of this dataset",
+    "download the files yourself and set data.source to their folder",
+)
+MODEL = HubContent(
+    "model",
+    "correct the name behind hub:",
+    "write hub:OWNER/NAME, or hub:OWNER/NAME@COMMIT",
+    "download the files yourself and name their folder",
+)
+
+
 @contextmanager
-def plain_hub_errors(repository: str, revision: str) -> Iterator[None]:
+def plain_hub_errors(repository: str, revision: str, content: HubContent = DATASET) -> Iterator[None]:
     """Turn errors of the hub's client that a retry would not change into a DataError with a remedy."""
     what = f"{repository} at revision {revision}"
     try:
@@ -24,20 +49,19 @@ def plain_hub_errors(repository: str, revision: str) -> Iterator[None]:
         ) from None
     except errors.RepositoryNotFoundError:
         raise DataError(
-            f"{what}: the hub has no such dataset", "correct data.source; if the dataset is private: hf auth login"
+            f"{what}: the hub has no such {content.what}",
+            f"{content.correct_name}; if the {content.what} is private: hf auth login",
         ) from None
     except errors.RevisionNotFoundError:
-        raise DataError(
-            f"{what}: the hub has no such revision", "set data.revision=main, or a commit of this dataset"
-        ) from None
+        raise DataError(f"{what}: the hub has no such revision", content.correct_revision) from None
     except errors.LocalEntryNotFoundError as error:  # also an EntryNotFoundError, but the network is missing
-        raise unreachable(repository, error) from None
+        raise unreachable(repository, error, content) from None
     except errors.EntryNotFoundError:
         raise DataError(
-            f"{what}: the dataset has no such file or folder", "correct data.source (hub:OWNER/NAME/FOLDER)"
+            f"{what}: the {content.what} has no such file or folder", "correct data.source (hub:OWNER/NAME/FOLDER)"
         ) from None
     except errors.OfflineModeIsEnabled as error:
-        raise unreachable(repository, error) from None
+        raise unreachable(repository, error, content) from None
     except errors.HfHubHTTPError as error:
         if error.response.status_code == 401:
             raise DataError(f"{what}: the hub refuses your token", "hf auth login, or unset HF_TOKEN") from None
@@ -64,7 +88,7 @@ def cannot_start(repository: str, error: Exception) -> DataError:
     )
 
 
-def unreachable(repository: str, error: Exception) -> DataError:
+def unreachable(repository: str, error: Exception, content: HubContent = DATASET) -> DataError:
     """Return the error for a hub that does not answer, or that the environment forbids to ask."""
     from huggingface_hub import constants
 
@@ -72,7 +96,7 @@ def unreachable(repository: str, error: Exception) -> DataError:
     if constants.HF_HUB_OFFLINE:
         return DataError(problem, "unset HF_HUB_OFFLINE")
     advice = "check the network, proxies and HF_ENDPOINT"
-    return DataError(problem, f"{advice}, or download the files yourself and set data.source to their folder")
+    return DataError(problem, f"{advice}, or {content.other_way}")
 
 
 def is_network_error(error: BaseException) -> bool:

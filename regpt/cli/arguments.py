@@ -49,7 +49,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a run, a checkpoint directory, or a Hugging Face directory")
+    parser.add_argument(
+        "model", metavar="MODEL", help="a run, a checkpoint, a Hugging Face directory, or hub:OWNER/NAME"
+    )
     parser.add_argument(
         "--step",
         type=at_least(int, 0),

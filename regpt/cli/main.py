@@ -109,7 +109,10 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
         top.print_help()
         sys.exit(USAGE)
     arguments, left = top.parse_known_args(words)
-    # argparse takes settings in one place only; those after a later option are left over
+    # argparse takes settings in one place only, and until Python 3.12 an optional argument only before the options;
+    # those after a later option are left over
+    if len(left) == 1 and not left[0].startswith("-") and getattr(arguments, "target", "") is None:
+        arguments.target = Path(left.pop())
     if left and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in left)):
         top.error(f"unrecognized arguments: {' '.join(left)}")
     if left:

@@ -1,4 +1,4 @@
-"""Open a trained model: a run, a checkpoint, or a Hugging Face directory."""
+"""Open a trained model: a run, a checkpoint, a Hugging Face directory, or a model on the hub."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,14 +17,13 @@ from regpt.checkpoint import store
 from regpt.data.shards import gpt2_tokenizer_record
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.dtensor import local_rows
-from regpt.interop.configuration import is_pretrained
 from regpt.interop.pretrained import load_pretrained
+from regpt.interop.sources import ModelSource, SourceKind, find_source, recipe_of_checkpoint, run_of_checkpoint
 from regpt.model.gpt import GPT
 from regpt.optimizer.average import AVERAGE
 from regpt.recipe.recipe import Recipe
-from regpt.recipe.settings import build_recipe, load_resolved_recipe, override
+from regpt.recipe.settings import load_resolved_recipe, override
 from regpt.tracking.layout import RunPaths
-from regpt.tracking.run import find_run
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class LoadedModel:
     tokens: int | None = None  # seen in training
     tokenizer_record: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as in a dataset's manifest
     pretrained: Path | None = None  # the Hugging Face directory that it is from
+    exact_name: str = ""  # that finds the same weights again: a path, or hub:OWNER/NAME@COMMIT
 
     @torch.no_grad()
     def __call__(self, tokens: Tensor | NDArray[np.integer] | Sequence[Sequence[int]]) -> Tensor:
@@ -75,7 +75,7 @@ def open_model(
     step: int | None = None,
     averaged: bool = False,
 ) -> LoadedModel:
-    """Open a model by the name or directory of a run, or by the directory of a checkpoint or Hugging Face model.
+    """Open a model: a run by name or directory, a checkpoint, a Hugging Face directory, or hub:OWNER/NAME[@REVISION].
 
     Args:
         where: the name or path
@@ -91,38 +91,17 @@ def open_model(
         raise UserError(
             f"{' '.join(overrides)}: model.* cannot be overridden for a trained model", "remove those settings"
         )
-    path = Path(where)
-    if (path / "state.json").is_file() or is_pretrained(path):
-        if step is not None:
-            raise UserError(f"--step {step}: {where} is one model, not a run", "name a run, or leave out --step")
-        if (path / "state.json").is_file():
-            return open_checkpoint(path, overrides, averaged)
-        if averaged:
-            raise UserError(f"--averaged: {where} is a Hugging Face model, which has no other weights", "leave it out")
-        return open_pretrained(path, overrides)
-    try:
-        run = find_run(str(where), root)
-    except UserError as error:
-        raise UserError(
-            f"'{where}' is not a run in {root}, a checkpoint or a Hugging Face directory", error.fix
-        ) from None
-    found = store.newest_valid(run) if step is None else checkpoint_of_step(run, step)
-    return open_checkpoint(found, overrides, averaged)
+    source = find_source(where, root, step, averaged)
+    if source.kind is SourceKind.PRETRAINED:
+        return open_pretrained(source, overrides)
+    return replace(open_checkpoint(source.path, overrides, averaged), exact_name=source.exact_name)
 
 
-def checkpoint_of_step(run: Path, step: int) -> Path:
-    """Return the checkpoint of a run after a step. Raises CheckpointError, which lists the others, if it is missing."""
-    found = dict(store.list_checkpoints(run))
-    if step not in found:
-        steps = ", ".join(f"{step:,}" for step in found) or "none"
-        raise CheckpointError(f"{run}: has no checkpoint of step {step:,}", f"choose one of these steps: {steps}")
-    return found[step]
-
-
-def open_pretrained(path: Path, overrides: Sequence[str]) -> LoadedModel:
+def open_pretrained(source: ModelSource, overrides: Sequence[str]) -> LoadedModel:
     """Open a Hugging Face directory."""
+    path = source.path
     model, tokenizer = load_pretrained(path)
-    recipe = replace(override(Recipe(name=path.resolve().name), overrides), model=model.recipe)
+    recipe = replace(override(Recipe(name=source.name), overrides), model=model.recipe)
     return LoadedModel(
         recipe.name,
         model,
@@ -130,6 +109,7 @@ def open_pretrained(path: Path, overrides: Sequence[str]) -> LoadedModel:
         tokenizer,
         tokenizer_record=make_tokenizer_record(path, tokenizer),
         pretrained=path,
+        exact_name=source.exact_name,
     )
 
 
@@ -159,26 +139,20 @@ def open_checkpoint(path: Path, overrides: Sequence[str], averaged: bool = False
     """Open a checkpoint, inside its run or copied elsewhere, after comparing its files with their hashes."""
     for fault in store.find_faults(path):
         raise CheckpointError(f"{path}: {fault}", "choose another checkpoint")
-    state = store.load_state(path)
-    run = path.resolve().parent.parent
-    in_run = RunPaths(run).recipe.is_file()
-    recipe, problems = build_recipe(run.name if in_run else path.resolve().name, state["settings"])
-    if recipe is None:
-        raise UserError(
-            f"{path}: {'; '.join(problem.text for problem in problems)}", "it was made by another version of regpt"
-        )
+    run = run_of_checkpoint(path)
+    recipe = recipe_of_checkpoint(path)
     recipe = override(recipe, overrides)
-    step = int(state["step"])
+    step = int(store.load_state(path)["step"])
     model = load_checkpoint_model(path, recipe)
     if averaged:
         average_weights(path, model, recipe.optimizer.average_share)
-    name = f"{run.name} at step {step:,}" if in_run else recipe.name
+    name = f"{run.name} at step {step:,}" if run else recipe.name
     return LoadedModel(
         f"{name}, averaged" if averaged else name,
         model,
         recipe,
         GPT2_TOKENIZER,
-        run if in_run else None,
+        run,
         step,
         averaged,
         recipe.tokens_after(step),

@@ -82,7 +82,7 @@ def test_checkpoint_and_exported_model_predict_as_the_run_does(runs: Path, capsy
     printed(capsys, "evaluate", "runs/a/checkpoints/step_000003", "--tasks", "hellaswag", "--items", "20")
     at_three = read_predictions(runs / "a" / "evaluations" / "step_000003" / "hellaswag-20.parquet")
     assert at_three.accuracy(BY_TOKEN).value == read_history(runs / "a").tasks[1].accuracy["by_token"]
-    printed(capsys, "export", "a", "out")
+    printed(capsys, "export", "a", "out", "--keep-padding")
     data = tiny_recipe(runs.parent).data.path
     out = printed(capsys, "evaluate", "out", "--items", "20", f"data.path={data}", "run.precision=float32")
     assert "validation" in out

@@ -15,13 +15,15 @@ Misbehaviour = Callable[["Handler", bytes], None]
 
 
 class HubServer(ThreadingHTTPServer):
-    """Serves `files` (path -> bytes) as the dataset `repository` at one commit."""
+    """Serves `files` (path -> bytes) as the dataset or model `repository` at one commit."""
 
     daemon_threads = True
 
-    def __init__(self, repository: str, files: dict[str, bytes]) -> None:
+    def __init__(self, repository: str, files: dict[str, bytes], kind: str = "datasets") -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repository, self.files = repository, files
+        self.api = f"/api/{kind}/{repository}"
+        self.pages = f"/{repository}" if kind == "models" else f"/{kind}/{repository}"
         self.requests: list[tuple[str, str]] = []  # (path, Range header) of each download
         self.refusal: tuple[int, str] | None = None  # status and message, as for an expired token: (401, "Invalid …")
         self.misbehaviours: dict[str, list[Misbehaviour]] = {}  # for the next downloads of a path, in order
@@ -40,20 +42,28 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        dataset = f"/api/datasets/{self.server.repository}"
+        api, pages = self.server.api, self.server.pages
         if self.server.refusal:
             status, message = self.server.refusal
             self.answer(status, b"{}", {"X-Error-Message": message})
-        elif path in (f"{dataset}/revision/main", f"{dataset}/revision/{COMMIT}"):
+        elif path in (f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
             self.answer_json({"id": self.server.repository, "sha": COMMIT, "siblings": []})
-        elif path.startswith(f"{dataset}/tree/{COMMIT}"):
-            self.list_files(path.removeprefix(f"{dataset}/tree/{COMMIT}").strip("/"))
-        elif path.startswith(f"/datasets/{self.server.repository}/resolve/{COMMIT}/"):
+        elif path.startswith(f"{api}/tree/{COMMIT}"):
+            self.list_files(path.removeprefix(f"{api}/tree/{COMMIT}").strip("/"))
+        elif path.startswith(f"{pages}/resolve/{COMMIT}/"):
             self.send_file(path.split(f"/resolve/{COMMIT}/")[1])
-        elif path.startswith((f"{dataset}/", f"/datasets/{self.server.repository}/")):
+        elif path.startswith((f"{api}/", f"{pages}/")):
             self.answer_error(404, "RevisionNotFound")
         else:
             self.answer_error(404, "RepoNotFound")
+
+    def do_HEAD(self) -> None:
+        content = self.server.files[unquote(urlsplit(self.path).path).split(f"/resolve/{COMMIT}/")[1]]
+        self.send_response(200)
+        etag = f'"{hashlib.sha1(content).hexdigest()}"'
+        for name, value in {"X-Repo-Commit": COMMIT, "ETag": etag, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
 
     def list_files(self, folder: str) -> None:
         found = [path for path in self.server.files if not folder or path.startswith(f"{folder}/") or ".." in path]
@@ -152,9 +162,9 @@ def endless_body(handler: Handler, content: bytes) -> None:
 
 
 @contextmanager
-def served(repository: str, files: dict[str, bytes]) -> Iterator[HubServer]:
+def served(repository: str, files: dict[str, bytes], kind: str = "datasets") -> Iterator[HubServer]:
     """Run a server of `files` in a thread."""
-    server = HubServer(repository, files)
+    server = HubServer(repository, files, kind)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
