@@ -140,6 +140,7 @@ def ask(question: str, default: str, given: str | None, parse: "Callable[[str], 
 def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.base.format import scientific
     from regpt.data.sizes import epochs_text
+    from regpt.interop.form import form_of, form_text
     from regpt.optimizer.schedule import cooldown_text
     from regpt.recipe.differences import differences
     from regpt.recipe.recipe import warmup_advice
@@ -162,6 +163,7 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
         "FLOPs per token": f"{model.flops_per_token:,}",
         "FLOPs of the run": scientific(recipe.total_tokens * model.flops_per_token, 3),
         "epochs": epochs_text(recipe),
+        "export": form_text(form_of(model)),
     }
     print("# Derived values")
     print("\n".join(f"#   {name:<16} {value}" for name, value in derived.items()))

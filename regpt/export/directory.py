@@ -1,28 +1,36 @@
 """Export a model as a Hugging Face directory: weights, configuration and the tokenizer's files."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from regpt.base.errors import DataError, UserError
 from regpt.base.files import new_directory, write_json, write_text
 from regpt.checkpoint.tensor_files import write_tensors
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.export.plain_model import PlainModel
 from regpt.export.precision import Precision
 from regpt.export.read_back import check_read_back
 from regpt.export.tokenizer_files import copy_tokenizer, write_gpt2_tokenizer
-from regpt.interop.huggingface import hugging_face_config, to_hugging_face
-from regpt.interop.pretrained import load_pretrained
+from regpt.interop.form import ModelType, form_of
+from regpt.interop.huggingface import OWN_PREFIX, hugging_face_config, to_hugging_face
+from regpt.interop.pretrained import load_pretrained, read_weights
 from regpt.model.gpt import GPT
 
+MODELING_FILES = ("modeling_regpt.py", "plain_model.py")
 # Endings of files, which a directory should not have.
 FILE_ENDINGS = (".gguf", ".safetensors", ".bin", ".pt", ".pth", ".onnx", ".json", ".md", ".zip", ".tar", ".gz")
 # Tensors with a row for each token of the vocabulary.
-VOCABULARY_TENSORS = ("wte.weight", "model.embed_tokens.weight", "lm_head.weight")
+VOCABULARY_TENSORS = re.compile(
+    r"(wte|embed_tokens|lm_head|token_embedding|model\.head)\.weight$|\.value_embeddings\.\d+$"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,27 @@ def export(
                 note(f"no tokenizer was written: {error}")
         if readme:
             write_text(directory / "README.md", readme)
-        check_read_back(model, load_pretrained(directory)[0], options.precision, vocabulary.eos)
+        if form_of(recipe).type is ModelType.OWN:
+            write_modeling_files(directory)
+        check_read_back(model, read_directory(directory), kept, options.precision, vocabulary.eos)
+
+
+def write_modeling_files(directory: Path) -> None:
+    """Write the classes of a model of its own, for transformers to run with trust_remote_code=True."""
+    for module in MODELING_FILES:
+        text = Path(__file__).with_name(module).read_text(encoding="utf-8")
+        write_text(directory / module, text.replace("from regpt.export.", "from ."))
+
+
+def read_directory(directory: Path) -> torch.nn.Module:
+    """Return the model in an exported directory; one of its own as the modeling file computes it, not as regpt does."""
+    config = json_file(directory / "config.json")
+    if config["model_type"] != ModelType.OWN:
+        return load_pretrained(directory)[0]
+    model = PlainModel(SimpleNamespace(**config["regpt"]))
+    weights = read_weights(directory)
+    model.load_state_dict({name.removeprefix(OWN_PREFIX): tensor for name, tensor in weights.items()})
+    return model.eval()
 
 
 def check_target(target: Path) -> None:
@@ -99,7 +127,7 @@ def exported_weights(model: GPT, rows: int, precision: Precision, on_cpu: bool =
     """Return the weights under the names of OpenAI's GPT-2 or of Llama, without the rows of padding."""
     return {
         name.removeprefix("transformer."): tensor[:rows].to(precision.dtype).contiguous()
-        if name.endswith(VOCABULARY_TENSORS)
+        if VOCABULARY_TENSORS.search(name)
         else tensor.to(precision.dtype)
         for name, tensor in to_hugging_face(model, on_cpu).items()
     }

@@ -22,14 +22,16 @@ from regpt.export.gguf_vocabulary import GgufVocabulary, gguf_vocabulary
 from regpt.export.precision import Precision
 from regpt.export.read_back import check_read_back
 from regpt.export.tokenizer_files import gpt2_tokenizer_json
-from regpt.interop.form import ModelType
-from regpt.interop.huggingface import class_of, from_hugging_face
+from regpt.interop.form import ModelType, form_of
+from regpt.interop.huggingface import from_hugging_face
 from regpt.machine.packages import is_installed
 from regpt.model.gpt import GPT
+from regpt.model.rotary import llama3_frequencies
 from regpt.recipe.architecture import ModelRecipe
 
 QUERIES = ("q_proj.weight", "q_proj.bias")
 KEYS = ("k_proj.weight", "k_proj.bias")
+WAVELENGTHS = "rope_freqs.weight"
 TRANSPOSED = ("c_attn.weight", "c_proj.weight", "c_fc.weight")  # Conv1D keeps (in, out)
 
 
@@ -56,7 +58,7 @@ def export_gguf(
     if not is_installed("gguf"):
         raise UserError("a GGUF file needs the package gguf", "pip install 'regpt[gguf]'")
     options = options or ExportOptions()
-    class_of(model.recipe)  # refuse a model that llama.cpp does not have
+    check_form(model.recipe)
     rows = rows_to_keep(model, vocabulary, source, options)
     recipe = replace(model.recipe, vocab_size=rows)
     tokens = gguf_vocabulary(tokenizer_json(source), rows, str(source or "GPT-2's tokenizer"))
@@ -65,10 +67,30 @@ def export_gguf(
     try:
         write(temporary, model, recipe, options.precision, tokens, vocabulary, name)
         flush_file(temporary)
-        check_read_back(model, read_gguf(temporary, recipe), options.precision, vocabulary.eos)
+        check_read_back(model, read_gguf(temporary, recipe), rows, options.precision, vocabulary.eos)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_form(recipe: ModelRecipe) -> None:
+    """Raise UserError for a model that llama.cpp does not have."""
+    form = form_of(recipe)
+    if form.type is ModelType.OWN:
+        names = ", ".join(f"model.{name} = {getattr(recipe, name)!r}" for name in form.unlike)
+        raise UserError(f"llama.cpp has no architecture with {names}", "export a directory, which transformers opens")
+    if form.type is ModelType.QWEN2 and recipe.rope_scaling != "none":
+        raise UserError(
+            f"llama.cpp has no architecture with model.qkv_bias and model.rope_scaling = '{recipe.rope_scaling}'",
+            "export a directory, which transformers opens",
+        )
+
+
+def architecture_of(recipe: ModelRecipe) -> Any:
+    """Return the package's constant for the architecture."""
+    import gguf
+
+    return gguf.MODEL_ARCH[form_of(recipe).type.name]
 
 
 def tokenizer_json(source: Path | None) -> dict[str, Any]:
@@ -93,11 +115,10 @@ def write(
     """Write all of the file. Vectors and the table of positions stay float32, as llama.cpp wants them."""
     import gguf
 
-    kind = class_of(recipe)
-    architecture = gguf.MODEL_ARCH.GPT2 if kind is ModelType.GPT2 else gguf.MODEL_ARCH.LLAMA
+    architecture = architecture_of(recipe)
     writer = gguf.GGUFWriter(path, gguf.MODEL_ARCH_NAMES[architecture])
     weights = exported_weights(model, recipe.vocab_size, Precision.FLOAT32)
-    add_shape(writer, recipe, kind, weights)
+    add_shape(writer, recipe)
     add_tokenizer(writer, tokens, vocabulary)
     writer.add_type("model")
     writer.add_name(name)
@@ -107,7 +128,7 @@ def write(
     names = gguf.get_tensor_name_map(architecture, recipe.n_layer)
     rounded = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}[precision]
     for theirs, tensor in to_llama_cpp(weights, recipe).items():
-        found = names.get_name(theirs, try_suffixes=(".weight", ".bias"))
+        found = theirs if theirs == WAVELENGTHS else names.get_name(theirs, try_suffixes=(".weight", ".bias"))
         assert found is not None, theirs
         is_rounded = tensor.ndim > 1 and not theirs.endswith("wpe.weight")
         storage = gguf.GGMLQuantizationType[rounded if is_rounded else "F32"]
@@ -118,27 +139,22 @@ def write(
     writer.close()
 
 
-def add_shape(writer: Any, recipe: ModelRecipe, kind: ModelType, weights: dict[str, Tensor]) -> None:
+def add_shape(writer: Any, recipe: ModelRecipe) -> None:
     writer.add_block_count(recipe.n_layer)
     writer.add_context_length(recipe.block_size)
     writer.add_embedding_length(recipe.n_embd)
     writer.add_feed_forward_length(recipe.mlp_hidden)
     writer.add_head_count(recipe.n_head)
     writer.add_vocab_size(recipe.vocab_size)
-    if kind is ModelType.GPT2:
+    if form_of(recipe).type is ModelType.GPT2:
         writer.add_layer_norm_eps(recipe.norm_eps)
         return
-    writer.add_head_count_kv(key_heads(weights, recipe))
+    writer.add_head_count_kv(recipe.kv_heads)
     writer.add_layer_norm_rms_eps(recipe.norm_eps)
     writer.add_rope_freq_base(recipe.rope_theta)
     writer.add_rope_dimension_count(recipe.head_width)
     writer.add_key_length(recipe.head_width)
     writer.add_value_length(recipe.head_width)
-
-
-def key_heads(weights: dict[str, Tensor], recipe: ModelRecipe) -> int:
-    """Return the number of heads of keys and values, which several query heads may share."""
-    return len(weights["model.layers.0.self_attn.k_proj.weight"]) // recipe.head_width
 
 
 def add_tokenizer(writer: Any, tokens: GgufVocabulary, vocabulary: Tokenizer) -> None:
@@ -154,19 +170,27 @@ def add_tokenizer(writer: Any, tokens: GgufVocabulary, vocabulary: Tokenizer) ->
 
 
 def to_llama_cpp(weights: dict[str, Tensor], recipe: ModelRecipe) -> dict[str, Tensor]:
-    """Return the weights in llama.cpp's order: matrices as (out, in), and heads rotated in pairs (2i, 2i + 1)."""
-    heads = {QUERIES: recipe.n_head, KEYS: 0}
-    if class_of(recipe) is ModelType.LLAMA:
-        heads[KEYS] = key_heads(weights, recipe)
+    """Return the weights in llama.cpp's order: matrices as (out, in), and Llama's heads rotated in pairs (2i, 2i + 1).
+
+    With Llama 3's scaled wavelengths, also the factors of the wavelengths.
+    """
     found = {}
     for name, tensor in weights.items():
         if name.endswith(TRANSPOSED):
             tensor = tensor.t()
-        for names, count in heads.items():
-            if name.endswith(names):
-                tensor = tensor.unflatten(0, (count, 2, -1)).transpose(1, 2).flatten(0, 2)
+        if rotates_in_pairs(name, recipe):
+            tensor = tensor.unflatten(0, (-1, 2, recipe.head_width // 2)).transpose(1, 2).flatten(0, 2)
         found[name] = tensor.contiguous()
+    if recipe.rope_scaling == "llama3":
+        D = recipe.head_width
+        frequencies = recipe.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
+        found[WAVELENGTHS] = frequencies / llama3_frequencies(frequencies, recipe)
     return found
+
+
+def rotates_in_pairs(name: str, recipe: ModelRecipe) -> bool:
+    """Return whether llama.cpp rotates these heads in pairs (2i, 2i + 1); Qwen2's as we do."""
+    return form_of(recipe).type is ModelType.LLAMA and name.endswith((*QUERIES, *KEYS))
 
 
 def read_gguf(path: Path, recipe: ModelRecipe) -> GPT:
@@ -179,17 +203,15 @@ def read_gguf(path: Path, recipe: ModelRecipe) -> GPT:
     }
     with torch.device("meta"):
         names = exported_weights(GPT(recipe), recipe.vocab_size, Precision.FLOAT32, on_cpu=False)
-    is_gpt2 = class_of(recipe) is ModelType.GPT2
-    architecture = gguf.MODEL_ARCH.GPT2 if is_gpt2 else gguf.MODEL_ARCH.LLAMA
+    prefix = "transformer." if form_of(recipe).type is ModelType.GPT2 else ""
     theirs = {}
-    table = gguf.get_tensor_name_map(architecture, recipe.n_layer)
+    table = gguf.get_tensor_name_map(architecture_of(recipe), recipe.n_layer)
     for name, shape in names.items():
         tensor = stored[table.get_name(name, try_suffixes=(".weight", ".bias"))]
-        if name.endswith((*QUERIES, *KEYS)):
-            D = recipe.head_width
-            tensor = tensor.unflatten(0, (-1, D // 2, 2)).transpose(1, 2).flatten(0, 2)
+        if rotates_in_pairs(name, recipe):
+            tensor = tensor.unflatten(0, (-1, recipe.head_width // 2, 2)).transpose(1, 2).flatten(0, 2)
         tensor = tensor.t() if name.endswith(TRANSPOSED) else tensor
-        theirs[f"transformer.{name}" if is_gpt2 else name] = tensor.reshape(shape.shape)
+        theirs[f"{prefix}{name}"] = tensor.reshape(shape.shape)
     model = GPT(recipe)
     model.load_state_dict(from_hugging_face(recipe, theirs))
     return model.eval()

@@ -1,6 +1,7 @@
 """Compare an exported model, read back from the disk, with the model that was exported."""
 
 import torch
+from torch import nn
 
 from regpt.base.errors import UserError
 from regpt.export.precision import Precision
@@ -14,13 +15,13 @@ class ReadBackError(UserError):
     """The exported model does not give the logits of the model."""
 
 
-def check_read_back(model: GPT, again: GPT, precision: Precision, end_of_text: frozenset[int]) -> None:
+def check_read_back(model: GPT, again: nn.Module, rows: int, precision: Precision, end_of_text: frozenset[int]) -> None:
     """Raise ReadBackError if the logits of `again` differ by more than rounding to a precision explains.
 
-    `again` may have fewer rows of the vocabulary. The tokens have no end of text, after which a model with
-    document_mask sees less than the exported one.
+    `again` returns logits of the first `rows` of the vocabulary. The tokens have no end of text, after which a model
+    with document_mask sees less than the exported one.
     """
-    error = error_of_logits(model, again, end_of_text)
+    error = error_of_logits(model, again, rows, end_of_text)
     if error <= precision.bound:
         return
     remedy = "please report this with the recipe"
@@ -34,13 +35,12 @@ def check_read_back(model: GPT, again: GPT, precision: Precision, end_of_text: f
 
 
 @torch.no_grad()
-def error_of_logits(model: GPT, again: GPT, end_of_text: frozenset[int]) -> float:
+def error_of_logits(model: GPT, again: nn.Module, rows: int, end_of_text: frozenset[int]) -> float:
     """Return the error of the logits of `again`, in standard deviations of those of `model`: RMS, median of positions.
 
     The median, because in a mixture of experts rounding can send a few tokens to other experts.
     """
-    rows, device = again.recipe.vocab_size, model.token_embedding.weight.device
-    length = min(POSITIONS, model.recipe.block_size, again.recipe.block_size)
+    device, length = model.token_embedding.weight.device, min(POSITIONS, model.recipe.block_size)
     usable = torch.tensor([token for token in range(rows) if token not in end_of_text])
     drawn = torch.randint(len(usable), (2, length), generator=torch.Generator().manual_seed(0))
     tokens = usable[drawn]

@@ -6,6 +6,7 @@ recipe can be shown before a run.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,15 @@ def rope_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
+def own_recipe(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
+    """Return the recipe of a model that regpt exported with a class of its own; nothing is unsupported."""
+    return [], ModelRecipe(**{one.name: config["regpt"][one.name] for one in fields(ModelRecipe)})
+
+
 READERS: dict[str, Callable[[Mapping[str, Any]], tuple[list[str], ModelRecipe]]] = {
     "gpt2": gpt2_recipe,
     "llama": llama_recipe,
     "mistral": llama_recipe,
     "qwen2": llama_recipe,
+    "regpt": own_recipe,
 }

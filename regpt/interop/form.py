@@ -68,3 +68,18 @@ def form_of(model: ModelRecipe) -> Form:
     }
     closest = min(found, key=lambda kind: len(found[kind]))
     return Form(ModelType.OWN, found[closest]) if found[closest] else Form(closest)
+
+
+PROGRAMS = "transformers, llama.cpp, vLLM"
+CLASS_NAMES = {ModelType.GPT2: "GPT-2's", ModelType.LLAMA: "Llama's", ModelType.QWEN2: "Qwen2's"}
+
+
+def form_text(form: Form) -> str:
+    """Say which class a model is exported with, and which programs open it."""
+    if form.type is ModelType.OWN:
+        names = ", ".join(f"model.{name}" for name in form.unlike)
+        return (
+            f"with a modeling file of its own, because of {names}: opens in transformers with trust_remote_code=True,"
+            " not in llama.cpp, vLLM or mlx-lm"
+        )
+    return f"with {CLASS_NAMES[form.type]} class, which {PROGRAMS} and others open"

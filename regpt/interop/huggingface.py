@@ -1,19 +1,20 @@
 """Convert weights between regpt's names and Hugging Face's, and describe a model in a config.json.
 
 A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM, or with biases of
-queries, keys and values a Qwen2ForCausalLM (`form.py`).
+queries, keys and values a Qwen2ForCausalLM (`form.py`). Any other keeps regpt's names.
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from regpt.base.errors import UserError
 from regpt.data import tokenizer
 from regpt.interop.form import ModelType, form_of
 from regpt.model.gpt import GPT
+from regpt.model.moe import balances
 from regpt.recipe.architecture import ModelRecipe
 
 # ours -> theirs, within a block
@@ -39,27 +40,19 @@ LLAMA_BLOCK = {
 }
 
 
-def class_of(model: ModelRecipe) -> ModelType:
-    """Return the Hugging Face class of a model. Raises UserError where neither GPT-2's nor Llama's computes it."""
-    form = form_of(model)
-    if form.type is ModelType.OWN:
-        names = ", ".join(f"model.{name} = {getattr(model, name)!r}" for name in form.unlike)
-        raise UserError(
-            f"no Hugging Face class of GPT-2's or Llama's shape has {names}",
-            "use the model with regpt, or train one without that",
-        )
-    return form.type
+OWN_PREFIX = "model."  # of the names in a model of regpt's own class
 
 
 def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
     """Return the weights under Hugging Face's names and in its shapes; on their own device unless `on_cpu`."""
-    ours = {
-        name: parameter.detach().cpu() if on_cpu else parameter.detach() for name, parameter in model.named_parameters()
-    }
+    tensors = {**dict(model.named_parameters()), **balances(model)}
+    ours = {name: tensor.detach().cpu() if on_cpu else tensor.detach() for name, tensor in tensors.items()}
+    kind = form_of(model.recipe).type
+    if kind is ModelType.OWN:
+        return {f"{OWN_PREFIX}{name}": tensor for name, tensor in ours.items()}
     theirs: dict[str, Tensor] = {}
-    gpt2 = class_of(model.recipe) is ModelType.GPT2
     for name, tensor in ours.items():
-        if not gpt2:
+        if kind is not ModelType.GPT2:
             parts = tensor.split(heights(name, model.recipe) or len(tensor))
             theirs.update(zip(llama_names(name), (part.contiguous() for part in parts), strict=True))
         else:
@@ -71,8 +64,11 @@ def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
 def from_hugging_face(recipe: ModelRecipe, theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a Hugging Face model's weights under regpt's names. Raises KeyError for a missing tensor."""
     with torch.device("meta"):
-        names = [name for name, _ in GPT(recipe).named_parameters()]
-    if class_of(recipe) is not ModelType.GPT2:
+        names = list(GPT(recipe).state_dict())
+    kind = form_of(recipe).type
+    if kind is ModelType.OWN:
+        return {name: theirs[f"{OWN_PREFIX}{name}"] for name in names}
+    if kind is not ModelType.GPT2:
         return {name: torch.cat([theirs[part] for part in llama_names(name)]) for name in names}
     return {name: theirs[gpt2_name(name)].t() if is_conv1d(name) else theirs[gpt2_name(name)] for name in names}
 
@@ -121,7 +117,23 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
         "eos_token_id": tokenizer.END_OF_TEXT,
         "tie_word_embeddings": recipe.tied_head,
     }
-    kind = class_of(recipe)
+    kind = form_of(recipe).type
+    if kind is ModelType.OWN:
+        return {
+            "model_type": kind.value,
+            "architectures": ["RegptForCausalLM"],
+            "auto_map": {
+                "AutoConfig": "modeling_regpt.RegptConfig",
+                "AutoModelForCausalLM": "modeling_regpt.RegptForCausalLM",
+            },
+            "num_hidden_layers": recipe.n_layer,
+            "num_attention_heads": recipe.n_head,
+            "hidden_size": recipe.n_embd,
+            "max_position_embeddings": recipe.block_size,
+            "regpt": {**asdict(recipe), "gate_channels": recipe.gate_channels},
+            **shared,
+            "tie_word_embeddings": False,  # a tied head is no tensor of its own, so nothing is left to tie
+        }
     if kind is ModelType.GPT2:
         return {
             "model_type": "gpt2",

@@ -20,13 +20,11 @@ from regpt.export import directory
 from regpt.export.directory import ExportOptions, export
 from regpt.export.precision import Precision
 from regpt.export.read_back import ReadBackError
-from regpt.interop.form import SWITCHES_OFF, Form, ModelType, form_of
-from regpt.interop.huggingface import class_of, to_hugging_face
+from regpt.interop.huggingface import to_hugging_face
 from regpt.interop.open_model import open_model
 from regpt.interop.pretrained import load_pretrained
 from regpt.model.gpt import GPT
 from regpt.recipe.architecture import ModelRecipe
-from tests.helpers.switches import each_alone
 from tests.interop.test_pretrained import LLAMA, saved, write_tokenizer
 from tests.model.test_gpt import CLASSIC, SMALL, model_of
 
@@ -99,13 +97,13 @@ def test_exported_weights_have_the_precision_asked_for(
     assert torch.equal(again.token_embedding.weight, embedding.to(precision.dtype).float())
 
 
-def transposed(model: GPT) -> dict[str, torch.Tensor]:
+def transposed(model: GPT, on_cpu: bool) -> dict[str, torch.Tensor]:
     weights = to_hugging_face(model)
     name = next(name for name in weights if name.endswith(("c_proj.weight", "o_proj.weight")))
     return {**weights, name: weights[name].t().contiguous()}
 
 
-def with_large_weight(model: GPT) -> dict[str, torch.Tensor]:
+def with_large_weight(model: GPT, on_cpu: bool) -> dict[str, torch.Tensor]:
     weights = to_hugging_face(model)
     weights["model.norm.weight"] = weights["model.norm.weight"] * 0 + 70_000  # infinite in float16
     return weights
@@ -241,29 +239,6 @@ def test_export_keeps_the_tokenizer_of_a_foreign_model(
     assert main(["sample", "m", "--prompt", "ab", "--tokens", "4"]) == DONE
     assert capsys.readouterr().out.splitlines()[-1].startswith("ab")
     assert LLAMA["vocab_size"] == open_model("m", tmp_path).recipe.model.vocab_size
-
-
-def test_form_names_what_neither_gpt2_nor_llama_has() -> None:
-    assert form_of(SMALL) == Form(ModelType.LLAMA) and form_of(CLASSIC) == Form(ModelType.GPT2)
-    assert form_of(replace(SMALL, activation="gelu")) == Form(ModelType.OWN, ("activation",))
-    assert form_of(replace(CLASSIC, normalization="rmsnorm", qk_norm=True)) == Form(
-        ModelType.OWN, ("normalization", "qk_norm")
-    )
-    assert form_of(replace(SMALL, n_kv_head=1, rope_scaling="llama3")) == Form(ModelType.LLAMA)
-    assert form_of(replace(SMALL, n_kv_head=1, qkv_bias=True)) == Form(ModelType.QWEN2)
-    assert form_of(replace(CLASSIC, n_kv_head=2, qkv_bias=True)) == Form(ModelType.GPT2)
-    assert form_of(replace(CLASSIC, n_kv_head=1)) == Form(ModelType.OWN, ("n_kv_head",))
-    assert form_of(replace(CLASSIC, tied_head=False)) == Form(ModelType.OWN, ("tied_head",))
-
-
-@pytest.mark.parametrize("name", each_alone())
-def test_switches_are_exported_or_refused_by_name(name: str) -> None:
-    recipe = each_alone()[name]
-    if name in (*SWITCHES_OFF, "relu2"):
-        with pytest.raises(UserError, match=name):
-            class_of(recipe)
-    else:
-        assert class_of(recipe) is (ModelType.QWEN2 if name == "qkv_bias" else ModelType.LLAMA)
 
 
 def test_export_into_an_existing_directory_is_refused(tmp_path: Path) -> None:

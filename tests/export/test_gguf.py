@@ -21,6 +21,7 @@ from regpt.export.opened import export_file
 from regpt.export.precision import Precision
 from regpt.export.read_back import ReadBackError
 from regpt.interop.open_model import LoadedModel, open_model
+from regpt.model.rotary import rotary_table
 from tests.interop.test_pretrained import saved, write_tokenizer
 from tests.model.test_gpt import SMALL, model_of
 
@@ -37,6 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {
         "gpt2": saved(root / "gpt2", "gpt2", vocab_size=257, n_inner=96, bos_token_id=256, eos_token_id=256)[0],
         "llama": saved(root / "llama", "llama", head_dim=12)[0],
+        "qwen2": saved(root / "qwen2", "qwen2")[0],
         "tied": saved(root / "tied", "llama", num_key_value_heads=4, tie_word_embeddings=True)[0],
     }
     for folder in found.values():
@@ -80,7 +82,6 @@ def test_gguf_metadata_describes_the_shape_of_the_model(folders: dict[str, Path]
     model = opened(folders, "llama")
     export_file(model, tmp_path / "llama.gguf", ExportOptions(precision=Precision.BFLOAT16))
     found = fields_of(tmp_path / "llama.gguf")
-    recipe = model.recipe.model
     assert found["general.architecture"] == "llama" and found["general.file_type"] == 32
     assert {name.removeprefix("llama."): value for name, value in found.items() if name.startswith("llama.")} == {
         "block_count": 2,
@@ -89,7 +90,7 @@ def test_gguf_metadata_describes_the_shape_of_the_model(folders: dict[str, Path]
         "feed_forward_length": 48,
         "vocab_size": 300,
         "attention.head_count": 4,
-        "attention.head_count_kv": getattr(recipe, "n_kv_head", 0) or recipe.n_head,
+        "attention.head_count_kv": 2,
         "attention.layer_norm_rms_epsilon": pytest.approx(1e-6),
         "attention.key_length": 12,
         "attention.value_length": 12,
@@ -129,7 +130,32 @@ def test_gguf_queries_and_keys_rotate_in_pairs(folders: dict[str, Path], tmp_pat
         torch.testing.assert_close(half, pairs)
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_gguf_of_qwen2_keeps_the_order_of_heads_and_the_biases(folders: dict[str, Path], tmp_path: Path) -> None:
+    """llama.cpp rotates the heads of this architecture as we do."""
+    model = opened(folders, "qwen2")
+    export_file(model, tmp_path / "m.gguf", ExportOptions())
+    tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
+    theirs = gguf_file.exported_weights(model.model, 300, Precision.FLOAT32)
+    for kind in ("weight", "bias"):
+        for theirs_name, name in (("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v")):
+            expected = theirs[f"model.layers.1.self_attn.{theirs_name}.{kind}"].numpy()
+            np.testing.assert_array_equal(tensors[f"blk.1.{name}.{kind}"], expected)
+    assert fields_of(tmp_path / "m.gguf")["general.architecture"] == "qwen2"
+
+
+def test_gguf_has_the_factors_of_scaled_rotary_wavelengths(tmp_path: Path) -> None:
+    """Expect the angles of our table from llama.cpp's: position x theta^(-2i/D) / factor."""
+    recipe = replace(
+        SMALL, vocab_size=300, rope_scaling="llama3", rope_factor=8.0, rope_original_block_size=64, rope_theta=500.0
+    )
+    weights = gguf_file.to_llama_cpp({}, recipe)
+    factors, D = weights["rope_freqs.weight"], recipe.head_width
+    angles = torch.outer(torch.arange(24.0), 500.0 ** (-torch.arange(0, D, 2) / D) / factors)
+    torch.testing.assert_close(angles.cos(), rotary_table(recipe)[0])
+    assert factors.min() == 1.0 and factors.max() == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "qwen2"])
 def test_gguf_is_read_back_bit_for_bit(folders: dict[str, Path], kind: str, tmp_path: Path) -> None:
     model = opened(folders, kind)
     export_file(model, tmp_path / "m.gguf", ExportOptions())
@@ -219,6 +245,7 @@ def missing_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (SMALL, existing_file, "m.gguf"),
         (SMALL, missing_package, r"regpt\[gguf\]"),
         (replace(SMALL, qk_norm=True), None, "model.qk_norm = True"),
+        (replace(SMALL, qkv_bias=True, rope_scaling="llama3"), None, "model.rope_scaling = 'llama3'"),
     ],
 )
 def test_gguf_export_is_refused_by_name(

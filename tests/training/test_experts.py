@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from regpt.base.errors import UserError
 from regpt.data.batches import Batch
-from regpt.interop.huggingface import class_of
+from regpt.export.directory import export
+from regpt.interop.open_model import load_model
+from regpt.interop.pretrained import load_pretrained
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
 from regpt.tracking.events import Rollback
@@ -157,6 +158,8 @@ def test_run_with_experts_is_reproduced_to_the_bit(whole: Path) -> None:
     assert reproduce(whole, 3, lambda line: None) is None
 
 
-def test_export_of_experts_is_refused_by_name(whole: Path) -> None:
-    with pytest.raises(UserError, match=r"model\.experts"):
-        class_of(load_recipe(whole / "recipe.toml").model)
+def test_run_with_experts_is_exported_with_a_class_of_its_own(whole: Path, tmp_path: Path) -> None:
+    model = load_model(whole)
+    export(model, tmp_path / "out")
+    again = load_pretrained(tmp_path / "out")[0]
+    assert torch.equal(again.blocks[0].mlp.balance, model.blocks[0].mlp.balance)
