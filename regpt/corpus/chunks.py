@@ -33,7 +33,7 @@ class EncodedChunk:
     """The tokens of a chunk."""
 
     size: int  # bytes of the input file that the chunk represents
-    tokens: NDArray[np.uint16]  # of all documents: each the end token and then its ids
+    tokens: NDArray[np.integer]  # of all documents: each the end token and then its ids
     documents: int
     text_bytes: int  # UTF-8, of the documents in `tokens`
     longest_document: int  # in tokens, with the end token

@@ -2,7 +2,8 @@
 
 A cut within a document does not change its tokens. GPT-2's pre-tokenizer lets a piece of white space depend on the
 character after it, and no other piece on anything around it. So a piece always ends before white space that follows
-another character, and the text may be cut there.
+another character, and the text may be cut there. cl100k and o200k join punctuation and the line ends behind it, so text
+for them is cut behind letters and digits only.
 """
 
 import codecs
@@ -127,16 +128,19 @@ def problem_of_text(file: TextSource) -> str:
     return problem
 
 
-def long_text_chunks(file: TextSource, name: str, separator: str, is_valid: bool) -> Iterator[TextChunk]:
+def long_text_chunks(
+    file: TextSource, name: str, separator: str, is_valid: bool, behind_words: bool = False
+) -> Iterator[TextChunk]:
     """Cut a text into stretches of about a chunk: behind a document where there is a separator, else within one.
 
-    Without `is_valid` some of the text is not UTF-8, and no document is cut: the reader judges it as a whole.
+    With `behind_words` a document is cut behind a letter or a digit. Without `is_valid` some of the text is not UTF-8,
+    and no document is cut: the reader judges it as a whole.
     """
     content, start, continues = b"", 0, False
     while piece := file.read(chunks.CHUNK_BYTES):
         content += piece
         last = last_separator(content, separator)  # the next stretch starts with it
-        cut = last or (within_document(content, separator) if is_valid else 0)
+        cut = last or (within_document(content, separator, behind_words) if is_valid else 0)
         if cut:
             yield TextStretch(file.position - start, name, content[:cut], separator, continues)
             content, start, continues = content[cut:], file.position, not last
@@ -144,7 +148,7 @@ def long_text_chunks(file: TextSource, name: str, separator: str, is_valid: bool
         yield TextStretch(file.position - start, name, content, separator, continues)
 
 
-def within_document(content: bytes, separator: str) -> int:
+def within_document(content: bytes, separator: str, behind_words: bool = False) -> int:
     """Return the last position at which a document may be cut; 0 without such a place.
 
     It is not in or directly behind a separator, whose line end may follow.
@@ -155,6 +159,7 @@ def within_document(content: bytes, separator: str) -> int:
         places = [match.end() for match in CUT.finditer(content[first:end])]
         for place in reversed(places):
             position = first + place
-            if not content[max(0, position - 4) : position].decode("utf-8", "ignore")[-1:].isspace():
+            before = content[max(0, position - 4) : position].decode("utf-8", "ignore")[-1:]
+            if before.isalnum() if behind_words else not before.isspace():
                 return position
     return 0

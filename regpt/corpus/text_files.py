@@ -90,6 +90,7 @@ class FilePart:
     path: Path
     text_column: str
     separator: str = ""
+    behind_words: bool = False  # where a document may be cut; see `long_texts`
     listed: tuple[int, int] | None = None  # its size and time of change when the corpus was opened
 
     @property
@@ -150,7 +151,7 @@ class FilePart:
             yield LeftOut(self.size, problem)
             return
         with opened_text(self.path) as file:
-            yield from long_text_chunks(file, self.name, self.separator, is_valid=not problem)
+            yield from long_text_chunks(file, self.name, self.separator, not problem, self.behind_words)
             if file.has_trailing_bytes:
                 yield LeftOut(0, TRAILING_BYTES)
 

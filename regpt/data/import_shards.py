@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.base.files import new_directory
 from regpt.base.progress import NoProgress, Progress
-from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, ShardFormat, opened, read_header, shard_format
-from regpt.data.shards import Manifest, Shard, Split, check_shard, gpt2_tokenizer_record, read_manifest
+from regpt.data.formats import ShardFormat, opened, read_header, shard_format
+from regpt.data.shards import Manifest, Shard, Split, check_shard, read_manifest
 from regpt.data.token_statistics import measure, write_statistics
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer, owner
+from regpt.data.tokenizer_folder import write_tokenizer
 from regpt.data.validation_split import SplitRule, ValidationSplit, describe_rule
 
 BYTES_PER_READ = 1 << 22
@@ -48,8 +49,10 @@ class FoundShard:
     header_bytes: int
 
 
-def find_shards(directory: Path, without_header: bool = False) -> list[FoundShard]:
-    """Return the shards in a folder by name, validation first, as regpt writes them.
+def find_shards(
+    directory: Path, without_header: bool = False, tokenizer: Tokenizer = GPT2_TOKENIZER
+) -> list[FoundShard]:
+    """Return the shards of a tokenizer's ids in a folder by name, validation first, as regpt writes them.
 
     With `without_header` they are plain uint16, as nanoGPT writes them. Raise DataError if the directory holds no
     shards, if a header and a size disagree, or if a name has no split.
@@ -68,7 +71,9 @@ def find_shards(directory: Path, without_header: bool = False) -> list[FoundShar
         raise DataError(f"{directory}: has {twins[0]} in two formats", "move one of them out of the folder")
     if not forms:
         raise DataError(f"{directory}: no token shards", "name a folder of build-nanogpt's .npy or llm.c's .bin files")
-    found = [FoundShard(path, form, split_of(path), *read_header(path, form)) for path, form in forms]
+    found = [
+        FoundShard(path, form, split_of(path), *read_header(path, form, tokenizer.ids.dtype)) for path, form in forms
+    ]
     return sorted(found, key=lambda one: one.split != "val")
 
 
@@ -105,21 +110,27 @@ def split_of(path: Path) -> Split:
 
 
 def import_shards(
-    directory: Path, found: list[FoundShard], into: Path | None, progress: Progress | None = None
+    directory: Path,
+    found: list[FoundShard],
+    into: Path | None,
+    progress: Progress | None = None,
+    tokenizer: Tokenizer = GPT2_TOKENIZER,
 ) -> Manifest:
     """Write a manifest and statistics for shards, in their own folder, or in a new folder `into` of links to them.
 
-    The shards are read, not changed. Raise DataError if a token is not GPT-2's, or if the manifest cannot be written.
+    The shards are read, not changed. Another tokenizer than GPT-2's keeps its files there. Raise DataError if a token
+    is not the tokenizer's, or if the manifest cannot be written.
     """
     check_writable(directory, into)
-    counter = ByteCounter(sum(DTYPE.itemsize * one.tokens for one in found), progress or NoProgress())
+    width = tokenizer.ids.dtype.itemsize
+    counter = ByteCounter(sum(width * one.tokens for one in found), progress or NoProgress())
     by_files = ValidationSplit(rule=SplitRule.FILES)
     manifest = Manifest(
-        tokenizer=gpt2_tokenizer_record(),
+        tokenizer=tokenizer.record,
         source={"asked": str(directory), "description": f"shards of {directory.resolve().name}", "imported": True},
         split_rule=describe_rule(by_files, 0),
         validation=by_files,
-        shards=tuple(shard_of(one, counter) for one in found),
+        shards=tuple(shard_of(one, counter, tokenizer) for one in found),
         statistics={},
     )
     statistics = {
@@ -127,14 +138,16 @@ def import_shards(
         "tokens": sum(s.tokens for s in manifest.shards),
     }
     manifest.statistics.update(statistics)
-    measured = measure(directory, manifest)
+    measured = measure(directory, manifest, None if tokenizer is GPT2_TOKENIZER else tokenizer.bytes_of_tokens())
     if into is None:
+        write_tokenizer(tokenizer, directory)
         manifest.write(directory)
         write_statistics(directory, manifest, measured)
         return manifest
     with new_directory(into) as made:
         for one in found:
             link_to(one.path.resolve(), made / one.path.name)
+        write_tokenizer(tokenizer, made)
         manifest.write(made)
         write_statistics(made, manifest, measured)
     return manifest
@@ -169,8 +182,9 @@ def check_writable(directory: Path, into: Path | None) -> None:
         raise DataError(f"{tried}: cannot be written ({error.strerror})", fix) from None
 
 
-def shard_of(found: FoundShard, counter: ByteCounter) -> Shard:
-    """Read a shard once and return its record. Raise DataError if a token is outside GPT-2's vocabulary."""
+def shard_of(found: FoundShard, counter: ByteCounter, tokenizer: Tokenizer) -> Shard:
+    """Read a shard once and return its record. Raise DataError if a token is outside the vocabulary."""
+    ids = tokenizer.ids
     hash_of_file, hash_of_tokens = hashlib.sha256(), hashlib.sha256()
     documents = position = 0
     with opened(found.path) as file:
@@ -178,15 +192,16 @@ def shard_of(found: FoundShard, counter: ByteCounter) -> Shard:
         while piece := file.read(BYTES_PER_READ):
             hash_of_file.update(piece)
             hash_of_tokens.update(piece)
-            tokens: NDArray[np.uint16] = np.frombuffer(piece, dtype=DTYPE)
-            if int(tokens.max()) >= tokenizer.VOCABULARY:
-                where = int(np.argmax(tokens >= tokenizer.VOCABULARY))
+            tokens: NDArray[np.integer] = np.frombuffer(piece, dtype=ids.dtype)
+            if int(tokens.max()) >= ids.size:
+                where, name = int(np.argmax(tokens >= ids.size)), owner(tokenizer.name)
                 raise DataError(
-                    f"{found.path}: token {position + where:,} is {tokens[where]}; GPT-2's highest is"
-                    f" {tokenizer.VOCABULARY - 1:,}",
-                    "use shards of GPT-2's tokens; if these are, the file is damaged: download it again",
+                    f"{found.path}: token {position + where:,} is {tokens[where]}; {name}'s highest is"
+                    f" {ids.size - 1:,}",
+                    f"use shards of {name}'s tokens; if these are, the file is damaged: download it again; if they are"
+                    " of another tokenizer, name it: --tokenizer FILE",
                 )
-            documents += int(np.count_nonzero(tokens == tokenizer.END_OF_TEXT))
+            documents += int(np.count_nonzero(tokens == ids.end_of_text))
             position += len(tokens)
             counter.add(len(piece))
     return Shard(
@@ -205,20 +220,21 @@ def verify(directory: Path, progress: Progress | None = None) -> Iterator[str]:
 
     Raise DataError if the manifest is missing or damaged.
     """
-    shards = read_manifest(directory).shards
-    counter = ByteCounter(sum(DTYPE.itemsize * shard.tokens for shard in shards), progress or NoProgress())
+    manifest = read_manifest(directory)
+    shards, dtype = manifest.shards, manifest.vocabulary.dtype
+    counter = ByteCounter(sum(dtype.itemsize * shard.tokens for shard in shards), progress or NoProgress())
     for shard in shards:
         path = directory / shard.name
         digest = hashlib.sha256()
         try:
-            header_bytes = check_shard(path, shard)
+            header_bytes = check_shard(path, shard, dtype)
             with opened(path) as file:
                 digest.update(file.read(header_bytes))
                 while piece := file.read(BYTES_PER_READ):
                     digest.update(piece)
                     counter.add(len(piece))
         except DataError as error:
-            counter.add(DTYPE.itemsize * shard.tokens)
+            counter.add(dtype.itemsize * shard.tokens)
             yield error.problem
             continue
         if digest.hexdigest() != shard.sha256:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError, writing_errors
 from regpt.base.files import flush_descriptor
-from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, npy_header_bytes
+from regpt.data.formats import npy_header_bytes
 from regpt.data.shards import Shard, Split
+from regpt.data.tokenizer import GPT2_VOCABULARY, Vocabulary
 
 HEADER_BYTES = len(npy_header_bytes(0))
 BYTES_PER_READ = 1 << 22
@@ -22,11 +22,19 @@ BYTES_PER_READ = 1 << 22
 class ShardFile:
     """One shard that is being written. Until it is sealed, its header and hash are those of `expected` tokens."""
 
-    def __init__(self, path: Path, split: Split, expected: int, tokens: int = 0, documents: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        split: Split,
+        expected: int,
+        tokens: int = 0,
+        documents: int = 0,
+        vocabulary: Vocabulary = GPT2_VOCABULARY,
+    ) -> None:
         """Start the file, or continue it after `tokens` tokens and truncate what follows them."""
-        self.path, self.split, self.expected = path, split, expected
+        self.path, self.split, self.expected, self.vocabulary = path, split, expected, vocabulary
         self.tokens, self.documents = tokens, documents
-        header = npy_header_bytes(expected)
+        header = npy_header_bytes(expected, vocabulary.dtype)
         self.hash, self.tokens_hash = hashlib.sha256(header), hashlib.sha256()
         self.file: IO[bytes]
         if tokens == 0:
@@ -34,20 +42,20 @@ class ShardFile:
             self.file.write(header)
             return
         self.file = path.open("r+b")
-        self.file.truncate(HEADER_BYTES + tokens * DTYPE.itemsize)
+        self.file.truncate(HEADER_BYTES + tokens * vocabulary.dtype.itemsize)
         self.file.seek(HEADER_BYTES)
         while piece := self.file.read(BYTES_PER_READ):
             self.hash.update(piece)
             self.tokens_hash.update(piece)
 
-    def append(self, ids: NDArray[np.uint16]) -> None:
-        data = np.ascontiguousarray(ids, dtype=DTYPE).view(np.uint8).data
+    def append(self, ids: NDArray[np.integer]) -> None:
+        data = np.ascontiguousarray(ids, dtype=self.vocabulary.dtype).view(np.uint8).data
         with writing_errors(self.path):
             self.file.write(data)
         self.hash.update(data)
         self.tokens_hash.update(data)
         self.tokens += len(ids)
-        self.documents += int(np.count_nonzero(ids == tokenizer.END_OF_TEXT))  # each document starts with an end token
+        self.documents += int(np.count_nonzero(ids == self.vocabulary.end_of_text))  # at the start of each document
 
     def flush(self) -> None:
         """Wait until everything is on the disk."""
@@ -57,7 +65,7 @@ class ShardFile:
 
     def seal(self) -> Shard:
         """Write the final header, wait until the file is on the disk, and return its record."""
-        header = npy_header_bytes(self.tokens)
+        header = npy_header_bytes(self.tokens, self.vocabulary.dtype)
         if self.tokens != self.expected:  # the last shard of its split
             self.file.seek(0)
             self.file.write(header)
@@ -105,9 +113,11 @@ class ShardWriter:
         shard_tokens: int,
         written: WrittenShards,
         train_name: str = "train",
+        vocabulary: Vocabulary = GPT2_VOCABULARY,
     ) -> None:
         """Continue after what is `written`. Raise DataError if a file is missing or too short."""
         self.directory, self.shard_tokens, self.train_name = directory, shard_tokens, train_name
+        self.vocabulary = vocabulary
         self.shards = list(written.shards)
         self.validation_left = validation_tokens - sum(s.tokens for s in self.shards if s.split == "val")
         self.open_shard: ShardFile | None = None
@@ -116,7 +126,7 @@ class ShardWriter:
             sizes.append((self.next_name(), written.tokens))
         for name, tokens in sizes:
             path = directory / name
-            if not path.is_file() or path.stat().st_size < HEADER_BYTES + tokens * DTYPE.itemsize:
+            if not path.is_file() or path.stat().st_size < HEADER_BYTES + tokens * vocabulary.dtype.itemsize:
                 raise DataError(f"{path}: missing, or shorter than the {tokens:,} tokens written to it", "start again")
         if written.tokens:
             self.open_shard = self.start_shard(written.tokens, written.documents)
@@ -131,9 +141,10 @@ class ShardWriter:
 
     def start_shard(self, tokens: int = 0, documents: int = 0) -> ShardFile:
         expected = min(self.shard_tokens, self.validation_left) if self.split == "val" else self.shard_tokens
-        return ShardFile(self.directory / self.next_name(), self.split, expected, tokens, documents)
+        path = self.directory / self.next_name()
+        return ShardFile(path, self.split, expected, tokens, documents, self.vocabulary)
 
-    def add(self, ids: NDArray[np.uint16]) -> None:
+    def add(self, ids: NDArray[np.integer]) -> None:
         while len(ids):
             if self.open_shard is None:
                 self.open_shard = self.start_shard()

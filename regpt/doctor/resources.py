@@ -11,7 +11,8 @@ import torch
 from regpt.base.format import CENTURY, byte_size, duration, percent, teraflops
 from regpt.base.progress import NoProgress
 from regpt.data.import_shards import verify
-from regpt.data.shards import TokenWindows, check_fits
+from regpt.data.shards import TokenWindows
+from regpt.data.sizes import check_fits
 from regpt.doctor.checks import CheckFailed
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.filesystem.operations import check_file_system

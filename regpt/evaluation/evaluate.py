@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import UserError
-from regpt.data.shards import TokenWindows, read_manifest
+from regpt.data.shards import MANIFEST_FILE, TokenWindows, read_manifest
+from regpt.data.tokenizer import describe_tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
@@ -46,8 +47,11 @@ def parse_tasks(text: str) -> list[str]:
 
 def default_tasks(loaded: LoadedModel) -> list[str]:
     """Return validation, where the model's recipe has a prepared dataset, and HellaSwag."""
-    has_data = loaded.has_gpt2_tokens and (loaded.recipe.data.directory / "manifest.json").is_file()
-    return [*([VALIDATION] if has_data else []), "hellaswag"]
+    directory = loaded.recipe.data.directory
+    is_readable = (directory / MANIFEST_FILE).is_file() and read_manifest(
+        directory
+    ).tokenizer == loaded.tokenizer.record
+    return [*([VALIDATION] if is_readable else []), "hellaswag"]
 
 
 def evaluate(
@@ -101,13 +105,15 @@ class Evaluation:
     def open_windows(self) -> TokenWindows:
         """Open the validation split of the recipe's dataset."""
         loaded = self.loaded
-        if not loaded.has_gpt2_tokens:
-            raise UserError(
-                f"{loaded.name}: has its own tokenizer, but datasets contain GPT-2 tokens",
-                f"leave '{VALIDATION}' out of --tasks",
-            )
         directory, block_size = loaded.recipe.data.directory, loaded.recipe.model.block_size
-        windows = TokenWindows(directory, read_manifest(directory), "val", block_size)
+        manifest = read_manifest(directory)
+        if manifest.tokenizer != loaded.tokenizer.record:
+            raise UserError(
+                f"{loaded.name}: its tokenizer is {describe_tokenizer(loaded.tokenizer.record)}, but {directory}"
+                f" contains tokens of {describe_tokenizer(manifest.tokenizer)}",
+                f"leave '{VALIDATION}' out of --tasks, or name a dataset of its tokens: data.path=…",
+            )
+        windows = TokenWindows(directory, manifest, "val", block_size)
         if not len(windows):
             raise UserError(
                 f"{directory}: the validation split is shorter than one window of {block_size} tokens",
@@ -119,7 +125,7 @@ class Evaluation:
         """Compute the validation loss."""
         started_at = time.perf_counter()
         model, recipe = self.loaded.model, self.loaded.recipe
-        found = validation(model, windows, recipe, self.device, progress, self.ranks)
+        found = validation(model, windows, recipe, self.device, progress, self.ranks, self.loaded.tokenizer)
         if not self.ranks.is_main:
             return
         data = read_manifest(recipe.data.directory).digest

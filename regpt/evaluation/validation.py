@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.data.batches import Windows
-from regpt.data.tokenizer import bytes_of_tokens
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import (
     ReportProgress,
@@ -48,6 +48,7 @@ def validation(
     device: Device,
     progress: ReportProgress = ignore_progress,
     ranks: RankGroup | None = None,
+    tokenizer: Tokenizer = GPT2_TOKENIZER,
 ) -> Validation:
     """Compute the loss over the first windows of the split.
 
@@ -69,7 +70,7 @@ def validation(
                 losses = model.losses(rows[:, :-1], rows[:, 1:])
             if not is_repeat:
                 by_round[turn, : len(losses), 0] = losses.cpu().double().sum(dim=1).numpy()
-                by_round[turn, : len(losses), 1] = text_bytes(tokens[:, 1:])
+                by_round[turn, : len(losses), 1] = text_bytes(tokens[:, 1:], tokenizer)
     by_window = gather_pieces(by_round, micro_batches, ranks).reshape(-1, 2)[:count]
     return summarize(by_window[:, 0], float(by_window[:, 1].sum()), windows.block_size)
 
@@ -88,16 +89,16 @@ def summarize(sums: NDArray[np.float64], text_bytes: float, block_size: int) -> 
     )
 
 
-def text_bytes(tokens: NDArray[Any]) -> NDArray[Any]:
-    """Count the bytes of text in each row of tokens; 0 where the tokenizer is not installed.  (B, T) -> (B)"""
-    sizes = known_bytes_of_tokens()
+def text_bytes(tokens: NDArray[Any], tokenizer: Tokenizer = GPT2_TOKENIZER) -> NDArray[Any]:
+    """Count the bytes of text in each row of tokens; 0 where they are unknown.  (B, T) -> (B)"""
+    sizes = known_bytes_of_tokens(tokenizer)
     return np.zeros(len(tokens)) if sizes is None else sizes[np.minimum(tokens, len(sizes) - 1)].sum(axis=1)
 
 
 @cache
-def known_bytes_of_tokens() -> NDArray[np.int64] | None:
+def known_bytes_of_tokens(tokenizer: Tokenizer) -> NDArray[np.int64] | None:
     """Return `bytes_of_tokens`; None without the vocabulary, which is looked for once: a download may take minutes."""
     try:
-        return bytes_of_tokens()
+        return tokenizer.bytes_of_tokens()
     except DataError:
         return None

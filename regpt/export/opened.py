@@ -32,7 +32,7 @@ def export_directory(
     Raises UserError as `export` does.
     """
     check_target(target)
-    source = tokenizer_folder(opened)
+    source = opened.tokenizer_folder
     run = run_of(opened, note)
     subject = CardSubject(
         name=name or target.name,
@@ -53,13 +53,8 @@ def export_directory(
 
 def export_file(opened: LoadedModel, path: Path, options: ExportOptions) -> None:
     """Write a GGUF file. Raises UserError as `export_gguf` does."""
-    source = tokenizer_folder(opened)
+    source = opened.tokenizer_folder
     export_gguf(opened.model, path, name=opened.name, vocabulary=opened.tokenizer, source=source, options=options)
-
-
-def tokenizer_folder(opened: LoadedModel) -> Path | None:
-    """Return the folder with the files of the model's tokenizer; None for GPT-2's."""
-    return None if opened.has_gpt2_tokens else opened.pretrained
 
 
 def run_of(opened: LoadedModel, note: Callable[[str], None]) -> Run | None:

@@ -7,18 +7,7 @@ from typing import Any
 
 from regpt.base.files import write_bytes, write_json, write_text
 from regpt.data import tokenizer
-
-# What a tokenizer may consist of in a Hugging Face directory.
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-)
+from regpt.tokenization.tokenizer_file import TOKENIZER_FILES
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:

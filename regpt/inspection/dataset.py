@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from textwrap import wrap
 
-from regpt.data import tokenizer
 from regpt.data.shards import PREPARATION_FILE, Manifest, Split, TokenWindows, read_json_or_empty, read_manifest
+from regpt.data.tokenizer import END_OF_TEXT_NAME, GPT2_VOCABULARY, describe_tokenizer
 from regpt.data.validation_split import describe_warning
 from regpt.inspection.documents import list_largest
 from regpt.inspection.duplicate_record import describe_duplicates, remedy, stored_duplicates
@@ -34,7 +34,7 @@ def origin_lines(directory: Path, manifest: Manifest) -> Iterator[str]:
     yield f"text        {manifest.source['description']}"
     if "revision" in manifest.source:
         yield f"revision    {manifest.source['repository']} at {manifest.source['revision']}"
-    yield f"tokenizer   {manifest.tokenizer['name']}{backend(manifest)}"
+    yield f"tokenizer   {describe_tokenizer(manifest.tokenizer)}{ids(manifest)}{backend(manifest)}"
     yield f"splits      {manifest.split_rule}"
     for warning in manifest.validation.warnings():
         yield f"warning     {describe_warning(manifest.validation, warning)}"
@@ -44,6 +44,12 @@ def origin_lines(directory: Path, manifest: Manifest) -> Iterator[str]:
             yield f"warning     {advice}"
     yield from statistics_lines(manifest)
     yield from preparation_lines(directory)
+
+
+def ids(manifest: Manifest) -> str:
+    """Return the number of token ids and their type; nothing for GPT-2's, which are known."""
+    vocabulary = manifest.vocabulary
+    return "" if vocabulary == GPT2_VOCABULARY else f", {vocabulary.size:,} tokens, {vocabulary.dtype.name}"
 
 
 def backend(manifest: Manifest) -> str:
@@ -65,7 +71,7 @@ def statistics_lines(manifest: Manifest) -> Iterator[str]:
     if left_out := manifest.source.get("files_left_out"):
         yield f"not read    {', '.join(f'{count:,} {suffix or NO_SUFFIX}' for suffix, count in left_out.items())}"
     if marks := known.get("end_marks"):
-        yield f"end marks   {tokenizer.END_OF_TEXT_NAME} as text, encoded as ordinary characters: {marks:,}"
+        yield f"end marks   {END_OF_TEXT_NAME} as text, encoded as ordinary characters: {marks:,}"
 
 
 def preparation_lines(directory: Path) -> Iterator[str]:

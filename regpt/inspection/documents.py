@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.cells import cell_len, set_cell_size
 
-from regpt.base.errors import DataError
+from regpt.base.errors import DataError, UserError
 from regpt.base.format import percent, shown
-from regpt.data import tokenizer
-from regpt.data.formats import DTYPE, opened
+from regpt.data.formats import opened
 from regpt.data.shards import PREPARE_AGAIN, Manifest, Split, check_shard
 from regpt.data.token_statistics import read_stretches
+from regpt.data.tokenizer import GPT2_VOCABULARY, Vocabulary
+from regpt.tokenization.opening import tokenizer_in
 
-Tokens = NDArray[np.uint16]
+Tokens = NDArray[np.integer]
 
 LARGEST = 10  # documents in the short list
 BEGINNING = 48  # tokens of a document that are kept to show its first words
@@ -41,38 +42,41 @@ class Document:
 
 def pieces_of(directory: Path, manifest: Manifest, split: Split, size: int = TOKENS_PER_READ) -> Iterator[Tokens]:
     """Yield the tokens of a split in order, in pieces of at most `size`. Raise DataError if a shard has changed."""
+    dtype = manifest.vocabulary.dtype
     for shard in manifest.of_split(split):
         path, left = directory / shard.name, shard.tokens
-        header_bytes = check_shard(path, shard)
+        header_bytes = check_shard(path, shard, dtype)
         with opened(path) as file:
             file.seek(header_bytes)
             while left:
-                content = file.read(DTYPE.itemsize * min(size, left))
-                if not content or len(content) % DTYPE.itemsize:
+                content = file.read(dtype.itemsize * min(size, left))
+                if not content or len(content) % dtype.itemsize:
                     raise DataError(f"{path}: truncated while in use", PREPARE_AGAIN)
-                yield np.frombuffer(content, dtype=DTYPE)
-                left -= len(content) // DTYPE.itemsize
+                yield np.frombuffer(content, dtype=dtype)
+                left -= len(content) // dtype.itemsize
 
 
 def beginning_at(directory: Path, manifest: Manifest, split: Split, start: int) -> Tokens:
     """Return the first tokens of the document that begins after `start` tokens of a split."""
-    found, before = np.empty(0, dtype=DTYPE), 0
+    vocabulary = manifest.vocabulary
+    found, before = np.empty(0, dtype=vocabulary.dtype), 0
     for shard in manifest.of_split(split):
         first = max(0, start + len(found) - before)
         if len(found) < BEGINNING and first < shard.tokens:
-            [more] = read_stretches(directory / shard.name, shard, [first], BEGINNING - len(found))
+            [more] = read_stretches(directory, manifest, shard, [first], BEGINNING - len(found))
             found = np.concatenate([found, more])
         before += shard.tokens
-    return found[: int(np.argmax(np.append(found, tokenizer.END_OF_TEXT) == tokenizer.END_OF_TEXT))]
+    end = vocabulary.end_of_text
+    return found[: int(np.argmax(np.append(found, end) == end))]
 
 
-def documents_of(pieces: Iterator[Tokens]) -> Iterator[Document]:
+def documents_of(pieces: Iterator[Tokens], vocabulary: Vocabulary = GPT2_VOCABULARY) -> Iterator[Document]:
     """Yield the documents of a sequence of tokens. Only the beginning of the current one is kept."""
     number, before, start = 1, 0, 0
-    beginning = np.empty(0, dtype=DTYPE)
+    beginning = np.empty(0, dtype=vocabulary.dtype)
     for piece in pieces:
         first = 0  # of the current document in this piece
-        for end in np.flatnonzero(piece == tokenizer.END_OF_TEXT).tolist():
+        for end in np.flatnonzero(piece == vocabulary.end_of_text).tolist():
             if before + end > start:
                 yield Document(number, start, before + end - start, extended(beginning, piece[first:end]))
                 number += 1
@@ -92,12 +96,12 @@ def extended(beginning: Tokens, following: Tokens) -> Tokens:
 
 def validation_documents(directory: Path, manifest: Manifest) -> Iterator[Document]:
     """Yield the documents of the validation split."""
-    return documents_of(pieces_of(directory, manifest, "val"))
+    return documents_of(pieces_of(directory, manifest, "val"), manifest.vocabulary)
 
 
 def list_all(directory: Path, manifest: Manifest, width: int) -> Iterator[str]:
     """Yield a line for each validation document, in the order of the split, while they are read."""
-    total, words = manifest.tokens("val"), first_words()
+    total, words = manifest.tokens("val"), first_words(directory, manifest)
     yield HEADING
     for document in validation_documents(directory, manifest):
         yield line(document, total, words, width)
@@ -105,7 +109,7 @@ def list_all(directory: Path, manifest: Manifest, width: int) -> Iterator[str]:
 
 def list_largest(directory: Path, manifest: Manifest, width: int) -> Iterator[str]:
     """Yield the number of the validation documents, a line for each of the largest, and the rest as one."""
-    total, words = manifest.tokens("val"), first_words()
+    total, words = manifest.tokens("val"), first_words(directory, manifest)
     largest: list[tuple[int, int, Document]] = []
     number = tokens = 0
     for document in validation_documents(directory, manifest):
@@ -131,11 +135,12 @@ def line(document: Document, total: int, words: Callable[[Tokens], str], width: 
     return start + fitting(words(document.beginning), width - len(start))
 
 
-def first_words() -> Callable[[Tokens], str]:
+def first_words(directory: Path, manifest: Manifest) -> Callable[[Tokens], str]:
     """Return the function from first tokens to text on one line; to token ids where the vocabulary is missing."""
     try:
-        tokenizer.encoding()
-    except DataError:
+        tokenizer = tokenizer_in(directory, manifest.tokenizer)
+        tokenizer.decode([0])
+    except UserError:
         return lambda tokens: f"tokens {' '.join(map(str, tokens.tolist()))}"
     return lambda tokens: shown(" ".join(tokenizer.decode(tokens).rstrip("\N{REPLACEMENT CHARACTER}").split()))
 

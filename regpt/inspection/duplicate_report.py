@@ -63,7 +63,7 @@ def explanation(found: Findings) -> str:
 def pairs(directory: Path, manifest: Manifest, found: list[Match], split: Split, width: int) -> Iterator[str]:
     if not found:
         return
-    shown, words = found[: MOST_LISTED[split]], first_words()
+    shown, words = found[: MOST_LISTED[split]], first_words(directory, manifest)
     yield ""
     yield f"  {'validation':>10} {'':>9}  {'training' if split == 'train' else 'validation':>11}"
     yield HEADING

@@ -187,12 +187,13 @@ class Search:
                 f" {byte_size(self.memory)} of memory; {byte_size(free_memory())} are free",
                 "use a machine with more memory, or prepare the dataset with a smaller data.validation_tokens",
             )
-        return ShingleIndex.build(hashed(self.counted("val")))
+        return ShingleIndex.build(hashed(self.counted("val"), self.manifest.vocabulary))
 
     def estimated_seconds(self, index: ShingleIndex) -> float:
         """Estimate the time of `run` from the first pieces of training."""
         started_at, tokens, matcher = perf_counter(), 0, Matcher(index)
-        for piece in hashed(islice(pieces_of(self.directory, self.manifest, "train", PIECE), TRIAL_PIECES)):
+        pieces = islice(pieces_of(self.directory, self.manifest, "train", PIECE), TRIAL_PIECES)
+        for piece in hashed(pieces, self.manifest.vocabulary):
             matcher.add(piece)
             tokens += len(piece.hashes)
         seconds = perf_counter() - started_at
@@ -201,9 +202,9 @@ class Search:
     def run(self, index: ShingleIndex) -> Findings:
         """Compare validation with itself and with training."""
         within, across = Matcher(index, excludes_itself=True), Matcher(index)
-        for piece in hashed(self.counted("val")):
+        for piece in hashed(self.counted("val"), self.manifest.vocabulary):
             within.add(piece)
-        for piece in hashed(self.counted("train")):
+        for piece in hashed(self.counted("train"), self.manifest.vocabulary):
             across.add(piece)
         record = record_of(self.manifest, index, across, within)
         return Findings(record, index.most_frequent, across.matches(), within.matches())

@@ -8,24 +8,29 @@ value of each token. It is polynomial, so all hashes of a piece are differences 
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
-from regpt.data import tokenizer
-from regpt.data.formats import DTYPE
+from regpt.data.tokenizer import GPT2_VOCABULARY, UINT16_IDS, Vocabulary
 
 SHINGLE = 8  # tokens
 PIECE = 1 << 16  # tokens at a time; their arrays fit into a processor's cache
 
-Tokens = NDArray[np.uint16]
+Tokens = NDArray[np.integer]
 Hashes = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
 
 MODULUS = 1 << 64
 MULTIPLIER = 0x9E3779B97F4A7C15  # odd, so it has an inverse
-VALUES = np.random.default_rng(8).integers(MODULUS, size=1 << 16, dtype=np.uint64)  # of each token
+
+
+@cache
+def values_of_tokens(count: int) -> Hashes:
+    """Return the random value of each token; the first ones are the same for any count."""
+    return np.random.default_rng(8).integers(MODULUS, size=count, dtype=np.uint64)
 
 
 def powers(base: int) -> Hashes:
@@ -64,15 +69,15 @@ class OpenDocument:
     hash: int = 0
 
 
-def hashed(pieces: Iterator[Tokens]) -> Iterator[HashedPiece]:
+def hashed(pieces: Iterator[Tokens], vocabulary: Vocabulary = GPT2_VOCABULARY) -> Iterator[HashedPiece]:
     """Yield the hashes of a token sequence, given in pieces of at most PIECE tokens. Each shingle is in one of them.
 
     The last piece is an end token of ours, so that every document ends.
     """
-    tail, before, unfinished = np.empty(0, dtype=DTYPE), 0, OpenDocument()
-    for piece in chain(pieces, [np.array([tokenizer.END_OF_TEXT], dtype=DTYPE)]):
+    tail, before, unfinished = np.empty(0, dtype=vocabulary.dtype), 0, OpenDocument()
+    for piece in chain(pieces, [np.array([vocabulary.end_of_text], dtype=vocabulary.dtype)]):
         tokens = np.concatenate([tail, piece])
-        found = hash_piece(tokens, len(tail), before - len(tail), unfinished)
+        found = hash_piece(tokens, len(tail), before - len(tail), unfinished, vocabulary)
         yield found
         last = (found.document, found.start, found.tokens, found.document_hash)
         unfinished = OpenDocument(*(int(values[-1]) for values in last))
@@ -80,14 +85,20 @@ def hashed(pieces: Iterator[Tokens]) -> Iterator[HashedPiece]:
         tail = tokens[-(SHINGLE - 1) :]
 
 
-def hash_piece(tokens: Tokens, carried: int, before: int, unfinished: OpenDocument) -> HashedPiece:
+def hash_piece(
+    tokens: Tokens,
+    carried: int,
+    before: int,
+    unfinished: OpenDocument,
+    vocabulary: Vocabulary = GPT2_VOCABULARY,
+) -> HashedPiece:
     """Hash a piece whose first `carried` tokens were part of the last one. `before` is the position of its first."""
     n = len(tokens)
     sums = np.zeros(n + 1, dtype=np.uint64)
-    np.cumsum(VALUES[tokens] * POWERS[:n], out=sums[1:])
+    np.cumsum(values_of_tokens(max(UINT16_IDS, vocabulary.size))[tokens] * POWERS[:n], out=sums[1:])
     windows = max(0, n - SHINGLE + 1)
     hashes = (sums[SHINGLE:] - sums[:windows]) * INVERSE_POWERS[:windows] if windows else sums[:0]
-    ends = np.flatnonzero(tokens == tokenizer.END_OF_TEXT)
+    ends = np.flatnonzero(tokens == vocabulary.end_of_text)
     is_shingle = np.ones(windows, dtype=np.bool_)
     for distance in range(SHINGLE):
         inside = ends[(ends >= distance) & (ends - distance < windows)]

@@ -1,7 +1,7 @@
 """Open a trained model: a run, a checkpoint, a Hugging Face directory, or a model on the hub."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from regpt.base.errors import CheckpointError, UserError
-from regpt.base.files import sha256_of_file
 from regpt.checkpoint import store
-from regpt.data.shards import gpt2_tokenizer_record
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.data.tokenizer_folder import FOLDER
 from regpt.distributed.dtensor import local_rows
 from regpt.interop.pretrained import load_pretrained
 from regpt.interop.sources import ModelSource, SourceKind, find_source, recipe_of_checkpoint, run_of_checkpoint
 from regpt.model.gpt import GPT
+from regpt.model.masks import NO_TOKEN
 from regpt.optimizer.average import AVERAGE
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_resolved_recipe, override
+from regpt.tokenization.opening import open_tokenizer, tokenizer_in
 from regpt.tracking.layout import RunPaths
 
 
@@ -38,7 +39,6 @@ class LoadedModel:
     step: int | None = None
     averaged: bool = False  # whether the weights are the averaged ones of the run
     tokens: int | None = None  # seen in training
-    tokenizer_record: dict[str, Any] = field(default_factory=gpt2_tokenizer_record)  # as in a dataset's manifest
     pretrained: Path | None = None  # the Hugging Face directory that it is from
     exact_name: str = ""  # that finds the same weights again: a path, or hub:OWNER/NAME@COMMIT
 
@@ -51,8 +51,22 @@ class LoadedModel:
 
     @property
     def has_gpt2_tokens(self) -> bool:
-        """Whether the model uses GPT-2's tokens, as regpt's datasets do."""
+        """Whether the model's tokenizer is GPT-2's."""
         return self.tokenizer is GPT2_TOKENIZER
+
+    @property
+    def tokenizer_record(self) -> dict[str, Any]:
+        """The record of the tokenizer, as in a dataset's manifest."""
+        return self.tokenizer.record
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """The folder with the files of the tokenizer; None: it is GPT-2's."""
+        if self.has_gpt2_tokens:
+            return None
+        if self.pretrained is not None or self.run is None:
+            return self.pretrained
+        return self.run / FOLDER
 
 
 def load_model(run: str | PathLike[str]) -> GPT:
@@ -107,17 +121,9 @@ def open_pretrained(source: ModelSource, overrides: Sequence[str]) -> LoadedMode
         model,
         recipe,
         tokenizer,
-        tokenizer_record=make_tokenizer_record(path, tokenizer),
         pretrained=path,
         exact_name=source.exact_name,
     )
-
-
-def make_tokenizer_record(directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return the record of a tokenizer; one that is not GPT-2's has the SHA-256 of its tokenizer.json."""
-    if tokenizer is GPT2_TOKENIZER:
-        return gpt2_tokenizer_record()
-    return {"name": "its own", "vocabulary_sha256": sha256_of_file(directory / "tokenizer.json")}
 
 
 @torch.no_grad()
@@ -146,12 +152,14 @@ def open_checkpoint(path: Path, overrides: Sequence[str], averaged: bool = False
     model = load_checkpoint_model(path, recipe)
     if averaged:
         average_weights(path, model, recipe.optimizer.average_share)
+    found = tokenizer_in(run) if run else open_tokenizer(recipe.data.tokenizer)
+    model.end_of_text = found.end_of_text if found.end_of_text is not None else NO_TOKEN
     name = f"{run.name} at step {step:,}" if run else recipe.name
     return LoadedModel(
         f"{name}, averaged" if averaged else name,
         model,
         recipe,
-        GPT2_TOKENIZER,
+        found,
         run,
         step,
         averaged,

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from regpt.data.tokenizer import END_OF_TEXT
 from regpt.model.elementwise import ACTIVATIONS, rms_norm, rotary_heads, split_heads, unit_rms
 from regpt.model.initialization import initial_weights
 from regpt.model.loss import LossOptions, cap, mean_loss, product_dtype, token_losses, token_losses_and_best
@@ -46,6 +47,7 @@ class GPT(nn.Module):
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
         self.recipe = recipe
+        self.end_of_text = END_OF_TEXT  # begins a document, for `document_mask`; other tokenizers have another one
         self.token_embedding = nn.Embedding(recipe.vocab_size, recipe.n_embd)
         self.position_embedding = (
             nn.Embedding(recipe.block_size, recipe.n_embd) if recipe.positions == "learned" else None
@@ -145,7 +147,7 @@ class GPT(nn.Module):
         visible = prefix.visible() if prefix else None
         if not self.recipe.document_mask:
             return None if visible is None else visible[:, None]
-        documents = document_numbers(tokens, visible)
+        documents = document_numbers(tokens, visible, self.end_of_text)
         if cache:
             documents, known = cache.append_documents(documents)
             return additive(same_document(documents, known), cache.buffer.dtype)

@@ -3,8 +3,9 @@
 B sequences, T positions of queries, S positions of keys, H heads of queries, K heads of keys and values, D width of a
 head.
 
-A document begins with <|endoftext|>, whose prediction belongs to the document before. Its number at a position is how
-many of these tokens the position can see, so that it is right in plain rows, behind a shared prefix and with a cache.
+A document begins with <|endoftext|>, or what ends a text in another vocabulary. The prediction of that token belongs to
+the document before. A document's number at a position is how many of these tokens the position can see, so that it is
+right in plain rows, behind a shared prefix and with a cache.
 """
 
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regpt.data.tokenizer import END_OF_TEXT
 from regpt.machine.attention import has_grouped_kernel
+
+NO_TOKEN = -1  # the end of a text where a tokenizer has no such token
 
 
 class SharedPrefix(NamedTuple):
@@ -38,12 +40,12 @@ def causal(T: int, device: torch.device) -> Tensor:
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
-def document_numbers(tokens: Tensor, visible: Tensor | None) -> Tensor:
+def document_numbers(tokens: Tensor, visible: Tensor | None, end_of_text: int) -> Tensor:
     """Return the number of each position's document. `visible` is None where all earlier tokens are visible.
 
     (B, T), (B, T, T) -> (B, T)
     """
-    begins = tokens == END_OF_TEXT
+    begins = tokens == end_of_text
     return begins.cumsum(dim=1) if visible is None else (visible & begins[:, None, :]).sum(dim=2)
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from regpt.base.errors import UserError
 from regpt.data.shards import read_manifest
-from regpt.data.tokenizer import encode
 from regpt.optimizer.sizes import checkpoint_bytes
 from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import HELLASWAG_ITEMS, TASKS
 from regpt.tasks.items import open_items
+from regpt.tokenization.opening import open_tokenizer
 
 # One HellaSwag item as `tasks/packing.py` packs it, with padding. Measured with GPT-2's tokens: 173 to 184 positions
 # and 126 to 130 targets, for 50 to 10,042 items, groups of 1,024 to 65,536 tokens, and blocks of 128 tokens or more.
@@ -93,7 +93,7 @@ def count_work(recipe: Recipe) -> Workload:
         task_items=task_items(recipe),
         sample_sets=recipe.times_due(0, evaluation.sample_every) if evaluation.sample_count else 0,
         sample_texts=evaluation.sample_count,
-        sample_tokens=max(0, evaluation.sample_tokens - prompt_tokens(evaluation.sample_prompt)),
+        sample_tokens=max(0, evaluation.sample_tokens - prompt_tokens(evaluation.sample_prompt, recipe.data.tokenizer)),
         checkpoints=checkpoints,
         waited_checkpoints=1 if checkpoint.background else checkpoints,
         checkpoint_bytes=checkpoint_bytes(recipe),
@@ -120,9 +120,9 @@ def task_items(recipe: Recipe) -> int:
     return min(wanted, available) if wanted else available
 
 
-def prompt_tokens(prompt: str) -> int:
+def prompt_tokens(prompt: str, choice: str) -> int:
     """Return the tokens of a prompt, estimated where the tokenizer is missing."""
     try:
-        return len(encode(prompt))
+        return len(open_tokenizer(choice).encode(prompt))
     except UserError:
         return -(-len(prompt) // LETTERS_PER_TOKEN)

@@ -26,8 +26,9 @@ from regpt.corpus.corpora import Corpus, Part
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.data.shard_writer import ShardFile
 from regpt.data.shards import Manifest, read_json_or_empty, read_manifest
+from regpt.data.tokenizer import NAME
 from regpt.preparation.dataset import exclusive, finished_dataset, open_source, pieces_folder
-from regpt.preparation.encoders import Encoders, Work, backend_record
+from regpt.preparation.encoders import Encoders, Work, encoder_of
 from regpt.preparation.job import Preparation
 from regpt.preparation.state import Counts
 from regpt.recipe.recipe import Recipe
@@ -148,8 +149,10 @@ def logs_folder(recipe: Recipe) -> Path:
 def piece_identity(part: Part, recipe: Recipe) -> str:
     """Return a hash of a part and the settings that change its tokens."""
     data = recipe.data
-    values = [part.fingerprint(), backend_record(data.tokenizer_backend), data.text_column]
-    return sha256_of_json([*values, data.document_separator] if data.document_separator else values)
+    encoder = encoder_of(data)
+    values = [part.fingerprint(), encoder.record(), data.text_column]
+    separator = [data.document_separator] if data.document_separator else []
+    return sha256_of_json([*values, *separator, *([] if encoder.choice == NAME else [encoder.digest])])
 
 
 # Encoding tasks
@@ -171,9 +174,10 @@ def encode_part(part: Part, piece: Piece, recipe: Recipe) -> None:
     piece.tokens_path.parent.mkdir(parents=True, exist_ok=True)
     piece.counts_path.unlink(missing_ok=True)
     counts = Counts()
-    file = ShardFile(piece.tokens_path, "train", expected=0)
+    encoder = encoder_of(recipe.data)
+    file = ShardFile(piece.tokens_path, "train", expected=0, vocabulary=encoder.open().ids)
     work = (Work(part, chunk, starts_part=number == 0) for number, chunk in enumerate(part.chunks()))
-    with closing(file.file), Encoders(1, recipe.data.tokenizer_backend) as encoders:
+    with closing(file.file), Encoders(1, encoder) as encoders:
         for _, encoded in encoders.encode(work, NoPreparationProgress()):
             assert encoded is not None
             file.append(encoded.tokens)

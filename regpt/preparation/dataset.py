@@ -4,13 +4,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from regpt.base.errors import DataError, UserError
 from regpt.corpus.corpora import Corpus, open_corpus
 from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
+from regpt.corpus.text_files import FilePart
 from regpt.data.shards import MANIFEST_FILE, Manifest, read_manifest
+from regpt.data.tokenizer import NAME
 from regpt.filesystem.locks import locked
 from regpt.filesystem.operations import check_file_system
 from regpt.preparation.existing import (
@@ -22,7 +25,7 @@ from regpt.preparation.existing import (
     refuse_other_settings,
     setting_word,
 )
-from regpt.preparation.hub import PREFIX, open_hub
+from regpt.preparation.hub import PREFIX, HubPart, open_hub
 from regpt.preparation.job import Preparation, staging_folder
 from regpt.recipe.recipe import Recipe
 
@@ -168,5 +171,10 @@ def open_source(recipe: Recipe) -> Corpus:
     data = recipe.data
     if data.source.startswith(PREFIX):
         folder, separator = downloads_folder(recipe), data.document_separator
-        return open_hub(data.source, data.revision, data.text_column, folder, data.keep_raw, separator)
-    return open_corpus(data.source, data.text_column, data.document_separator)
+        corpus: Corpus = open_hub(data.source, data.revision, data.text_column, folder, data.keep_raw, separator)
+    else:
+        corpus = open_corpus(data.source, data.text_column, data.document_separator)
+    if data.tokenizer == NAME:
+        return corpus
+    parts = (replace(p, behind_words=True) if isinstance(p, FilePart | HubPart) else p for p in corpus.parts)
+    return replace(corpus, parts=tuple(parts))

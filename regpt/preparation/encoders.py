@@ -1,5 +1,6 @@
 """Worker processes that encode chunks of text; their results arrive in the order of the chunks."""
 
+import importlib.metadata
 import multiprocessing
 import os
 import signal
@@ -23,10 +24,16 @@ from regpt.base.progress import StopCheck
 from regpt.corpus.chunks import Chunk, EncodedChunk, TextChunk
 from regpt.corpus.corpora import Part, accepted
 from regpt.corpus.long_texts import TextStretch
-from regpt.data import gigatoken, tokenizer
+from regpt.data import tokenizer
+from regpt.data.tokenizer import Tokenizer
 from regpt.machine.limits import free_memory, usable_processors
+from regpt.recipe.sections import DataRecipe
+from regpt.tokenization import gigatoken
+from regpt.tokenization.opening import open_tokenizer
+from regpt.tokenization.tokenizer_file import FileTokenizer
 
 Backend = Literal["tiktoken", "gigatoken"]
+Program = Literal["tiktoken", "gigatoken", "tokenizers"]  # that encodes
 
 DOCUMENTS_PER_BATCH = 256
 COMPARED_DOCUMENTS = 32  # the first ones of each part, where gigatoken encodes
@@ -39,6 +46,52 @@ CANNOT_ENCODE = "tiktoken cannot encode it"
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """How text is encoded: the tokenizer as data.tokenizer names it, its digest, and the program.
+
+    Sent to worker processes, each of which opens the tokenizer by itself.
+    """
+
+    choice: str = tokenizer.NAME
+    digest: str = tokenizer.FILES["vocab.bpe"]
+    program: Program = "tiktoken"
+
+    def open(self) -> Tokenizer:
+        """Return the tokenizer. Raise DataError if its file has changed since the preparation began."""
+        found = open_tokenizer(self.choice)
+        if found.digest != self.digest:
+            raise DataError(
+                f"data.tokenizer = '{self.choice}': the file changed while it was in use", "run the command again"
+            )
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """Return the program that encodes and its version, as the manifest stores them."""
+        version = gigatoken.version() if self.program == "gigatoken" else importlib.metadata.version(self.program)
+        return {"tokenizer_backend": self.program, "version": version}
+
+
+def choose_encoder(found: Tokenizer, choice: str, backend: Backend) -> Encoder:
+    """Return the encoder of a tokenizer. Raise DataError where gigatoken is asked for and cannot be used."""
+    if isinstance(found, FileTokenizer):
+        if backend == "gigatoken":
+            raise DataError(
+                f"data.tokenizer_backend = 'gigatoken' does not read data.tokenizer = '{choice}'",
+                "set data.tokenizer_backend=tiktoken, which for a tokenizer.json means the package tokenizers",
+            )
+        return Encoder(choice, found.digest, "tokenizers")
+    return Encoder(choice, found.digest, backend)
+
+
+def encoder_of(data: DataRecipe) -> Encoder:
+    """Return the encoder that a recipe asks for."""
+    return choose_encoder(open_tokenizer(data.tokenizer), data.tokenizer, data.tokenizer_backend)
+
+
+GPT2_ENCODER = Encoder()
+
+
+@dataclass(frozen=True)
 class Work:
     """A chunk to encode. Without a chunk it marks the end of a part."""
 
@@ -47,15 +100,7 @@ class Work:
     starts_part: bool = False
 
 
-def backend_record(backend: Backend) -> dict[str, Any]:
-    """Return the program that encodes and its version, as the manifest stores them."""
-    import tiktoken
-
-    version = gigatoken.version() if backend == "gigatoken" else tiktoken.__version__
-    return {"tokenizer_backend": backend, "version": version}
-
-
-def encode_chunk(chunk: Chunk, backend: Backend, part_name: str = "") -> EncodedChunk:
+def encode_chunk(chunk: Chunk, encoder: Encoder = GPT2_ENCODER, part_name: str = "") -> EncodedChunk:
     """Read a chunk and encode its documents; return an encoded chunk as it is.
 
     With `part_name`, the chunk starts that part: compare gigatoken's ids of its first documents with tiktoken's. Raise
@@ -65,15 +110,17 @@ def encode_chunk(chunk: Chunk, backend: Backend, part_name: str = "") -> Encoded
         return chunk
     refused: Counter[str] = Counter()
     texts = accepted(chunk.read(refused), refused)
-    end = np.array([tokenizer.END_OF_TEXT], dtype=np.uint16)
+    found = encoder.open()
+    dtype = found.ids.dtype
+    end = np.array([found.ids.end_of_text], dtype=dtype)
     rest = chunk.rest if isinstance(chunk, TextStretch) else ""
-    pieces: list[NDArray[np.uint16]] = [np.empty(0, dtype=np.uint16)]
+    pieces: list[NDArray[np.integer]] = [np.empty(0, dtype=dtype)]
     if rest:
-        pieces.append(encoded_stretch(chunk, encode_batch([rest], backend, "")[0]).astype(np.uint16))
+        pieces.append(encoded_stretch(chunk, encode_batch([rest], found, encoder, "")[0]).astype(dtype))
     continued, text_bytes, end_marks = len(pieces[-1]), len(rest.encode()), rest.count(tokenizer.END_OF_TEXT_NAME)
     longest = documents = last = 0
     while batch := list(islice(texts, DOCUMENTS_PER_BATCH)):
-        ids_of_batch = encode_batch(batch, backend, part_name if not documents else "")
+        ids_of_batch = encode_batch(batch, found, encoder, part_name if not documents else "")
         kept = [(text, ids) for text, ids in zip(batch, ids_of_batch, strict=True) if ids is not None]
         if len(kept) < len(batch):
             encoded_stretch(chunk, ids_of_batch[-1])
@@ -85,7 +132,7 @@ def encode_chunk(chunk: Chunk, backend: Backend, part_name: str = "") -> Encoded
             end_marks += text.count(tokenizer.END_OF_TEXT_NAME)
         rows = [row for _, ids in kept for row in (end, ids)]
         if rows:
-            pieces.append(np.concatenate(rows, dtype=np.uint16, casting="unsafe"))  # GPT-2's ids fit
+            pieces.append(np.concatenate(rows, dtype=dtype, casting="unsafe"))  # its ids fit
     tokens = np.concatenate(pieces)
     return EncodedChunk(chunk.size, tokens, documents, text_bytes, longest, refused, continued, last, end_marks)
 
@@ -100,26 +147,30 @@ def encoded_stretch(chunk: TextChunk, ids: NDArray[np.integer] | None) -> NDArra
     return np.empty(0, dtype=np.uint16) if ids is None else ids
 
 
-def encode_batch(texts: list[str], backend: Backend, part_name: str) -> list[NDArray[np.integer] | None]:
+def encode_batch(
+    texts: list[str], found: Tokenizer, encoder: Encoder, part_name: str
+) -> list[NDArray[np.integer] | None]:
     """Return each text's ids; None for a text that cannot be encoded."""
-    if backend == "tiktoken":
-        return [tokenizer.encode_or_none(text) for text in texts]
-    ids_of_texts = list(process_gigatoken().encode(texts))
+    if encoder.program != "gigatoken":
+        return [found.encode_or_none(text) for text in texts]
+    ids_of_texts = list(process_gigatoken(encoder).encode(texts))
     if part_name:
-        compare_with_tiktoken(texts[:COMPARED_DOCUMENTS], ids_of_texts, part_name)
+        compare_with_tiktoken(texts[:COMPARED_DOCUMENTS], ids_of_texts, part_name, found)
     return ids_of_texts
 
 
 @cache
-def process_gigatoken() -> gigatoken.Gigatoken:
+def process_gigatoken(encoder: Encoder) -> gigatoken.Gigatoken:
     """Return the encoder of this process."""
-    return gigatoken.Gigatoken()
+    return gigatoken.Gigatoken(encoder.open())
 
 
-def compare_with_tiktoken(texts: list[str], ids_of_texts: list[NDArray[np.integer] | None], part_name: str) -> None:
+def compare_with_tiktoken(
+    texts: list[str], ids_of_texts: list[NDArray[np.integer] | None], part_name: str, found: Tokenizer
+) -> None:
     """Raise DataError if gigatoken's ids differ from tiktoken's."""
     for number, (text, ids) in enumerate(zip(texts, ids_of_texts, strict=False), start=1):
-        expected = tokenizer.encode_or_none(text)
+        expected = found.encode_or_none(text)
         same = expected is ids if expected is None or ids is None else np.array_equal(expected, ids)
         if not same:
             raise DataError(
@@ -132,14 +183,14 @@ def compare_with_tiktoken(texts: list[str], ids_of_texts: list[NDArray[np.intege
 class Encoders:
     """A pool of worker processes. With one worker, the calling process encodes. Use as a context manager."""
 
-    def __init__(self, workers: int, backend: Backend) -> None:
+    def __init__(self, workers: int, encoder: Encoder = GPT2_ENCODER) -> None:
         self.workers = workers
-        self.backend = backend
+        self.encoder = encoder
         self.pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> "Encoders":
         if self.workers > 1:
-            self.pool = ProcessPoolExecutor(self.workers, worker_context(), initializer=start_worker)
+            self.pool = ProcessPoolExecutor(self.workers, worker_context(), start_worker, (self.encoder,))
         return self
 
     def __exit__(
@@ -174,8 +225,8 @@ class Encoders:
                 f"run the command again with data.workers below {self.workers}; it resumes where it stopped",
             ) from None
 
-    def arguments(self, item: Work, chunk: Chunk) -> tuple[Chunk, Backend, str]:
-        return chunk, self.backend, item.part.name if item.starts_part else ""
+    def arguments(self, item: Work, chunk: Chunk) -> tuple[Chunk, Encoder, str]:
+        return chunk, self.encoder, item.part.name if item.starts_part else ""
 
     def wait_for(
         self, item: Work, future: "Future[EncodedChunk] | None", stop: StopCheck
@@ -211,13 +262,13 @@ def worker_context() -> multiprocessing.context.BaseContext:
     return method
 
 
-def start_worker() -> None:
+def start_worker(encoder: Encoder) -> None:
     """Prepare a worker: it ignores signals, which its parent handles, and exits when its parent ends for any reason."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     threading.Thread(target=exit_with_parent, daemon=True).start()
-    tokenizer.encoding()
+    encoder.open().encode("a")
 
 
 def exit_with_parent() -> None:

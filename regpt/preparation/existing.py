@@ -9,11 +9,14 @@ from typing import Any
 from regpt.base.errors import UserError
 from regpt.corpus.progress import PreparationProgress
 from regpt.data.shards import PREPARATION_FILE, Manifest, read_json_or_empty
+from regpt.data.tokenizer_folder import FOLDER
 from regpt.data.validation_split import SplitRule
 from regpt.preparation.changed_files import is_local, note_about_changes
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.sections import DataRecipe
 from regpt.recipe.settings import toml_value
+from regpt.recipe.vocabulary import SIZES
+from regpt.tokenization.opening import open_tokenizer
 
 RECORDED = ("revision", "text_column", "document_separator", "shard_tokens")  # in the record of the preparation only
 SOURCE = "data.source"
@@ -41,6 +44,7 @@ def fixed_settings(directory: Path, manifest: Manifest) -> dict[str, Any]:
     rule, asked = manifest.validation.rule, recorded(directory).get("asked")
     known = {"document_separator": "", **asked} if isinstance(asked, dict) else {}
     return {
+        "tokenizer": fixed_tokenizer(directory, manifest),
         "source": manifest.source["asked"],
         **{key: known[key] for key in RECORDED if type(known.get(key)) is type(getattr(DataRecipe(), key))},
         "validation": "auto" if rule is SplitRule.FILES else str(rule),
@@ -52,9 +56,27 @@ def find_differences(recipe: Recipe, manifest: Manifest) -> Iterator[Difference]
     """Yield the settings in which a recipe differs from its dataset. `data.validation = 'auto'` never does."""
     for key, fixed in fixed_settings(recipe.data.directory, manifest).items():
         asked = getattr(recipe.data, key)
-        same = asked == fixed or (key == "validation" and asked == "auto")
+        same = (
+            asked == fixed
+            or (key == "tokenizer" and is_same_tokenizer(asked, manifest))
+            or (key == "validation" and asked == "auto")
+        )
         if not same and not (key == "source" and is_same_place(asked, fixed)):
             yield Difference(f"data.{key}", fixed, asked)
+
+
+def fixed_tokenizer(directory: Path, manifest: Manifest) -> str:
+    """Return the value of data.tokenizer that gives the dataset's: a name, or the folder in the dataset."""
+    name = str(manifest.tokenizer["name"])
+    return name if name in SIZES else (directory / FOLDER).as_posix()
+
+
+def is_same_tokenizer(choice: str, manifest: Manifest) -> bool:
+    """Return whether a value of data.tokenizer gives the dataset's tokenizer."""
+    try:
+        return open_tokenizer(choice).record == manifest.tokenizer
+    except UserError:
+        return False
 
 
 def is_same_place(one: str, other: str) -> bool:

@@ -33,6 +33,7 @@ class HubPart:
     keep: bool
     downloads: Downloads = field(compare=False)
     separator: str = ""
+    behind_words: bool = False  # where a document may be cut; see `regpt/corpus/long_texts.py`
 
     @property
     def path(self) -> Path:
@@ -40,7 +41,7 @@ class HubPart:
 
     @property
     def local(self) -> FilePart:
-        return FilePart(self.path, self.text_column, self.separator)
+        return FilePart(self.path, self.text_column, self.separator, self.behind_words)
 
     @property
     def name(self) -> str:

@@ -15,7 +15,6 @@ from typing import Any
 
 from regpt.base.errors import DataError, writing_errors
 from regpt.base.files import flush_directory, sha256_of_json, write_json
-from regpt.base.format import byte_size
 from regpt.corpus.corpora import Corpus
 from regpt.corpus.notes import note_about_end_marks
 from regpt.corpus.progress import PreparationProgress
@@ -26,26 +25,28 @@ from regpt.data.shards import (
     PREPARATION_FILE,
     Manifest,
     Shard,
-    gpt2_tokenizer_record,
     read_json_or_empty,
     read_manifest,
 )
+from regpt.data.sizes import check_rows
 from regpt.data.token_statistics import STATISTICS_FILE, measure, write_statistics
+from regpt.data.tokenizer import GPT2_TOKENIZER
+from regpt.data.tokenizer_folder import FOLDER, write_tokenizer
 from regpt.data.validation_split import SplitRule, ValidationSplit
 from regpt.preparation.changed_files import record_of_files
-from regpt.preparation.encoders import Encoders, Work, backend_record, worker_count
+from regpt.preparation.encoders import Encoders, Work, choose_encoder, worker_count
 from regpt.preparation.hub import HubCorpus
 from regpt.preparation.manifest import EmptyOrTooSmall, build_manifest
+from regpt.preparation.space import check_space
 from regpt.preparation.split import divide
-from regpt.preparation.state import PrepareState
+from regpt.preparation.state import PrepareState, refuse_other_tokenizer
 from regpt.recipe.recipe import Recipe
+from regpt.tokenization.opening import open_tokenizer
 
-SHARD_BYTES_PER_TEXT_BYTE = 2 / 4.2 * 1.05  # uint16 tokens of 4.2 bytes (English; FineWeb has 4.5) and a margin
 STATE_FILE = "progress.json"
 ENCODED = "encoded"  # shards of text that is not divided yet
 SAVE_SECONDS = 1.0  # between two saves of the state
 MAX_SAVE_SHARE = 0.05  # of the time: on a slow disk the state is saved less often
-SPACE_NOTE_BYTES = 1_000_000_000  # of input: from this size on, the space that is needed is reported
 
 
 def staging_folder(target: Path) -> Path:
@@ -62,6 +63,8 @@ class Preparation:
         self.folder = staging_folder(self.target)
         self.state = PrepareState()
         self.holds_out_documents = recipe.data.split_rule == "documents"
+        self.tokenizer = open_tokenizer(recipe.data.tokenizer)
+        self.encoder = choose_encoder(self.tokenizer, recipe.data.tokenizer, recipe.data.tokenizer_backend)
 
     def run(self) -> tuple[Manifest, float]:
         """Prepare the dataset, or resume it. Return the manifest and the seconds of all attempts together."""
@@ -81,8 +84,11 @@ class Preparation:
 
     def prepare(self) -> None:
         """Do everything except giving the folder its name."""
-        tokenizer.check_vocabulary()  # before any work is done
-        backend = backend_record(self.recipe.data.tokenizer_backend)
+        if self.tokenizer is GPT2_TOKENIZER or self.holds_out_documents:
+            tokenizer.check_vocabulary()  # before any work is done
+        check_rows(self.recipe, self.tokenizer.ids.size)
+        self.tokenizer.encode("")
+        backend = self.encoder.record()
         files = record_of_files(self.recipe.data.source)
         corpus = self.open_corpus()
         for note in corpus.notes:
@@ -94,9 +100,9 @@ class Preparation:
         validation = ValidationSplit(rule=SplitRule.FIRST_TOKENS)
         if self.holds_out_documents and shards:
             started_at = time.monotonic()
-            validation, shards = divide(self.folder, shards, self.recipe.data, self.progress)
+            validation, shards = divide(self.folder, shards, self.recipe.data, self.tokenizer, self.progress)
             self.state = replace(self.state, seconds=self.state.seconds + time.monotonic() - started_at)
-        self.seal(build_manifest(self.recipe, corpus, backend, self.state, shards, validation), files)
+        self.seal(build_manifest(self.recipe, self.tokenizer, corpus, backend, self.state, shards, validation), files)
 
     def has_results(self) -> bool:
         """Return whether another attempt could use something: downloaded files, encoded files, or tokens."""
@@ -127,7 +133,7 @@ class Preparation:
         save_at = started_at + SAVE_SECONDS
         is_consistent = True  # the state and the written tokens agree
         try:
-            with Encoders(workers, self.recipe.data.tokenizer_backend) as encoders:
+            with Encoders(workers, self.encoder) as encoders:
                 for item, encoded in encoders.encode(self.work(corpus), self.progress):
                     if encoded is not None:
                         if encoded.end_marks and not self.state.counts.end_marks:
@@ -148,7 +154,7 @@ class Preparation:
                         save_at = time.monotonic() + max(SAVE_SECONDS, save_seconds / MAX_SAVE_SHARE)
                     if encoded is None:
                         item.part.cleanup()
-                        self.check_space(corpus, size)
+                        self.check_space(corpus)
             is_consistent = False
             shards = tuple(writer.finish())
             if self.holds_out_documents:
@@ -164,7 +170,7 @@ class Preparation:
     def work(self, corpus: Corpus) -> Iterator[Work]:
         """Yield the chunks that are not written yet, and a mark after each part."""
         first, skipped = self.state.part, self.state.chunk
-        self.check_space(corpus, corpus.size)
+        self.check_space(corpus)
         for part in corpus.fetched(range(first, len(corpus.parts)), self.progress):
             for number, chunk in enumerate(part.chunks()):
                 if number >= skipped:
@@ -187,7 +193,7 @@ class Preparation:
             "validation_tokens": data.validation_tokens,
             "shard_tokens": data.shard_tokens,
             "text_column": data.text_column,
-            "tokenizer": gpt2_tokenizer_record(),
+            "tokenizer": self.tokenizer.record,
         }
 
     def saved_state(self) -> PrepareState:
@@ -196,6 +202,8 @@ class Preparation:
         if not path.exists():
             return self.new_state()
         values = read_json_or_empty(path)
+        before = values.pop("tokenizer", GPT2_TOKENIZER.record)
+        refuse_other_tokenizer(self.folder, before, self.tokenizer.record, self.recipe.data.tokenizer)
         try:
             if values.pop("identity") != self.identity:
                 self.progress.note("the text or the settings have changed since the last attempt; starting again")
@@ -218,10 +226,10 @@ class Preparation:
 
     def writer_after(self, written: WrittenShards) -> ShardWriter:
         """Return a writer of both splits; where documents are held out, of the encoded text that is divided later."""
-        data = self.recipe.data
+        data, ids = self.recipe.data, self.tokenizer.ids
         if self.holds_out_documents:
-            return ShardWriter(self.folder, 0, data.shard_tokens, written, train_name=ENCODED)
-        return ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, written)
+            return ShardWriter(self.folder, 0, data.shard_tokens, written, ENCODED, ids)
+        return ShardWriter(self.folder, data.validation_tokens, data.shard_tokens, written, "train", ids)
 
     def new_state(self) -> PrepareState:
         self.remove_files(keep=set())
@@ -236,36 +244,24 @@ class Preparation:
     def save(self, writer: ShardWriter) -> None:
         """Wait until the tokens are on the disk, then save the state."""
         self.state = replace(self.state, written=writer.flush())
+        saved = {"identity": self.identity, "tokenizer": self.tokenizer.record, **asdict(self.state)}
         with writing_errors(self.folder / STATE_FILE):
-            write_json(self.folder / STATE_FILE, {"identity": self.identity, **asdict(self.state)})
+            write_json(self.folder / STATE_FILE, saved)
 
-    def check_space(self, corpus: Corpus, size: int) -> None:
+    def check_space(self, corpus: Corpus) -> None:
         """Raise DataError if the disk has no room for the rest of the work."""
-        state = self.state
-        # Once started, only the next part: how well the later ones are compressed is unknown.
-        following = corpus.parts[state.part : state.part + 1]
-        text_bytes = sum(part.likely_text_bytes for part in following) if state.done else corpus.likely_text_bytes
         copies = 2 if self.holds_out_documents else 1  # the encoded text, and the shards that it is divided into
-        shards = copies * round(text_bytes * SHARD_BYTES_PER_TEXT_BYTE)
-        downloads = corpus.bytes_to_fetch(state.part)
-        free = shutil.disk_usage(self.folder).free
-        if state.done == 0 and size > SPACE_NOTE_BYTES:
-            at_a_time = f" and up to {byte_size(downloads)} of downloads at a time" if downloads else ""
-            self.progress.note(f"about {byte_size(shards)} of shards{at_a_time} needed; {byte_size(free)} free")
-        if shards + downloads > free:
-            raise DataError(
-                f"{self.folder.parent}: {byte_size(free)} free, about {byte_size(shards + downloads)} needed"
-                f" ({byte_size(shards)} of shards, {byte_size(downloads)} of downloads)",
-                "free some space, or set another data.path"
-                + ("; finished work is kept for the next attempt" if state.done else ""),
-            )
+        check_space(self.folder, corpus, self.state, copies * self.tokenizer.ids.dtype.itemsize, self.progress)
 
     # Finishing
 
     def seal(self, manifest: Manifest, files: dict[str, Any]) -> None:
         """Write the manifest, and next to it the statistics of the tokens and how the preparation went."""
+        own = self.tokenizer
+        write_tokenizer(own, self.folder)
         manifest.write(self.folder)
-        write_statistics(self.folder, manifest, measure(self.folder, manifest))
+        sizes = None if own is GPT2_TOKENIZER else own.bytes_of_tokens()
+        write_statistics(self.folder, manifest, measure(self.folder, manifest, sizes))
         counts, seconds = self.state.counts, max(self.state.seconds, 1e-3)
         write_json(
             self.folder / PREPARATION_FILE,
@@ -289,7 +285,7 @@ class Preparation:
             keep={PREPARATION_FILE, STATISTICS_FILE, MANIFEST_FILE} | {shard.name for shard in manifest.shards}
         )
         for path in self.folder.iterdir():
-            if path.is_dir():
+            if path.is_dir() and path.name != FOLDER:
                 shutil.rmtree(path)
         flush_directory(self.folder)
         self.folder.rename(self.target)

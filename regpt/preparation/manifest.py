@@ -5,7 +5,9 @@ from typing import Any
 
 from regpt.base.errors import DataError
 from regpt.corpus.corpora import Corpus
-from regpt.data.shards import Manifest, Shard, check_manifest_fits, gpt2_tokenizer_record
+from regpt.data.shards import Manifest, Shard
+from regpt.data.sizes import check_manifest_fits
+from regpt.data.tokenizer import Tokenizer
 from regpt.data.validation_split import SplitRule, ValidationSplit, describe_rule
 from regpt.preparation.state import PrepareState
 from regpt.recipe.recipe import Recipe
@@ -17,6 +19,7 @@ class EmptyOrTooSmall(DataError):
 
 def build_manifest(
     recipe: Recipe,
+    tokenizer: Tokenizer,
     corpus: Corpus,
     backend: dict[str, Any],
     state: PrepareState,
@@ -32,7 +35,7 @@ def build_manifest(
         val_tokens = sum(shard.tokens for shard in shards if shard.split == "val")
         validation = replace(validation, text_tokens=counts.tokens, validation_tokens=val_tokens)
     manifest = Manifest(
-        tokenizer=gpt2_tokenizer_record(),
+        tokenizer=tokenizer.record,
         source={"asked": data.source, "description": corpus.description, "parts": len(corpus.parts), **corpus.origin},
         split_rule=describe_rule(validation, data.validation_tokens),
         validation=validation,

@@ -1,8 +1,9 @@
 """Divide encoded text into validation and training by whole documents.
 
-The rule is a function of each document's tokens: a document is held out if its hash is below a threshold. So equal
-documents are on the same side, and neither workers nor kills change the result. The threshold is the lowest one that
-gives enough validation tokens. Each held-out document contributes only its beginning, so that no long one dominates.
+The rule is a function of GPT-2's tokens of each document, also where another tokenizer encodes it: a document is held
+out if its hash is below a threshold. So equal documents are on the same side, and neither workers nor kills change the
+result. The threshold is the lowest one that gives enough validation tokens. Each held-out document contributes only its
+beginning, so that no long one dominates.
 
 Validation is written in the order of the hashes. Each stretch of it, such as the first batches that training
 evaluates, is then a fair sample of the text. Training keeps the order of the text.
@@ -12,8 +13,9 @@ import hashlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +24,14 @@ from regpt.base.errors import DataError
 from regpt.base.format import byte_size
 from regpt.corpus.progress import PreparationProgress
 from regpt.data import tokenizer
-from regpt.data.formats import DTYPE
 from regpt.data.shard_writer import HEADER_BYTES, ShardWriter, WrittenShards
 from regpt.data.shards import Shard
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.data.validation_split import FEW_DOCUMENTS, Fallback, SplitRule, ValidationSplit, describe_fallback
 from regpt.recipe.sections import DataRecipe
 
 HASH = "blake2b-64 of the little-endian uint16 tokens, without the end token"
+HASH_OF_TEXT = "blake2b-64 of GPT-2's little-endian uint16 tokens of the text"
 TOKENS_PER_READ = 1 << 22
 READ_AND_WRITTEN = 2  # each token is read once to choose, and once to write it
 MANY_DOCUMENTS = 128  # the fewest validation documents of a text with many; a part of them is still a fair sample
@@ -52,6 +55,11 @@ class EncodedText:
 
     folder: Path
     shards: tuple[Shard, ...]
+    tokenizer: Tokenizer = GPT2_TOKENIZER
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.tokenizer.ids.dtype
 
     @property
     def tokens(self) -> int:
@@ -61,7 +69,7 @@ class EncodedText:
     def documents(self) -> int:
         return sum(shard.documents for shard in self.shards)
 
-    def read(self, start: int, end: int) -> Iterator[NDArray[np.uint16]]:
+    def read(self, start: int, end: int) -> Iterator[NDArray[np.integer]]:
         """Yield the tokens from `start` to `end` in pieces. Raise DataError if a shard is too short."""
         first = 0
         for shard in self.shards:
@@ -69,9 +77,9 @@ class EncodedText:
             if low < high:
                 path = self.folder / shard.name
                 with path.open("rb") as file:
-                    file.seek(HEADER_BYTES + (low - first) * DTYPE.itemsize)
+                    file.seek(HEADER_BYTES + (low - first) * self.dtype.itemsize)
                     while low < high:
-                        piece = np.fromfile(file, dtype=DTYPE, count=min(TOKENS_PER_READ, high - low))
+                        piece = np.fromfile(file, dtype=self.dtype, count=min(TOKENS_PER_READ, high - low))
                         if not len(piece):
                             raise DataError(f"{path}: truncated while in use", "run the same command again")
                         yield piece
@@ -105,7 +113,7 @@ def choose(text: EncodedText, validation_tokens: int, progress: PreparationProgr
     stretches = validation_stretches(validation, validation_tokens, most_of_each)
     split = ValidationSplit(
         rule=SplitRule.DOCUMENTS,
-        hash=HASH,
+        hash=HASH if text.tokenizer is GPT2_TOKENIZER else HASH_OF_TEXT,
         threshold=f"{chosen[-1].hash + 1:016x}",
         longest_eligible=longest,
         tokens_per_document=most_of_each,
@@ -158,25 +166,57 @@ def lowest_hashes(
 
 def documents_of(text: EncodedText, progress: PreparationProgress) -> Iterator[Document]:
     """Yield all documents of a text in order."""
-    hasher = hashlib.blake2b(digest_size=8)
+    new_hash = TokenHash if text.tokenizer is GPT2_TOKENIZER else partial(TextHash, text.tokenizer)
+    end_of_text, hasher = text.tokenizer.ids.end_of_text, new_hash()
     position = start = reported = 0
     for piece in text.read(0, text.tokens):
         if position >= reported:
             progress.raise_if_stopped()
             progress.splitting(position, READ_AND_WRITTEN * text.tokens)
             reported = position + TOKENS_PER_READ
-        data = piece.view(np.uint8).data
-        read = 0  # bytes
-        for end in np.flatnonzero(piece == tokenizer.END_OF_TEXT).tolist():
-            hasher.update(data[read : end * DTYPE.itemsize])
+        read = 0  # tokens
+        for end in np.flatnonzero(piece == end_of_text).tolist():
+            hasher.update(piece[read:end])
             if position + end > start:
-                yield Document(int.from_bytes(hasher.digest(), "big"), start, position + end - start)
-            hasher = hashlib.blake2b(digest_size=8)
-            start, read = position + end, (end + 1) * DTYPE.itemsize
-        hasher.update(data[read:])
+                yield Document(hasher.value(), start, position + end - start)
+            hasher = new_hash()
+            start, read = position + end, end + 1
+        hasher.update(piece[read:])
         position += len(piece)
     if position > start:
-        yield Document(int.from_bytes(hasher.digest(), "big"), start, position - start)
+        yield Document(hasher.value(), start, position - start)
+
+
+class TokenHash:
+    """The hash of a document in GPT-2's tokens."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.blake2b(digest_size=8)
+
+    def update(self, tokens: NDArray[np.integer]) -> None:
+        self.hash.update(tokens.data)
+
+    def value(self) -> int:
+        return int.from_bytes(self.hash.digest(), "big")
+
+
+class TextHash:
+    """The same hash of a document in another tokenizer's tokens: its text is encoded with GPT-2's tokenizer.
+
+    So datasets of one text hold out the same documents whatever their tokenizers, which makes them comparable.
+    """
+
+    def __init__(self, own: Tokenizer) -> None:
+        self.own, self.pieces = own, list[NDArray[np.integer]]()
+
+    def update(self, tokens: NDArray[np.integer]) -> None:
+        self.pieces.append(tokens)
+
+    def value(self) -> int:
+        text = self.own.decode(np.concatenate(self.pieces))
+        tokens, hashed = tokenizer.encode_or_none(text), TokenHash()
+        hashed.update(np.frombuffer(text.encode(), dtype=np.uint8) if tokens is None else tokens)
+        return hashed.value()
 
 
 def validation_stretches(validation: list[Document], wanted: int, most_of_each: int) -> Iterator[tuple[int, int]]:
@@ -199,14 +239,14 @@ def training_stretches(held_out: list[Document], tokens: int) -> Iterator[tuple[
 
 
 def divide(
-    folder: Path, encoded: tuple[Shard, ...], data: DataRecipe, progress: PreparationProgress
+    folder: Path, encoded: tuple[Shard, ...], data: DataRecipe, own: Tokenizer, progress: PreparationProgress
 ) -> tuple[ValidationSplit, tuple[Shard, ...]]:
     """Write the shards of both splits to `folder`, from the shards of encoded text in it. A kill repeats all of it.
 
     Where whole documents cannot be held out, the first tokens are validation. Raise DataError if the recipe does not
     allow that, or if the disk is full.
     """
-    text = EncodedText(folder, encoded)
+    text = EncodedText(folder, encoded, own)
     held_out = choose(text, data.validation_tokens, progress)
     if held_out.split.fallback and data.validation == "documents":
         raise DataError(
@@ -215,13 +255,13 @@ def divide(
             f" data.validation_tokens = {data.validation_tokens})",
             "cut the text with data.document_separator, or set data.validation=first_tokens",
         )
-    free, needed = shutil.disk_usage(folder).free, text.tokens * DTYPE.itemsize
+    free, needed = shutil.disk_usage(folder).free, text.tokens * text.dtype.itemsize
     if needed > free:
         raise DataError(
             f"{folder.parent}: {byte_size(free)} free, about {byte_size(needed)} needed to divide the encoded text",
             "free some space; finished work is kept for the next attempt",
         )
-    writer = ShardWriter(folder, data.validation_tokens, data.shard_tokens, WrittenShards())
+    writer = ShardWriter(folder, data.validation_tokens, data.shard_tokens, WrittenShards(), vocabulary=own.ids)
     try:
         for piece in divided(text, held_out, progress):
             writer.add(piece)
@@ -230,7 +270,7 @@ def divide(
         writer.close()
 
 
-def divided(text: EncodedText, held_out: HeldOut, progress: PreparationProgress) -> Iterator[NDArray[np.uint16]]:
+def divided(text: EncodedText, held_out: HeldOut, progress: PreparationProgress) -> Iterator[NDArray[np.integer]]:
     """Yield the tokens of the validation split, then those of training; all tokens in order where none is held out."""
     split = held_out.split
     stretches = validation_stretches(held_out.validation, split.validation_tokens, split.tokens_per_document)

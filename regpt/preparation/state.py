@@ -2,8 +2,10 @@
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from regpt.base.errors import DataError
 from regpt.corpus.chunks import EncodedChunk
 from regpt.corpus.notes import NAMES_SHOWN
 from regpt.data.shard_writer import WrittenShards
@@ -103,3 +105,14 @@ class PrepareState:
                 "written": WrittenShards.from_json(values["written"]),
             }
         )
+
+
+def refuse_other_tokenizer(folder: Path, before: Any, own: dict[str, Any], choice: str) -> None:
+    """Raise DataError if an earlier attempt used another tokenizer, `before`: its work is not lost in silence."""
+    if before == own:
+        return
+    name = before.get("name") if isinstance(before, dict) else before
+    raise DataError(
+        f"{folder}: an earlier attempt used the tokenizer {name}, the recipe asks for data.tokenizer = '{choice}'",
+        "continue it with its data.tokenizer, set another data.path, or delete that folder",
+    )

@@ -7,7 +7,6 @@ from regpt.base.errors import Problem
 from regpt.recipe.model_settings import ModelSettings
 from regpt.recipe.schema import above_zero, at_least
 
-GPT2_VOCABULARY = 50_257  # token ids of GPT-2's tokenizer; `vocab_size` may pad beyond them
 GATE_CHANNELS = 32  # of the residual stream, from which the gates of value embeddings are computed (nanochat)
 
 
@@ -16,12 +15,7 @@ class ModelRecipe(ModelSettings):
     """The architecture of the model."""
 
     def problems(self) -> Iterator[Problem]:
-        yield from at_least(self, 1, "n_layer", "n_head", "n_embd", "block_size", "mlp_hidden")
-        if self.vocab_size < GPT2_VOCABULARY:
-            yield Problem(
-                "model.vocab_size",
-                f"model.vocab_size = {self.vocab_size} is smaller than GPT-2's {GPT2_VOCABULARY} tokens",
-            )
+        yield from at_least(self, 1, "n_layer", "n_head", "n_embd", "block_size", "vocab_size", "mlp_hidden")
         yield from self.head_problems()
         yield from self.rope_problems()
         yield from self.expert_problems()

@@ -15,7 +15,9 @@ class ModelSettings:
     n_embd: int = setting(768, "Width of the residual stream.")
     block_size: int = setting(1024, "Context length in tokens.")
     vocab_size: int = setting(
-        50_304, "Rows of the token embedding: GPT-2's 50,257 tokens, padded to a multiple of 64 or 128."
+        50_304,
+        "Rows of the token embedding: GPT-2's 50,257 tokens, padded to a multiple of 64 or 128; 0: as data.tokenizer"
+        " needs, padded to a multiple of 64.",
     )
     positions: Literal["learned", "rope"] = setting(
         "rope", "Position encoding: a learned table, or rotary embedding of queries and keys."

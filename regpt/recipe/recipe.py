@@ -16,6 +16,7 @@ from regpt.recipe.sections import (
     GuardRecipe,
     RunRecipe,
 )
+from regpt.recipe.vocabulary import GPT2, SIZES, padded_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +96,25 @@ class Recipe:
         if is_usable:
             yield from self.optimizer.length_problems(self.run.max_steps)
             yield from self.batch_problems()
+        yield from self.vocabulary_problems(SIZES.get(self.data.tokenizer, 1))
         if self.optimizer.head_lr and self.model.tied_head:
             yield Problem(
                 "optimizer.head_lr",
                 f"optimizer.head_lr = {self.optimizer.head_lr} needs a head of its own, but model.tied_head = true;"
                 " set optimizer.embedding_lr, or model.tied_head=false",
                 ("model.tied_head",),
+            )
+
+    def vocabulary_problems(self, tokens: int) -> Iterator[Problem]:
+        """Check that the model has a row for each of the tokenizer's tokens."""
+        if 1 <= self.model.vocab_size < tokens:
+            owner = "GPT-2" if self.data.tokenizer == GPT2 else self.data.tokenizer
+            yield Problem(
+                "model.vocab_size",
+                f"model.vocab_size = {self.model.vocab_size} is smaller than {owner}'s {tokens} tokens; set"
+                f" model.vocab_size={padded_size(tokens)}, or model.vocab_size=0 with"
+                f" data.tokenizer={self.data.tokenizer}",
+                ("data.tokenizer",),
             )
 
     def batch_problems(self, ranks: int = 1) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from typing import Literal
 from regpt.base.errors import Problem
 from regpt.recipe.batch_ramp import ramp_problem
 from regpt.recipe.schema import at_least, path_problem, setting, switch
+from regpt.recipe.vocabulary import GPT2
 
 SINKS = ("tensorboard", "wandb", "trackio")
 
@@ -143,9 +144,16 @@ class DataRecipe:
     )
     validation_tokens: int = setting(100_000_000, "Number of tokens in the validation split.", on_resume="free")
     shard_tokens: int = setting(100_000_000, "Number of tokens in one shard file.", on_resume="free")
+    tokenizer: str = switch(
+        GPT2,
+        "Tokenizer of the text: gpt2, cl100k (GPT-4's), o200k (GPT-4o's), or the path of a tokenizer.json or of its"
+        " folder.",
+        on_resume="free",
+    )
     tokenizer_backend: Literal["tiktoken", "gigatoken"] = setting(
         "tiktoken",
-        "Tokenizer library; gigatoken gives the same token ids faster (pip install 'regpt[fast]').",
+        "Tokenizer library; gigatoken gives the same token ids faster (pip install 'regpt[fast]'). A tokenizer.json is"
+        " read by tokenizers.",
         on_resume="free",
     )
     workers: int = setting(

@@ -12,6 +12,7 @@ from regpt.base.errors import Problem, RecipeError, UserError
 from regpt.recipe.aliases import OTHER_NAMES, current_recipe, current_setting, rename_settings
 from regpt.recipe.recipe import SECTIONS, Given, Recipe
 from regpt.recipe.schema import mistyped, parse_word, plain_value
+from regpt.recipe.vocabulary import GPT2, padded_size, tokenizer_size
 
 LIKE = "like"  # the one key of a recipe outside its sections: the recipe that it inherits from
 # The dataclass field of every setting, by section and key.
@@ -143,7 +144,7 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
     tables = {section: dict(table) if isinstance(table, dict) else table for section, table in tables.items()}
     problems = rename_settings(tables)
     unknown_values: set[str] = set()  # settings with an unusable value, which would cause further problems
-    sections = {}
+    sections: dict[str, dict[str, Any]] = {}
     for section, table in tables.items():
         if section not in SECTIONS:
             problems.append(unknown_section(section, table))
@@ -163,10 +164,25 @@ def build_recipe(name: str, tables: dict[str, Any]) -> tuple[Recipe | None, list
                     unknown_values.add(setting)
                 else:
                     values[key] = value
-            sections[section] = hints[section](**values)
-    recipe = Recipe(name=name, **sections)
+            sections[section] = values
+    problems += size_vocabulary(sections)
+    recipe = Recipe(name=name, **{section: hints[section](**values) for section, values in sections.items()})
     problems += [p for p in recipe.problems() if unknown_values.isdisjoint((p.setting, *p.depends_on))]
     return (None if problems else recipe), problems
+
+
+def size_vocabulary(sections: dict[str, dict[str, Any]]) -> list[Problem]:
+    """Replace `model.vocab_size` = 0 by the size that the tokenizer needs; return a problem if that is unknown."""
+    model = sections.get("model", {})
+    if model.get("vocab_size") != 0:
+        return []
+    choice = sections.get("data", {}).get("tokenizer", GPT2)
+    tokens = tokenizer_size(choice)
+    model["vocab_size"] = padded_size(tokens or 1)
+    if tokens is None:
+        reason = f"model.vocab_size = 0 takes the size of data.tokenizer = '{choice}', which cannot be read"
+        return [Problem("data.tokenizer", f"{reason}; name a tokenizer.json, or set model.vocab_size")]
+    return []
 
 
 def all_settings() -> list[str]:

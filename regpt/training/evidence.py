@@ -10,7 +10,7 @@ from regpt.base.errors import DataError
 from regpt.base.files import write_json, write_text
 from regpt.data.batches import Batch
 from regpt.data.shards import TokenWindows
-from regpt.data.tokenizer import decode
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer, text_with_ends
 from regpt.distributed.dtensor import full_scalar
 from regpt.model.gpt import GPT
 from regpt.tracking.journal import SkippedRecord
@@ -35,6 +35,7 @@ def write_evidence(
     batch: Batch,
     windows: TokenWindows,
     norms: dict[str, str],
+    tokenizer: Tokenizer = GPT2_TOKENIZER,
 ) -> Path:
     """Write a directory for a step that the guard rejected, with all windows of its batch; return its path."""
     folder = RunPaths(run).evidence(record.step)
@@ -47,15 +48,15 @@ def write_evidence(
         "gradient_norms": norms,
     }
     write_json(folder / "step.json", about)
-    texts = texts_of(windows.rows(batch.windows)[:, :-1])
+    texts = texts_of(windows.rows(batch.windows)[:, :-1], tokenizer)
     lines = (f"=== window {window}\n{text}" for window, text in zip(batch.windows, texts, strict=True))
     write_text(folder / "text.txt", "\n".join(lines) + "\n")
     return folder
 
 
-def texts_of(rows: NDArray[np.uint16]) -> list[str]:
-    """Return the text of each row of tokens; their ids where GPT-2's vocabulary is not available.  (B, T) -> (B)"""
+def texts_of(rows: NDArray[np.integer], tokenizer: Tokenizer) -> list[str]:
+    """Return the text of each row of tokens; their ids where the vocabulary is not available.  (B, T) -> (B)"""
     try:
-        return [decode(row) for row in rows]
+        return [text_with_ends(row, tokenizer) for row in rows]
     except DataError:
         return [" ".join(map(str, row.tolist())) for row in rows]

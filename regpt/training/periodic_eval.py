@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.console.training import TrainingConsole
 from regpt.data.shards import TokenWindows
-from regpt.data.tokenizer import encode
+from regpt.data.tokenizer import Tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import continuations
@@ -76,17 +76,19 @@ class PeriodicEvaluation:
         parallel: Parallel,
         windows: TokenWindows,
         data_digest: str,
+        tokenizer: Tokenizer,
         hellaswag: Items | None,
         write: Callable[[Record], None],
         check_stop: Callable[[], None],
         console: TrainingConsole,
     ) -> None:
-        """`windows` are those of the validation split of the dataset with `data_digest`; `hellaswag` its items.
+        """`windows` are those of the validation split of the dataset with `data_digest`; `hellaswag` are its items.
 
         `write` records a result. `check_stop` is called between two pieces of work and may raise to stop.
         """
         self.run_dir, self.windows, self.data_digest, self.hellaswag = run_dir, windows, data_digest, hellaswag
         self.parallel, self.device, self.ranks = parallel, parallel.device, parallel.ranks
+        self.tokenizer = tokenizer
         self.write, self.check_stop, self.console = write, check_stop, console
         self.losses: dict[int, float] = {}  # validation losses by step
         self.hellaswag_steps: set[int] = set()
@@ -97,7 +99,7 @@ class PeriodicEvaluation:
         """Evaluate as `recipe` says from now on. Its micro-batch also limits the groups of questions."""
         self.recipe = recipe
         self.hellaswag_task = (
-            PackedTask(self.hellaswag, recipe.model.block_size, max_batch_tokens(recipe, self.device))
+            PackedTask(self.hellaswag, recipe.model.block_size, max_batch_tokens(recipe, self.device), self.tokenizer)
             if self.hellaswag is not None
             else None
         )
@@ -143,10 +145,9 @@ class PeriodicEvaluation:
     def validate(self, step: int) -> None:
         """Compute, record and print the validation loss."""
         started_at = time.perf_counter()
+        report = self.progress_callback("validation")
         with self.parallel.eval_mode() as model:
-            found = validation(
-                model, self.windows, self.recipe, self.device, self.progress_callback("validation"), self.ranks
-            )
+            found = validation(model, self.windows, self.recipe, self.device, report, self.ranks, self.tokenizer)
         averaged = self.averaged_loss() if has_average(self.parallel.optimizer) else None
         path = IN_RUN.evaluation(step) / window_losses_file(self.data_digest, found.windows)
         if self.ranks.is_main:
@@ -232,7 +233,7 @@ class PeriodicEvaluation:
         settings = self.recipe.evaluation
         if settings.sample_count == 0:
             return
-        new_tokens = max(0, settings.sample_tokens - len(encode(settings.sample_prompt)))
+        new_tokens = max(0, settings.sample_tokens - len(self.tokenizer.encode(settings.sample_prompt)))
         rounds, report = itertools.count(), self.progress_callback("samples")
         with self.parallel.eval_mode() as model:
             texts = continuations(
@@ -243,6 +244,7 @@ class PeriodicEvaluation:
                 Sampling(top_k=settings.sample_top_k, seed=settings.sample_seed),
                 lambda: report(next(rounds), new_tokens),
                 self.ranks,
+                self.tokenizer,
             )
         record = SampleRecord(
             step=step,

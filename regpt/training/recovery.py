@@ -53,7 +53,9 @@ class Recovery:
         verdict = guard.reject(step, number)
         norms = gradient_norms(self.parallel.model)
         if self.parallel.ranks.is_main:
-            folder = write_evidence(self.run_dir, record, verdict, number, batch, self.train_windows, norms)
+            folder = write_evidence(
+                self.run_dir, record, verdict, number, batch, self.train_windows, norms, self.evaluation.tokenizer
+            )
             self.console.note(f"step {record.step:,}: {record.reason}; {VERDICT_TEXT[verdict]} ({folder})")
         self.parallel.optimizer.zero_grad(set_to_none=True)
         if verdict is Verdict.SKIP:

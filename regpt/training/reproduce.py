@@ -14,9 +14,10 @@ from regpt.base.errors import DataError, UserError
 from regpt.console.training import Console
 from regpt.data.batches import BatchLoader
 from regpt.data.shards import TokenWindows, read_manifest
-from regpt.data.tokenizer import END_OF_TEXT, decode
+from regpt.data.tokenizer import Tokenizer
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import apply_override, as_tables, build_recipe, load_resolved_recipe, toml_value
+from regpt.tokenization.opening import tokenizer_in
 from regpt.tracking.events import OutOfMemory, Resumed, Rollback
 from regpt.tracking.journal import EventRecord, History, SkippedRecord, StepRecord, read_history
 from regpt.tracking.layout import RunPaths
@@ -58,7 +59,9 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
     if logged is None:
         raise UserError(f"{run}: the journal has no step {step:,}", f"choose one from 1 to {history.step:,}")
     directory = recipe.data.directory
-    windows = TokenWindows(directory, read_manifest(directory), "train", recipe.model.block_size)
+    manifest = read_manifest(directory)
+    windows = TokenWindows(directory, manifest, "train", recipe.model.block_size)
+    tokenizer = tokenizer_in(directory, manifest.tokenizer)
     number = batch_number(history, recipe, step)
     with batch_loader(recipe, windows) as batches:
         batch = batches.read(number, step - 1)
@@ -71,7 +74,7 @@ def replay(run: Path, step: int, as_text: bool) -> Iterator[str]:
     yield f"step {step:,} · batch {number:,} · {len(batch.windows):,} windows · {what}"
     yield f"digest {batch.digest}, as in the journal"
     for window in batch.windows.tolist():
-        yield from describe(windows, window, as_text)
+        yield from describe(windows, window, as_text, tokenizer)
 
 
 def batch_loader(recipe: Recipe, windows: TokenWindows) -> BatchLoader:
@@ -85,18 +88,19 @@ def batch_loader(recipe: Recipe, windows: TokenWindows) -> BatchLoader:
     )
 
 
-def describe(windows: TokenWindows, window: int, as_text: bool) -> Iterator[str]:
+def describe(windows: TokenWindows, window: int, as_text: bool, tokenizer: Tokenizer) -> Iterator[str]:
     """Yield lines that describe a window and its documents, each with its number and position in the shard."""
     shard, first = windows.place(window)
     row = windows.rows([window])[0][:-1]
     document = windows.documents_before(window)
-    ends = np.flatnonzero(row == END_OF_TEXT)
+    end_of_text = windows.vocabulary.end_of_text
+    ends = np.flatnonzero(row == end_of_text)
     edges = [0, *(int(place) for place in ends if place > 0), len(row)]
     yield f"window {window:,}: {shard.name}, tokens {first:,} to {first + len(row):,}"
     for begin, end in pairwise(edges):
-        starts = bool(row[begin] == END_OF_TEXT)
+        starts = bool(row[begin] == end_of_text)
         document += starts
-        text = decode(row[begin + starts : end])
+        text = tokenizer.decode(row[begin + starts : end])
         shown = text if as_text else shortened(text)
         where = "from its beginning" if starts else "continued"
         yield f"  document {document:,} {where}, tokens {first + begin:,} to {first + end:,}: {shown!r}"

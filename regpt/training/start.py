@@ -15,6 +15,7 @@ from regpt.base.files import sha256_of_json, write_json, write_text
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console, quiet_console
 from regpt.data.shards import Manifest, read_manifest
+from regpt.data.tokenizer_folder import copy_tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS
@@ -227,6 +228,7 @@ def write_description(training: Trainer) -> None:
     """Write recipe.toml, and environment.json unless it exists."""
     paths, recipe = RunPaths(training.run_dir), training.recipe
     write_text(paths.recipe, to_toml(recipe))
+    copy_tokenizer(recipe.data.directory, training.run_dir)
     if not paths.environment.exists():
         about = environment(recipe, training.device, training.manifest, training.ranks.size)
         write_json(paths.environment, about.to_json())

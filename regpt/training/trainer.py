@@ -13,7 +13,8 @@ import torch
 from regpt.base.errors import UserError
 from regpt.console.training import Console
 from regpt.data.batches import Batch, BatchLoader
-from regpt.data.shards import Manifest, TokenWindows, check_fits
+from regpt.data.shards import Manifest
+from regpt.data.sizes import open_windows
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.signals import STOP_REASONS, GracefulStop, StopRequested
 from regpt.machine.attention import attention_backend
@@ -26,6 +27,7 @@ from regpt.model.moe import balance_experts
 from regpt.optimizer.schedule import learning_rate
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import as_tables
+from regpt.tokenization.opening import tokenizer_in
 from regpt.tracking.events import Ended, Finished, Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord, ExpertLoadRecord, Journal, Record, SkippedRecord, StepRecord
 from regpt.tracking.trackers import Trackers
@@ -57,17 +59,14 @@ class Trainer:
         self.console = console.training_console(recipe, device, ranks.size)
         compute = compute_environment(device, ranks.size).to_json()
         self.manifest, self.state = manifest, TrainState(recipe, manifest.digest, compute)
-        directory = recipe.data.directory
-        self.train_windows = TokenWindows(directory, manifest, "train", recipe.model.block_size)
-        validation_windows = TokenWindows(directory, manifest, "val", recipe.model.block_size)
-        tokens = {"train": manifest.tokens("train"), "val": manifest.tokens("val")}
-        windows = {"train": len(self.train_windows), "val": len(validation_windows)}
-        check_fits(tokens, windows, recipe.batch_windows, recipe.model.block_size)
+        self.train_windows, validation_windows = open_windows(recipe, manifest)
         self.stopping = GracefulStop(
             recipe.run.time_limit_seconds, several_ranks=ranks.size > 1, handle_signals=handle_signals
         )
         self.parallel = make_parallel(recipe, device, ranks)
         self.model, self.optimizer = self.parallel.model, self.parallel.optimizer
+        self.tokenizer = tokenizer_in(recipe.data.directory, manifest.tokenizer)
+        self.model.end_of_text = manifest.vocabulary.end_of_text
         self.gradients = Gradients(recipe.run.seed, device, ranks, self.parallel, self.check_stop, self.console)
         self.trackers = Trackers(recipe.run.sink_names if ranks.is_main else [], console.note)
         self.journal: Journal | None = None  # opened by `train`, on rank 0
@@ -79,6 +78,7 @@ class Trainer:
             self.parallel,
             validation_windows,
             manifest.digest,
+            self.tokenizer,
             hellaswag,
             self.write,
             self.check_stop,

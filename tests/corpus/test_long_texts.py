@@ -31,7 +31,7 @@ def encoded(path: Path, separator: str, chunk_bytes: int) -> tuple[NDArray[np.ui
         part = FilePart(path, "text", separator)
         counts, tokens = Counts(), [np.empty(0, dtype=np.uint16)]
         for chunk in part.chunks():
-            result = encode_chunk(chunk, "tiktoken")
+            result = encode_chunk(chunk)
             counts, tokens = counts.plus(result), [*tokens, result.tokens]
         return np.concatenate(tokens), counts, list(documents(part, Counter()))
 
@@ -90,4 +90,4 @@ def test_stretch_that_cannot_be_encoded_is_refused(tmp_path: Path, monkeypatch: 
     path.write_text("words " * 5_000 + " " * 1_000_000 + "x")
     with pytest.raises(DataError, match=r"a\.txt: tiktoken cannot encode a stretch"):
         for chunk in FilePart(path, "text").chunks():
-            encode_chunk(chunk, "tiktoken")
+            encode_chunk(chunk)

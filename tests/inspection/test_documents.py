@@ -120,7 +120,7 @@ def test_shortened_shard_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_shard_shortened_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = dataset_of(tmp_path, random_documents(3, 9), TRAINING)
-    monkeypatch.setattr(documents, "check_shard", lambda path, shard: path.stat().st_size - 40)
+    monkeypatch.setattr(documents, "check_shard", lambda path, shard, dtype: path.stat().st_size - 40)
     with pytest.raises(documents.DataError, match="val_000000"):
         list(validation_documents(tmp_path, manifest))
     assert read_manifest(tmp_path) == manifest

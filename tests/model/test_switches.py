@@ -289,9 +289,18 @@ def test_first_document_is_as_in_a_row_of_its_own() -> None:
     torch.testing.assert_close(model.hidden(x[1:, 9:20]), model.hidden(x[1:, :20])[:, 9:], rtol=1e-4, atol=1e-5)
 
 
+def test_document_mask_follows_the_end_of_the_models_tokenizer() -> None:
+    model = GPT(replace(SMALL, document_mask=True))
+    row = torch.tensor([[5, 6, 9, 7, 8]])
+    assert int((model.attention_mask(row, None, None) == 0.0).sum()) == 15  # no document ends: causal
+    model.end_of_text = 9
+    assert int((model.attention_mask(row, None, None) == 0.0).sum()) == 3 + 6
+    assert document_numbers(row, None, 9).tolist() == [[0, 0, 1, 1, 1]]
+
+
 def test_flex_attention_sees_the_same_pairs_as_the_additive_mask() -> None:
     """The blocks are for CUDA; their mask is checked here, and tests/gpu runs the kernel."""
-    documents = document_numbers(tokens(24), None)
+    documents = document_numbers(tokens(24), None, END_OF_TEXT)
     from torch.nn.attention.flex_attention import create_mask
 
     blocks = document_blocks(documents)

@@ -27,13 +27,14 @@ from regpt.base.errors import DataError, LockedError, UserError
 from regpt.corpus import chunks, parquet
 from regpt.corpus.progress import NoPreparationProgress
 from regpt.corpus.text_files import FilePart
-from regpt.data import gigatoken, shard_writer, tokenizer
+from regpt.data import shard_writer, tokenizer
 from regpt.data.shards import Manifest, read_manifest
 from regpt.machine.limits import free_memory, usable_processors
 from regpt.preparation import encoders, job, split
 from regpt.preparation.dataset import exclusive, prepare
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import to_toml
+from regpt.tokenization import gigatoken
 from tests.conftest import tiny_recipe, wait_until
 
 
@@ -517,7 +518,7 @@ def test_gigatoken_difference_is_refused(many: Path, tmp_path: Path, monkeypatch
 def test_gigatoken_is_reloaded_to_bound_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = []
     monkeypatch.setattr(gigatoken, "RELOAD_AFTER_CHARACTERS", 10)
-    monkeypatch.setattr(gigatoken, "load", lambda real=gigatoken.load: loads.append(1) or real())
+    monkeypatch.setattr(gigatoken, "load", lambda reference, real=gigatoken.load: loads.append(1) or real(reference))
     ours = gigatoken.Gigatoken()
     for _ in range(3):
         assert [ids.tolist() for ids in ours.encode(["hello world"])] == [[31373, 995]]

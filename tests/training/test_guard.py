@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from regpt.base.errors import DataError, NumericsError
 from regpt.checkpoint import store
+from regpt.data.tokenizer import GPT2_TOKENIZER
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.sections import GuardRecipe
 from regpt.tracking.events import Event, Rollback
@@ -172,8 +173,10 @@ def test_evidence_has_token_ids_without_a_vocabulary(monkeypatch: pytest.MonkeyP
     def refuse(ids: object) -> str:
         raise DataError("no vocabulary", "")
 
-    monkeypatch.setattr("regpt.training.evidence.decode", refuse)
-    assert texts_of(np.array([[1, 2], [3, 50_256]], dtype=np.uint16)) == ["1 2", "3 50256"]
+    rows = np.array([[1, 2], [3, 50_256]], dtype=np.uint16)
+    assert texts_of(rows, GPT2_TOKENIZER) == ['"#', "$<|endoftext|>"]
+    monkeypatch.setattr("regpt.data.tokenizer.decode", refuse)
+    assert texts_of(rows, GPT2_TOKENIZER) == ["1 2", "3 50256"]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.data import tokenizer
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 
 # gigatoken caches every word (about 80 bytes each, measured), so it is reloaded from time to time.
 RELOAD_AFTER_CHARACTERS = 500_000_000
@@ -37,16 +38,18 @@ def version() -> str:
 
 
 class Gigatoken:
-    """GPT-2's tokenizer in gigatoken. Use one per process."""
+    """A tokenizer of OpenAI in gigatoken. Use one per process."""
 
-    def __init__(self) -> None:
+    def __init__(self, reference: Tokenizer = GPT2_TOKENIZER) -> None:
+        """`reference` is the same tokenizer in tiktoken."""
+        self.reference = reference
         self.tokenizer: Any = None
         self.characters = 0
 
     def encode(self, texts: Sequence[str]) -> Iterator[NDArray[np.integer] | None]:
         """Yield each text's ids, in order; None for a text that tiktoken cannot encode."""
         if self.tokenizer is None or self.characters > RELOAD_AFTER_CHARACTERS:
-            self.tokenizer, self.characters = load(), 0
+            self.tokenizer, self.characters = load(self.reference), 0
         self.characters += sum(map(len, texts))
         try:
             rows = self.tokenizer.encode_batch(list(texts), parallel=False).layout
@@ -55,7 +58,7 @@ class Gigatoken:
         ids, ends = rows.content.data, rows.offsets.data
         for text, begin, end in zip(texts, ends[:-1], ends[1:], strict=True):
             if len(text) > TIKTOKEN_MAY_FAIL and longest_whitespace(text) > TIKTOKEN_MAY_FAIL:
-                yield tokenizer.encode_or_none(text)
+                yield self.reference.encode_or_none(text)
             else:
                 yield ids[begin:end]
 
@@ -65,13 +68,14 @@ def longest_whitespace(text: str) -> int:
     return max((len(run) for run in re.findall(r"\s+", text)), default=0)
 
 
-def load() -> Any:
-    """Load gigatoken with GPT-2's vocabulary, written to a temporary file because it reads only tiktoken's format."""
+def load(reference: Tokenizer) -> Any:
+    """Load gigatoken with a vocabulary, written to a temporary file because it reads only tiktoken's format."""
     import gigatoken
 
-    ranks = tokenizer.encoding()._mergeable_ranks
+    encoding: Any = tokenizer.encoding() if reference is GPT2_TOKENIZER else getattr(reference, "encoding")  # noqa: B009
+    ranks = encoding._mergeable_ranks
     lines = (base64.b64encode(token) + b" %d\n" % rank for token, rank in sorted(ranks.items(), key=lambda kv: kv[1]))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "gpt2.tiktoken"
+        path = Path(folder) / f"{reference.name}.tiktoken"
         path.write_bytes(b"".join(lines))
-        return gigatoken.Tokenizer.from_tiktoken(path, pretokenizer="gpt2")
+        return gigatoken.Tokenizer.from_tiktoken(path, pretokenizer=reference.name)
