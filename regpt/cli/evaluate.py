@@ -93,10 +93,11 @@ def add_export(commands: "Subparsers") -> None:
         commands,
         "export",
         run_export,
-        "write a model as a Hugging Face directory or a GGUF file, with its tokenizer",
+        "write a model as a Hugging Face directory or a GGUF file, or upload it to the hub",
         "examples: regpt export demo-modern exported    then: AutoModelForCausalLM.from_pretrained('exported')\n"
         "          regpt export demo-modern exported-120 --step 120 --dtype bfloat16\n"
-        "          regpt export demo-modern --gguf m.gguf --dtype float16    then: llama-cli -m m.gguf\n\n"
+        "          regpt export demo-modern --gguf m.gguf --dtype float16    then: llama-cli -m m.gguf\n"
+        "          regpt export demo-modern --to hub:OWNER/NAME --license mit\n\n"
         "The model is read back from the disk. If its logits differ from the model's by more than rounding explains,\n"
         "nothing is left behind.",
     )
@@ -105,6 +106,12 @@ def add_export(commands: "Subparsers") -> None:
     export.add_argument(
         "--gguf", type=Path, metavar="FILE", help="write a GGUF file for llama.cpp (pip install 'regpt[gguf]')"
     )
+    export.add_argument(
+        "--to",
+        metavar="hub:OWNER/NAME",
+        help="upload to the Hugging Face hub (log in with: hf auth login); a new model is private",
+    )
+    export.add_argument("--public", action="store_true", help="with --to, make a new model public")
     export.add_argument(
         "--dtype",
         choices=["float32", "bfloat16", "float16"],
@@ -183,22 +190,32 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
 
 def run_export(arguments: argparse.Namespace) -> int:
     from regpt.export.directory import ExportOptions
+    from regpt.export.hub import parse_target, upload_model
     from regpt.export.opened import export_directory, export_file
     from regpt.export.precision import Precision
     from regpt.interop.open_model import open_model
 
     directory, file = arguments.target, arguments.gguf
-    if directory is None and file is None:
-        raise UserError("regpt export: no target", "name a directory, or --gguf FILE")
+    repository = parse_target(arguments.to) if arguments.to else ""
+    if directory is None and file is None and not repository:
+        raise UserError("regpt export: no target", "name a directory, --gguf FILE, or --to hub:OWNER/NAME")
+    if arguments.public and not repository:
+        raise UserError("--public is for the hub", "add --to hub:OWNER/NAME")
     opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
     options = ExportOptions(precision=Precision(arguments.dtype), keep_padding=arguments.keep_padding)
+
+    def note(text: str) -> None:
+        print(f"note: {text}", file=sys.stderr)
+
     if directory is not None:
-        note = lambda text: print(f"note: {text}", file=sys.stderr)  # noqa: E731
         export_directory(opened, directory, options, licence=arguments.license, note=note)
         print(f"exported: {directory}")
     if file is not None:
         export_file(opened, file, options)
         print(f"exported: {file}")
+    if repository:
+        url = upload_model(opened, repository, options, licence=arguments.license, public=arguments.public, note=note)
+        print(f"uploaded: {url}")
     return DONE
 
 

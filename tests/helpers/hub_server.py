@@ -1,11 +1,16 @@
-"""A server on loopback with the part of the Hugging Face Hub's API that regpt uses. It can inject errors."""
+"""A server on loopback with the part of the Hugging Face Hub's API that regpt uses, uploads included.
+
+It can inject errors.
+"""
 
 import hashlib
 import json
 import threading
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -26,6 +31,12 @@ class HubServer(ThreadingHTTPServer):
         self.pages = f"/{repository}" if kind == "models" else f"/{kind}/{repository}"
         self.requests: list[tuple[str, str]] = []  # (path, Range header) of each download
         self.refusal: tuple[int, str] | None = None  # status and message, as for an expired token: (401, "Invalid …")
+        self.exists = bool(files)
+        self.visibility = ""  # with which a client created the repository
+        self.token = "hf_of_the_tests"  # that may write
+        self.licences = ("mit", "apache-2.0", "cc-by-4.0")  # that the validation of a model card knows
+        self.commits: list[str] = []  # messages
+        self.objects: dict[str, bytes] = {}  # uploaded files, by SHA-256
         self.misbehaviours: dict[str, list[Misbehaviour]] = {}  # for the next downloads of a path, in order
 
     @property
@@ -48,6 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(status, b"{}", {"X-Error-Message": message})
         elif path in (f"{api}/revision/main", f"{api}/revision/{COMMIT}"):
             self.answer_json({"id": self.server.repository, "sha": COMMIT, "siblings": []})
+        elif path == f"{api}/tree/main":
+            self.answer_json([self.entry(path) for path in self.server.files])
         elif path.startswith(f"{api}/tree/{COMMIT}"):
             self.list_files(path.removeprefix(f"{api}/tree/{COMMIT}").strip("/"))
         elif path.startswith(f"{pages}/resolve/{COMMIT}/"):
@@ -56,6 +69,73 @@ class Handler(BaseHTTPRequestHandler):
             self.answer_error(404, "RevisionNotFound")
         else:
             self.answer_error(404, "RepoNotFound")
+
+    def do_POST(self) -> None:
+        body, server = self.rfile.read(int(self.headers["Content-Length"])), self.server
+        path = urlsplit(self.path).path
+        if server.refusal or self.headers.get("Authorization") != f"Bearer {server.token}":
+            status, message = server.refusal or (401, "Invalid username or password.")
+            self.answer(status, b"{}", {"X-Error-Message": message})
+        elif path == "/api/validate-yaml":
+            self.validate_card(json.loads(body)["content"])
+        elif path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif path == f"{server.api}/preupload/main":
+            found = [
+                {"path": one["path"], "uploadMode": "lfs" if one["size"] > 10_000 else "regular", "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            self.answer_json({"files": found})
+        elif path == f"/{server.repository}.git/info/lfs/objects/batch":
+            href = f"{server.address}/lfs/"
+            objects = [
+                {**one, "actions": {"upload": {"href": href + one["oid"]}}} for one in json.loads(body)["objects"]
+            ]
+            self.answer_json({"transfer": "basic", "objects": objects})
+        elif path == f"{server.api}/commit/main":
+            self.commit([json.loads(line) for line in body.splitlines()])
+        else:
+            self.answer_error(404, "RepoNotFound")
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.objects[hashlib.sha256(content).hexdigest()] = content
+        self.answer(200, b"", {})
+
+    def validate_card(self, content: str) -> None:
+        """Refuse a card whose metadata the client cannot read, or whose licence is unknown, as the hub does."""
+        from huggingface_hub import ModelCard
+
+        licence = ModelCard(content).data.license
+        if licence in (None, *self.server.licences):
+            self.answer_json({"errors": [], "warnings": []})
+        else:
+            error = {"errors": [{"message": f'"license" must be one of {", ".join(self.server.licences)}'}]}
+            self.answer(400, json.dumps(error).encode(), {"Content-Type": "application/json"})
+
+    def create(self, asked: dict[str, str]) -> None:
+        assert f"{asked['organization']}/{asked['name']}" == self.server.repository
+        there = {"url": f"{self.server.address}/{self.server.repository}"}
+        if self.server.exists:
+            self.answer(409, json.dumps(there).encode(), {"Content-Type": "application/json"})
+            return
+        self.server.exists, self.server.visibility = True, asked.get("visibility", "")
+        self.answer_json(there)
+
+    def commit(self, lines: list[dict[str, Any]]) -> None:
+        """Apply the lines of a commit; files of LFS are those that were uploaded before."""
+        files = self.server.files
+        for kind, value in [(line["key"], line["value"]) for line in lines]:
+            if kind == "header":
+                self.server.commits.append(value["summary"])
+            elif kind == "file":
+                files[value["path"]] = b64decode(value["content"])
+            elif kind == "lfsFile":
+                files[value["path"]] = self.server.objects[value["oid"]]
+            elif kind == "deletedFile":
+                del files[value["path"]]
+        page = f"{self.server.address}/{self.server.repository}/commit/{COMMIT}"
+        self.answer_json({"success": True, "commitOid": COMMIT, "commitUrl": page, "hookOutput": ""})
 
     def do_HEAD(self) -> None:
         content = self.server.files[unquote(urlsplit(self.path).path).split(f"/resolve/{COMMIT}/")[1]]
