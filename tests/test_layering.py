@@ -41,6 +41,7 @@ PACKAGES = [
     "export",
     "comparison",
     "watch",
+    "serve",
     "doctor",
     "ablation",
     "cli",
@@ -72,6 +73,7 @@ WITHOUT_TORCH = [
     "reporting",
     "comparison",
     "watch",
+    "serve",
 ]
 
 
@@ -146,6 +148,8 @@ def test_package_does_without_forbidden_libraries(package: str) -> None:
 @pytest.mark.parametrize("package", WITHOUT_TORCH)
 def test_package_does_not_load_torch(package: str) -> None:
     """Import every module of the package in a fresh process; what they import at module level must not be torch."""
+    if package == "serve":
+        pytest.importorskip("fastapi")  # in the extra `serve`
     names = [name for name in modules() if package_of(name) == package]
     code = f"import sys, {', '.join(names)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -79,11 +79,15 @@ def test_pre_commit_uses_the_pinned_ruff() -> None:
     assert versions == {f"ruff=={pins()['ruff']}"}
 
 
-def test_docs_extra_is_pinned() -> None:
-    names = {
-        re.split(r"[>=<\[]", requirement)[0] for requirement in PROJECT["project"]["optional-dependencies"]["docs"]
-    }
+@pytest.mark.parametrize("extra", ["docs", "serve"])
+def test_extra_is_pinned(extra: str) -> None:
+    names = {re.split(r"[>=<\[]", requirement)[0] for requirement in PROJECT["project"]["optional-dependencies"][extra]}
     assert names <= pins().keys()
+
+
+def test_development_includes_the_packages_of_the_server() -> None:
+    (regpt,) = [one for one in PROJECT["project"]["optional-dependencies"]["dev"] if one.startswith("regpt[")]
+    assert "serve" in re.split(r"[\[\],]", regpt)
 
 
 def make_demo(folder: Path, python: str) -> subprocess.CompletedProcess[str]:

@@ -37,6 +37,7 @@ from text to report:
   regpt prepare gpt2-modern                              text -> token shards
   regpt train gpt2-modern                                token shards -> runs/gpt2-modern
   regpt watch gpt2-modern                                in another terminal: curve, speed, time left
+  regpt serve                                            all runs in a browser, live
   regpt resume gpt2-modern                               continue after Ctrl-C or a crash
   regpt evaluate gpt2-modern --tasks hellaswag,piqa      score a finished model, or a Hugging Face model
   regpt report gpt2-modern --against gpt2-classic        the report, with figures
@@ -66,6 +67,7 @@ COMMANDS = (  # in the order of `regpt --help`
     train.add_cooldown,
     report.add_watch,
     report.add_runs_command,
+    report.add_serve,
     checkpoints.add_checkpoints,
     train.add_checks,
     evaluate.add_sample,

@@ -1,4 +1,4 @@
-"""The commands report, compare, runs and watch."""
+"""The commands report, compare, runs, watch and serve."""
 
 import argparse
 import sys
@@ -38,6 +38,22 @@ def add_watch(commands: "Subparsers") -> None:
 
 def add_runs_command(commands: "Subparsers") -> None:
     add_runs(add_command(commands, "runs", run_runs, "list the runs with their state, losses and speed"))
+
+
+def add_serve(commands: "Subparsers") -> None:
+    serve = add_command(
+        commands,
+        "serve",
+        run_serve,
+        "show the runs in a browser: curves that grow, samples, events, comparisons",
+        "example: regpt serve                 then open http://127.0.0.1:8000\n\n"
+        "Only reads, so it never disturbs a run. It needs: pip install 'regpt[serve]'. Only this machine can connect,\n"
+        "unless --host names another address, which needs a --token. docs/serve.md shows the page.",
+    )
+    serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, metavar="PORT", help="port (default: 8000; 0: any free one)")
+    serve.add_argument("--token", metavar="TOKEN", help="secret that every request must have, of 16 characters or more")
+    add_runs(serve)
 
 
 def add_compare(commands: "Subparsers") -> None:
@@ -111,6 +127,16 @@ def run_runs(arguments: argparse.Namespace) -> int:
         return DONE
     print_table(runs_table(paths))
     return DONE
+
+
+def run_serve(arguments: argparse.Namespace) -> int:
+    try:
+        from regpt.serve.server import serve
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("fastapi", "starlette", "uvicorn"):
+            raise
+        raise UserError(f"{error.name} is not installed", "pip install 'regpt[serve]'") from None
+    return serve(arguments.runs, arguments.host, arguments.port, arguments.token, lambda text: print(text, flush=True))
 
 
 def run_compare(arguments: argparse.Namespace) -> int:

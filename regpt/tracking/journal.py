@@ -133,6 +133,7 @@ class EventRecord:
 Measured = StepRecord | SkippedRecord | ValidationRecord | TaskRecord | ExpertLoadRecord
 Record = Measured | SampleRecord | CheckpointRecord | EventRecord
 RECORD_TYPES: dict[str, type[Record]] = {kind.kind: kind for kind in get_args(Record)}
+FIELDS = {kind: [f.name for f in fields(kind)] for kind in RECORD_TYPES.values()}
 TAIL_BYTES = 256  # enough for one step's record, whose batch and seconds are unique
 REWINDS = (Resumed, Rollback, OutOfMemory)  # after these the run is at an earlier step than its journal
 
@@ -147,11 +148,7 @@ class RunState(StrEnum):
     FINISHED = "finished"
 
 
-END_STATES = {
-    Event.STOPPED: RunState.STOPPED,
-    Event.FAILED: RunState.FAILED,
-    Event.FINISHED: RunState.FINISHED,
-}
+END_STATES = {Event.STOPPED: RunState.STOPPED, Event.FAILED: RunState.FAILED, Event.FINISHED: RunState.FINISHED}
 
 
 class Journal:
@@ -240,7 +237,7 @@ class JournalReader:
                     self.reset()
                     file.seek(0)
                 for line in file:
-                    record = parse(line.decode(errors="replace"))
+                    record = self.parse(line)
                     if record is None and not line.endswith(b"\n"):
                         break  # incomplete: the next update begins with it
                     self.read_to += len(line)
@@ -250,6 +247,10 @@ class JournalReader:
         except FileNotFoundError:
             self.reset()
         return self.history
+
+    def parse(self, line: bytes) -> Record | None:
+        """Return the record on a line; None for a line to leave out."""
+        return parse(line.decode(errors="replace"))
 
     def add(self, record: Record) -> None:
         if isinstance(record, EventRecord) and isinstance(record.detail, REWINDS):
@@ -294,6 +295,6 @@ def parse(line: str) -> Record | None:
             values["reason"] = Rejection.from_json(values["reason"])
         if kind is TaskRecord:
             values = {**counts_of(values["items"]), **values}
-        return kind(**{f.name: values[f.name] for f in fields(kind) if f.name in values})
+        return kind(**{name: values[name] for name in FIELDS[kind] if name in values})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -57,11 +57,9 @@ END_STATES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunStatus:
-    """A run at one moment. Times of day are seconds since 1970."""
+class RunActivity:
+    """What a run does at one moment, by its journal and its process. Times of day are seconds since 1970."""
 
-    name: str
-    recipe: Recipe
     environment: Environment | None  # None before it is written
     history: History
     now: float
@@ -72,38 +70,6 @@ class RunStatus:
     @property
     def step(self) -> int:
         return self.history.step
-
-    @property
-    def steps_left(self) -> int:
-        return max(0, self.recipe.run.max_steps - self.step)
-
-    @property
-    def tokens(self) -> int:
-        return self.recipe.tokens_after(self.step)
-
-    @property
-    def step_seconds(self) -> float:
-        """The median of the last steps, so that one slow step (compilation, a pause) has no effect; 0: no step yet.
-
-        Smaller steps of a ramp are scaled to total_batch_tokens.
-        """
-        lately = self.history.steps[-LAST_STEPS:]
-        batch = self.recipe.data.total_batch_tokens
-        scaled = [record.seconds * (batch / self.recipe.batch_tokens(record.step - 1)) for record in lately]
-        return median(scaled) if scaled else 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.recipe.data.total_batch_tokens / self.step_seconds if self.step_seconds else 0.0
-
-    @property
-    def share_of_peak(self) -> float | None:
-        """Achieved share of the devices' peak in the latest attempt; None where it uses a device of unknown peak."""
-        device, starts = self.environment.device if self.environment else None, self.history.details(Started)
-        if not (starts and device and device.known_peak and starts[-1].device == device.name):
-            return None
-        peak = device.known_peak * starts[-1].ranks
-        return self.tokens_per_second * self.recipe.model.flops_per_token / peak
 
     @property
     def attempt(self) -> EventRecord | None:
@@ -148,6 +114,46 @@ class RunStatus:
     def is_over(self) -> bool:
         """Whether the run has finished and no process prepares to extend it."""
         return self.state is State.FINISHED
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus(RunActivity):
+    """A run at one moment, with its recipe: also its speed and the time left."""
+
+    name: str
+    recipe: Recipe
+
+    @property
+    def steps_left(self) -> int:
+        return max(0, self.recipe.run.max_steps - self.step)
+
+    @property
+    def tokens(self) -> int:
+        return self.recipe.tokens_after(self.step)
+
+    @property
+    def step_seconds(self) -> float:
+        """The median of the last steps, so that one slow step (compilation, a pause) has no effect; 0: no step yet.
+
+        Smaller steps of a ramp are scaled to total_batch_tokens.
+        """
+        lately = self.history.steps[-LAST_STEPS:]
+        batch = self.recipe.data.total_batch_tokens
+        scaled = [record.seconds * (batch / self.recipe.batch_tokens(record.step - 1)) for record in lately]
+        return median(scaled) if scaled else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.recipe.data.total_batch_tokens / self.step_seconds if self.step_seconds else 0.0
+
+    @property
+    def share_of_peak(self) -> float | None:
+        """Achieved share of the devices' peak in the latest attempt; None where it uses a device of unknown peak."""
+        device, starts = self.environment.device if self.environment else None, self.history.details(Started)
+        if not (starts and device and device.known_peak and starts[-1].device == device.name):
+            return None
+        peak = device.known_peak * starts[-1].ranks
+        return self.tokens_per_second * self.recipe.model.flops_per_token / peak
 
     @property
     def evaluations_left(self) -> dict[str, int]:
@@ -221,15 +227,18 @@ class RunMonitor:
 
 def run_status(path: Path, recipe: Recipe, environment: Environment | None, history: History) -> RunStatus:
     """Return the status of a run whose files were just read, from its lock and its journal's date too."""
+    return RunStatus(name=path.resolve().name, recipe=recipe, **vars(run_activity(path, environment, history)))
+
+
+def run_activity(path: Path, environment: Environment | None, history: History) -> RunActivity:
+    """Return what a run does whose files were just read. Of `history`, the last steps suffice."""
     paths = RunPaths(path)
     holder = holder_of(paths.lock)
     try:
         written_at = paths.journal.stat().st_mtime
     except FileNotFoundError:
         written_at = time.time()
-    return RunStatus(
-        name=path.resolve().name,
-        recipe=recipe,
+    return RunActivity(
         environment=environment,
         history=history,
         now=time.time(),
@@ -240,7 +249,7 @@ def run_status(path: Path, recipe: Recipe, environment: Environment | None, hist
 
 
 def state_of(run: Run) -> State:
-    return run_status(run.path, run.recipe, run.environment, run.history).state
+    return run_activity(run.path, run.environment, run.history).state
 
 
 def read_environment(run: Path) -> Environment | None:

@@ -82,15 +82,15 @@ class Page:
         message, self.rest = self.rest.split(b"\0", 1)
         return dict(json.loads(message))
 
-    def open(self, file: Path, width: int, scheme: str) -> None:
-        """Load a file in a window `width` pixels wide. `scheme` is the preferred color scheme, light or dark."""
+    def open(self, place: Path | str, width: int, scheme: str) -> None:
+        """Load a file or a URL in a window `width` pixels wide. `scheme` is the preferred one, light or dark."""
         media = [{"name": "prefers-color-scheme", "value": scheme}]
         self.call("Emulation.setEmulatedMedia", features=media)
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
         )
         self.events.clear()
-        self.call("Page.navigate", url=file.as_uri())
+        self.call("Page.navigate", url=place.as_uri() if isinstance(place, Path) else place)
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.read())
 

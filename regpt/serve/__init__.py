@@ -1,0 +1,1 @@
+"""`regpt serve`: an HTTP server that shows the runs of a folder in a browser."""
