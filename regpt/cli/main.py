@@ -62,6 +62,7 @@ COMMANDS = (  # in the order of `regpt --help`
     plan.add_doctor,
     prepare.add_prepare,
     prepare.add_data,
+    prepare.add_tokenizer,
     train.add_train,
     train.add_resume,
     train.add_cooldown,

@@ -1,8 +1,9 @@
-"""The commands prepare and data."""
+"""The commands prepare, data and tokenizer."""
 
 import argparse
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,8 @@ def add_prepare(commands: "Subparsers") -> None:
 
 
 def add_data(commands: "Subparsers") -> None:
-    data = add_command(commands, "data", run_data_show, "import, verify and show datasets")
-    actions = data.add_subparsers(metavar="import|verify|show", required=True)
+    data = add_command(commands, "data", run_data_show, "import, export, verify and show datasets")
+    actions = data.add_subparsers(metavar="import|export|verify|show", required=True)
     imported = actions.add_parser(
         "import",
         help="use the shards of build-nanogpt (.npy), llm.c, modded-nanogpt or nanoGPT (.bin)",
@@ -60,10 +61,72 @@ def add_data(commands: "Subparsers") -> None:
     imported.add_argument(
         "--form", choices=["nanogpt"], help="nanogpt: uint16 tokens without a header, such as train.bin and val.bin"
     )
+    imported.add_argument(
+        "--tokenizer",
+        default="gpt2",
+        metavar="TOKENIZER",
+        help="tokenizer that made the tokens: gpt2, cl100k, o200k or the path of a tokenizer.json (default: gpt2)",
+    )
+    add_export_data(actions)
     verified = actions.add_parser("verify", help="read a whole dataset and compare it with its manifest")
     verified.set_defaults(command=run_data_verify)
     add_directory(verified)
     add_show(actions)
+
+
+def add_export_data(actions: "Subparsers") -> None:
+    exported = actions.add_parser(
+        "export",
+        help="write the shards for llm.c and modded-nanogpt, or for nanoGPT",
+        description="Copy the tokens of a dataset into files that other programs read. DIR is not changed.",
+        epilog="example: regpt data export data/fineweb-edu-10BT --form nanogpt --into nanoGPT/data/edu",
+    )
+    exported.set_defaults(command=run_data_export)
+    add_directory(exported)
+    exported.add_argument(
+        "--form",
+        choices=["llm.c", "nanogpt"],
+        required=True,
+        help="llm.c: a .bin file with a header for each shard; nanogpt: train.bin and val.bin, uint16 without a header",
+    )
+    exported.add_argument("--into", type=Path, required=True, metavar="FOLDER", help="folder to make")
+
+
+def add_tokenizer(commands: "Subparsers") -> None:
+    tokenizer = add_command(commands, "tokenizer", run_tokenizer_train, "train a tokenizer on your text")
+    actions = tokenizer.add_subparsers(metavar="train", required=True)
+    trained = actions.add_parser(
+        "train",
+        help="train a byte-level BPE tokenizer",
+        description="Train a byte-level BPE tokenizer, as GPT-2's, on text and write it as a tokenizer.json.\n\n"
+        "A small vocabulary suits a small model, of which GPT-2's 50,257 tokens would take most of the parameters.\n"
+        "The losses of models with different tokenizers do not compare; their bits per byte do.",
+        epilog="example: regpt tokenizer train my-texts --vocab-size 4096 --into tokenizers/mine\n"
+        "         regpt train demo-modern data.source=my-texts data.path=data/mine data.tokenizer=tokenizers/mine"
+        " model.vocab_size=0\n\nThe same text gives the same file.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    trained.set_defaults(command=run_tokenizer_train)
+    trained.add_argument("source", metavar="SOURCE", help="file or folder of text, as data.source; or 'stdlib'")
+    trained.add_argument(
+        "--vocab-size",
+        type=at_least(int, 257),
+        required=True,
+        metavar="N",
+        help="number of tokens: 256 bytes, the merges, and <|endoftext|>; a multiple of 64 leaves no row unused",
+    )
+    trained.add_argument(
+        "--into", type=Path, required=True, metavar="FILE", help="file to write, or a folder for tokenizer.json"
+    )
+    trained.add_argument(
+        "--split",
+        choices=["gpt2", "cl100k"],
+        default="gpt2",
+        help="where tokens may end; cl100k: at most three digits, line ends with punctuation (default: gpt2)",
+    )
+    trained.add_argument(
+        "--text-column", default="text", metavar="NAME", help="field of JSON lines and parquet (default: text)"
+    )
 
 
 def add_show(actions: "Subparsers") -> None:
@@ -131,17 +194,48 @@ def run_data_import(arguments: argparse.Namespace) -> int:
     from regpt.console.preparation import ReadingConsole
     from regpt.console.training import Console
     from regpt.data.import_shards import default_target, find_shards, import_shards
+    from regpt.tokenization.opening import open_tokenizer
 
-    found = find_shards(arguments.directory, without_header=arguments.form == "nanogpt")
+    tokenizer = open_tokenizer(arguments.tokenizer)
+    found = find_shards(arguments.directory, arguments.form == "nanogpt", tokenizer)
     into = None if arguments.in_place else arguments.into or default_target(arguments.directory)
     with Console() as console:
-        manifest = import_shards(arguments.directory, found, into, ReadingConsole(console, "import"))
+        manifest = import_shards(arguments.directory, found, into, ReadingConsole(console, "import"), tokenizer)
     where = into or arguments.directory
     print(
         f"{where}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens"
         f" in {len(manifest.shards)} shards; train on it with data.path={where}"
     )
     print(f"digest {manifest.digest}")
+    return DONE
+
+
+def run_data_export(arguments: argparse.Namespace) -> int:
+    from regpt.console.preparation import ReadingConsole
+    from regpt.console.training import Console
+    from regpt.data.export_shards import export_shards
+
+    with Console() as console:
+        manifest = export_shards(arguments.directory, arguments.into, arguments.form, ReadingConsole(console, "export"))
+    print(f"{arguments.into}: {manifest.tokens('train'):,} training and {manifest.tokens('val'):,} validation tokens")
+    return DONE
+
+
+def run_tokenizer_train(arguments: argparse.Namespace) -> int:
+    from regpt.console.preparation import ReadingConsole
+    from regpt.console.training import Console
+    from regpt.corpus.corpora import open_corpus, read_documents
+    from regpt.tokenization.training import target_of, train_tokenizer
+
+    target_of(arguments.into)  # before the text is read
+    corpus = open_corpus(arguments.source, arguments.text_column)
+    with Console() as console, console.stoppable():
+        texts = read_documents(corpus, Counter(), ReadingConsole(console, "read"))
+        trained = train_tokenizer(texts, arguments.vocab_size, arguments.into, arguments.split)
+    print(f"{trained.path}: {trained.tokens:,} tokens, {trained.bytes_per_token:.2f} bytes per token of this text")
+    if trained.tokens < arguments.vocab_size:
+        print(f"note: the text gives no more than {trained.tokens:,} tokens", file=sys.stderr)
+    print(f"use it: data.tokenizer={shlex.quote(str(arguments.into))} model.vocab_size=0")
     return DONE
 
 

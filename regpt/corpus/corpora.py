@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from regpt.base.errors import DataError
 from regpt.base.files import sha256_of_json
+from regpt.base.progress import Progress
 from regpt.corpus.chunks import NO_TEXT, Chunk, Documents, EncodedChunk
 from regpt.corpus.encodings import NOT_UTF8
 from regpt.corpus.file_kinds import ADVICE, READABLE_FILES, file_kind, unread_suffix
@@ -144,6 +145,18 @@ def documents(part: Part, refused: Counter[str]) -> Iterator[str]:
             last = [text]
     if last:
         yield "".join(last)
+
+
+def read_documents(corpus: Corpus, refused: Counter[str], progress: Progress) -> Iterator[str]:
+    """Yield the documents of a corpus on this machine, in order. `progress` is told the bytes of the files."""
+    done = 0
+    for part in corpus.parts:
+        for text in documents(part, refused):
+            progress.raise_if_stopped()
+            yield text
+        part.check_readable(1, refused)
+        done += part.size
+        progress.update(done, corpus.size)
 
 
 def accepted(texts: Iterable[object], refused: Counter[str]) -> Iterator[str]:

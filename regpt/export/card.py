@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from regpt.base.format import with_error
-from regpt.data.public_corpora import PublicCorpus
+from regpt.corpus.public_corpora import PublicCorpus
 from regpt.export.figures import CUSTOM, Figure
 from regpt.export.precision import Precision
 from regpt.interop.form import ModelType, form_of

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
-from regpt.data.public_corpora import PublicCorpus, corpus_of_source
+from regpt.corpus.public_corpora import PublicCorpus, corpus_of_source
 from regpt.fairness import condition_checks, run_checks
 from regpt.fairness.caveats import Caveat, CaveatKind, Remedy, RemedyKind, are_different, evaluate_command
 from regpt.fairness.models import ComparedModel, TaskScore, all_tasks

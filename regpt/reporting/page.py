@@ -5,7 +5,7 @@ from pathlib import Path
 
 from regpt.base.files import write_text
 from regpt.base.format import percent, scientific
-from regpt.data.public_corpora import PublicCorpus
+from regpt.corpus.public_corpora import PublicCorpus
 from regpt.optimizer.schedule import cooldown_text
 from regpt.rendering.figure_style import Line, as_markdown, as_picture
 from regpt.rendering.html import html_page

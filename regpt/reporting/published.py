@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from regpt.data.public_corpora import PublicCorpus
+from regpt.corpus.public_corpora import PublicCorpus
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from regpt.base.format import NO_VALUE, percent, with_error
-from regpt.data.public_corpora import PublicCorpus, corpus_of_source
+from regpt.corpus.public_corpora import PublicCorpus, corpus_of_source
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe, shipped_recipe
 from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS, REFERENCES, Reference

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from regpt.base.errors import UserError
-from regpt.data.public_corpora import PublicCorpus, corpus_of_imported_shards, corpus_of_source
+from regpt.corpus.public_corpora import PublicCorpus, corpus_of_imported_shards, corpus_of_source
 from regpt.data.token_statistics import TokenStatistics
 from regpt.data.validation_split import ValidationSplit
 from regpt.inspection.duplicate_record import SplitDuplicates

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError, UserError
-from regpt.data.public_corpora import PublicCorpus
+from regpt.corpus.public_corpora import PublicCorpus
 from regpt.recipe.aliases import current_device, current_recipe
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_resolved_recipe

@@ -9,7 +9,7 @@ import pytest
 
 from regpt.base.errors import UserError
 from regpt.cli.main import main
-from regpt.data.public_corpora import PublicCorpus
+from regpt.corpus.public_corpora import PublicCorpus
 from regpt.data.token_statistics import measure
 from regpt.fairness.learning_curves import training_seconds
 from regpt.fairness.loading import load_run
