@@ -75,7 +75,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         assert not found.complaints, found.complaints
 
 
-LINE = "document.querySelector('.large svg path.line')"
+LINE = "document.querySelector('.large svg path.line:not(.faint)')"
 
 
 def test_list_shows_runs_by_state_and_opens_one_by_keyboard(browser: Browser) -> None:

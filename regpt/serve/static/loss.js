@@ -37,7 +37,7 @@ function toggle(text, name, redraw) {
   return button;
 }
 
-// The losses of a run: least and largest of each point as a band, their mean as a line, validation as points.
+// The losses of a run: each point faint, its least and largest as a band, a longer mean as a line, validation as points.
 export function lossSeries(run, axis, color, validationColor, withBand) {
   const { curves, lists } = run;
   const validations = lists.validations ?? [];
@@ -48,6 +48,7 @@ export function lossSeries(run, axis, color, validationColor, withBand) {
     color,
     x: curves[axis] ?? [],
     y: many ? smoothed(curves.loss, curves.count) : curves.loss ?? [],
+    raw: withBand && many ? curves.loss : undefined,
     low: withBand ? curves.loss_min : undefined,
     high: withBand ? curves.loss_max : undefined,
     points,

@@ -96,7 +96,7 @@ export class Plot {
     const Y = (y) => this.height - bottom - (this.height - top - bottom) * along(y, limits.low, limits.high, this.logY);
     this.scale = { X, Y, width, limits };
     this.drawAxes(X, Y, width, limits);
-    const box = { x: left, y: top, width: width - left - right, height: this.height - top - bottom };
+    const box = { x: left, y: top, width: width - left, height: this.height - top - bottom };
     const inside = svg("g", { "clip-path": `url(#${this.clip})` });
     this.svg.append(svg("clipPath", { id: this.clip }, svg("rect", box)), inside);
     for (const one of this.data.series) this.drawSeries(inside, one, X, Y);
@@ -126,6 +126,7 @@ export class Plot {
   }
 
   drawSeries(group, one, X, Y) {
+    if (one.raw) group.append(svg("path", { class: `line faint ${one.color}`, d: this.path(one.x, one.raw, X, Y) }));
     if (one.low) group.append(svg("path", { class: `band ${one.color}`, d: this.band(one, X, Y) }));
     if (one.y.length) group.append(svg("path", { class: `line ${one.color} ${one.thick ? "thick" : ""}`, d: this.path(one.x, one.y, X, Y) }));
     const points = one.points;
