@@ -24,10 +24,13 @@ def best_step(steps: Collection[int], losses: Mapping[int, float]) -> int | None
 
 
 def kept_steps(steps: Collection[int], asked: CheckpointRecipe, losses: Mapping[int, float]) -> set[int]:
-    """Return the steps that are kept: the last ones, multiples and the best, as asked; all with keep_last = 0."""
+    """Return the steps that are kept: the last ones, multiples and the best, as asked; all with keep_last = 0.
+
+    Step 0, with the weights that a run started from, is kept always: a rollback may need it.
+    """
     if asked.keep_last == 0:
         return set(steps)
-    kept = set(sorted(steps)[-asked.keep_last :])
+    kept = {*sorted(steps)[-asked.keep_last :], *(step for step in steps if step == 0)}
     if asked.keep_every:
         kept |= {step for step in steps if step % asked.keep_every == 0}
     best = best_step(steps, losses) if asked.keep_best else None

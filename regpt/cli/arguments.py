@@ -1,11 +1,17 @@
 """Arguments that several commands share: recipes, settings, runs, numbers."""
 
 import argparse
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from regpt.base.errors import DataError
+
 if TYPE_CHECKING:
+    from regpt.recipe.recipe import Recipe
+
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 Run = Callable[[argparse.Namespace], int]
 
@@ -87,3 +93,24 @@ def at_least(kind: Callable[[str], float], least: float) -> Callable[[str], floa
 
     number.__name__ = "whole number" if kind is int else "number"
     return number
+
+
+def with_source(recipe: "Recipe", runs: Path) -> "Recipe":
+    """Return a recipe with the model of `run.init_from`, if it has one. Only then torch is loaded.
+
+    Where the hub does not answer, a note says so, and the model is the one that the recipe itself describes.
+    """
+    if not recipe.run.init_from:
+        return recipe
+    from regpt.interop.initial import with_source_model
+
+    try:
+        return with_source_model(recipe, runs)
+    except DataError as error:
+        print(f"note: {error}; until then model.* is that of the recipe {recipe.name}", file=sys.stderr)
+        return recipe
+
+
+def without_source(recipe: "Recipe") -> "Recipe":
+    """Return a recipe that starts from initial weights, for a trial of its speed."""
+    return replace(recipe, run=replace(recipe.run, init_from=""))

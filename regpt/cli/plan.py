@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
-from regpt.cli.arguments import add_command, add_recipe, add_runs, at_least
+from regpt.cli.arguments import add_command, add_recipe, add_runs, at_least, with_source, without_source
 
 if TYPE_CHECKING:
     from regpt.cli.arguments import Subparsers
@@ -88,7 +88,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     from regpt.plan.wording import plan_lines
     from regpt.recipe.settings import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = with_source(load_recipe(arguments.recipe, arguments.overrides), arguments.runs)
     price = arguments.price
     if price is None and recipe.run.price_per_hour:
         price = recipe.run.price_per_hour / arguments.gpus
@@ -130,7 +130,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
     from regpt.base.files import temporary_folder, write_json
     from regpt.recipe.settings import load_recipe
 
-    recipe, file = load_recipe(arguments.recipe, arguments.overrides), arguments.json
+    recipe = without_source(with_source(load_recipe(arguments.recipe, arguments.overrides), arguments.runs))
+    file = arguments.json
     if file is not None and (file.is_dir() or not file.parent.is_dir()):
         problem = "is a folder" if file.is_dir() else "its folder does not exist"
         raise UserError(f"--json {file}: {problem}", "name a file in a folder that exists")
@@ -155,7 +156,10 @@ def run_bench(arguments: argparse.Namespace) -> int:
 def run_doctor(arguments: argparse.Namespace) -> int:
     from regpt.recipe.settings import load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = with_source(load_recipe(arguments.recipe, arguments.overrides), arguments.runs)
+    if recipe.run.init_from:
+        print(f"the rehearsal has the shape of {recipe.run.init_from}, and starts from initial weights")
+        recipe = without_source(recipe)
     from rich.console import Console as Terminal
 
     from regpt.doctor.runner import doctor

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from regpt.base.errors import DONE, RecipeError, UserError
-from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_runs, at_least
+from regpt.cli.arguments import add_command, add_overrides, add_recipe, add_runs, at_least, with_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +146,7 @@ def run_recipe_show(arguments: argparse.Namespace) -> int:
     from regpt.recipe.recipe import warmup_advice
     from regpt.recipe.settings import load_recipe, to_toml
 
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    recipe = with_source(load_recipe(arguments.recipe, arguments.overrides), Path("runs"))
     print(to_toml(recipe))
     micro_batch = f"{recipe.data.micro_batch} x {recipe.model.block_size} tokens"
     if problems := list(recipe.batch_problems(arguments.ranks)):

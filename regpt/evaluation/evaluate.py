@@ -15,11 +15,11 @@ from regpt.base.errors import UserError
 from regpt.data.shards import MANIFEST_FILE, TokenWindows, read_manifest
 from regpt.data.tokenizer import describe_tokenizer
 from regpt.distributed.rank_group import RankGroup
-from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
+from regpt.evaluation.results import Result, add_result, create_results
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
 from regpt.evaluation.validation import Validation, validation
-from regpt.interop.open_model import LoadedModel
+from regpt.interop.open_model import LoadedModel, digest_of_weights
 from regpt.machine.device import Device
 from regpt.model.gpt import GPT
 from regpt.tasks.catalog import HELLASWAG_FILE, TASKS

@@ -17,9 +17,9 @@ from regpt.base.files import write_text
 from regpt.data.tokenizer import Tokens
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.evaluate import ReportTaskProgress, ignore_task_progress
-from regpt.evaluation.results import Result, add_result, create_results, digest_of_weights
+from regpt.evaluation.results import Result, add_result, create_results
 from regpt.evaluation.scoring import PackedQuestions, choice_losses_and_greedy, max_batch_tokens
-from regpt.interop.open_model import LoadedModel
+from regpt.interop.open_model import LoadedModel, digest_of_weights
 from regpt.machine.device import Device
 from regpt.machine.env import disable_lm_eval_multiprocessing
 from regpt.machine.packages import is_installed

@@ -1,6 +1,5 @@
 """The results of `regpt evaluate`: rows for a table, and results.json in the directory of an evaluation."""
 
-import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,6 @@ from regpt.base.errors import UserError
 from regpt.base.files import write_json
 from regpt.interop.open_model import LoadedModel
 from regpt.machine.device import Device
-from regpt.model.gpt import GPT
 from regpt.tracking.layout import EVALUATIONS_DIR, RESULTS_FILE, RunPaths
 
 
@@ -33,14 +31,6 @@ def evaluation_dir(loaded: LoadedModel) -> Path:
     if loaded.run is not None and loaded.step is not None:
         return RunPaths(loaded.run).evaluation(loaded.step, loaded.averaged)
     return Path(EVALUATIONS_DIR) / loaded.name
-
-
-def digest_of_weights(model: GPT) -> str:
-    """Return the SHA-256 of all parameters, which identifies a model wherever it is stored."""
-    digest = hashlib.sha256()
-    for parameter in model.parameters():
-        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def create_results(into: Path, loaded: LoadedModel, weights: str) -> None:

@@ -4,12 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from regpt.base.errors import UserError
-from regpt.evaluation.results import digest_of_weights
 from regpt.export.card import CardSubject, dataset_on_the_hub, model_card
 from regpt.export.directory import ExportOptions, check_target, export, rows_to_keep
 from regpt.export.figures import Figure, figures_of
 from regpt.export.gguf_file import export_gguf
-from regpt.interop.open_model import LoadedModel
+from regpt.interop.open_model import LoadedModel, digest_of_weights
 from regpt.tracking.run import Run, open_run
 
 

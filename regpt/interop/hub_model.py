@@ -7,11 +7,10 @@ from regpt.base.errors import UserError
 from regpt.base.hub_errors import MODEL, first_line, is_network_error, plain_hub_errors, unreachable
 
 HUB = "hub:"
-FILES = [
+WEIGHTS = ["model*.safetensors", "model.safetensors.index.json"]
+OTHER_FILES = [
     "config.json",
     "generation_config.json",
-    "model*.safetensors",
-    "model.safetensors.index.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -23,11 +22,12 @@ FILES = [
 NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 
 
-def download_model(where: str) -> tuple[Path, str]:
+def download_model(where: str, weights: bool = True) -> tuple[Path, str]:
     """Return the folder of 'hub:OWNER/NAME' or 'hub:OWNER/NAME@REVISION' in the cache, and where to find it again.
 
-    The second value names the commit. Files that the cache holds are not downloaded again, and without a network they
-    are used as they are. Raises UserError for another form, DataError if the hub has no such model.
+    Without `weights` those are not downloaded. The second value names the commit. Files that the cache holds
+    are not downloaded again, and without a network they are used as they are. Raises UserError for another form,
+    DataError if the hub has no such model.
     """
     found = NAME.fullmatch(where.removeprefix(HUB))
     if found is None:
@@ -39,7 +39,8 @@ def download_model(where: str) -> tuple[Path, str]:
         with plain_hub_errors(repository, revision, MODEL):
             from huggingface_hub import snapshot_download
 
-            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=FILES))
+            names = [*OTHER_FILES, *WEIGHTS] if weights else OTHER_FILES
+            folder = Path(snapshot_download(repository, revision=revision, allow_patterns=names))
     except UserError:
         raise
     except Exception as error:  # of the client's HTTP library

@@ -1,5 +1,6 @@
 """Open a trained model: a run, a checkpoint, a Hugging Face directory, or a model on the hub."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -165,3 +166,11 @@ def open_checkpoint(path: Path, overrides: Sequence[str], averaged: bool = False
         averaged,
         recipe.tokens_after(step),
     )
+
+
+def digest_of_weights(model: GPT) -> str:
+    """Return the SHA-256 of all parameters, which identifies a model wherever it is stored."""
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from regpt.base.errors import CheckpointError, UserError
 from regpt.checkpoint import store
+from regpt.data.tokenizer import GPT2_TOKENIZER, NAME
+from regpt.data.tokenizer_folder import FOLDER
 from regpt.interop.configuration import is_pretrained, read_config, recipe_from_config
 from regpt.interop.hub_model import HUB, download_model
+from regpt.interop.pretrained_tokenizer import load_tokenizer
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import build_recipe
@@ -31,12 +34,15 @@ class ModelSource:
     exact_name: str  # that finds the same weights again: a path, or hub:OWNER/NAME@COMMIT
 
 
-def find_source(where: str | PathLike[str], root: Path, step: int | None = None, averaged: bool = False) -> ModelSource:
+def find_source(
+    where: str | PathLike[str], root: Path, step: int | None = None, averaged: bool = False, weights: bool = True
+) -> ModelSource:
     """Find a model; of a run, the checkpoint after `step`, by default the newest intact one.
 
-    `averaged` is asked of checkpoints only. Raises UserError or CheckpointError if it is missing.
+    `averaged` is asked of checkpoints only. Without `weights` those of a model on the hub are not downloaded. Raises
+    UserError or CheckpointError if the model is missing.
     """
-    path = Path(where)
+    path = Path(where).expanduser()
     is_checkpoint = (path / "state.json").is_file()
     on_hub = str(where).startswith(HUB)
     if is_checkpoint or on_hub or is_pretrained(path):
@@ -48,7 +54,7 @@ def find_source(where: str | PathLike[str], root: Path, step: int | None = None,
             raise UserError(f"--averaged: {where} is a Hugging Face model, which has no other weights", "leave it out")
         exact_name = str(path)
         if on_hub:
-            path, exact_name = download_model(str(where))
+            path, exact_name = download_model(str(where), weights)
             return ModelSource(SourceKind.PRETRAINED, path, exact_name.partition("@")[0].rpartition("/")[2], exact_name)
         return ModelSource(SourceKind.PRETRAINED, path, path.resolve().name, exact_name)
     try:
@@ -94,3 +100,15 @@ def shape_of(source: ModelSource) -> ModelRecipe:
     if source.kind is SourceKind.CHECKPOINT:
         return recipe_of_checkpoint(source.path).model
     return recipe_from_config(read_config(source.path), source.path)
+
+
+def tokenizer_setting(source: ModelSource) -> str:
+    """Return the value of data.tokenizer that gives a model's tokenizer: a name, or a folder."""
+    if source.kind is SourceKind.PRETRAINED:
+        config = read_config(source.path)
+        found = load_tokenizer(source.path, recipe_from_config(config, source.path), config)
+        return NAME if found is GPT2_TOKENIZER else str(source.path)
+    run = run_of_checkpoint(source.path)
+    if run is not None and (run / FOLDER).is_dir():
+        return str(run / FOLDER)
+    return recipe_of_checkpoint(source.path).data.tokenizer

@@ -22,7 +22,7 @@ from regpt.machine.env import (
 )
 from regpt.machine.limits import usable_cores, usable_processors
 from regpt.machine.nvidia import idle_cards_note, refuse_card_without_kernels, refuse_unusable_card
-from regpt.recipe.sections import RunRecipe
+from regpt.recipe.run_settings import RunRecipe
 
 PEAK_MEASUREMENTS, PEAK_SPREAD = 5, 0.1
 

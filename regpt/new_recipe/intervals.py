@@ -69,7 +69,8 @@ def interval_values(recipe: Recipe, base: Recipe) -> Iterator[Value]:
     warmup = min(before, max(before * steps // base.run.max_steps, steps // SHORTEST_WARMUP))
     yield Value("optimizer.warmup_steps", warmup, f"{percent(warmup / steps)} of the run")
     for key in ("cooldown_steps", "adam_cooldown_steps"):
-        if cooldown := getattr(base.optimizer, key) * steps // base.run.max_steps:
+        if before := getattr(base.optimizer, key):
+            cooldown = before * steps // base.run.max_steps
             yield Value(f"optimizer.{key}", min(cooldown, steps - warmup), f"{percent(cooldown / steps)} of the run")
     affordable = int(ADVISED_EVALUATION * steps / validation_cost(recipe))
     count = min(MOST_VALIDATIONS, max(FEWEST_VALIDATIONS, affordable))
@@ -84,13 +85,14 @@ def hellaswag_values(recipe: Recipe) -> Iterator[Value]:
     """Yield when HellaSwag is evaluated, and on which number of items."""
     steps = recipe.run.max_steps
     items = int(ADVISED_EVALUATION * steps / item_cost(recipe))  # in all evaluations together
-    times = min(MOST_VALIDATIONS, items // HELLASWAG_ITEMS - 1)
+    each_time = 2 if recipe.optimizer.average_steps else 1  # with the averaged weights, except at the start
+    times = min(MOST_VALIDATIONS, (items // HELLASWAG_ITEMS - 1) // each_time)
     if times >= 1:
         yield Value("evaluation.hellaswag_every", -(-steps // times))
         yield Value("evaluation.hellaswag_items", 0, "all")
-    elif items >= 2 * FEWEST_ITEMS:
+    elif items >= (1 + each_time) * FEWEST_ITEMS:
         yield Value("evaluation.hellaswag_every", steps, "at the start and the end")
-        yield Value("evaluation.hellaswag_items", round_down(items // 2))
+        yield Value("evaluation.hellaswag_items", round_down(items // (1 + each_time)))
     else:
         yield Value("evaluation.hellaswag_every", 0, "never: the run is too short for enough items")
 

@@ -8,13 +8,13 @@ from regpt.base.errors import Problem
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.batch_ramp import BatchSizes, batch_sizes
 from regpt.recipe.optimization import OptimizerRecipe
+from regpt.recipe.run_settings import RunRecipe
 from regpt.recipe.schema import at_least, setting
 from regpt.recipe.sections import (
     CheckpointRecipe,
     DataRecipe,
     EvaluationRecipe,
     GuardRecipe,
-    RunRecipe,
 )
 from regpt.recipe.vocabulary import GPT2, SIZES, padded_size
 

@@ -44,9 +44,17 @@ def model_sentence(run: Run) -> str:
     text = escaped(run.environment.data.source.description)
     steps = f"Its {asked:,} steps" if made == asked else f"The first {made:,} of {asked:,} steps"
     return (
-        f"{words} It was trained from scratch on {run.tokens:,} tokens of {text}."
+        f"{words} It {beginning(run)} on {run.tokens:,} tokens of {text}."
         f" {steps} took {duration(run.training_seconds)} on {escaped(run.device_name)}."
     )
+
+
+def beginning(run: Run) -> str:
+    """Say from which weights the run started."""
+    origin = run.environment.origin
+    if origin is None:
+        return "was trained from scratch"
+    return f"started with the weights of **{escaped(origin.name)}** and was trained"
 
 
 def parts(model: ModelRecipe) -> list[str]:

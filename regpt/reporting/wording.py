@@ -137,8 +137,18 @@ def setup_rows(run: Run) -> list[tuple[str, str]]:
         ("Precision", device.precision + " (autocast)" * (device.precision == "bfloat16")),
         ("Compile", "`torch.compile` enabled" if device.compiled else "off"),
         ("matmul precision", f"'{matmul}'" + " (TF32 where the hardware has it)" * (matmul == "high")),
+        ("Initial Weights", initial_weights(run)),
         ("Packages", f"Python {packages.python}, torch {packages.torch}, numpy {packages.numpy}"),
     ]
+
+
+def initial_weights(run: Run) -> str:
+    """Name the model whose weights the run started from, and their digest; empty for weights from the seed."""
+    origin = run.environment.origin
+    if origin is None:
+        return ""
+    seen = f", after {origin.tokens:,} tokens" if origin.tokens else ""
+    return f"{escaped(origin.name)}, {code(origin.where)}{seen}; SHA-256 {origin.weights_sha256[:12]}"
 
 
 def ranks(run: Run) -> str:

@@ -101,6 +101,17 @@ class DataInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The model whose weights a run started from (run.init_from)."""
+
+    name: str = ""
+    where: str = ""  # a path, or hub:OWNER/NAME@COMMIT
+    weights_sha256: str = ""
+    step: int = 0  # of its training; 0: unknown
+    tokens: int = 0  # that it had seen; 0: unknown
+
+
+@dataclass(frozen=True, kw_only=True)
 class Environment:
     """The code, packages, machine, data and command of a run."""
 
@@ -113,6 +124,7 @@ class Environment:
     ranks: int = 1
     data: DataInfo = field(default_factory=DataInfo)
     command: list[str] = field(default_factory=list)
+    origin: Origin | None = None  # None: weights from the seed
 
     @classmethod
     def read(cls, run: Path) -> "Environment":
@@ -134,6 +146,7 @@ class Environment:
             packages=build(Packages, values.get("packages")),
             device=build(DeviceInfo, values.get("device")),
             data=data_info(values.get("data")),
+            origin=build(Origin, values["origin"]) if values.get("origin") else None,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -141,6 +154,8 @@ class Environment:
         stored = asdict(self)
         if not self.device.peak_measurements:
             del stored["device"]["peak_measurements"]  # as earlier versions wrote it
+        if self.origin is None:
+            del stored["origin"]
         data = stored["data"]
         data["source"] = source_json(self.data.source)
         data["made_with"] = data["made_with"] or {}

@@ -81,13 +81,23 @@ class Checkpointing:
         self.saving_seconds = checkpoint_bytes(state.recipe) / EXPECTED_BYTES_PER_SECOND  # until one is written
         self.saver = AsyncCheckpointer(run_dir, state.recipe.checkpoint, self.ranks)
 
-    def restore(self, step: int) -> None:
-        """Return to the run after `step` steps: to that checkpoint, or for step 0 to freshly initialized weights."""
-        if step == 0:
+    def restore(self, step: int, of_run: Path | None = None) -> None:
+        """Return to the run after `step` steps: to that checkpoint, or for step 0 to freshly initialized weights.
+
+        A run that started from weights has them in a checkpoint of step 0; CheckpointError if that is missing. `of_run`
+        is another run, whose checkpoint is read.
+        """
+        recipe = self.state.recipe
+        if step == 0 and not recipe.run.init_from:
             self.state.reset()
-            self.parallel.initialize(self.state.recipe.run.initial_seed)
+            self.parallel.initialize(recipe.run.initial_seed)
             return
-        path = RunPaths(self.run_dir).checkpoint(step)
+        path = RunPaths(of_run or self.run_dir).checkpoint(step)
+        if not self.ranks.on_main(path.is_dir):
+            raise CheckpointError(
+                f"{path}: is missing; it holds the weights of run.init_from = '{recipe.run.init_from}'",
+                "copy the whole run directory, or start the run again",
+            )
         stored = self.ranks.on_main(lambda: store.load_state(path))
         self.parallel.load(path)
         self.state.restore(stored)

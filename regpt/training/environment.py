@@ -17,11 +17,16 @@ from regpt.inspection.duplicate_record import stored_duplicates
 from regpt.machine.device import Device
 from regpt.recipe.differences import recipe_digest
 from regpt.recipe.recipe import Recipe
-from regpt.tracking.environment import DeviceInfo, Environment, Packages, data_info
+from regpt.tracking.environment import DeviceInfo, Environment, Origin, Packages, data_info
 
 
-def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) -> Environment:
-    """Describe the environment of a new run. Measure the statistics of the dataset if they are not stored with it."""
+def environment(
+    recipe: Recipe, device: Device, manifest: Manifest, ranks: int, origin: Origin | None = None
+) -> Environment:
+    """Describe the environment of a new run. Measure the statistics of the dataset if they are not stored with it.
+
+    `origin` is the model from whose weights it starts; None: weights from the seed.
+    """
     statistics = statistics_of(recipe.data.directory, manifest)
     duplicates = stored_duplicates(recipe.data.directory, manifest)
     return Environment(
@@ -56,6 +61,7 @@ def environment(recipe: Recipe, device: Device, manifest: Manifest, ranks: int) 
             }
         ),
         command=[Path(sys.argv[0]).name, *map(shown, sys.argv[1:])],
+        origin=origin,
     )
 
 

@@ -152,7 +152,7 @@ def reproduce(
     with open_session(recipe, console) as (device, ranks, console), tempfile.TemporaryDirectory() as folder:
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         training = Trainer(recipe, Path(folder), device, ranks, manifest, console, handle_signals)
-        training.restore(0)
+        training.restore(0, of_run=run)
         with (
             closing(training.train_windows),
             closing(training.evaluation.windows),

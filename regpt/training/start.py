@@ -21,6 +21,8 @@ from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS
 from regpt.filesystem.locks import locked
 from regpt.filesystem.operations import check_file_system
+from regpt.interop.initial import check_tokenizer, origin_of, with_source_model, write_initial_checkpoint
+from regpt.interop.open_model import LoadedModel, open_model
 from regpt.machine.compute import compute_environment
 from regpt.machine.device import Device, open_device
 from regpt.machine.env import current_launch
@@ -29,6 +31,7 @@ from regpt.preparation.existing import with_fixed_settings
 from regpt.recipe.differences import recipe_digest
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import as_tables, load_resolved_recipe, to_toml
+from regpt.tracking.environment import Origin
 from regpt.tracking.events import Started
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.resume_changes import changes_of_resume
@@ -89,6 +92,10 @@ def start_training(
     Whatever can be refused is refused before the directory is made. Where torchrun restarts lost ranks
     (--max-restarts), a run that exists is resumed. Raises StopRequested where a signal stops the preparation of data.
     """
+    if current_launch().elastic and recipe.run.init_from and RunPaths(run_dir).recipe.is_file():
+        recipe = load_resolved_recipe(RunPaths(run_dir).recipe)  # without its source
+    else:
+        recipe = with_source_model(recipe, run_dir.parent)
     with open_session(recipe, console) as (device, ranks, console):
         if ranks.on_main(run_dir.exists):
             if current_launch().elastic:
@@ -107,8 +114,11 @@ def start_training(
             )
         manifest = check_same_on_all_ranks(recipe, device, ranks)
         recipe = with_fixed_settings(recipe, manifest)
+        source = open_source(recipe, run_dir.parent, manifest, ranks)
         training = Trainer(recipe, run_dir, device, ranks, manifest, console, handle_signals)
-        with new_run_directory(training):
+        with new_run_directory(training, origin_of(source) if source else None):
+            save_source(training, source)
+            del source  # frees its memory
             training.restore(0)
             stopped_by = training.train(first_step=0, start=Started())
         return TrainResult(run_dir, ranks.is_main, stopped_by)
@@ -189,8 +199,35 @@ def check_same_on_all_ranks(recipe: Recipe, device: Device, ranks: RankGroup) ->
     return manifest
 
 
+def open_source(recipe: Recipe, root: Path, manifest: Manifest, ranks: RankGroup) -> LoadedModel | None:
+    """Open the model of `run.init_from` on rank 0; None on the others, and without one.
+
+    Raises UserError on all ranks if its tokenizer is not that of the dataset.
+    """
+    found: list[LoadedModel] = []
+
+    def open_checked() -> None:
+        found.append(open_model(recipe.run.init_from, root))
+        check_tokenizer(found[0], manifest, recipe)
+
+    if recipe.run.init_from:
+        ranks.on_main(open_checked, timeout=math.inf)
+    return found[0] if found else None
+
+
+def save_source(training: Trainer, source: LoadedModel | None) -> None:
+    """Write the weights of `run.init_from`, which rank 0 has opened, as the checkpoint of step 0; others wait."""
+
+    def write() -> None:
+        assert source is not None
+        write_initial_checkpoint(training.run_dir, source, training.recipe.model, training.state.to_json(best=None))
+
+    if training.recipe.run.init_from:
+        training.ranks.on_main(write, timeout=math.inf)
+
+
 @contextmanager
-def new_run_directory(training: Trainer) -> Iterator[None]:
+def new_run_directory(training: Trainer, origin: Origin | None = None) -> Iterator[None]:
     """Create and lock the directory of a new run on rank 0; remove it if the run ends before its journal begins."""
     run, ranks = training.run_dir, training.ranks
     if not ranks.is_main:
@@ -198,7 +235,7 @@ def new_run_directory(training: Trainer) -> Iterator[None]:
         return
     run.mkdir(parents=True)
     try:
-        write_description(training)
+        write_description(training, origin)
         with locked_run(run, training.console.note):
             yield
     except BaseException:
@@ -224,11 +261,11 @@ def record_data_path(file: Path, recipe: Recipe) -> None:
         write_text(file, to_toml(replace(stored, data=replace(stored.data, path=recipe.data.path))))
 
 
-def write_description(training: Trainer) -> None:
+def write_description(training: Trainer, origin: Origin | None = None) -> None:
     """Write recipe.toml, and environment.json unless it exists."""
     paths, recipe = RunPaths(training.run_dir), training.recipe
     write_text(paths.recipe, to_toml(recipe))
     copy_tokenizer(recipe.data.directory, training.run_dir)
     if not paths.environment.exists():
-        about = environment(recipe, training.device, training.manifest, training.ranks.size)
+        about = environment(recipe, training.device, training.manifest, training.ranks.size, origin)
         write_json(paths.environment, about.to_json())

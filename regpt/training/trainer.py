@@ -105,9 +105,9 @@ class Trainer:
         """The recipe as it is now: an out-of-memory retry changes its micro-batch."""
         return self.state.recipe
 
-    def restore(self, step: int) -> None:
-        """Load the checkpoint of a step, or initialize the weights for step 0."""
-        self.checkpoints.restore(step)
+    def restore(self, step: int, of_run: Path | None = None) -> None:
+        """Load the checkpoint of a step, of this run or another one, or initialize the weights for step 0."""
+        self.checkpoints.restore(step, of_run)
 
     def train(self, first_step: int, start: Started) -> str:
         """Train from `first_step` completed steps to the last; return "", or what stopped the run before.

@@ -22,7 +22,7 @@ from regpt.evaluation.scoring import (
 from regpt.machine.device import Device, open_device
 from regpt.model.gpt import GPT
 from regpt.recipe.architecture import ModelRecipe
-from regpt.recipe.sections import RunRecipe
+from regpt.recipe.run_settings import RunRecipe
 from regpt.tasks.catalog import BY_BYTE, BY_CHARACTER, BY_SUM, BY_TOKEN, TASKS, Item, Row, Task
 from regpt.tasks.items import Items, from_package, items_of, open_items
 from regpt.tracking.predictions import Predictions, read_predictions

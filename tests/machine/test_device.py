@@ -6,7 +6,7 @@ import torch
 from regpt.base.errors import UserError
 from regpt.machine import device as device_module
 from regpt.machine.device import choose_precision, open_device, seed_micro_batch
-from regpt.recipe.sections import RunRecipe
+from regpt.recipe.run_settings import RunRecipe
 
 
 def test_device_that_does_not_exist_is_refused_by_name() -> None:

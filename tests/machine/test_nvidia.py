@@ -9,7 +9,7 @@ from regpt.base.errors import UserError
 from regpt.machine import nvidia
 from regpt.machine.device import open_device
 from regpt.machine.nvidia import idle_cards_note, refuse_card_without_kernels, runs_on
-from regpt.recipe.sections import RunRecipe
+from regpt.recipe.run_settings import RunRecipe
 
 ON_ANY = RunRecipe(precision="float32")
 

@@ -14,7 +14,7 @@ from regpt.plan.memory import ParallelLayout, activation_bytes, block_bytes, blo
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.recipe import Recipe
-from regpt.recipe.sections import RunRecipe
+from regpt.recipe.run_settings import RunRecipe
 from regpt.recipe.settings import load_recipe
 from tests.helpers.switches import covering_set, each_alone
 

@@ -7,7 +7,7 @@ import pytest
 from regpt.machine.device import open_device
 from regpt.plan.measure_cpu import measured_rates
 from regpt.plan.run_time import Rates
-from regpt.recipe.sections import RunRecipe
+from regpt.recipe.run_settings import RunRecipe
 from regpt.recipe.settings import load_recipe
 
 

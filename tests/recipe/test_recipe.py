@@ -51,7 +51,7 @@ SETTINGS_OF_VERSION_0_1 = {
 
 def test_recipe_digests_are_those_of_version_0_1() -> None:
     found = {name: recipe_digest(load_recipe(name, SETTINGS_OF_VERSION_0_1.get(name, []))) for name in DIGESTS}
-    assert found == DIGESTS and set(shipped_recipes()) - set(DIGESTS) == {"demo-next", "gpt2-next"}
+    assert found == DIGESTS and set(shipped_recipes()) - set(DIGESTS) == {"demo-next", "gpt2-next", "gpt2-finetune"}
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,8 @@ def test_resume_policy_refuses_every_change_that_would_make_it_another_run() -> 
         assert (refused, noted) == {"refused": (pair, {}), "noted": ({}, pair), "free": ({}, {})}[on_resume(name)], name
         refused_names |= refused.keys()
     whole_sections = {name for name in run_settings(recipe) if name.startswith(("model.", "optimizer.", "guard."))}
-    of_run = {
-        f"run.{key}" for key in ("seed", "weights_seed", "precision", "matmul_precision", "compile", "deterministic")
-    }
+    keys = ("seed", "weights_seed", "init_from", "precision", "matmul_precision", "compile", "deterministic")
+    of_run = {f"run.{key}" for key in keys}
     decided_later = {
         f"optimizer.{key}"
         for key in ("cooldown_steps", "cooldown_shape", "adam_cooldown_steps", "average_steps", "average_share")
