@@ -112,7 +112,7 @@ def plant_faults(plant: Plant) -> None:
         log_memory_around_release(plant.memory_log)
     original = Gradients.forward_and_backward
 
-    def planted(self: Gradients, step: int, batch: Batch) -> Tensor:
+    def planted(self: Gradients, step: int, batch: Batch, weight: float = 1.0) -> Tensor:
         if plant.memory_log and not plant.memory_log.exists():
             log_memory(plant.memory_log)
         if plant.most_windows and batch.inputs.shape[1] > plant.most_windows:
@@ -121,7 +121,7 @@ def plant_faults(plant: Plant) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if step == plant.terminate_at:
             threading.Timer(plant.terminate_after, os.kill, (os.getpid(), signal.SIGTERM)).start()
-        losses = original(self, step, batch)
+        losses = original(self, step, batch, weight)
         if step == plant.nan_at:
             losses[0] = float("nan")
             self.parallel.gradients()[0].flatten()[0] = float("nan")

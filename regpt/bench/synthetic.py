@@ -35,6 +35,9 @@ class SyntheticWindows:
         first = np.asarray(windows, dtype=np.int64) * self.block_size % POOL
         return self.pool[first[:, None] + np.arange(self.block_size + 1)]
 
+    def counted(self, windows: Sequence[int] | NDArray[np.integer]) -> None:
+        """Return None: all targets count."""
+
 
 @cache
 def random_tokens(count: int, vocabulary: int) -> NDArray[np.uint16]:

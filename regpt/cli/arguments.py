@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from regpt.base.errors import DataError
 
 if TYPE_CHECKING:
+    from regpt.evaluation.generation import Sampling
     from regpt.recipe.recipe import Recipe
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -70,6 +71,31 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="of a run with optimizer.average_steps, use the averaged weights instead of the last ones",
     )
     add_runs(parser)
+
+
+def add_sampling(parser: argparse.ArgumentParser, temperature: float) -> None:
+    parser.add_argument(
+        "--temperature",
+        type=at_least(float, 0),
+        default=temperature,
+        metavar="X",
+        help=f"sampling temperature; 0 takes the most likely token (default: {temperature:g})",
+    )
+    parser.add_argument(
+        "--top-k", type=at_least(int, 0), default=50, metavar="K", help="sample from the K best; 0: all (default: 50)"
+    )
+    parser.add_argument(
+        "--top-p", type=at_least(float, 0), default=1.0, metavar="P", help="nucleus sampling; 1: off (default: 1)"
+    )
+    parser.add_argument("--seed", type=at_least(int, 0), default=42, metavar="N", help="random seed (default: 42)")
+
+
+def sampling_of(arguments: argparse.Namespace) -> "Sampling":
+    from regpt.evaluation.generation import Sampling
+
+    return Sampling(
+        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
+    )
 
 
 def add_runs(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The commands evaluate, sample and export."""
+"""The commands evaluate, sample, chat and export."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
-from regpt.cli.arguments import add_command, add_model, add_overrides, at_least
+from regpt.cli.arguments import add_command, add_model, add_overrides, add_sampling, at_least, sampling_of
 from regpt.cli.output import print_table
 from regpt.distributed.signals import StopRequested
 from regpt.machine.env import current_launch
@@ -72,20 +72,27 @@ def add_sample(commands: "Subparsers") -> None:
         "--tokens", type=at_least(int, 1), default=64, metavar="N", help="new tokens per sample (default: 64)"
     )
     sample.add_argument("--count", type=at_least(int, 1), default=1, metavar="N", help="number of samples (default: 1)")
-    sample.add_argument(
-        "--temperature",
-        type=at_least(float, 0),
-        default=1.0,
-        metavar="X",
-        help="sampling temperature; 0 takes the most likely token (default: 1)",
+    add_sampling(sample, temperature=1.0)
+
+
+def add_chat(commands: "Subparsers") -> None:
+    chat = add_command(
+        commands,
+        "chat",
+        run_chat,
+        "talk to a model that was trained on conversations",
+        "examples: regpt chat gpt2-chat\n"
+        "          echo 'What is 2 plus 3?' | regpt chat gpt2-chat --temperature 0\n\n"
+        "Ctrl-C stops an answer. Ctrl-C twice, Ctrl-D or `exit` leaves. `/new` begins a new conversation. Each line\n"
+        "of a pipe is a question. Where the model's context is full, the oldest turns are forgotten. docs/chat.md\n"
+        "says how to train such a model.",
     )
-    sample.add_argument(
-        "--top-k", type=at_least(int, 0), default=50, metavar="K", help="sample from the K best; 0: all (default: 50)"
+    add_model(chat)
+    chat.add_argument("--system", default="", metavar="TEXT", help="instructions that precede the conversation")
+    chat.add_argument(
+        "--tokens", type=at_least(int, 1), default=256, metavar="N", help="most tokens of an answer (default: 256)"
     )
-    sample.add_argument(
-        "--top-p", type=at_least(float, 0), default=1.0, metavar="P", help="nucleus sampling; 1: off (default: 1)"
-    )
-    sample.add_argument("--seed", type=at_least(int, 0), default=42, metavar="N", help="random seed (default: 42)")
+    add_sampling(chat, temperature=0.7)
 
 
 def add_export(commands: "Subparsers") -> None:
@@ -132,21 +139,31 @@ def add_export(commands: "Subparsers") -> None:
 
 
 def run_sample(arguments: argparse.Namespace) -> int:
-    from regpt.evaluation.generation import Sampling
     from regpt.evaluation.sampling import stream_texts
     from regpt.interop.open_model import open_model
 
     opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
-    sampling = Sampling(
-        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
-    )
     printed = 0  # the text that is being printed
-    asked = (arguments.prompt, arguments.count, arguments.tokens, sampling)
+    asked = (arguments.prompt, arguments.count, arguments.tokens, sampling_of(arguments))
     for number, piece in stream_texts(opened.model, *asked, opened.tokenizer):
         separators = "\n---\n" * (number - printed)
         print(separators + piece, end="", flush=True)
         printed = number
     print()
+    return DONE
+
+
+def run_chat(arguments: argparse.Namespace) -> int:
+    from regpt.evaluation.chat import Chat
+    from regpt.evaluation.chat_terminal import answer_lines, answer_terminal
+    from regpt.interop.open_model import open_model
+
+    opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
+    chat = Chat(opened, sampling_of(arguments), arguments.tokens, arguments.system)
+    if sys.stdin.isatty():
+        answer_terminal(chat)
+    else:
+        answer_lines(chat, sys.stdin)
     return DONE
 
 

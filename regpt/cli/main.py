@@ -72,6 +72,7 @@ COMMANDS = (  # in the order of `regpt --help`
     checkpoints.add_checkpoints,
     train.add_checks,
     evaluate.add_sample,
+    evaluate.add_chat,
     evaluate.add_evaluate,
     report.add_report,
     report.add_compare,

@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from regpt.data.loss_masks import IGNORED, targets_of
 from regpt.data.order import windows_at
 
 
@@ -23,6 +24,8 @@ class Windows(Protocol):
 
     def rows(self, windows: NDArray[np.int64] | range, /) -> NDArray[np.integer]: ...
 
+    def counted(self, windows: NDArray[np.int64] | range, /) -> NDArray[np.bool_] | None: ...
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -33,15 +36,21 @@ class Batch:
     """
 
     inputs: NDArray[np.int64]  # (micro-batches of this rank, windows in each, block_size)
-    targets: NDArray[np.int64]  # same shape: the inputs one token later
+    targets: NDArray[np.int64]  # same shape: the inputs one token later, or IGNORED where they do not count
     numbers: NDArray[np.int64]  # of these micro-batches in the global batch
     windows: NDArray[np.int64]  # of the whole global batch
     partial_digest: int  # of this rank's windows; `combine_digests` joins those of all ranks
+    is_masked: bool = False  # whether targets may be ignored
 
     @property
     def digest(self) -> str:
         """Digest of the global batch if there is only one rank."""
         return combine_digests([self.partial_digest])
+
+    @property
+    def counted_targets(self) -> int:
+        """Number of this rank's targets that count in the loss."""
+        return int(np.count_nonzero(self.targets != IGNORED))
 
 
 def combine_digests(partial_digests: Iterable[int]) -> str:
@@ -109,9 +118,11 @@ class BatchLoader:
             for row, key in zip(rows, np.stack([mine, of_step[mine]], axis=1), strict=True)
         )
         windows = rows.reshape(*positions.shape, rows.shape[1])
-        inputs, targets = windows[:, :, :-1].astype(np.int64), windows[:, :, 1:].astype(np.int64)
+        counted = self.windows.counted(of_step[mine])
+        targets = targets_of(windows, None if counted is None else counted.reshape(*positions.shape, -1))
         numbers = np.arange(self.rank, len(of_step) // self.micro_batch, self.ranks)
-        return Batch(inputs, targets, numbers, of_step, partial_digest % 2**64)
+        inputs = windows[:, :, :-1].astype(np.int64)
+        return Batch(inputs, targets, numbers, of_step, partial_digest % 2**64, counted is not None)
 
     def set_micro_batch(self, micro_batch: int) -> None:
         """From now on split the same batches into micro-batches of `micro_batch` windows."""

@@ -9,9 +9,9 @@ from regpt.base.files import new_directory
 from regpt.base.progress import NoProgress, Progress
 from regpt.data.formats import DTYPE, llmc_header_bytes, opened
 from regpt.data.import_shards import ByteCounter
+from regpt.data.shard_writer import copy_tokenizer
 from regpt.data.shards import PREPARE_AGAIN, SPLITS, Manifest, Shard, check_shard, read_manifest
 from regpt.data.tokenizer import describe_tokenizer
-from regpt.data.tokenizer_folder import copy_tokenizer
 
 ExportForm = Literal["llm.c", "nanogpt"]
 EXPORT_FORMS = get_args(ExportForm)

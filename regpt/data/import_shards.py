@@ -16,10 +16,11 @@ from regpt.base.errors import DataError
 from regpt.base.files import new_directory
 from regpt.base.progress import NoProgress, Progress
 from regpt.data.formats import ShardFormat, opened, read_header, shard_format
+from regpt.data.loss_masks import mask_faults
+from regpt.data.shard_writer import write_tokenizer
 from regpt.data.shards import Manifest, Shard, Split, check_shard, read_manifest
 from regpt.data.token_statistics import measure, write_statistics
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer, owner
-from regpt.data.tokenizer_folder import write_tokenizer
 from regpt.data.validation_split import SplitRule, ValidationSplit, describe_rule
 
 BYTES_PER_READ = 1 << 22
@@ -239,3 +240,4 @@ def verify(directory: Path, progress: Progress | None = None) -> Iterator[str]:
             continue
         if digest.hexdigest() != shard.sha256:
             yield f"{path}: SHA-256 is {digest.hexdigest()[:12]}…, but the manifest says {shard.sha256[:12]}…"
+        yield from mask_faults(path, shard.mask_sha256)

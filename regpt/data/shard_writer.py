@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from regpt.base.errors import DataError, writing_errors
-from regpt.base.files import flush_descriptor
+from regpt.base.files import flush_descriptor, write_bytes
 from regpt.data.formats import npy_header_bytes
 from regpt.data.shards import Shard, Split
-from regpt.data.tokenizer import GPT2_VOCABULARY, Vocabulary
+from regpt.data.tokenizer import GPT2_VOCABULARY, Tokenizer, Vocabulary
 
 HEADER_BYTES = len(npy_header_bytes(0))
 BYTES_PER_READ = 1 << 22
+FOLDER = "tokenizer"  # of the tokenizer's files, in a dataset and in a run whose tokenizer is not GPT-2's
 
 
 class ShardFile:
@@ -179,3 +180,24 @@ class ShardWriter:
         if self.open_shard is not None:
             with contextlib.suppress(OSError):
                 self.open_shard.file.close()
+
+
+def write_tokenizer(found: Tokenizer, directory: Path) -> None:
+    """Write the files of a tokenizer into the folder `tokenizer` of a dataset or a run; nothing for GPT-2's."""
+    files = found.files()
+    if not files:
+        return
+    folder = directory / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the folder `tokenizer` of a dataset into a run, if it has one."""
+    if not (source / FOLDER).is_dir():
+        return
+    (target / FOLDER).mkdir(parents=True, exist_ok=True)
+    for path in sorted((source / FOLDER).iterdir()):
+        if path.is_file():
+            write_bytes(target / FOLDER / path.name, path.read_bytes())

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError, reading_advice
 from regpt.base.files import sha256_of_json, write_json
 from regpt.data.formats import ShardFormat, read_header, shard_format
+from regpt.data.loss_masks import LossMasks, refuse_other_rows
 from regpt.data.tokenizer import END_OF_TEXT, GPT2_TOKENIZER, VOCABULARY, Vocabulary, owner
 from regpt.data.validation_split import FIRST_TOKENS, SplitRule, ValidationSplit
 
@@ -40,6 +41,7 @@ class Shard:
     documents: int  # that start in the shard
     sha256: str  # of the whole file
     tokens_sha256: str  # of the tokens alone, the same in every format
+    mask_sha256: str = ""  # of the file of the loss mask; empty: all tokens count
 
 
 @dataclass(frozen=True)
@@ -53,17 +55,22 @@ class Manifest:
     statistics: dict[str, Any]
     made_with: dict[str, Any] = field(default_factory=dict)
     validation: ValidationSplit = FIRST_TOKENS  # the rule of earlier versions
+    row_tokens: int = 0  # length of the rows that conversations are packed into; 0: text without rows
 
     @property
     def digest(self) -> str:
         """SHA-256 over the tokenizer and each shard's split, number of tokens and tokens: identifies the dataset.
 
         The source and the names and formats of the files do not count: the same tokens in llm.c's format have the same.
+        Of packed conversations the loss masks and the length of the rows count too.
         """
+        masks = [shard.mask_sha256 for shard in self.shards]
+        packed = {"masks": masks, "row_tokens": self.row_tokens} if self.row_tokens else {}
         return sha256_of_json(
             {
                 "tokenizer": self.tokenizer,
                 "shards": [(shard.split, shard.tokens, shard.tokens_sha256) for shard in self.shards],
+                **packed,
             }
         )
 
@@ -80,10 +87,11 @@ class Manifest:
         return [shard for shard in self.shards if shard.split == split]
 
     def write(self, directory: Path) -> None:
-        write_json(
-            directory / MANIFEST_FILE,
-            {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self), "digest": self.digest},
-        )
+        values = {"format": FORMAT, "version": FORMAT_VERSION, **asdict(self), "digest": self.digest}
+        for record in [] if self.row_tokens else [values, *values["shards"]]:  # text: as in earlier versions
+            record.pop("row_tokens", None)
+            record.pop("mask_sha256", None)
+        write_json(directory / MANIFEST_FILE, values)
 
 
 def gpt2_tokenizer_record() -> dict[str, Any]:
@@ -132,8 +140,8 @@ def relative_to(directory: Path) -> str:
 def check_types(manifest: Manifest) -> None:
     """Raise TypeError or ValueError if a manifest holds values that regpt never writes."""
     for shard in manifest.shards:
-        texts = (shard.name, shard.sha256, shard.tokens_sha256)
-        counts = (shard.tokens, shard.documents)
+        texts = (shard.name, shard.sha256, shard.tokens_sha256, shard.mask_sha256)
+        counts = (shard.tokens, shard.documents, manifest.row_tokens)
         if not all(type(text) is str for text in texts) or not all(type(count) is int for count in counts):
             raise TypeError
         if Path(shard.name).name != shard.name or shard.split not in SPLITS or shard.form not in SHARD_FORMATS:
@@ -173,6 +181,7 @@ class TokenWindows:
         self.manifest, self.dtype = manifest, manifest.vocabulary.dtype
         self.open: OrderedDict[int, IO[bytes]] = OrderedDict()  # shard number -> file, least recently used first
         self.reading = threading.Lock()
+        refuse_other_rows(directory, manifest.row_tokens, block_size)
         self.shards = manifest.of_split(split)
         self.paths = [directory / shard.name for shard in self.shards]
         windows = [max(0, (shard.tokens - 1) // block_size) for shard in self.shards]
@@ -180,6 +189,8 @@ class TokenWindows:
         self.header_bytes = [
             check_shard(path, shard, self.dtype) for path, shard in zip(self.paths, self.shards, strict=True)
         ]
+        tokens = [shard.tokens for shard in self.shards]
+        self.masks = LossMasks(self.paths, tokens, block_size) if manifest.row_tokens else None
 
     def __len__(self) -> int:
         return int(self.first_window[-1])
@@ -198,6 +209,10 @@ class TokenWindows:
             shard = int(of_shard[out.max(axis=1).argmax()])
             raise outside(self.paths[shard], int(out.max()), self.manifest)
         return out
+
+    def counted(self, windows: Sequence[int] | NDArray[np.integer]) -> NDArray[np.bool_] | None:
+        """Read which targets of windows count in the loss; None if all do.  (windows) -> (windows, block_size)"""
+        return None if self.masks is None else self.masks.rows(*self.places(np.asarray(windows, dtype=np.int64)))
 
     def read_row(self, row: NDArray[np.integer], shard: int, position: int) -> None:
         """Fill a row from a position in a shard's file. A failed read is tried once more with the file opened again.

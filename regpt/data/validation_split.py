@@ -19,6 +19,7 @@ class SplitRule(StrEnum):
     DOCUMENTS = "documents"
     FIRST_TOKENS = "first_tokens"
     FILES = "files"  # imported shards: their names tell the split
+    CONVERSATIONS = "conversations"  # whole ones, of packed rows
 
 
 class Fallback(StrEnum):
@@ -69,11 +70,13 @@ class ValidationSplit:
             yield SplitWarning.FELL_BACK
         if self.validation_tokens > LARGE_SHARE * self.text_tokens > 0:
             yield SplitWarning.LARGE_VALIDATION
+        holds_out = self.rule in (SplitRule.DOCUMENTS, SplitRule.CONVERSATIONS)
+        has_few = holds_out and self.documents < FEW_DOCUMENTS
+        if has_few:
+            yield SplitWarning.FEW_DOCUMENTS
         if self.rule is not SplitRule.DOCUMENTS:
             return
-        if self.documents < FEW_DOCUMENTS:
-            yield SplitWarning.FEW_DOCUMENTS
-        elif self.largest_document > DOMINANT_SHARE * self.validation_tokens:
+        if not has_few and self.largest_document > DOMINANT_SHARE * self.validation_tokens:
             yield SplitWarning.DOMINANT_DOCUMENT
         if self.unused_tokens > LARGE_HELD_OUT_SHARE * self.text_tokens:
             yield SplitWarning.MUCH_HELD_OUT
@@ -96,6 +99,11 @@ def describe_rule(split: ValidationSplit, validation_tokens: int) -> str:
         return "by the names of the files"
     if split.rule is SplitRule.FIRST_TOKENS:
         return f"the first {validation_tokens} tokens are validation, the rest training"
+    if split.rule is SplitRule.CONVERSATIONS:
+        return (
+            f"{split.held_out_documents:,} whole conversations, drawn by a hash of their tokens, are held out,"
+            f" {split.held_out_tokens:,} tokens in all"
+        )
     return (
         f"{split.documents:,} whole documents, drawn by a hash of their tokens, are held out; the first"
         f" {split.tokens_per_document:,} tokens of each are validation, {validation_tokens:,} in all;"
@@ -118,6 +126,11 @@ def describe_warning(split: ValidationSplit, warning: SplitWarning) -> str:
             f"validation is the first tokens of the text, because {describe_fallback(split.fallback)};"
             " the rest may differ from them. Cut the text into documents with data.document_separator,"
             " or set a smaller data.validation_tokens"
+        )
+    if warning is SplitWarning.FEW_DOCUMENTS and split.rule is SplitRule.CONVERSATIONS:
+        return (
+            f"validation has only {split.documents} different conversations, so its loss says little about others."
+            " Set a larger data.validation_tokens"
         )
     if warning is SplitWarning.FEW_DOCUMENTS:
         return (

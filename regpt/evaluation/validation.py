@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.data.batches import Windows
+from regpt.data.loss_masks import IGNORED, targets_of
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import (
@@ -33,7 +34,7 @@ class Validation:
     standard_error: float  # from the spread between windows; too small where windows share a document
     bits_per_byte: float  # per byte of the windows' text, document ends not counted; 0: unknown without the tokenizer
     windows: int
-    by_window: NDArray[np.float64]  # (windows), mean loss of each, nats per token
+    by_window: NDArray[np.float64]  # (windows), summed loss of each, nats, per token of an average window
 
 
 def validation_windows(recipe: Recipe, windows: Windows) -> int:
@@ -52,6 +53,8 @@ def validation(
 ) -> Validation:
     """Compute the loss over the first windows of the split.
 
+    Tokens that do not count in training, as the questions in conversations, do not count here either.
+
     The losses of all windows are added in one order, so the result is the same for any number of ranks. Every rank
     calls `progress(done, total)` before each of its micro-batches; it may raise to stop. No random number is drawn.
     """
@@ -59,29 +62,37 @@ def validation(
     count, size = validation_windows(recipe, windows), recipe.data.micro_batch
     micro_batches = -(-count // size)
     shares = shares_of_rank(micro_batches, ranks)
-    by_round = np.zeros((len(shares), size, 2))  # of each window: summed loss, and bytes of text
+    by_round = np.zeros((len(shares), size, 3))  # of each window: summed loss, bytes of text, targets that count
     with evaluation_mode(model):
         for turn, (piece, is_repeat) in enumerate(shares):
             progress(turn, len(shares))
             first = piece * size
-            tokens = windows.rows(range(first, min(count, first + size)))
-            rows = torch.from_numpy(tokens.astype(np.int64)).to(device.torch_device)
+            numbers = range(first, min(count, first + size))
+            tokens = windows.rows(numbers)
+            targets = targets_of(tokens, windows.counted(numbers))
+            inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64)).to(device.torch_device)
             with device.autocast():
-                losses = model.losses(rows[:, :-1], rows[:, 1:])
+                losses = model.losses(inputs, torch.from_numpy(targets).to(device.torch_device))
             if not is_repeat:
                 by_round[turn, : len(losses), 0] = losses.cpu().double().sum(dim=1).numpy()
-                by_round[turn, : len(losses), 1] = text_bytes(tokens[:, 1:], tokenizer)
-    by_window = gather_pieces(by_round, micro_batches, ranks).reshape(-1, 2)[:count]
-    return summarize(by_window[:, 0], float(by_window[:, 1].sum()), windows.block_size)
+                by_round[turn, : len(losses), 1] = text_bytes(tokens[:, 1:], tokenizer, targets != IGNORED)
+                by_round[turn, : len(losses), 2] = np.count_nonzero(targets != IGNORED, axis=1)
+    by_window = gather_pieces(by_round, micro_batches, ranks).reshape(-1, 3)[:count]
+    return summarize(by_window[:, 0], float(by_window[:, 1].sum()), by_window[:, 2])
 
 
-def summarize(sums: NDArray[np.float64], text_bytes: float, block_size: int) -> Validation:
-    """Return the result of a validation from each window's summed loss, nats."""
-    count = len(sums)
-    by_window = sums / block_size
-    spread = float(by_window.std(ddof=1)) if count > 1 else 0.0
+def summarize(sums: NDArray[np.float64], text_bytes: float, targets: NDArray[np.float64]) -> Validation:
+    """Return the result of a validation from each window's summed loss, nats, and number of targets that count.
+
+    The standard error is that of a ratio of two sums (Cochran 1977, section 6.3), which is that of a mean where the
+    numbers are equal.
+    """
+    count, per_window = len(sums), float(targets.mean())
+    by_window = sums / per_window
+    loss = float(sums.sum()) / float(targets.sum())
+    spread = float((by_window - loss * (targets / per_window - 1.0)).std(ddof=1)) if count > 1 else 0.0
     return Validation(
-        loss=float(sums.sum()) / (count * block_size),
+        loss=loss,
         standard_error=spread / math.sqrt(count),
         bits_per_byte=float(sums.sum()) / math.log(2) / text_bytes if text_bytes else 0.0,
         windows=count,
@@ -89,10 +100,14 @@ def summarize(sums: NDArray[np.float64], text_bytes: float, block_size: int) -> 
     )
 
 
-def text_bytes(tokens: NDArray[Any], tokenizer: Tokenizer = GPT2_TOKENIZER) -> NDArray[Any]:
-    """Count the bytes of text in each row of tokens; 0 where they are unknown.  (B, T) -> (B)"""
+def text_bytes(
+    tokens: NDArray[Any], tokenizer: Tokenizer = GPT2_TOKENIZER, counted: NDArray[np.bool_] | bool = True
+) -> NDArray[Any]:
+    """Count the bytes of text in each row's tokens that count; 0 where they are unknown.  (B, T), (B, T) -> (B)"""
     sizes = known_bytes_of_tokens(tokenizer)
-    return np.zeros(len(tokens)) if sizes is None else sizes[np.minimum(tokens, len(sizes) - 1)].sum(axis=1)
+    if sizes is None:
+        return np.zeros(len(tokens))
+    return (sizes[np.minimum(tokens, len(sizes) - 1)] * counted).sum(axis=1)
 
 
 @cache

@@ -18,7 +18,7 @@ from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.export.plain_model import PlainModel
 from regpt.export.precision import Precision
 from regpt.export.read_back import check_read_back
-from regpt.export.tokenizer_files import copy_tokenizer, write_gpt2_tokenizer
+from regpt.export.tokenizer_files import write_tokenizer_files
 from regpt.interop.form import ModelType, form_of
 from regpt.interop.huggingface import OWN_PREFIX, hugging_face_config, to_hugging_face
 from regpt.interop.pretrained import load_pretrained, read_weights
@@ -73,13 +73,10 @@ def export(
         del weights
         write_json(directory / "config.json", config)
         write_json(directory / "generation_config.json", generation_config(vocabulary, source))
-        if source is not None:
-            copy_tokenizer(source, directory)
-        else:
-            try:
-                write_gpt2_tokenizer(directory, recipe.block_size)
-            except DataError as error:
-                note(f"no tokenizer was written: {error}")
+        try:
+            write_tokenizer_files(directory, vocabulary, source, recipe.block_size)
+        except DataError as error:
+            note(f"no tokenizer was written: {error}")
         if readme:
             write_text(directory / "README.md", readme)
         if form_of(recipe).type is ModelType.OWN:

@@ -21,13 +21,14 @@ from regpt.export.directory import ExportOptions, exported_weights, rows_to_keep
 from regpt.export.gguf_vocabulary import GgufVocabulary, gguf_vocabulary
 from regpt.export.precision import Precision
 from regpt.export.read_back import check_read_back
-from regpt.export.tokenizer_files import gpt2_tokenizer_json
+from regpt.export.tokenizer_files import gpt2_tokenizer_json, with_added_tokens
 from regpt.interop.form import ModelType, form_of
 from regpt.interop.huggingface import from_hugging_face
 from regpt.machine.packages import is_installed
 from regpt.model.gpt import GPT
 from regpt.model.rotary import llama3_frequencies
 from regpt.recipe.architecture import ModelRecipe
+from regpt.tokenization.chat_tokens import CHAT_TEMPLATE, ChatTokenizer
 
 QUERIES = ("q_proj.weight", "q_proj.bias")
 KEYS = ("k_proj.weight", "k_proj.bias")
@@ -61,7 +62,7 @@ def export_gguf(
     check_form(model.recipe)
     rows = rows_to_keep(model, vocabulary, source, options)
     recipe = replace(model.recipe, vocab_size=rows)
-    tokens = gguf_vocabulary(tokenizer_json(source), rows, str(source or "GPT-2's tokenizer"))
+    tokens = gguf_vocabulary(tokenizer_json(source, vocabulary), rows, str(source or "GPT-2's tokenizer"))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -93,12 +94,13 @@ def architecture_of(recipe: ModelRecipe) -> Any:
     return gguf.MODEL_ARCH[form_of(recipe).type.name]
 
 
-def tokenizer_json(source: Path | None) -> dict[str, Any]:
-    """Return the tokenizer.json of a folder, or GPT-2's."""
-    if source is None:
-        return gpt2_tokenizer_json(tokenizer.vocabulary_files())
+def tokenizer_json(source: Path | None, vocabulary: Tokenizer = GPT2_TOKENIZER) -> dict[str, Any]:
+    """Return the tokenizer.json of a folder, or GPT-2's; with the tokens around messages of a chat."""
+    chat = vocabulary if isinstance(vocabulary, ChatTokenizer) else None
+    if source is None or (chat is not None and chat.base is GPT2_TOKENIZER):
+        return with_added_tokens(gpt2_tokenizer_json(tokenizer.vocabulary_files()), chat)
     try:
-        return dict(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")))
+        return with_added_tokens(json.loads((source / "tokenizer.json").read_text(encoding="utf-8")), chat)
     except (OSError, ValueError):
         raise UserError(f"{source / 'tokenizer.json'}: cannot be read", "fetch it again") from None
 
@@ -164,7 +166,11 @@ def add_tokenizer(writer: Any, tokens: GgufVocabulary, vocabulary: Tokenizer) ->
     writer.add_token_types([int(kind) for kind in tokens.types])
     writer.add_token_merges(tokens.merges)
     writer.add_bos_token_id(vocabulary.bos)
-    writer.add_eos_token_id(min(vocabulary.eos))
+    if isinstance(vocabulary, ChatTokenizer):
+        writer.add_chat_template(CHAT_TEMPLATE)
+        writer.add_eos_token_id(vocabulary.turn_ends)
+    else:
+        writer.add_eos_token_id(min(vocabulary.eos))
     writer.add_pad_token_id(min(vocabulary.eos))
     writer.add_add_bos_token(vocabulary.prefix[:1] == (vocabulary.bos,))
 

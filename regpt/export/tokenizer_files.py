@@ -7,7 +7,45 @@ from typing import Any
 
 from regpt.base.files import write_bytes, write_json, write_text
 from regpt.data import tokenizer
+from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.tokenization.chat_tokens import CHAT_FILE, TEMPLATE_FILE, TURN_ENDS, ChatTokenizer
 from regpt.tokenization.tokenizer_file import TOKENIZER_FILES
+
+SPECIAL = {**dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False), "special": True}
+
+
+def write_tokenizer_files(directory: Path, vocabulary: Tokenizer, source: Path | None, block_size: int) -> None:
+    """Write the files of a model's tokenizer: copies of those in `source`, or GPT-2's; then what a chat needs.
+
+    Raises DataError if GPT-2's vocabulary is not available.
+    """
+    chat = vocabulary if isinstance(vocabulary, ChatTokenizer) else None
+    if source is None or (chat is not None and chat.base is GPT2_TOKENIZER):
+        write_gpt2_tokenizer(directory, block_size)
+    else:
+        copy_tokenizer(source, directory)
+    if chat is not None:
+        add_chat_tokens(directory, chat)
+
+
+def add_chat_tokens(directory: Path, vocabulary: ChatTokenizer) -> None:
+    """Add the two tokens around messages and the chat template to a tokenizer's files."""
+    path, config_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    library = with_added_tokens(json.loads(path.read_text(encoding="utf-8")), vocabulary)
+    write_text(path, json.dumps(library, ensure_ascii=False))
+    config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+    every = {str(token["id"]): {"content": token["content"], **SPECIAL} for token in library["added_tokens"]}
+    write_json(config_path, {**config, "eos_token": TURN_ENDS, "added_tokens_decoder": every})
+    for name in (CHAT_FILE, TEMPLATE_FILE):
+        write_bytes(directory / name, vocabulary.files()[name])
+
+
+def with_added_tokens(library: dict[str, Any], chat: ChatTokenizer | None) -> dict[str, Any]:
+    """Return the values of a tokenizer.json with the tokens around messages, if there is a chat."""
+    known = {token["content"] for token in library["added_tokens"]}
+    ids = chat.chat_ids if chat is not None else {}
+    new = [{"id": number, "content": name, **SPECIAL} for name, number in ids.items() if name not in known]
+    return {**library, "added_tokens": [*library["added_tokens"], *new]}
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:

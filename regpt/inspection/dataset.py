@@ -24,7 +24,7 @@ def describe(directory: Path, block_size: int, width: int) -> Iterator[str]:
     for text in origin_lines(directory, manifest):
         yield from wrap(text, width, subsequent_indent=INDENT, break_long_words=False, break_on_hyphens=False)
     for split in ("val", "train"):
-        yield from shard_lines(directory, manifest, split, block_size)
+        yield from shard_lines(directory, manifest, split, manifest.row_tokens or block_size)
     yield ""
     yield from list_largest(directory, manifest, width)
 
@@ -70,6 +70,11 @@ def statistics_lines(manifest: Manifest) -> Iterator[str]:
             yield f"{INDENT}{reason}: first in {', '.join(names)}"
     if left_out := manifest.source.get("files_left_out"):
         yield f"not read    {', '.join(f'{count:,} {suffix or NO_SUFFIX}' for suffix, count in left_out.items())}"
+    if counted := known.get("counted_tokens"):
+        yield (
+            f"loss mask   {counted:,} tokens count; rows of {manifest.row_tokens:,} with"
+            f" {known['padding_tokens']:,} tokens of padding; {known['cut']:,} conversations cut"
+        )
     if marks := known.get("end_marks"):
         yield f"end marks   {END_OF_TEXT_NAME} as text, encoded as ordinary characters: {marks:,}"
 

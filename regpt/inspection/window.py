@@ -11,6 +11,7 @@ from regpt.tokenization.opening import tokenizer_in
 def describe_window(directory: Path, split: Split, number: int, block_size: int, as_text: bool) -> Iterator[str]:
     """Yield lines that describe one window, and its tokens or its text. Raise DataError if `number` is out of range."""
     manifest = read_manifest(directory)
+    block_size = manifest.row_tokens or block_size
     windows = TokenWindows(directory, manifest, split, block_size)
     shard, first = windows.place(number)
     row = windows.rows([number])[0]

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from regpt.base.errors import CheckpointError, UserError
 from regpt.checkpoint import store
+from regpt.data.shard_writer import FOLDER
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
-from regpt.data.tokenizer_folder import FOLDER
 from regpt.distributed.dtensor import local_rows
 from regpt.interop.pretrained import load_pretrained
 from regpt.interop.sources import ModelSource, SourceKind, find_source, recipe_of_checkpoint, run_of_checkpoint
@@ -24,6 +24,7 @@ from regpt.model.masks import NO_TOKEN
 from regpt.optimizer.average import AVERAGE
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_resolved_recipe, override
+from regpt.tokenization.chat_tokens import with_chat_tokens
 from regpt.tokenization.opening import open_tokenizer, tokenizer_in
 from regpt.tracking.layout import RunPaths
 
@@ -154,6 +155,8 @@ def open_checkpoint(path: Path, overrides: Sequence[str], averaged: bool = False
     if averaged:
         average_weights(path, model, recipe.optimizer.average_share)
     found = tokenizer_in(run) if run else open_tokenizer(recipe.data.tokenizer)
+    if recipe.data.format == "conversations":
+        found = with_chat_tokens(found)
     model.end_of_text = found.end_of_text if found.end_of_text is not None else NO_TOKEN
     name = f"{run.name} at step {step:,}" if run else recipe.name
     return LoadedModel(

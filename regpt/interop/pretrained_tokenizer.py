@@ -10,6 +10,7 @@ from regpt.base.files import sha256_of_file
 from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.recipe.architecture import ModelRecipe
+from regpt.tokenization.chat_tokens import ChatTokenizer, read_chat_file
 from regpt.tokenization.tokenizer_file import FileTokenizer
 
 
@@ -29,8 +30,15 @@ def has_gpt2_vocabulary(path: Path) -> bool:
 def load_tokenizer(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Tokenizer:
     """Return GPT-2's tokenizer, or the one in tokenizer.json, which the package `tokenizers` reads.
 
-    Raises UserError if the tokenizer is missing, damaged or does not fit the model.
+    With regpt's chat tokens where regpt exported them. Raises UserError if the tokenizer is missing, damaged or does
+    not fit the model.
     """
+    base, chat = load_base(directory, recipe, config), read_chat_file(directory)
+    return base if chat is None else ChatTokenizer(base, chat)
+
+
+def load_base(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Tokenizer:
+    """Return the tokenizer of a directory without chat tokens of regpt's."""
     vocabulary, own = directory / "vocab.json", directory / "tokenizer.json"
     if (
         has_gpt2_vocabulary(vocabulary)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from regpt.base.errors import CheckpointError, UserError
 from regpt.checkpoint import store
+from regpt.data.shard_writer import FOLDER
 from regpt.data.tokenizer import GPT2_TOKENIZER, NAME
-from regpt.data.tokenizer_folder import FOLDER
 from regpt.interop.configuration import is_pretrained, read_config, recipe_from_config
 from regpt.interop.hub_model import HUB, download_model
 from regpt.interop.pretrained_tokenizer import load_tokenizer

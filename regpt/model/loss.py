@@ -9,6 +9,9 @@ the gradients of the hidden states and of the weight, and the backward pass only
 Between the matrix products a chunk is read and written by element. Uncompiled, that is one pass over memory for each
 operation. Compiled, `softmax_gradient_` is one kernel, which overwrites the logits with their gradient: 14 bytes of
 memory traffic per bfloat16 logit, products included (`python -m benchmarks.loss_traffic`).
+
+A target that is `IGNORED` has a loss of 0 and adds nothing to any gradient. Means are over all positions, those
+included: who trains on masked targets divides by the share that counts (`regpt/training/gradients.py`).
 """
 
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from regpt.data.loss_masks import IGNORED
 from regpt.model.chunks import rows_of_chunk
 
 
@@ -35,7 +39,7 @@ PLAIN = LossOptions()
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # chunks have a graph of their own, all before them another
 def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions = PLAIN) -> Tensor:
-    """Return the mean cross-entropy of softmax(hidden @ weight.T), nats per token.  (N, C), (V, C), (N) -> ()
+    """Return the mean cross-entropy of softmax(hidden @ weight.T) over all positions, nats.  (N, C), (V, C), (N) -> ()
 
     Products are computed in the autocast precision if autocast is on, sums in float32 (float64 for float64 inputs). The
     z-loss is part of the value where gradients are computed.
@@ -140,13 +144,14 @@ class Head:
             return self.fused_losses_and_gradient(logits, targets, options)
         tanh = self.cap_(logits, options.softcap) if options.softcap else None
         losses, sums, log_sums = losses_and_sums(logits, targets)
-        scale = 1.0 / sums
+        counts = counted(targets, sums.dtype)
+        scale = counts / sums
         if options.z_weight:
-            losses += options.z_weight * log_sums.squeeze(1).square()
+            losses += options.z_weight * (counts * log_sums).squeeze(1).square()
             scale *= 1.0 + 2.0 * options.z_weight * log_sums
         # softmax - one-hot of the target, in place of the logits
         gradient = logits.mul_(scale)
-        gradient.scatter_add_(1, targets[:, None], gradient.new_full((len(rows), 1), -1.0))
+        gradient.scatter_add_(1, any_target(targets), -counts)
         if tanh is not None:  # times the derivative of the cap, 1 - tanh²
             gradient.addcmul_(gradient, tanh.square_(), value=-1.0)
         return losses, gradient.to(self.weight.dtype)
@@ -154,9 +159,9 @@ class Head:
     def fused_losses_and_gradient(self, logits: Tensor, targets: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
         """Do the same by one compiled kernel for whole chunks; a rest of another shape is computed uncompiled."""
         compute = compiled_softmax_gradient_ if len(logits) == self.rows else softmax_gradient_
-        target_logits = cap(logits.gather(1, targets[:, None]).to(self.sum_dtype), options.softcap)
+        target_logits = cap(logits.gather(1, any_target(targets)).to(self.sum_dtype), options.softcap)
         log_sums = compute(logits, targets, options.softcap, options.z_weight)
-        losses = log_sums - target_logits + options.z_weight * log_sums.square()
+        losses = (log_sums - target_logits + options.z_weight * log_sums.square()) * counted(targets, log_sums.dtype)
         return losses.squeeze(1), logits.to(self.weight.dtype)
 
     def cap_(self, logits: Tensor, softcap: float) -> Tensor:
@@ -174,10 +179,20 @@ def losses_and_sums(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Te
     Overwrites the logits with those exponentials.  (n, V), (n) -> (n), (n, 1), (n, 1)
     """
     largest = logits.amax(dim=1, keepdim=True)
-    target_logits = logits.gather(1, targets[:, None])
+    target_logits = logits.gather(1, any_target(targets))
     sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
     log_sums = sums.log() + largest
-    return (log_sums - target_logits).squeeze(1), sums, log_sums
+    return ((log_sums - target_logits) * counted(targets, log_sums.dtype)).squeeze(1), sums, log_sums
+
+
+def counted(targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return 1 for each target that counts, 0 for each that is ignored.  (n) -> (n, 1)"""
+    return (targets != IGNORED)[:, None].to(dtype)
+
+
+def any_target(targets: Tensor) -> Tensor:
+    """Return the targets as indices of logits, with any index for an ignored one.  (n) -> (n, 1)"""
+    return targets.clamp(min=0)[:, None]
 
 
 def softmax_gradient_(logits: Tensor, targets: Tensor, softcap: float, z_weight: float) -> Tensor:
@@ -195,7 +210,7 @@ def softmax_gradient_(logits: Tensor, targets: Tensor, softcap: float, z_weight:
     gradient = (capped - log_sums).exp() * (1.0 + 2.0 * z_weight * log_sums) - is_target.to(capped.dtype)
     if softcap:
         gradient = gradient * (1.0 - (capped / softcap).square())
-    logits.copy_(gradient)
+    logits.copy_(gradient * counted(targets, capped.dtype))
     return log_sums
 
 

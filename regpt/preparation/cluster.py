@@ -52,6 +52,7 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
     queued. Encoded files are not encoded again: after a kill, call it again. Raise DataError if datatrove is missing or
     does not accept the options.
     """
+    refuse_conversations(executor, recipe)
     if (existing := finished_dataset(recipe, NotesOnStderr())) is not None:
         return existing
     try:
@@ -102,6 +103,12 @@ def prepare_on(executor: Executor, recipe: Recipe, tasks: int, options: dict[str
     if not recipe.data.directory.exists():
         raise_first(problems)
     return read_manifest(recipe.data.directory)
+
+
+def refuse_conversations(executor: Executor, recipe: Recipe) -> None:
+    if recipe.data.format != "text":
+        problem = f"--executor {executor} prepares text, but data.format = '{recipe.data.format}'"
+        raise UserError(problem, "leave out --executor")
 
 
 def check_counts(options: dict[str, Any]) -> None:

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,14 +11,21 @@ from functools import partial
 from pathlib import Path
 
 from regpt.base.errors import DataError, UserError
+from regpt.base.files import flush_directory, write_json
+from regpt.conversations.dataset import prepare_conversations
 from regpt.corpus.corpora import Corpus, open_corpus
 from regpt.corpus.progress import NoPreparationProgress, PreparationProgress
 from regpt.corpus.text_files import FilePart
-from regpt.data.shards import MANIFEST_FILE, Manifest, read_manifest
+from regpt.data.loss_masks import refuse_other_rows
+from regpt.data.shard_writer import FOLDER
+from regpt.data.shards import MANIFEST_FILE, PREPARATION_FILE, Manifest, read_manifest
+from regpt.data.sizes import check_manifest_fits, check_rows
 from regpt.data.tokenizer import NAME
 from regpt.filesystem.locks import locked
 from regpt.filesystem.operations import check_file_system
+from regpt.preparation.changed_files import record_of_files
 from regpt.preparation.existing import (
+    RECORDED,
     SOURCE,
     find_differences,
     is_imported,
@@ -28,6 +37,8 @@ from regpt.preparation.existing import (
 from regpt.preparation.hub import PREFIX, HubPart, open_hub
 from regpt.preparation.job import Preparation, staging_folder
 from regpt.recipe.recipe import Recipe
+from regpt.tokenization.chat_tokens import with_chat_tokens
+from regpt.tokenization.opening import open_tokenizer
 
 
 def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Manifest:
@@ -46,10 +57,54 @@ def prepare(recipe: Recipe, progress: PreparationProgress | None = None) -> Mani
             f"{pieces}: a cluster has started to prepare data.path = '{recipe.data.path}'",
             "continue with the same --executor, or delete that folder",
         )
+    prepare_format = prepare_text if recipe.data.format == "text" else prepare_packed
     with exclusive(recipe, progress):
-        manifest, seconds = Preparation(recipe, progress, partial(open_source, recipe)).run()
+        manifest, seconds = prepare_format(recipe, progress)
     progress.finished(recipe.data.path, manifest, seconds)
     return manifest
+
+
+def prepare_text(recipe: Recipe, progress: PreparationProgress) -> tuple[Manifest, float]:
+    """Prepare text, or resume its preparation. Return the manifest and the seconds of all attempts together."""
+    return Preparation(recipe, progress, partial(open_source, recipe)).run()
+
+
+def prepare_packed(recipe: Recipe, progress: PreparationProgress) -> tuple[Manifest, float]:
+    """Prepare conversations, from their first row on. Return the manifest and the seconds."""
+    started_at = time.monotonic()
+    tokenizer = with_chat_tokens(open_tokenizer(recipe.data.tokenizer))
+    check_rows(recipe, tokenizer.vocabulary)
+    files = record_of_files(recipe.data.source)
+    corpus = open_source(recipe)
+    for note in corpus.notes:
+        progress.note(note)
+    target, folder = recipe.data.directory, staging_folder(recipe.data.directory)
+    try:
+        discard(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        manifest = prepare_conversations(recipe, corpus, tokenizer, folder, progress)
+        check_manifest_fits(manifest, recipe.batch_windows, recipe.model.block_size)
+        asked = {key: getattr(recipe.data, key) for key in ("source", "validation_tokens", *RECORDED)}
+        seconds = time.monotonic() - started_at
+        write_json(folder / PREPARATION_FILE, {"seconds": round(seconds, 1), "asked": asked, "files": files})
+    except BaseException:
+        discard(folder)
+        raise
+    shutil.rmtree(folder / "raw", ignore_errors=True)
+    flush_directory(folder)
+    folder.rename(target)
+    flush_directory(target.parent)
+    return manifest, seconds
+
+
+def discard(folder: Path) -> None:
+    """Remove what an attempt has written, except files that it downloaded."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_file():
+            path.unlink()
+    shutil.rmtree(folder / FOLDER, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def finished_dataset(recipe: Recipe, progress: PreparationProgress) -> Manifest | None:
@@ -68,6 +123,7 @@ def finished_dataset(recipe: Recipe, progress: PreparationProgress) -> Manifest 
             "train on them, or set another data.path",
         )
     refuse(recipe, list(find_differences(recipe, manifest)))
+    refuse_other_rows(directory, manifest.row_tokens, recipe.model.block_size)
     progress.note(f"data.path = '{recipe.data.path}' is already prepared with these settings")
     note_changes(recipe, manifest, progress)
     return manifest

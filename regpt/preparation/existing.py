@@ -8,14 +8,15 @@ from typing import Any
 
 from regpt.base.errors import UserError
 from regpt.corpus.progress import PreparationProgress
+from regpt.data.shard_writer import FOLDER
 from regpt.data.shards import PREPARATION_FILE, Manifest, read_json_or_empty
-from regpt.data.tokenizer_folder import FOLDER
 from regpt.data.validation_split import SplitRule
 from regpt.preparation.changed_files import is_local, note_about_changes
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.sections import DataRecipe
 from regpt.recipe.settings import toml_value
 from regpt.recipe.vocabulary import SIZES
+from regpt.tokenization.chat_tokens import CHAT_SUFFIX, with_chat_tokens
 from regpt.tokenization.opening import open_tokenizer
 
 RECORDED = ("revision", "text_column", "document_separator", "shard_tokens")  # in the record of the preparation only
@@ -43,12 +44,17 @@ def fixed_settings(directory: Path, manifest: Manifest) -> dict[str, Any]:
     """Return the settings that the dataset fixes, by their keys in [data], as far as it records them."""
     rule, asked = manifest.validation.rule, recorded(directory).get("asked")
     known = {"document_separator": "", **asked} if isinstance(asked, dict) else {}
+    if manifest.row_tokens:
+        asked_tokens = known.get("validation_tokens", manifest.tokens("val"))
+        packed: dict[str, Any] = {"format": "conversations", "validation_tokens": asked_tokens}
+    else:
+        packed = {"format": "text", "validation_tokens": manifest.tokens("val")}
     return {
         "tokenizer": fixed_tokenizer(directory, manifest),
         "source": manifest.source["asked"],
         **{key: known[key] for key in RECORDED if type(known.get(key)) is type(getattr(DataRecipe(), key))},
-        "validation": "auto" if rule is SplitRule.FILES else str(rule),
-        "validation_tokens": manifest.tokens("val"),
+        "validation": "auto" if rule in (SplitRule.FILES, SplitRule.CONVERSATIONS) else str(rule),
+        **packed,
     }
 
 
@@ -59,7 +65,7 @@ def find_differences(recipe: Recipe, manifest: Manifest) -> Iterator[Difference]
         same = (
             asked == fixed
             or (key == "tokenizer" and is_same_tokenizer(asked, manifest))
-            or (key == "validation" and asked == "auto")
+            or (key == "validation" and "auto" in (asked, fixed) and not is_imported(manifest))
         )
         if not same and not (key == "source" and is_same_place(asked, fixed)):
             yield Difference(f"data.{key}", fixed, asked)
@@ -67,14 +73,15 @@ def find_differences(recipe: Recipe, manifest: Manifest) -> Iterator[Difference]
 
 def fixed_tokenizer(directory: Path, manifest: Manifest) -> str:
     """Return the value of data.tokenizer that gives the dataset's: a name, or the folder in the dataset."""
-    name = str(manifest.tokenizer["name"])
+    name = str(manifest.tokenizer["name"]).removesuffix(CHAT_SUFFIX if manifest.row_tokens else "")
     return name if name in SIZES else (directory / FOLDER).as_posix()
 
 
 def is_same_tokenizer(choice: str, manifest: Manifest) -> bool:
     """Return whether a value of data.tokenizer gives the dataset's tokenizer."""
     try:
-        return open_tokenizer(choice).record == manifest.tokenizer
+        found = open_tokenizer(choice)
+        return (with_chat_tokens(found) if manifest.row_tokens else found).record == manifest.tokenizer
     except UserError:
         return False
 

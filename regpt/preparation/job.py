@@ -19,7 +19,7 @@ from regpt.corpus.corpora import Corpus
 from regpt.corpus.notes import note_about_end_marks
 from regpt.corpus.progress import PreparationProgress
 from regpt.data import tokenizer
-from regpt.data.shard_writer import ShardWriter, WrittenShards
+from regpt.data.shard_writer import FOLDER, ShardWriter, WrittenShards, write_tokenizer
 from regpt.data.shards import (
     MANIFEST_FILE,
     PREPARATION_FILE,
@@ -31,7 +31,6 @@ from regpt.data.shards import (
 from regpt.data.sizes import check_rows
 from regpt.data.token_statistics import STATISTICS_FILE, measure, write_statistics
 from regpt.data.tokenizer import GPT2_TOKENIZER
-from regpt.data.tokenizer_folder import FOLDER, write_tokenizer
 from regpt.data.validation_split import SplitRule, ValidationSplit
 from regpt.preparation.changed_files import record_of_files
 from regpt.preparation.encoders import Encoders, Work, choose_encoder, worker_count

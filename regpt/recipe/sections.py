@@ -32,6 +32,17 @@ class DataRecipe:
         "", "Commit, tag or branch of a dataset on the hub; empty: the current main branch.", on_resume="free"
     )
     text_column: str = setting("text", "Field that holds the text in JSON lines and parquet files.", on_resume="free")
+    format: Literal["text", "conversations"] = switch(
+        "text",
+        "Content of the files; conversations: chats in rows of JSON lines or parquet, of which only the assistant's"
+        " tokens count in the loss.",
+        on_resume="free",
+    )
+    bad_rows: Literal["refuse", "skip"] = switch(
+        "refuse",
+        "What happens to rows that are no conversation; refuse: stop at the first one; skip: count them and continue.",
+        on_resume="free",
+    )
     document_separator: str = setting(
         "", "Text at which documents are cut, such as <|endoftext|>; empty: they are not.", on_resume="free"
     )
@@ -79,6 +90,11 @@ class DataRecipe:
     def directory(self) -> Path:
         """Folder of the shards, with a leading ~ expanded."""
         return Path(self.path).expanduser()
+
+    @property
+    def conversation_column(self) -> str:
+        """The field of the conversations in each row; empty: one of the usual names."""
+        return "" if self.text_column == "text" else self.text_column
 
     @property
     def split_rule(self) -> Literal["documents", "first_tokens"]:

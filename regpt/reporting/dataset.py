@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from regpt.data.token_statistics import TokenStatistics
-from regpt.data.validation_split import describe_rule, describe_warning
+from regpt.data.validation_split import SplitRule, describe_rule, describe_warning
 from regpt.inspection.duplicate_record import describe_duplicates, remedy
 from regpt.tracking.run import Run
 
@@ -27,6 +27,8 @@ def split_lines(run: Run) -> Iterator[tuple[str, str]]:
     data = run.environment.data
     if data.split is not None:
         yield "Validation", describe_rule(data.split, data.validation_tokens)
+        if data.split.rule is SplitRule.CONVERSATIONS:
+            yield "Loss", "counts the assistant's tokens alone, in training and in validation"
         for warning in data.split.warnings():
             yield "Warning", describe_warning(data.split, warning)
     if data.statistics is not None:

@@ -26,8 +26,9 @@ def environment(
     """Describe the environment of a new run. Measure the statistics of the dataset if they are not stored with it.
 
     `origin` is the model from whose weights it starts; None: weights from the seed.
+    Packed conversations have no statistics: entropies are over all tokens, their loss is not.
     """
-    statistics = statistics_of(recipe.data.directory, manifest)
+    statistics = None if manifest.row_tokens else statistics_of(recipe.data.directory, manifest)
     duplicates = stored_duplicates(recipe.data.directory, manifest)
     return Environment(
         recipe_name=recipe.name,

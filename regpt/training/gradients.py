@@ -36,13 +36,29 @@ class Gradients:
         self.expert_loads: Tensor | None = None  # rows of each expert in the last global batch, (layers, experts)
 
     def compute(self, step: int, batch: Batch) -> tuple[float, float, str]:
-        """Compute the gradients of the global batch; return its (mean loss, gradient norm, digest)."""
-        return self.share_results(self.forward_and_backward(step, batch), batch)
+        """Compute the gradients of the global batch; return its (mean loss, gradient norm, digest).
 
-    def forward_and_backward(self, step: int, batch: Batch) -> Tensor:
-        """Compute the gradients; return the losses of this rank's micro-batches.  -> (micro-batches)"""
+        The mean is over the targets of the global batch that count.
+        """
+        weight = self.weight_of_losses(batch)
+        return self.share_results(self.forward_and_backward(step, batch, weight), batch, weight)
+
+    def weight_of_losses(self, batch: Batch) -> float:
+        """Return the number of all targets of the global batch, divided by those that count.
+
+        A micro-batch's mean is over all its targets. With this weight the mean of these means is the mean over the
+        targets that count, which the mean of means over each micro-batch's own is not.
+        """
+        if not batch.is_masked:
+            return 1.0
+        mine = np.array([batch.targets.size, batch.counted_targets], dtype=np.int64)
+        targets, counted = self.ranks.all_gather(mine).sum(axis=0).tolist()
+        return targets / max(1, counted)
+
+    def forward_and_backward(self, step: int, batch: Batch, weight: float = 1.0) -> Tensor:
+        """Compute the gradients; return the losses of this rank's micro-batches, without weight.  -> (micro-batches)"""
         count = len(batch.numbers)
-        share = 1.0 / self.parallel.micro_batches_in_mean(count)
+        share = weight / self.parallel.micro_batches_in_mean(count)
         losses, loads = [], []
         for turn, (number, inputs, targets) in enumerate(zip(batch.numbers, batch.inputs, batch.targets, strict=True)):
             self.check_stop()
@@ -65,7 +81,7 @@ class Gradients:
         """Add whole numbers of all ranks, which gives the same on any number of ranks.  (...) -> (...), on the CPU"""
         return torch.from_numpy(self.ranks.all_gather(counts.cpu().numpy()).sum(0))
 
-    def share_results(self, losses: Tensor, batch: Batch) -> tuple[float, float, str]:
+    def share_results(self, losses: Tensor, batch: Batch, weight: float) -> tuple[float, float, str]:
         """Return (mean loss, gradient norm, digest) of the global batch, the same on every rank.
 
         The losses of all micro-batches are added in their order, so the mean is the same for any number of ranks.
@@ -75,7 +91,7 @@ class Gradients:
         seals = self.ranks.all_gather(np.array([batch.partial_digest], dtype=np.uint64).view(np.int64)).view(np.uint64)
         in_order = [float(loss) for losses_of_turn in by_turn for loss in losses_of_turn]
         norm = math.sqrt(self.parallel.reduce_squared_norm(squares))
-        return sum(in_order) / len(in_order), norm, combine_digests(int(seal) for seal in seals.ravel())
+        return weight * (sum(in_order) / len(in_order)), norm, combine_digests(int(seal) for seal in seals.ravel())
 
     def runs_out_of_memory(self, batch: Batch) -> bool:
         """Return whether this rank runs out of memory with a micro-batch, whose gradients are discarded."""

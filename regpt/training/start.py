@@ -14,8 +14,8 @@ from regpt.base.errors import DataError, RecipeError, UserError
 from regpt.base.files import sha256_of_json, write_json, write_text
 from regpt.console.preparation import PreparationConsole
 from regpt.console.training import Console, quiet_console
+from regpt.data.shard_writer import copy_tokenizer
 from regpt.data.shards import Manifest, read_manifest
-from regpt.data.tokenizer_folder import copy_tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import STOP_REASONS

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from regpt.data.loss_masks import IGNORED
 from regpt.model import chunks
 from regpt.model.chunks import rows_of_chunk
 from regpt.model.loss import LossOptions, add_product, cap, compiled_softmax_gradient_, mean_loss, token_losses
@@ -114,6 +115,40 @@ def test_compiled_chunks_have_one_shape(positions: int, on_cpu: bool, rows: int)
     assert positions % rows == 0
 
 
+def masked(targets: Tensor) -> Tensor:
+    """Return targets of which every third is ignored."""
+    return torch.where(torch.arange(len(targets)) % 3 == 0, IGNORED, targets)
+
+
+def sum_over_all(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(hidden @ weight.t(), targets, ignore_index=IGNORED, reduction="sum") / len(targets)
+
+
+@pytest.mark.parametrize("options", [LossOptions(), LossOptions(softcap=5.0, z_weight=1e-2)])
+def test_ignored_targets_count_neither_in_the_loss_nor_in_gradients(
+    monkeypatch: pytest.MonkeyPatch, options: LossOptions
+) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 7 * 311)
+    hidden, weight, targets = inputs(torch.float64)
+
+    def ours(*given: Tensor) -> Tensor:
+        return mean_loss(*given, options)
+
+    def of_kept_rows(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        """The mean over the kept rows alone, times their share."""
+        kept = targets != IGNORED
+        return mean_loss(hidden[kept], weight, targets[kept], options) * float(kept.double().mean())
+
+    values = value_and_gradients(ours, hidden, weight, masked(targets))
+    definition = sum_over_all if options == LossOptions() else of_kept_rows
+    expected = value_and_gradients(definition, hidden, weight, masked(targets))
+    for our, their in zip(values, expected, strict=True):
+        torch.testing.assert_close(our, their, rtol=1e-11, atol=1e-12)
+    assert not values[1][masked(targets) == IGNORED].any()
+    without_gradient = token_losses(hidden, weight, masked(targets), options.softcap)
+    assert torch.equal(without_gradient == 0, masked(targets) == IGNORED)
+
+
 # The compiled kernel
 
 
@@ -176,6 +211,11 @@ def test_compiled_loss_equals_the_uncompiled_one(monkeypatch: pytest.MonkeyPatch
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
         plain_values = value_and_gradients(mean_loss, *inputs(dtype, rows=300))
         values = value_and_gradients(lambda *given: mean_loss(*given, compiled), *inputs(dtype, rows=300))
+        for ours, theirs in zip(values, plain_values, strict=True):
+            assert (ours - theirs).norm() / theirs.norm() < tolerance
+        hidden, weight, targets = inputs(dtype, rows=300)
+        plain_values = value_and_gradients(mean_loss, hidden, weight, masked(targets))
+        values = value_and_gradients(lambda *given: mean_loss(*given, compiled), hidden, weight, masked(targets))
         for ours, theirs in zip(values, plain_values, strict=True):
             assert (ours - theirs).norm() / theirs.norm() < tolerance
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from regpt.base.errors import DataError, UserError
+from regpt.data.shard_writer import FOLDER, write_tokenizer
 from regpt.data.tokenizer import END_OF_TEXT, FILES, GPT2_TOKENIZER
-from regpt.data.tokenizer_folder import FOLDER, write_tokenizer
 from regpt.recipe.vocabulary import SIZES, padded_size, tokenizer_size
 from regpt.tokenization import openai
 from regpt.tokenization.opening import open_folder, open_tokenizer, tokenizer_in

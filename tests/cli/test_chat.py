@@ -1,0 +1,194 @@
+"""`regpt chat`: a model trained on conversations answers, remembers, stops at Ctrl-C, and forgets the oldest turns."""
+
+import builtins
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import regpt
+from regpt.base.errors import DONE, USAGE
+from regpt.cli.main import main
+from regpt.evaluation import chat as chat_module
+from regpt.evaluation.chat import Chat
+from regpt.evaluation.generation import Sampling
+from regpt.interop.open_model import LoadedModel, open_model
+from regpt.recipe.recipe import Recipe
+from regpt.tokenization.chat_template import Message, prompt_tokens
+from regpt.tokenization.chat_tokens import ChatTokenizer
+from regpt.tracking.journal import read_history
+from tests.conftest import tiny_recipe
+from tests.helpers.conversations import train_on_colours
+
+pytestmark = pytest.mark.slow
+GREEDY = Sampling(temperature=0.0)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_on_colours(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="module")
+def loaded(run: Path) -> LoadedModel:
+    return open_model(run, run.parent)
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> list[str]:
+    """Let a terminal type these lines, or raise these errors, then Ctrl-D. Returns the prompts shown."""
+    script: Iterator[str | type[BaseException]] = iter([*lines, EOFError])
+    prompts: list[str] = []
+
+    def read(prompt: str = "") -> str:
+        prompts.append(prompt)
+        line = next(script)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr(builtins, "input", read)
+    monkeypatch.setattr("sys.stdin", type("Terminal", (io.StringIO,), {"isatty": lambda self: True})())
+    return prompts
+
+
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    """Press Ctrl-C after so many tokens of each answer."""
+    generate: Callable[..., Iterator[object]] = chat_module.generate_tokens
+
+    def until(*given: object) -> Iterator[object]:
+        for number, drawn in enumerate(generate(*given)):
+            if number == tokens:
+                raise KeyboardInterrupt
+            yield drawn
+
+    monkeypatch.setattr(chat_module, "generate_tokens", until)
+
+
+def test_fine_tuning_lowers_the_loss_of_held_out_answers(run: Path) -> None:
+    first, *_, last = read_history(run).validations
+    assert first.loss > 5 and last.loss < 0.1
+
+
+def test_trained_questions_are_answered_from_a_pipe(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi, grass?\n\nYo! the sky?\nSo; coal?\n"))
+    assert main(["chat", str(run), "--temperature", "0", "--tokens", "12"]) == DONE
+    assert capsys.readouterr().out == "Green.\nBlue.\nBlack.\n"
+
+
+def test_terminal_answers_until_the_user_leaves(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = typed(monkeypatch, "Hi, snow?", "", "/new", "Oh, a lemon?", "exit", "Hi, coal?")
+    assert main(["chat", str(run), "--temperature", "0", "--tokens", "12"]) == DONE
+    assert capsys.readouterr().out == "White.\nYellow.\n"
+    assert len(prompts) == 5  # nothing is read after exit
+
+
+def test_control_c_stops_the_answer_and_not_the_program(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted_after(monkeypatch, 3)
+    prompts = typed(monkeypatch, "Hi, grass?", "/new", "Yo! the sky?")
+    assert main(["chat", str(run), "--temperature", "0", "--tokens", "12"]) == DONE
+    assert capsys.readouterr().out == "Gre\nBlu\n\n"
+    assert len(prompts) == 4
+
+
+@pytest.mark.parametrize(
+    ("keys", "prompts"),
+    [
+        ([KeyboardInterrupt, KeyboardInterrupt], 2),
+        ([KeyboardInterrupt, "", KeyboardInterrupt, KeyboardInterrupt], 4),
+        ([EOFError], 1),
+        (["QUIT"], 1),
+    ],
+)
+def test_control_c_twice_and_control_d_leave(
+    run: Path, monkeypatch: pytest.MonkeyPatch, keys: list[str | type[BaseException]], prompts: int
+) -> None:
+    shown = typed(monkeypatch, *keys, "Hi, grass?")
+    assert main(["chat", str(run)]) == DONE
+    assert len(shown) == prompts
+
+
+def test_stopped_answer_stays_in_the_history(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat = Chat(loaded, GREEDY, 12)
+    answer = chat.ask("Hi, grass?")
+    assert [next(answer), next(answer)] == ["G", "r"]
+    answer.close()
+    assert chat.turns == [Message("user", "Hi, grass?"), Message("assistant", "Gr")]
+
+
+def test_answer_continues_the_whole_conversation(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[list[int]] = []
+    generate = chat_module.generate_tokens
+
+    def spy(model: object, prompt: object, *given: object) -> Iterator[object]:
+        prompts.append(prompt[0].tolist())  # type: ignore[index]
+        return generate(model, prompt, *given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(chat_module, "generate_tokens", spy)
+    chat = Chat(loaded, GREEDY, 8, system="S")
+    for question in ("a", "b"):
+        list(chat.ask(question))
+    assert isinstance(loaded.tokenizer, ChatTokenizer)
+    first = chat.turns[1]
+    expected = [Message("system", "S"), Message("user", "a"), first, Message("user", "b")]
+    if chat.forgotten:
+        expected[1:3] = []
+    assert prompts[1] == prompt_tokens(expected, loaded.tokenizer).tolist()
+
+
+def test_oldest_turns_are_forgotten_and_the_user_is_told(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi, grass?\nYo! the sky?\n" + "long " * 40 + "\nHi, coal?\n"))
+    assert main(["chat", str(run), "--temperature", "0", "--tokens", "12"]) == DONE
+    out, err = capsys.readouterr()
+    assert out == "Green.\nBlue.\n\nBlack.\n"
+    assert "oldest 2 messages" in err and "has room for 52" in err
+
+
+def test_seed_determines_an_answer(loaded: LoadedModel) -> None:
+    hot = Sampling(temperature=2.0, seed=3)
+    one, same = ("".join(Chat(loaded, hot, 20).ask("Hi, grass?")) for _ in range(2))
+    assert one == same
+
+
+def test_model_without_a_chat_template_is_refused_with_the_remedy(
+    tmp_path: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe: Recipe = tiny_recipe(tmp_path, run={"max_steps": 1}, evaluation={"sample_count": 0})
+    regpt.train(recipe, tmp_path / "base")
+    assert main(["chat", str(tmp_path / "base")]) == USAGE
+    error = capsys.readouterr().err
+    assert "base" in error and "chat template" in error and "regpt sample" in error
+
+
+def test_exported_chat_model_answers_in_transformers_and_here(
+    run: Path, loaded: LoadedModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert main(["export", str(run), str(tmp_path / "exported")]) == DONE
+    theirs = AutoTokenizer.from_pretrained(tmp_path / "exported")
+    assert isinstance(loaded.tokenizer, ChatTokenizer)
+    messages = [Message("system", "Be\n short."), Message("user", "Hi!\n\n it's ü🙂"), Message("assistant", "Yes.")]
+    rows = [message._asdict() for message in messages]
+    for asked, rest in ((False, []), (True, [Message("user", "grass?")])):
+        given = [*rows, *(one._asdict() for one in rest)]
+        ids = theirs.apply_chat_template(given, add_generation_prompt=asked, return_dict=False)
+        ours = prompt_tokens([*messages, *rest], loaded.tokenizer)
+        assert ids == (ours if asked else ours[: -len(loaded.tokenizer.encode("assistant\n")) - 1]).tolist()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    question = [{"role": "user", "content": "Hi, grass?"}]
+    inputs = theirs.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    tokens = model.generate(**inputs, max_new_tokens=20, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert theirs.decode(tokens) == "Green.<|im_end|>"
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("Hi, grass?\n"))
+    assert main(["chat", str(tmp_path / "exported"), "--temperature", "0", "--tokens", "12"]) == DONE
+    assert capsys.readouterr().out == "Green.\n"
