@@ -252,12 +252,12 @@ def report(
     runs: AnyPath = RUNS,
     html: bool = False,
 ) -> Path:
-    """Write the report of a run, compared with runs or recipes; return the path of report.md, or .html."""
+    """Write the report of a run, compared with runs, models or recipes; return the path of report.md, or .html."""
+    from regpt.fairness.baselines import open_baseline
     from regpt.reporting.page import write_page, write_report
-    from regpt.reporting.scores import open_baseline
 
     opened = run if isinstance(run, Run) else open_run(run, runs)
-    baselines = [open_baseline(str(one.path if isinstance(one, Run) else one), Path(runs)) for one in against]
+    baselines = [open_baseline(str(one.path if isinstance(one, Run) else one), Path(runs), opened) for one in against]
     path = write_report(opened, baselines)
     return write_page(opened, baselines) if html else path
 

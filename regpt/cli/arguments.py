@@ -59,18 +59,24 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", metavar="MODEL", help="a run, a checkpoint, a Hugging Face directory, or hub:OWNER/NAME"
     )
+    add_step(parser)
+    add_runs(parser)
+
+
+def add_step(parser: argparse.ArgumentParser, named_by: str = "") -> None:
+    """Add the choice between the models of a run; `named_by` is the option that names the run, if one does."""
+    of_run = f"of a run in {named_by}" if named_by else "of a run"
     parser.add_argument(
         "--step",
         type=at_least(int, 0),
         metavar="N",
-        help="of a run, use the checkpoint after N steps (default: the newest intact one)",
+        help=f"{of_run}, use the checkpoint after N steps (default: the newest intact one)",
     )
     parser.add_argument(
         "--averaged",
         action="store_true",
-        help="of a run with optimizer.average_steps, use the averaged weights instead of the last ones",
+        help=f"{of_run} with optimizer.average_steps, use the averaged weights instead of the last ones",
     )
-    add_runs(parser)
 
 
 def add_sampling(parser: argparse.ArgumentParser, temperature: float) -> None:

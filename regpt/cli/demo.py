@@ -6,10 +6,10 @@ from pathlib import Path
 from regpt.base.errors import DONE
 from regpt.comparison.page import default_directory, write_comparison
 from regpt.console.training import Console
+from regpt.fairness.baselines import open_baseline
 from regpt.fairness.loading import load_models
 from regpt.recipe.settings import load_recipe
 from regpt.reporting.page import write_page, write_report
-from regpt.reporting.scores import open_baseline
 from regpt.tracking.run import open_run
 from regpt.training.start import start_training
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
 from regpt.base.format import NO_VALUE, with_error
-from regpt.cli.arguments import add_command, add_run, add_runs, at_least
+from regpt.cli.arguments import add_command, add_run, add_runs, add_step, at_least
 from regpt.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -87,8 +87,10 @@ def add_report(commands: "Subparsers") -> None:
         "report",
         run_report,
         "write the report of a run",
-        "example: regpt report demo-modern --against demo-classic --html\n\n"
-        "Writes report.md and its figures to the run's folder. The run may still be training.",
+        "examples: regpt report demo-modern --against demo-classic --html\n"
+        "          regpt report mine --against hub:openai-community/gpt2\n\n"
+        "Writes report.md and its figures to the run's folder. The run may still be training. A model that is no run\n"
+        "is validated on the run's windows first.",
     )
     add_run(report)
     report.add_argument(
@@ -97,8 +99,9 @@ def add_report(commands: "Subparsers") -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="runs, or recipes with published figures, to compare with",
+        help="runs, models (as regpt evaluate takes them), or recipes with published figures, to compare with",
     )
+    add_step(report, "--against")
     report.add_argument("--html", action="store_true", help="also write report.html, one self-contained file")
 
 
@@ -156,10 +159,11 @@ def run_report(arguments: argparse.Namespace) -> int:
     from regpt.tracking.run import find_run, open_run
 
     run = open_run(find_run(arguments.run, arguments.runs))
+    from regpt.fairness.baselines import open_baseline
     from regpt.reporting.page import write_page, write_report
-    from regpt.reporting.scores import open_baseline
 
-    others = [open_baseline(other, arguments.runs) for other in arguments.against]
+    choice = arguments.step, arguments.averaged
+    others = [open_baseline(other, arguments.runs, run, *choice) for other in arguments.against]
     written = [write_report(run, others), *([write_page(run, others)] if arguments.html else [])]
     print(f"report: {' and '.join(map(str, written))}")
     return DONE

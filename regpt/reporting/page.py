@@ -6,6 +6,7 @@ from pathlib import Path
 from regpt.base.files import write_text
 from regpt.base.format import percent, scientific
 from regpt.corpus.public_corpora import PublicCorpus
+from regpt.fairness.baselines import Baseline
 from regpt.optimizer.schedule import cooldown_text
 from regpt.rendering.figure_style import Line, as_markdown, as_picture
 from regpt.rendering.html import html_page
@@ -14,7 +15,6 @@ from regpt.rendering.templates import render_template
 from regpt.reporting.expert_load import draw_expert_load, load_rows
 from regpt.reporting.figures import draw_hellaswag, draw_losses, draw_training_dynamics
 from regpt.reporting.published import CHANCE, GPT2, GPT3, REFERENCES, RERUNS
-from regpt.reporting.scores import Baseline
 from regpt.reporting.sections import report_page
 from regpt.reporting.wording import hellaswag_interval, model_type, source_of, tokens_of_steps, validation_steps
 from regpt.tracking.run import Run

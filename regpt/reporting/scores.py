@@ -4,17 +4,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
 
 from regpt.base.format import NO_VALUE, percent, with_error
 from regpt.corpus.public_corpora import PublicCorpus, corpus_of_source
+from regpt.fairness.baselines import Baseline
+from regpt.fairness.models import ComparedModel
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe, shipped_recipe
 from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS, REFERENCES, Reference
 from regpt.stats.identical import identical
 from regpt.stats.verdicts import same_windows
 from regpt.tracking.journal import TaskRecord
-from regpt.tracking.run import NoSuchRun, Run, averaged_accuracy, find_run, open_run, primary_accuracy
+from regpt.tracking.run import Run, averaged_accuracy, primary_accuracy
 
 NOT_MEASURED = "not measured"
 
@@ -34,32 +35,6 @@ class Column:
     averaged_hellaswag: str = NO_VALUE
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """What a run is compared with: another run, or a recipe with published figures."""
-
-    name: str
-    recipe: Recipe
-    run: Run | None
-
-
-def open_baseline(where: str, root: Path) -> Baseline:
-    """Open a run by its name or path, or a recipe by its .toml file or the name of a shipped one.
-
-    A run comes before a shipped recipe of the same name. Raises UserError if there is neither.
-    """
-    if not where.endswith(".toml"):
-        try:
-            run = open_run(find_run(where, root))
-        except NoSuchRun:
-            if shipped_recipe(where) is None:
-                raise
-        else:
-            return Baseline(run.id, run.recipe, run)
-    recipe = load_recipe(where)
-    return Baseline(f"{recipe.name} (recorded)", recipe, None)
-
-
 class Relation(Enum):
     """How a baseline is related to the run of a report."""
 
@@ -69,6 +44,7 @@ class Relation(Enum):
     RECORDED = "Recorded Run"
     OTHER_DATA = "Run on Other Data"
     IDENTICAL = "The Same Run"
+    MODEL = "Model"
 
 
 def columns(run: Run, others: Sequence[Baseline]) -> list[Column]:
@@ -77,12 +53,28 @@ def columns(run: Run, others: Sequence[Baseline]) -> list[Column]:
     return [
         measured_column(run, "This Run"),
         *([gpt2_column(run)] if loss_compares(run, GPT2) or scored_all_items(run) else []),
-        *(
-            measured_column(other.run, name) if other.run else recorded_column(other.recipe, name)
-            for other, name in zip(others, headings(run, others), strict=True)
-        ),
+        *(baseline_column(other, name) for other, name in zip(others, headings(run, others), strict=True)),
         *([recorded_column(run.recipe, f"{run.recipe.name} (recorded)")] if own_record else []),
     ]
+
+
+def baseline_column(other: Baseline, name: str) -> Column:
+    if other.model is not None:
+        return model_column(other.model, name)
+    return measured_column(other.run, name) if other.run else recorded_column(other.recipe, name)
+
+
+def model_column(model: ComparedModel, name: str) -> Column:
+    """Return the loss of a model on the run's windows."""
+    found = model.loss
+    return Column(
+        name,
+        with_error(found.loss, found.standard_error) if found else NOT_MEASURED,
+        NO_VALUE,
+        NO_VALUE,
+        f"{model.tokens:,}" if model.tokens else NO_VALUE,
+        bits_per_byte=f"{found.bits_per_byte:.4f}" if found and found.bits_per_byte else NOT_MEASURED,
+    )
 
 
 def gpt2_column(run: Run) -> Column:
@@ -117,7 +109,7 @@ def is_on_corpus_of(run: Run, recipe: Recipe) -> bool:
 
 def headings(run: Run, others: Sequence[Baseline]) -> list[str]:
     """Return the heading of each baseline."""
-    names = [other.name if other.run else f"{other.recipe.name}, recorded" for other in others]
+    names = [other.name if other.run or other.model else f"{other.recipe.name}, recorded" for other in others]
     return [f"{found.value} ({name})" for found, name in zip(relations(run, others), names, strict=True)]
 
 
@@ -139,6 +131,8 @@ def relations(run: Run, others: Sequence[Baseline]) -> list[Relation]:
 
 def relation(run: Run, other: Baseline) -> Relation:
     """Return the relation of one baseline, regardless of the other baselines."""
+    if other.model is not None:
+        return Relation.MODEL
     if other.run is None:
         same = other.recipe.data.source == run.recipe.data.source
         corpus = corpus_of_source(other.recipe.data.source)
@@ -279,7 +273,9 @@ def notes(run: Run, others: Sequence[Baseline]) -> list[str]:
         "Losses are nats per token on fixed windows of the validation split; ± is one standard error over the windows."
     ]
     for other in others:
-        if other.run is None:
+        if other.model is not None:
+            lines.append(f"{other.name} was validated here, on this run's windows; the two losses are comparable.")
+        elif other.run is None:
             lines.append(f"{other.name}: figures from {recorded_where(other.recipe)}, not measured here.")
         elif same_windows(run, other.run):
             lines.append(f"{other.name} was validated on the same windows; the two losses are comparable.")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from regpt.base.format import NO_VALUE
+from regpt.fairness.baselines import Baseline
 from regpt.fairness.claims import Claim, claims_on_runs
 from regpt.fairness.wording import caveats_text, no_claim
 from regpt.rendering.markdown import code, escaped
@@ -15,7 +16,6 @@ from regpt.reporting.dataset import baselines, split_lines
 from regpt.reporting.recipe_diff import Change, changes, differences_from_gpt2, one_change, rows_of_differences
 from regpt.reporting.scores import (
     NOT_MEASURED,
-    Baseline,
     PublishedRow,
     Relation,
     columns,
@@ -146,6 +146,7 @@ def report_page(run: Run, others: Sequence[Baseline]) -> ReportPage:
         baselines=[
             baseline_comparison(run, other, heading, relation)
             for other, heading, relation in zip(others, headings(run, others), relations(run, others), strict=True)
+            if other.model is None
         ],
     )
 

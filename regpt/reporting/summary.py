@@ -3,17 +3,19 @@
 from collections.abc import Iterator, Sequence
 
 from regpt.base.format import duration, percent, with_error
+from regpt.fairness.baselines import Baseline
 from regpt.fairness.caveats import CaveatKind
 from regpt.fairness.claims import Claim, claims_on_runs
+from regpt.fairness.models import ComparedModel
 from regpt.recipe.architecture import ModelRecipe
 from regpt.rendering.markdown import escaped
 from regpt.reporting.findings import finding_of, is_measured, listed, sentences_of
 from regpt.reporting.improvements import model_improvements
 from regpt.reporting.published import CHANCE, GPT2, HELLASWAG_ITEMS
-from regpt.reporting.scores import Baseline, Relation, guessing, recorded_where, relation
+from regpt.reporting.scores import Relation, guessing, recorded_where, relation
 from regpt.stats.describe import OUTCOME_TEXT, REASON_TEXT, bounds_text, identity_text, values_text
 from regpt.stats.identical import identical
-from regpt.stats.losses import error_bounds_test, loss_at
+from regpt.stats.losses import error_bounds_test, last_loss, loss_at
 from regpt.stats.outcome import Outcome
 from regpt.stats.verdicts import compare_losses, same_windows
 from regpt.tracking.run import Run, primary_accuracy
@@ -81,6 +83,8 @@ def outcome_sentence(run: Run) -> str:
 
 def baseline_paragraph(run: Run, other: Baseline) -> str:
     """Compare a run with a baseline in short sentences; the table of verdicts names the tests."""
+    if other.model is not None:
+        return model_sentence_against(run, other.model)
     if other.run is None:
         return recorded_sentence(run, other)
     name = f"**{escaped(other.name)}**"
@@ -95,6 +99,15 @@ def baseline_paragraph(run: Run, other: Baseline) -> str:
     which = f"which has {listed(unlike)} and" if unlike else "which"
     first, *rest = sentences
     return f"Compared with {name}, {which} saw {tokens} tokens: {'. '.join([first, *map(capitalized, rest)])}."
+
+
+def model_sentence_against(run: Run, other: ComparedModel) -> str:
+    """Compare the last loss of a run with that of a model on the same windows, whatever it was trained on."""
+    verdict = compare_losses(last_loss(run), other.loss)
+    return (
+        f"Compared with **{escaped(other.name)}** on the same windows: this run's validation loss is"
+        f" {OUTCOME_TEXT[verdict.outcome]}, {values_text(verdict)}."
+    )
 
 
 def recorded_sentence(run: Run, other: Baseline) -> str:

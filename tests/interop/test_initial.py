@@ -1,5 +1,6 @@
 """A run that starts from the weights of a model: its first loss, its record, its resume, and what is refused."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -110,6 +111,28 @@ def test_origin_is_recorded_and_shown_in_the_report(tuned: Run, place: Path, und
     report = write_report(tuned, []).read_text(encoding="utf-8")
     assert "started with the weights of **llama**" in report and "from scratch" not in report
     assert origin.weights_sha256[:12] in report
+
+
+@pytest.mark.slow
+def test_report_compares_with_a_model_on_the_same_windows(
+    tuned: Run, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], undrawn_figures: None
+) -> None:
+    """Its source, and its own checkpoint after step 3, by path and by --step; a second report measures nothing."""
+    monkeypatch.chdir(place)
+    first, last = (tuned.history.validations[at].loss for at in (0, -1))
+    for words in (["--against", "llama"], ["--against", "runs/tuned/checkpoints/step_000000"]):
+        assert main(["report", "tuned", *words]) == DONE
+        text = tuned.paths.report.read_text(encoding="utf-8")
+        assert f", {last:.4f} vs {first:.4f}." in text
+        assert f"{first:.4f} ± " in text
+    assert main(["report", "tuned", "--against", "tuned", "--step", "3"]) == DONE
+    results = json.loads((tuned.paths.evaluations / "against" / "tuned at step 3" / "results.json").read_text())
+    assert results["step"] == 3
+    monkeypatch.setattr("regpt.evaluation.evaluate.evaluate", None)
+    assert main(["report", "tuned", "--against", "llama"]) == DONE
+    assert main(["report", "tuned", "--against", "llama", "--step", "3"]) == USAGE
+    assert main(["report", "tuned", "--against", "nowhere"]) == USAGE
+    assert "'nowhere' is not a run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

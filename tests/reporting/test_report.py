@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from regpt.base.errors import UserError
+from regpt.fairness.baselines import Baseline, open_baseline
 from regpt.recipe.settings import load_recipe, to_toml
 from regpt.reporting.page import write_page, write_report
 from regpt.reporting.recipe_diff import differences_from_gpt2, rows_of_differences
-from regpt.reporting.scores import Baseline, open_baseline
 from regpt.tracking.journal import read_history
 from regpt.tracking.run import find_run, open_run
 from regpt.training.start import train

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from regpt.fairness.baselines import Baseline
 from regpt.fairness.claims import claims_on_runs
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
-from regpt.reporting.scores import Baseline
 from regpt.reporting.sections import verdict_rows
 from regpt.reporting.summary import baseline_paragraph, claim_at_equal_tokens, summary
 from regpt.stats.describe import describe_test, difference_text
