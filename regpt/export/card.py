@@ -14,6 +14,7 @@ from regpt.rendering.markdown import code, fenced
 from regpt.rendering.templates import render_template
 from regpt.reporting.findings import listed
 from regpt.reporting.summary import parts
+from regpt.reporting.wording import initial_weights
 from regpt.tracking.run import Run
 
 HUB = "hub:"
@@ -108,7 +109,13 @@ def model_card(subject: CardSubject) -> str:
     """
     from huggingface_hub import ModelCard
 
-    values = {"subject": subject, "code": code, "fenced": fenced, "with_error": with_error}
+    values = {
+        "subject": subject,
+        "code": code,
+        "fenced": fenced,
+        "with_error": with_error,
+        "initial_weights": initial_weights,
+    }
     text = render_template("regpt.export", "model_card.md.j2", values)
     card = ModelCard(f"---\n{metadata(subject).to_yaml()}\n---\n\n{text}")
     return str(card)
@@ -134,6 +141,7 @@ def metadata(subject: CardSubject) -> Any:
     dataset = dataset_on_the_hub(run) if run else CUSTOM
     is_stdlib = run is not None and run.environment.data.source.asked == STDLIB
     return ModelCardData(
+        base_model=base_model(run),
         model_name=subject.name.rpartition("/")[2],
         license=subject.licence or None,
         language=("code" if is_stdlib else LANGUAGES.get(run.corpus)) if run else None,
@@ -143,6 +151,12 @@ def metadata(subject: CardSubject) -> Any:
         pipeline_tag="text-generation",
         tags=["regpt", subject.type.value],
     )
+
+
+def base_model(run: Run | None) -> str | None:
+    """Return OWNER/NAME of the model on the hub whose weights the run started from; None if there is none."""
+    where = run.environment.origin.where if run and run.environment.origin else ""
+    return where.removeprefix(HUB).partition("@")[0] if where.startswith(HUB) else None
 
 
 def dataset_on_the_hub(run: Run) -> str:

@@ -17,6 +17,7 @@ from regpt.export.figures import CUSTOM, Figure, figures_of
 from regpt.export.precision import Precision
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
+from regpt.tracking.environment import Origin
 from regpt.tracking.run import Run, open_run
 from tests.helpers.golden import assert_golden
 from tests.interop.test_pretrained import saved, write_tokenizer
@@ -110,6 +111,17 @@ def test_card_names_dataset_language_and_licence_of_known_text() -> None:
     unknown = ModelCard(card_of("my-texts")).data
     assert unknown.datasets is None and unknown.language is None
     assert CUSTOM in {one.dataset_type for one in unknown.eval_results}
+
+
+@pytest.mark.parametrize(
+    ("where", "base"), [("hub:openai-community/gpt2@0123abcd", "openai-community/gpt2"), ("runs/other", None)]
+)
+def test_card_names_the_model_whose_weights_the_run_started_from(where: str, base: str | None) -> None:
+    run = open_run(RUN)
+    origin = Origin(name="the-start", where=where, weights_sha256="ef" * 32, tokens=1_234)
+    card = model_card(subject_of(replace(run, environment=replace(run.environment, origin=origin)), 4))
+    assert ModelCard(card).data.base_model == base
+    assert not [text for text in ("the-start", where, "1,234", "efef") if text not in card]
 
 
 def test_card_without_a_choice_names_no_licence_of_the_weights() -> None:
