@@ -43,6 +43,7 @@ PACKAGES = [
     "comparison",
     "watch",
     "serve",
+    "endpoint",
     "doctor",
     "ablation",
     "cli",

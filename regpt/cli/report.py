@@ -45,10 +45,14 @@ def add_serve(commands: "Subparsers") -> None:
         commands,
         "serve",
         run_serve,
-        "show the runs in a browser: curves that grow, samples, events, comparisons",
-        "example: regpt serve                 then open http://127.0.0.1:8000\n\n"
+        "show the runs in a browser, and answer OpenAI clients with a model",
+        "examples: regpt serve                 then open http://127.0.0.1:8000\n"
+        "          regpt serve demo-modern     also answers http://127.0.0.1:8000/v1/completions\n\n"
         "Only reads, so it never disturbs a run. It needs: pip install 'regpt[serve]'. Only this machine can connect,\n"
         "unless --host names another address, which needs a --token. docs/serve.md shows the page.",
+    )
+    serve.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a model as in `regpt evaluate` (default: only the runs)"
     )
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, metavar="PORT", help="port (default: 8000; 0: any free one)")
@@ -134,12 +138,27 @@ def run_runs(arguments: argparse.Namespace) -> int:
 
 def run_serve(arguments: argparse.Namespace) -> int:
     try:
-        from regpt.serve.server import serve
+        from regpt.serve.server import ServedModel, serve
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("fastapi", "starlette", "uvicorn"):
             raise
         raise UserError(f"{error.name} is not installed", "pip install 'regpt[serve]'") from None
-    return serve(arguments.runs, arguments.host, arguments.port, arguments.token, lambda text: print(text, flush=True))
+    given = (arguments.runs, arguments.host, arguments.port, arguments.token, print_line)
+    if arguments.model is None:
+        return serve(*given)
+    from regpt.endpoint.engine import Engine
+    from regpt.endpoint.routes import model_routes
+    from regpt.interop.open_model import open_model
+
+    engine = Engine(open_model(arguments.model, arguments.runs))
+    try:
+        return serve(*given, ServedModel(engine.name, model_routes(engine)))
+    finally:
+        engine.close()
+
+
+def print_line(text: str) -> None:
+    print(text, flush=True)
 
 
 def run_compare(arguments: argparse.Namespace) -> int:

@@ -1,6 +1,7 @@
 """Text from tokens as they are drawn: whole characters only, up to the first stop word."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Self
 
 HALF_CHARACTER = "\N{REPLACEMENT CHARACTER}"  # what a decoder makes of the first bytes of a character
 
@@ -20,6 +21,15 @@ class TextStream:
         self.context, self.decoded = 0, 0
         self.held = ""  # may be the beginning of a stop word
         self.ended = False  # at a stop word
+
+    @classmethod
+    def after(
+        cls, decode: Callable[[Sequence[int]], str], tokens: Sequence[int], stop_words: Iterable[str] = ()
+    ) -> Self:
+        """Return the stream of a text that follows `tokens`, which is not looked at for stop words."""
+        stream = cls(decode, stop_words)
+        stream.tokens, stream.decoded = list(tokens), len(tokens)
+        return stream
 
     def add(self, *tokens: int) -> str:
         """Return the text that further tokens make certain; it may be empty."""

@@ -13,6 +13,7 @@ class ErrorType(StrEnum):
     AUTHENTICATION = "authentication_error"
     PERMISSION = "permission_error"
     NOT_FOUND = "not_found_error"
+    RATE_LIMIT = "rate_limit_error"
     SERVER = "server_error"
 
 

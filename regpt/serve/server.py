@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from fastapi import APIRouter
 
 from regpt.base.errors import DONE, INTERRUPTED, UserError
 from regpt.distributed.signals import ImmediateStop
@@ -40,6 +41,14 @@ class Address:
     def name(self) -> str:
         """The host as an address of a page has it."""
         return f"[{self.host}]" if ":" in self.host else self.host
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that the server answers for."""
+
+    name: str
+    routes: APIRouter
 
 
 def resolve(host: str, port: int) -> Address:
@@ -116,17 +125,19 @@ class ServerStop(ImmediateStop):
         super().on_signal(number, frame)
 
 
-def serve(root: Path, host: str, port: int, token: str | None, say: Callable[[str], None]) -> int:
-    """Serve the runs in `root` until a signal; return the exit code, which is 0 after Ctrl-C.
+def serve(
+    root: Path, host: str, port: int, token: str | None, say: Callable[[str], None], model: "ServedModel | None" = None
+) -> int:
+    """Serve the runs in `root`, and a model, until a signal; return the exit code, which is 0 after Ctrl-C.
 
     Raises UserError where the folder or the address cannot be used.
     """
-    if not root.is_dir():
+    if not root.is_dir() and model is None:
         raise UserError(f"{root}/ is not a folder", "name the folder of the runs: regpt serve --runs FOLDER")
     address = resolve(host, port)
     access = access_to(address, token)
     with open_socket(address) as opened:
-        app = create_app(root, access)
+        app = create_app(root, access, (model.routes,) if model else ())
         config = uvicorn.Config(
             app,
             log_level="warning",
@@ -139,7 +150,8 @@ def serve(root: Path, host: str, port: int, token: str | None, say: Callable[[st
         server = Server(config)
         with ServerStop(server) as stopping:
             port = opened.getsockname()[1]
-            say(f"runs in {root}/ at http://{address.name}:{port}/ (Ctrl-C to end)")
+            what = f"{model.name} and the runs" if model else "runs"
+            say(f"{what} in {root}/ at http://{address.name}:{port}/ (Ctrl-C to end)")
             server.run(sockets=[opened])
     code = stopping.stopped.code if stopping.stopped else DONE
     return DONE if code == INTERRUPTED else code

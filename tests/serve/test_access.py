@@ -8,6 +8,7 @@ import pytest
 
 from regpt.base.errors import UserError
 from regpt.serve.access import MOST_BODY_BYTES, Access, name_of
+from regpt.serve.run_files import find_served_run
 from regpt.serve.server import access_to, resolve
 from tests.serve.conftest import MadeRun, client_of
 
@@ -148,6 +149,12 @@ def test_path_out_of_the_runs_is_not_found(made: MadeRun, outside: Path, client:
     for path in (f"/api/runs/{name}", f"/api/runs/{name}/files", f"/runs/{name}/report.html", f"/static/{name}"):
         answer = client.get(path)
         assert answer.status_code == 404 and SECRET not in answer.text, path
+
+
+@pytest.mark.parametrize("name", ["..", ".", "", "../outside", "a/../../outside", "/", "A", "a/checkpoints"])
+def test_only_a_name_in_the_folder_is_a_run(root: Path, made: MadeRun, outside: Path, name: str) -> None:
+    (made.path / "checkpoints").mkdir()
+    assert find_served_run(root, name) is None and find_served_run(root, "a") == made.path
 
 
 @pytest.mark.parametrize("file", ["recipe.toml", "environment.json", "journal.jsonl", "lock.holder", "report.html"])

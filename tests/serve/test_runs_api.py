@@ -61,6 +61,12 @@ def test_list_follows_a_run_that_grows_and_is_rewound(made: MadeRun, client: Any
     assert rows(client)["a"]["state"] == "stopped"
 
 
+def test_list_of_a_journal_with_a_rewind_has_the_step_after_it(made: MadeRun, client: Any) -> None:
+    made.train(1, 200)
+    made.resume(180)
+    assert (rows(client)["a"]["step"], rows(client)["a"]["loss"]) == (180, 9.82)
+
+
 def test_list_reads_no_file_that_has_not_changed(
     made: MadeRun, root: Path, client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,0 +1,141 @@
+"""The routes of the OpenAI API: the model's name, and completions, whole or streamed."""
+
+import asyncio
+import contextlib
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
+
+from regpt.endpoint.completion import Completions
+from regpt.endpoint.completion_request import CompletionRequest, parse_completion
+from regpt.endpoint.engine import Engine, Job, JobEnded, JobEvent
+from regpt.serve.errors import ApiError, ErrorType, invalid_request, not_found
+from regpt.serve.run_json import to_bytes
+
+LOOK_SECONDS = 0.5  # between two looks whether the client of a whole response is still there
+
+
+def model_routes(engine: Engine) -> APIRouter:
+    """Return the routes for the engine's model."""
+    router = APIRouter()
+    name, started_at = engine.name, int(time.time())
+    card = {"id": name, "object": "model", "created": started_at, "owned_by": "regpt"}
+
+    @router.get("/v1/models")
+    def models() -> Response:
+        return Response(to_bytes({"object": "list", "data": [card]}), media_type="application/json")
+
+    @router.get("/v1/models/{model:path}")
+    def model_card(model: str) -> Response:
+        if model != name:
+            raise not_found(f"there is no model '{model}'; this server has '{name}'", "model_not_found")
+        return Response(to_bytes(card), media_type="application/json")
+
+    @router.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        asked = parse_completion(parse_json(await request.body()), engine.loaded, name)
+        job, events = submit(engine, asked)
+        made = Completions(asked, engine.loaded.tokenizer)
+        head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
+        head["model"] = name
+        if asked.stream:
+            return StreamingResponse(streamed(job, events, made, head), media_type="text/event-stream")
+        return await whole(request, job, events, made, head)
+
+    @router.post("/v1/chat/completions")
+    def chat() -> Response:
+        raise not_found("this server has no chat; use /v1/completions", "chat_not_supported")
+
+    return router
+
+
+def parse_json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise invalid_request(f"the body is not JSON ({str(error)[:80]})", "body", "invalid_json") from None
+
+
+def submit(engine: Engine, asked: CompletionRequest) -> tuple[Job, "asyncio.Queue[JobEvent]"]:
+    """Hand a request to the engine; return its job and the queue of its events."""
+    loop, events = asyncio.get_running_loop(), asyncio.Queue[JobEvent]()
+
+    def emit(event: JobEvent) -> None:
+        with contextlib.suppress(RuntimeError):  # the server has ended
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    job = Job(
+        prompts=asked.prompts,
+        n=asked.n,
+        new_tokens=asked.new_tokens,
+        sampling=asked.sampling,
+        alternatives=asked.alternatives,
+        scores_prompts=asked.echo and asked.alternatives is not None,
+        emit=emit,
+    )
+    engine.submit(job)
+    return job, events
+
+
+async def whole(
+    request: Request, job: Job, events: "asyncio.Queue[JobEvent]", made: Completions, head: dict[str, Any]
+) -> Response:
+    """Wait for all completions, and stop the engine's work on them if the client leaves."""
+    event: JobEvent | None = None
+    looked_at = time.monotonic()
+    try:
+        while not isinstance(event, JobEnded):
+            if time.monotonic() - looked_at > LOOK_SECONDS:
+                looked_at = time.monotonic()
+                if await request.is_disconnected():
+                    break
+            try:
+                event = await asyncio.wait_for(events.get(), LOOK_SECONDS)
+            except TimeoutError:
+                continue
+            if isinstance(event, JobEnded) and event.failed:
+                raise server_failed()
+            for row in made.add(event):
+                if row.finish_reason is not None:
+                    job.ended_rows.add(row.index)
+    finally:
+        job.left.set()
+    answer = {**head, "choices": [row.take() for row in made.rows], "usage": made.usage}
+    return Response(to_bytes(answer), media_type="application/json")
+
+
+async def streamed(
+    job: Job, events: "asyncio.Queue[JobEvent]", made: Completions, head: dict[str, Any]
+) -> AsyncIterator[bytes]:
+    """Yield server-sent events. It is closed when the client leaves, which stops the engine's work."""
+    event: JobEvent | None = None
+    try:
+        while not isinstance(event, JobEnded):
+            event = await events.get()
+            if isinstance(event, JobEnded) and event.failed:
+                yield b"data: " + server_failed().body() + b"\n\n"
+                return
+            for row in made.add(event):
+                if row.finish_reason is not None:
+                    job.ended_rows.add(row.index)
+                choice = row.take()
+                if choice["text"] or choice["finish_reason"] or choice["logprobs"]:
+                    yield sent({**head, "choices": [choice]})
+        if made.request.stream_usage:
+            yield sent({**head, "choices": [], "usage": made.usage})
+        yield b"data: [DONE]\n\n"
+    finally:
+        job.left.set()
+
+
+def server_failed() -> ApiError:
+    return ApiError(500, ErrorType.SERVER, "internal_error", "the server failed; its log says why")
+
+
+def sent(value: Any) -> bytes:
+    return b"data: " + to_bytes(value) + b"\n\n"
