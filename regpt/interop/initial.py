@@ -19,6 +19,8 @@ from regpt.interop.open_model import LoadedModel, digest_of_weights
 from regpt.interop.sources import find_source, shape_of, tokenizer_setting
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.recipe import Recipe
+from regpt.recipe.vocabulary import padded_size, tokenizer_size
+from regpt.tokenization.chat_tokens import CHAT_TOKENS, with_chat_tokens
 from regpt.tracking.environment import Origin
 
 # Settings of training, which the run's recipe decides. The others describe the model and come with its weights.
@@ -39,9 +41,18 @@ def with_source_model(recipe: Recipe, root: Path) -> Recipe:
     found = replace(recipe, model=model, run=replace(recipe.run, init_from=source.exact_name))
     if not (recipe.given and "data.tokenizer" in recipe.given.anywhere):
         found = replace(found, data=replace(found.data, tokenizer=tokenizer_setting(source)))
+    found = with_chat_rows(found)
     if problems := list(found.problems()):
         raise RecipeError(f"{recipe.name} with the model of {source.exact_name}", problems)
     return found
+
+
+def with_chat_rows(recipe: Recipe) -> Recipe:
+    """Return the recipe of a chat with rows for the tokens around messages, if its model has too few."""
+    tokens = tokenizer_size(recipe.data.tokenizer)
+    if recipe.data.format == "text" or tokens is None or tokens + CHAT_TOKENS <= recipe.model.vocab_size:
+        return recipe
+    return replace(recipe, model=replace(recipe.model, vocab_size=padded_size(tokens + CHAT_TOKENS)))
 
 
 def model_of_run(recipe: Recipe, source: ModelRecipe, where: str) -> ModelRecipe:
@@ -75,8 +86,12 @@ def model_of_run(recipe: Recipe, source: ModelRecipe, where: str) -> ModelRecipe
 
 
 def check_tokenizer(opened: LoadedModel, manifest: Manifest, recipe: Recipe) -> None:
-    """Raise UserError if the dataset was made with another tokenizer than the model."""
-    ours, theirs = opened.tokenizer_record, manifest.tokenizer
+    """Raise UserError if the dataset was made with another tokenizer than the model.
+
+    A dataset of conversations may add the tokens around messages.
+    """
+    tokenizer = with_chat_tokens(opened.tokenizer) if manifest.row_tokens else opened.tokenizer
+    ours, theirs = tokenizer.record, manifest.tokenizer
     if ours["vocabulary_sha256"] != theirs["vocabulary_sha256"]:
         raise UserError(
             f"run.init_from = '{recipe.run.init_from}' has the tokenizer {label(ours)}, the dataset at data.path ="
@@ -106,12 +121,15 @@ def origin_of(opened: LoadedModel) -> Origin:
     )
 
 
-def write_initial_checkpoint(run: Path, opened: LoadedModel, model: ModelRecipe, state: dict[str, Any]) -> None:
+def write_initial_checkpoint(run: Path, opened: LoadedModel, recipe: Recipe, state: dict[str, Any]) -> None:
     """Write the weights as the run's checkpoint of step 0, without an optimizer's state.
 
-    `model` is that of the run; `state` is what state.json stores. Raises CheckpointError if it cannot be written.
+    `recipe` is that of the run; `state` is what state.json stores. Raises CheckpointError if it cannot be written.
     """
-    weights = {name: fitted(name, tensor, model) for name, tensor in named_weights(opened.model).items()}
+    weights = {name: fitted(name, tensor, recipe.model) for name, tensor in named_weights(opened.model).items()}
+    if recipe.data.format == "conversations":
+        new = range(opened.tokenizer.vocabulary, with_chat_tokens(opened.tokenizer).vocabulary)
+        weights = {name: with_average_rows(name, tensor, new) for name, tensor in weights.items()}
     store.write(run, Snapshot(0, weights, {}, {}, state))
 
 
@@ -126,4 +144,16 @@ def fitted(name: str, tensor: Tensor, model: ModelRecipe) -> Tensor:
     if name.startswith(VOCABULARY_ROWS) and len(tensor) < model.vocab_size:
         new = tensor.mean(dim=0, keepdim=True).expand(model.vocab_size - len(tensor), -1)
         return torch.cat([tensor, new])
+    return tensor
+
+
+def with_average_rows(name: str, tensor: Tensor, new: range) -> Tensor:
+    """Return a tensor in which the rows of new tokens are the mean of all tokens before them.
+
+    Rows of padding, which training has made unlikely, are thus replaced too.
+    """
+    if not new or not name.startswith(VOCABULARY_ROWS):
+        return tensor
+    tensor = tensor.clone()
+    tensor[new.start : new.stop] = tensor[: new.start].mean(dim=0)
     return tensor

@@ -34,7 +34,7 @@ def load_tokenizer(directory: Path, recipe: ModelRecipe, config: Mapping[str, An
     not fit the model.
     """
     base, chat = load_base(directory, recipe, config), read_chat_file(directory)
-    return base if chat is None else ChatTokenizer(base, chat)
+    return base if chat is None else ChatTokenizer(base, chat[1])
 
 
 def load_base(directory: Path, recipe: ModelRecipe, config: Mapping[str, Any]) -> Tokenizer:

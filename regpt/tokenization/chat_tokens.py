@@ -18,6 +18,7 @@ from regpt.data.tokenizer import Tokenizer
 
 CHAT_FILE = "chat_tokens.json"
 CHAT_SUFFIX = "-chat"  # of the tokenizer's name
+CHAT_TOKENS = 2
 TURN_BEGINS, TURN_ENDS = "<|im_start|>", "<|im_end|>"
 
 SYSTEM, USER, ASSISTANT = "system", "user", "assistant"
@@ -90,13 +91,16 @@ def chat_ids_of(base: Tokenizer) -> dict[str, int]:
     return {name: base.special_tokens[name] for name in (TURN_BEGINS, TURN_ENDS) if name in base.special_tokens}
 
 
-def read_chat_file(folder: Path) -> dict[str, int] | None:
-    """Return the ids in the folder's file; None if it has none. Raises DataError if the file is damaged."""
+def read_chat_file(folder: Path) -> tuple[str, dict[str, int]] | None:
+    """Return the name of the tokenizer below and the ids in the folder's file; None if it has none.
+
+    Raises DataError if the file is damaged.
+    """
     path = folder / CHAT_FILE
     if not path.is_file():
         return None
     try:
-        ids = json.loads(path.read_text(encoding="utf-8"))["ids"]
-        return {name: int(ids[name]) for name in (TURN_BEGINS, TURN_ENDS)}
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return str(values["base"]), {name: int(values["ids"][name]) for name in (TURN_BEGINS, TURN_ENDS)}
     except (OSError, ValueError, KeyError, TypeError):
         raise DataError(f"{path}: damaged", "copy it from the dataset or from another run") from None

@@ -11,7 +11,7 @@ from regpt.base.errors import DataError, UserError
 from regpt.data import tokenizer
 from regpt.data.shard_writer import FOLDER
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
-from regpt.tokenization.chat_tokens import CHAT_FILE, ChatTokenizer, read_chat_file
+from regpt.tokenization.chat_tokens import ChatTokenizer, read_chat_file
 from regpt.tokenization.openai import DIGESTS, OpenAiTokenizer
 from regpt.tokenization.tokenizer_file import TOKENIZER_FILE, FileTokenizer
 
@@ -39,16 +39,17 @@ def open_tokenizer(choice: str) -> Tokenizer:
 def open_folder(folder: Path) -> Tokenizer:
     """Return the tokenizer whose files lie in a folder. Raises DataError if it has none."""
     chat = read_chat_file(folder)
-    return open_base(folder) if chat is None else ChatTokenizer(open_base(folder), chat)
+    if chat is None:
+        return open_base(folder)
+    base, ids = chat
+    return ChatTokenizer(GPT2_TOKENIZER if base == tokenizer.NAME else open_base(folder), ids)
 
 
 def open_base(folder: Path) -> Tokenizer:
-    """Return the tokenizer in a folder without the tokens around messages: GPT-2's where the folder has no other."""
+    """Return the tokenizer in a folder without the tokens around messages. Raises DataError if it has none."""
     for name in DIGESTS:
         if (folder / f"{name}.tiktoken").is_file():
             return openai_tokenizer(name, folder)
-    if not (folder / TOKENIZER_FILE).is_file() and (folder / CHAT_FILE).is_file():
-        return GPT2_TOKENIZER
     if not (folder / TOKENIZER_FILE).is_file():
         raise DataError(f"{folder}: has no {TOKENIZER_FILE}", "name the folder of a tokenizer, or the file itself")
     return file_tokenizer(folder / TOKENIZER_FILE)

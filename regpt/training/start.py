@@ -220,7 +220,7 @@ def save_source(training: Trainer, source: LoadedModel | None) -> None:
 
     def write() -> None:
         assert source is not None
-        write_initial_checkpoint(training.run_dir, source, training.recipe.model, training.state.to_json(best=None))
+        write_initial_checkpoint(training.run_dir, source, training.recipe, training.state.to_json(best=None))
 
     if training.recipe.run.init_from:
         training.ranks.on_main(write, timeout=math.inf)
