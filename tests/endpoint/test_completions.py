@@ -116,6 +116,22 @@ def test_echo_with_logprobs_scores_the_prompt(client: Any, loaded: LoadedModel) 
     assert only.text == PROMPT and len(only.logprobs.tokens) == len(ids)
 
 
+@pytest.mark.slow
+def test_lm_eval_reads_likelihoods_from_the_answer(http: Any, loaded: LoadedModel) -> None:
+    """The request is that of its model `local-completions`, and its own function reads the answer."""
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    begin = encode(PROMPT).tolist()
+    logits = loaded.model(torch.tensor([begin]))[0, -1, :50_257].detach().log_softmax(dim=0)
+    greedy, other = int(logits.argmax()), int(logits.argmin())
+    request = {"model": "tiny", "temperature": 0, "max_tokens": 1, "logprobs": 1, "seed": 1234, "echo": True}
+    prompts = [[*begin, greedy], [*begin, other]]
+    answer = http.post("/v1/completions", json={**request, "prompt": prompts}).json()
+    first, second = LocalCompletionsAPI.parse_logprobs(answer, tokens=prompts, ctxlens=[len(begin)] * 2)
+    assert first == (pytest.approx(float(logits[greedy]), abs=1e-5), True)
+    assert second == (pytest.approx(float(logits[other]), abs=1e-5), False)
+
+
 def test_logprobs_name_the_drawn_token_and_the_most_likely_ones(client: Any) -> None:
     found = client.completions.create(model="tiny", prompt=PROMPT, max_tokens=3, temperature=0, logprobs=2).choices[0]
     assert len(found.logprobs.tokens) == 3
