@@ -176,7 +176,7 @@ def test_old_run_evaluates_to_its_recorded_loss() -> None:
     assert main(["evaluate", "old-modern", "--tasks", "validation", "--into", "again"]) == 0
     results = json.loads(Path("again/results.json").read_text(encoding="utf-8"))
     assert results["tasks"]["validation"]["loss"] == pytest.approx(last_validation_loss(MODERN), rel=1e-5)
-    (losses,) = (np.load(path) for path in Path("again").glob("*.npy"))
+    (losses,) = (np.load(path) for path in Path("again").glob("validation-*.npy"))
     np.testing.assert_allclose(losses, window_losses(MODERN), rtol=1e-5)
 
 

@@ -7,11 +7,11 @@ from itertools import cycle
 from pathlib import Path
 
 from regpt.base.format import scientific, short_count, time_unit, with_error
-from regpt.fairness.learning_curves import LearningCurve
+from regpt.fairness.learning_curves import LearningCurve, have_one_tokenizer
 from regpt.fairness.models import ComparedModel
 from regpt.rendering.charts import around, plot_band
 from regpt.rendering.figure_style import COLORS, INK, Line, draw_lines, finish_axes, new_figure, save_figure, short_name
-from regpt.rendering.loss_figure import LossCurve, loss_figure
+from regpt.rendering.loss_figure import BITS_PER_BYTE, NATS, LossCurve, loss_figure
 from regpt.rendering.matplotlib_import import Axes, FuncFormatter
 from regpt.reporting.published import CHANCE
 from regpt.tracking.journal import TaskRecord
@@ -50,13 +50,16 @@ OVER_SEEDS = "mean validation; bands: lowest to highest seed"
 def draw_learning_curves(curves: Sequence[LearningCurve], quantity: str, path: Path) -> None:
     """Draw validation loss with its band and smoothed training loss over tokens, seconds or flops.
 
-    The band is ± the standard error of a run, or from the lowest to the highest of several seeds.
+    The band is ± the standard error of a run, or from the lowest to the highest of several seeds. Losses of different
+    tokenizers are drawn in bits per byte.
     """
     axis = x_axis(quantity, curves)
-    drawn = [loss_curve(curve, axis) for curve in curves]
+    is_one = have_one_tokenizer(curves)
+    drawn = [loss_curve(curve if is_one else curve.in_bits_per_byte(), axis) for curve in curves]
     are_means = any(point.by_seed for curve in curves for point in curve.evaluations)
     band = OVER_SEEDS if are_means else ONE_RUN
-    save_figure(loss_figure(drawn, axis.label, axis.tick_text, with_steps=False, band=band), path)
+    title = NATS if is_one else BITS_PER_BYTE
+    save_figure(loss_figure(drawn, axis.label, axis.tick_text, with_steps=False, band=band, title=title), path)
 
 
 def loss_curve(curve: LearningCurve, axis: Axis) -> LossCurve:

@@ -43,6 +43,8 @@ def mean_curve(group: SeedGroup) -> LearningCurve | None:
             mean_point(group, [own[tokens] for own in looks]) for tokens in sorted(set.intersection(*map(set, looks)))
         ],
         has_known_speed=all(curve.has_known_speed for curve in curves),
+        tokenizer=curves[0].tokenizer,
+        bits_per_nat=curves[0].bits_per_nat,
     )
 
 

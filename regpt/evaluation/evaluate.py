@@ -18,6 +18,7 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.results import Result, add_result, create_results
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
+from regpt.evaluation.text_losses import text_losses
 from regpt.evaluation.validation import Validation, validation
 from regpt.interop.open_model import LoadedModel, digest_of_weights
 from regpt.machine.device import Device
@@ -26,7 +27,12 @@ from regpt.tasks.catalog import HELLASWAG_FILE, TASKS
 from regpt.tasks.items import Items, open_items
 from regpt.tracking.layout import VALIDATION
 from regpt.tracking.predictions import Predictions
-from regpt.tracking.window_losses import window_losses_file, write_window_losses
+from regpt.tracking.window_losses import (
+    text_losses_file,
+    window_losses_file,
+    write_text_losses,
+    write_window_losses,
+)
 
 ReportTaskProgress = Callable[[str, int, int], None]  # (task, done, total); may raise to stop the evaluation
 
@@ -125,11 +131,16 @@ class Evaluation:
         """Compute the validation loss."""
         started_at = time.perf_counter()
         model, recipe = self.loaded.model, self.loaded.recipe
-        found = validation(model, windows, recipe, self.device, progress, self.ranks, self.loaded.tokenizer)
+        tokenizer = self.loaded.tokenizer
+        found = validation(model, windows, recipe, self.device, progress, self.ranks, tokenizer, keep_tokens=True)
         if not self.ranks.is_main:
             return
         data = read_manifest(recipe.data.directory).digest
-        write_window_losses(self.into / window_losses_file(data, found.windows), found.by_window)
+        path = self.into / window_losses_file(data, found.windows)
+        write_window_losses(path, found.by_window)
+        of_text = None if found.by_token is None else text_losses(windows, found.by_token, tokenizer)
+        if of_text is not None:
+            write_text_losses(text_losses_file(path), of_text)
         summary = {
             "loss": found.loss,
             "standard_error": found.standard_error,

@@ -52,7 +52,8 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     training = model.training
     if training:
         model.eval()
-    is_on_card = next(model.parameters()).is_cuda
+    first = next(model.parameters(), None)
+    is_on_card = first is not None and first.is_cuda
     try:
         with sdpa_kernel(ATTENTION_OF_ANY_SHAPE) if is_on_card else nullcontext():
             yield

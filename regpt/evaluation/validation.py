@@ -1,7 +1,7 @@
 """Validation loss: the mean loss over a fixed set of windows."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -35,6 +35,7 @@ class Validation:
     bits_per_byte: float  # per byte of the windows' text, document ends not counted; 0: unknown without the tokenizer
     windows: int
     by_window: NDArray[np.float64]  # (windows), summed loss of each, nats, per token of an average window
+    by_token: NDArray[np.float32] | None = None  # (windows, block_size), nats, NaN for tokens that do not count
 
 
 def validation_windows(recipe: Recipe, windows: Windows) -> int:
@@ -50,6 +51,7 @@ def validation(
     progress: ReportProgress = ignore_progress,
     ranks: RankGroup | None = None,
     tokenizer: Tokenizer = GPT2_TOKENIZER,
+    keep_tokens: bool = False,
 ) -> Validation:
     """Compute the loss over the first windows of the split.
 
@@ -57,12 +59,14 @@ def validation(
 
     The losses of all windows are added in one order, so the result is the same for any number of ranks. Every rank
     calls `progress(done, total)` before each of its micro-batches; it may raise to stop. No random number is drawn.
+    With `keep_tokens` the result has the loss of each token.
     """
     ranks = ranks or RankGroup()
     count, size = validation_windows(recipe, windows), recipe.data.micro_batch
     micro_batches = -(-count // size)
     shares = shares_of_rank(micro_batches, ranks)
     by_round = np.zeros((len(shares), size, 3))  # of each window: summed loss, bytes of text, targets that count
+    tokens_by_round = np.zeros((len(shares), size, windows.block_size if keep_tokens else 0), dtype=np.float32)
     with evaluation_mode(model):
         for turn, (piece, is_repeat) in enumerate(shares):
             progress(turn, len(shares))
@@ -77,8 +81,15 @@ def validation(
                 by_round[turn, : len(losses), 0] = losses.cpu().double().sum(dim=1).numpy()
                 by_round[turn, : len(losses), 1] = text_bytes(tokens[:, 1:], tokenizer, targets != IGNORED)
                 by_round[turn, : len(losses), 2] = np.count_nonzero(targets != IGNORED, axis=1)
+                if keep_tokens:
+                    kept = losses.float().cpu().numpy()
+                    tokens_by_round[turn, : len(losses)] = np.where(targets != IGNORED, kept, np.nan)
     by_window = gather_pieces(by_round, micro_batches, ranks).reshape(-1, 3)[:count]
-    return summarize(by_window[:, 0], float(by_window[:, 1].sum()), by_window[:, 2])
+    found = summarize(by_window[:, 0], float(by_window[:, 1].sum()), by_window[:, 2])
+    if not keep_tokens:
+        return found
+    by_token = gather_pieces(tokens_by_round, micro_batches, ranks).reshape(-1, windows.block_size)[:count]
+    return replace(found, by_token=by_token)
 
 
 def summarize(sums: NDArray[np.float64], text_bytes: float, targets: NDArray[np.float64]) -> Validation:

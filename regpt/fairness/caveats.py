@@ -91,6 +91,9 @@ ABOUT_LOSSES = frozenset(
 ABOUT_TIME = frozenset({CaveatKind.OTHER_DEVICE, CaveatKind.OTHER_COMPILE})
 UNRELATED = {  # every other kind can change the verdict
     Quantity.VALIDATION_LOSS: ABOUT_SCORES | ABOUT_TIME,
+    Quantity.BITS_PER_BYTE: ABOUT_SCORES
+    | ABOUT_TIME
+    | {CaveatKind.OTHER_DATA, CaveatKind.OTHER_WINDOWS, CaveatKind.OTHER_TOKENIZER, CaveatKind.UNKNOWN_TOKENIZER},
     Quantity.HELLASWAG: ABOUT_LOSSES | ABOUT_TIME,
     Quantity.SPEED: frozenset(CaveatKind)
     - ABOUT_TIME

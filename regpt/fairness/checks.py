@@ -29,7 +29,10 @@ def check_validation_data(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
     for kind, value in LOSS_CHECKS:
         values = [(model.name, value(loss)) for model, loss in losses]
         if are_different(values):
-            yield Caveat(kind, values, (validation_remedy(losses),))
+            tokenizers = {model.tokenizer for model, _ in losses if model.tokenizer}
+            has_others = kind is CaveatKind.OTHER_DATA and len(tokenizers) > 1
+            remedy = Remedy(RemedyKind.USE_BITS_PER_BYTE) if has_others else validation_remedy(losses)
+            yield Caveat(kind, values, (remedy,))
             return
 
 

@@ -12,7 +12,14 @@ from regpt.recipe.differences import result_differences
 from regpt.stats.identical import Identity, identical
 from regpt.stats.outcome import Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, holm_adjusted
-from regpt.stats.verdicts import Verdict, compare_losses, compare_predictions, speed_verdict, verdicts
+from regpt.stats.verdicts import (
+    Verdict,
+    compare_bits_per_byte,
+    compare_losses,
+    compare_predictions,
+    speed_verdict,
+    verdicts,
+)
 from regpt.tasks.catalog import Metric
 from regpt.tracking.run import Run
 
@@ -112,6 +119,7 @@ class PairedTests:
     other: ComparedModel
     identity: Identity | None
     loss: Claim | None
+    bits_per_byte: Claim | None = None  # of the same text, where the losses are of different tokens
     token_ratio: float | None  # tokens of the first divided by those of the other, if they differ
     speed: Claim | None
     accuracies: list[AccuracyTest]
@@ -127,12 +135,14 @@ def paired_tests(first: ComparedModel, other: ComparedModel) -> PairedTests:
     tested = [found.first.task for found in tests]
     tokens_differ = first.tokens is not None and other.tokens and first.tokens != other.tokens
     loss = None if identity or not (first.loss and other.loss) else compare_losses(first.loss, other.loss)
+    bits = compare_bits_per_byte(first.loss, other.loss) if first.tokenizer != other.tokenizer else None
     speed = None if identity else speed_of_runs(first, other)
     return PairedTests(
         first=first,
         other=other,
         identity=identity,
         loss=claim_on(loss, first, other, caveats) if loss else None,
+        bits_per_byte=claim_on(bits, first, other, caveats) if bits else None,
         token_ratio=first.tokens / other.tokens
         if tokens_differ and first.tokens is not None and other.tokens
         else None,

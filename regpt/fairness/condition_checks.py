@@ -36,11 +36,18 @@ class SkippedSteps:
 
 
 def check_training_data(models: Sequence[ComparedModel]) -> Iterator[Caveat]:
-    """Check that all runs were trained on the dataset that their losses are on; check_validation_data has the rest."""
+    """Check that all runs were trained on the dataset that their losses are on; check_validation_data has the rest.
+
+    Datasets of different tokenizers may be made of one text.
+    """
     runs = models_with_runs(models)
     values = [(model.name, run.environment.data.digest) for model, run in runs]
     validated_on = {model.loss.data for model in models if model.loss}
-    if are_different(values) and len(validated_on) < 2:
+    if not are_different(values):
+        return
+    tokenizers = {run.environment.data.tokenizer.label for _, run in runs}
+    texts = {(data.source.asked, data.text_bytes) for data in (run.environment.data for _, run in runs)}
+    if len(validated_on) < 2 or (len(tokenizers) > 1 and (len(texts) > 1 or not all(size for _, size in texts))):
         path = runs[0][1].recipe.data.path
         yield Caveat(CaveatKind.OTHER_TRAINING_DATA, values, (train_again(runs, f"data.path={path}"),))
 

@@ -1,11 +1,13 @@
 """Learning curves of runs, and their losses at equal tokens, at equal time, and at equal loss."""
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from regpt.fairness.models import ComparedModel
+from regpt.tracking.journal import ValidationRecord
 
 MAX_ROWS = 4  # of a table; the last ones are kept
 
@@ -38,6 +40,19 @@ class LearningCurve:
     steps: list[tuple[int, float, float]]  # (tokens, seconds of training steps, training loss)
     evaluations: list[EvalPoint]
     has_known_speed: bool = True  # no other program slowed the run
+    tokenizer: str = ""  # name and digest
+    bits_per_nat: float = 0.0  # bits per byte of a loss of one nat per token; 0: unknown
+
+    def in_bits_per_byte(self) -> "LearningCurve":
+        """Return the curve of validation in bits per byte; without training losses, whose bytes are not counted."""
+
+        def converted(point: EvalPoint) -> EvalPoint:
+            scale = self.bits_per_nat
+            by_seed = tuple(loss * scale for loss in point.by_seed)
+            return replace(point, loss=point.loss * scale, standard_error=point.standard_error * scale, by_seed=by_seed)
+
+        points = self.evaluations if self.bits_per_nat else []
+        return replace(self, steps=[], evaluations=[converted(point) for point in points])
 
 
 @dataclass(frozen=True)
@@ -84,7 +99,19 @@ def learning_curve(model: ComparedModel) -> LearningCurve | None:
             if v.windows == windows
         ],
         has_known_speed=run.has_known_speed,
+        tokenizer=run.environment.data.tokenizer.label,
+        bits_per_nat=bits_per_nat(validations[-1]) if validations else 0.0,
     )
+
+
+def bits_per_nat(record: ValidationRecord) -> float:
+    """Return the factor from nats per token to bits per byte, which is the same for all losses on the same windows."""
+    return record.bits_per_byte / record.loss if record.loss > 0 and math.isfinite(record.loss) else 0.0
+
+
+def have_one_tokenizer(curves: Sequence[LearningCurve]) -> bool:
+    """Return whether the losses of all curves are per token of the same tokenizer, as far as it is known."""
+    return len({curve.tokenizer for curve in curves if curve.tokenizer}) < 2
 
 
 def training_seconds(model: ComparedModel) -> float:

@@ -216,6 +216,8 @@ def significance_lines(tests: PairedTests, markup: Markup) -> list[str]:
         lines.append(f"- {markup.bold('The runs are identical')}: {markup.text(identity_text(tests.identity))}")
     if tests.loss:
         lines.append(f"- {claim_text(tests.loss, tests.other.name, markup)}")
+    if tests.bits_per_byte:
+        lines.append(f"- {claim_text(tests.bits_per_byte, tests.other.name, markup)}")
     if tests.token_ratio is not None:
         lines.append(f"- Training tokens: {tests.token_ratio:.3g} times those of {other}")
     if tests.speed:
@@ -229,6 +231,7 @@ def significance_lines(tests: PairedTests, markup: Markup) -> list[str]:
 
 SUBJECTS = {
     Quantity.VALIDATION_LOSS: "Validation loss",
+    Quantity.BITS_PER_BYTE: "Bits per byte of the same text",
     Quantity.HELLASWAG: "HellaSwag accuracy",
     Quantity.SPEED: "Speed",
 }

@@ -18,6 +18,7 @@ from regpt.rendering.figure_style import (
 )
 from regpt.rendering.matplotlib_import import Axes, Figure, FixedLocator, FuncFormatter, NullLocator
 
+NATS, BITS_PER_BYTE = "Loss (nats per token)", "Validation loss (bits per byte)"
 LOG_RATIO = 10  # of the last x to that of the first step; a logarithmic axis from here on
 LEAST_STEPS_ENLARGED = 10
 LARGEST_ENLARGED_SHARE = 0.9  # of the x axis
@@ -78,12 +79,13 @@ def loss_figure(
     lines: Sequence[Line] = (),
     with_steps: bool = True,
     band: str = "validation ± standard error",
+    title: str = NATS,
 ) -> Figure:
     """Draw training and validation losses, the first curve on top.
 
     with_steps: show the loss of every step behind the smoothed one. band: what the thick curves and their bands are.
     """
-    figure, axes = new_figure("Loss (nats per token)")
+    figure, axes = new_figure(title)
     plot_curves(axes, curves, with_steps)
     set_x_axis(axes, curves, tick_text)
     near = within_reach(curves, lines)

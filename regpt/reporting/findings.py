@@ -15,6 +15,7 @@ from regpt.stats.verdicts import Verdict
 # The subject of a sentence about the first model.
 SUBJECTS = {
     Quantity.VALIDATION_LOSS: "its validation loss is",
+    Quantity.BITS_PER_BYTE: "its bits per byte of the same text are",
     Quantity.HELLASWAG: "its HellaSwag accuracy is",
     Quantity.SPEED: "its steps were",
 }
@@ -35,6 +36,7 @@ def findings_of_tests(tests: PairedTests) -> list[Finding]:
         return [Finding("the runs are identical", is_difference=True)]
     return [
         *([finding_of(tests.loss)] if tests.loss and is_measured(tests.loss) else []),
+        *([finding_of(tests.bits_per_byte)] if tests.bits_per_byte else []),
         *(finding_on_accuracy(found) for found in tests.accuracies),
         *([finding_of(tests.speed)] if tests.speed else []),
     ]

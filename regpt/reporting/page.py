@@ -51,7 +51,9 @@ def write_report(run: Run, others: Sequence[Baseline]) -> Path:
     """Write report.md and its figures into the run's directory and return its path. The run may still be training."""
     images = run.paths.images
     runs = [run, *(other.run for other in others if other.run)]
-    draw_losses(runs, images / f"{LOSS_CURVE}.png", lines_of_losses(run))
+    own = run.environment.data.tokenizer
+    in_same_tokens = [one for one in runs if one.environment.data.tokenizer == own]
+    draw_losses(in_same_tokens, images / f"{LOSS_CURVE}.png", lines_of_losses(run))
     draw_training_dynamics(run, images / f"{TRAINING_DYNAMICS}.png")
     if run.history.expert_loads:
         draw_expert_load(run, images / f"{EXPERT_LOAD}.png")

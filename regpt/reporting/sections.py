@@ -36,6 +36,7 @@ from regpt.tracking.status import state_of
 
 ROW_NAMES = {
     Quantity.VALIDATION_LOSS: "Validation Loss",
+    Quantity.BITS_PER_BYTE: "Bits per Byte of the Same Text",
     Quantity.HELLASWAG: "HellaSwag Accuracy",
     Quantity.SPEED: "Training Efficiency",
 }

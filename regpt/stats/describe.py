@@ -4,7 +4,7 @@ import math
 
 from regpt.base.format import NO_VALUE, percent, with_error
 from regpt.stats.identical import Identity
-from regpt.stats.losses import ErrorBoundsTest
+from regpt.stats.losses import ErrorBoundsTest, PairedTextTest
 from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest
 from regpt.stats.seeds import SeedsTest
@@ -55,6 +55,13 @@ def long_text(test: Test, other: str) -> str:
                 f"difference {difference} over the same {test.windows:,} windows,"
                 f" lower on {test.windows_lower:,} of them; paired t-test over {test.groups} groups of neighbouring"
                 f" windows, threshold {test.threshold:.4f}"
+            )
+        case PairedTextTest():
+            difference = with_error(test.test.difference, test.test.standard_error, sign=True)
+            return (
+                f"difference {difference} over the same {test.text_bytes:,} bytes of validation text, lower on"
+                f" {test.test.windows_lower:,} of {test.blocks:,} blocks; paired t-test over {test.test.groups} groups"
+                f" of neighbouring blocks, threshold {test.test.threshold:.4f}"
             )
         case ErrorBoundsTest():
             return f"difference {test.difference:+.4f} over the same {test.n:,} windows; {bounds_text(test)}"
@@ -142,7 +149,7 @@ def value_text(quantity: Quantity, value: float | None) -> str:
     if value is None:
         return NO_VALUE
     match quantity:
-        case Quantity.VALIDATION_LOSS:
+        case Quantity.VALIDATION_LOSS | Quantity.BITS_PER_BYTE:
             return f"{value:.4f}"
         case Quantity.HELLASWAG:
             return f"{value:.4f} ({percent(value)})"
@@ -155,7 +162,7 @@ def difference_text(verdict: Verdict) -> str:
     if verdict.reason is NotTested.OTHER_DATA or verdict.difference is None or verdict.ratio is None:
         return NO_VALUE
     match verdict.quantity:
-        case Quantity.VALIDATION_LOSS:
+        case Quantity.VALIDATION_LOSS | Quantity.BITS_PER_BYTE:
             return f"{verdict.difference:+.4f}"
         case Quantity.HELLASWAG:
             return NO_VALUE if verdict.test is None else f"{100 * verdict.difference:+.1f} percentage points"
@@ -168,7 +175,7 @@ def values_text(verdict: Verdict) -> str:
     if verdict.ours is None or verdict.theirs is None:
         return NO_VALUE
     match verdict.quantity:
-        case Quantity.VALIDATION_LOSS:
+        case Quantity.VALIDATION_LOSS | Quantity.BITS_PER_BYTE:
             values = f"{verdict.ours:.4f} vs {verdict.theirs:.4f}"
             return f"{values}{interval_text(verdict.test)}" if isinstance(verdict.test, SeedsTest) else values
         case Quantity.HELLASWAG:

@@ -4,12 +4,14 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from regpt.base.errors import DataError
 from regpt.stats.outcome import NotTested, Outcome, by_sign
 from regpt.stats.paired import PairedLossTest, paired_t_test, students_t_threshold
 from regpt.tracking.journal import ValidationRecord
 from regpt.tracking.run import Run
-from regpt.tracking.window_losses import read_window_losses
+from regpt.tracking.window_losses import BLOCK_BYTES, read_text_losses, read_window_losses, text_losses_file
 
 MIN_WINDOWS = 4  # below, Student's t has too few degrees of freedom for its approximation
 
@@ -31,6 +33,10 @@ class MeasuredLoss:
     def measured_on(self) -> tuple[str, int, int]:
         """Two losses can be compared where this is equal."""
         return self.data, self.block_size, self.windows
+
+    @property
+    def text_losses_file(self) -> Path | None:
+        return text_losses_file(self.window_losses_file) if self.window_losses_file else None
 
     def same_windows(self, other: "MeasuredLoss") -> bool:
         return bool(self.data) and self.measured_on == other.measured_on
@@ -114,3 +120,42 @@ def window_test(ours: MeasuredLoss, theirs: MeasuredLoss) -> PairedLossTest | No
         )
     except DataError:
         return None
+
+
+@dataclass(frozen=True)
+class PairedTextTest:
+    """Paired t-test of two models' losses on the same blocks of text, in bits per byte; their tokenizers may differ."""
+
+    blocks: int  # of BLOCK_BYTES bytes
+    means: tuple[float, float]  # bits per byte of each model
+    test: PairedLossTest  # over the blocks, in place of windows
+
+    @property
+    def text_bytes(self) -> int:
+        return self.blocks * BLOCK_BYTES
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.test.outcome
+
+
+def text_test(ours: MeasuredLoss, theirs: MeasuredLoss) -> PairedTextTest | None:
+    """Return the test on the text that both models were validated on, each block once, in the order of the first.
+
+    None where the losses of text are not kept or not readable, or where too little text is the same.
+    """
+    if ours.text_losses_file is None or theirs.text_losses_file is None:
+        return None
+    try:
+        first, second = read_text_losses(ours.text_losses_file), read_text_losses(theirs.text_losses_file)
+    except DataError:
+        return None
+    known = dict(zip(second["text"].tolist(), second["nats"].tolist(), strict=True))
+    mine = dict(zip(first["text"].tolist(), first["nats"].tolist(), strict=True))
+    common = [text for text in mine if text in known]
+    scale = 1 / math.log(2) / BLOCK_BYTES
+    pairs = np.array([(mine[text] * scale, known[text] * scale) for text in common]).reshape(-1, 2)
+    test = paired_t_test(pairs[:, 0], pairs[:, 1])
+    if test is None:
+        return None
+    return PairedTextTest(len(pairs), (float(pairs[:, 0].mean()), float(pairs[:, 1].mean())), test)

@@ -7,6 +7,7 @@ LEVEL = 0.05  # of significance, two-sided, for every test
 
 class Quantity(StrEnum):
     VALIDATION_LOSS = "validation loss"  # nats per token
+    BITS_PER_BYTE = "bits per byte"  # of the text that two models with different tokenizers were validated on
     HELLASWAG = "HellaSwag accuracy"
     SPEED = "speed"  # tokens per second
 

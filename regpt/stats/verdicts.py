@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 from regpt.base.errors import DataError
 from regpt.recipe.aliases import current_device
-from regpt.stats.losses import ErrorBoundsTest, MeasuredLoss, error_bounds_test, last_loss, window_test
+from regpt.stats.losses import (
+    ErrorBoundsTest,
+    MeasuredLoss,
+    PairedTextTest,
+    error_bounds_test,
+    last_loss,
+    text_test,
+    window_test,
+)
 from regpt.stats.outcome import NotTested, Outcome, Quantity
 from regpt.stats.paired import PairedAccuracyTest, PairedLossTest, mcnemar_test
 from regpt.stats.seeds import SeedsTest
@@ -13,7 +21,7 @@ from regpt.tracking.events import Started
 from regpt.tracking.predictions import Predictions
 from regpt.tracking.run import MachineLoad, Run, primary_accuracy
 
-Test = PairedLossTest | ErrorBoundsTest | PairedAccuracyTest | ThroughputTest | SeedsTest
+Test = PairedLossTest | PairedTextTest | ErrorBoundsTest | PairedAccuracyTest | ThroughputTest | SeedsTest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +48,11 @@ class Verdict:
 
 
 def verdicts(run: Run, other: Run) -> list[Verdict]:
-    """The verdicts on validation loss, HellaSwag and speed, in this order."""
-    return [loss_verdict(run, other), hellaswag_verdict(run, other), speed_verdict(run, other)]
+    """The verdicts on validation loss, bits per byte where it is needed, HellaSwag and speed, in this order."""
+    own, others = run.environment.data.tokenizer, other.environment.data.tokenizer
+    bits = compare_bits_per_byte(last_loss(run), last_loss(other)) if own != others else None
+    loss = [loss_verdict(run, other), *([bits] if bits else [])]
+    return [*loss, hellaswag_verdict(run, other), speed_verdict(run, other)]
 
 
 def same_windows(run: Run, other: Run) -> bool:
@@ -76,6 +87,19 @@ def compare_losses(ours: MeasuredLoss | None, theirs: MeasuredLoss | None) -> Ve
         theirs=theirs.loss if theirs else None,
         test=test,
         reason=reason,
+    )
+
+
+def compare_bits_per_byte(ours: MeasuredLoss | None, theirs: MeasuredLoss | None) -> Verdict | None:
+    """Compare two models with different tokenizers on the text that both were validated on.
+
+    None where too little text is the same, or its losses are not kept.
+    """
+    test = text_test(ours, theirs) if ours and theirs else None
+    if test is None:
+        return None
+    return Verdict(
+        quantity=Quantity.BITS_PER_BYTE, outcome=test.outcome, ours=test.means[0], theirs=test.means[1], test=test
     )
 
 

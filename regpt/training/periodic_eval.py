@@ -24,7 +24,8 @@ from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import continuations
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
-from regpt.evaluation.validation import validation
+from regpt.evaluation.text_losses import text_losses
+from regpt.evaluation.validation import Validation, validation
 from regpt.model.gpt import GPT
 from regpt.optimizer.average import averaged_weights, has_average
 from regpt.recipe.recipe import Recipe
@@ -33,7 +34,12 @@ from regpt.tasks.items import Items, open_items
 from regpt.tracking.journal import Record, SampleRecord, TaskRecord, ValidationRecord, read_history
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.predictions import Accuracy, Predictions
-from regpt.tracking.window_losses import window_losses_file, write_window_losses
+from regpt.tracking.window_losses import (
+    text_losses_file,
+    window_losses_file,
+    write_text_losses,
+    write_window_losses,
+)
 from regpt.training.parallel import Parallel
 
 HELLASWAG = TASKS["hellaswag"]
@@ -147,11 +153,21 @@ class PeriodicEvaluation:
         started_at = time.perf_counter()
         report = self.progress_callback("validation")
         with self.parallel.eval_mode() as model:
-            found = validation(model, self.windows, self.recipe, self.device, report, self.ranks, self.tokenizer)
+            found = validation(
+                model,
+                self.windows,
+                self.recipe,
+                self.device,
+                report,
+                self.ranks,
+                self.tokenizer,
+                keep_tokens=step == self.recipe.run.max_steps,
+            )
         averaged = self.averaged_loss() if has_average(self.parallel.optimizer) else None
         path = IN_RUN.evaluation(step) / window_losses_file(self.data_digest, found.windows)
         if self.ranks.is_main:
             self.save_file(path, lambda: write_window_losses(self.run_dir / path, found.by_window))
+            self.save_text_losses(text_losses_file(path), found)
         record = ValidationRecord(
             step=step,
             tokens=self.recipe.tokens_after(step),
@@ -166,6 +182,12 @@ class PeriodicEvaluation:
         self.write(record)
         self.losses[step] = found.loss
         self.console.validation(record)
+
+    def save_text_losses(self, path: Path, found: Validation) -> None:
+        """Write the losses of blocks of text, where a validation kept them; they compare across tokenizers."""
+        losses = None if found.by_token is None else text_losses(self.windows, found.by_token, self.tokenizer)
+        if losses is not None:
+            self.save_file(path, lambda: write_text_losses(self.run_dir / path, losses))
 
     @contextmanager
     def averaged_model(self) -> Iterator[GPT]:
