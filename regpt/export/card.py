@@ -154,7 +154,7 @@ def metadata(subject: CardSubject) -> Any:
 
 
 def base_model(run: Run | None) -> str | None:
-    """Return OWNER/NAME of the model on the hub whose weights the run started from; None if there is none."""
+    """Return OWNER/NAME of the model on the hub whose weights the run started from; None for another start."""
     where = run.environment.origin.where if run and run.environment.origin else ""
     return where.removeprefix(HUB).partition("@")[0] if where.startswith(HUB) else None
 
