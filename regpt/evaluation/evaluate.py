@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from regpt.base.errors import UserError
-from regpt.data.shards import MANIFEST_FILE, TokenWindows, read_manifest
+from regpt.data.shards import MANIFEST_FILE, Manifest, TokenWindows, read_manifest
 from regpt.data.tokenizer import describe_tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.results import Result, add_result, create_results
@@ -54,10 +54,17 @@ def parse_tasks(text: str) -> list[str]:
 def default_tasks(loaded: LoadedModel) -> list[str]:
     """Return validation, where the model's recipe has a prepared dataset, and HellaSwag."""
     directory = loaded.recipe.data.directory
-    is_readable = (directory / MANIFEST_FILE).is_file() and read_manifest(
-        directory
-    ).tokenizer == loaded.tokenizer.record
+    is_readable = (directory / MANIFEST_FILE).is_file() and has_same_ids(read_manifest(directory), loaded)
     return [*([VALIDATION] if is_readable else []), "hellaswag"]
+
+
+def has_same_ids(manifest: Manifest, loaded: LoadedModel) -> bool:
+    """Return whether a dataset has the ids of a model's tokenizer.
+
+    The token that ends a text may differ: a model's config.json can name another one than its tokenizer does.
+    """
+    key = "vocabulary_sha256"
+    return bool(manifest.tokenizer[key] == loaded.tokenizer.record[key])
 
 
 def evaluate(
@@ -113,7 +120,7 @@ class Evaluation:
         loaded = self.loaded
         directory, block_size = loaded.recipe.data.directory, loaded.recipe.model.block_size
         manifest = read_manifest(directory)
-        if manifest.tokenizer != loaded.tokenizer.record:
+        if not has_same_ids(manifest, loaded):
             raise UserError(
                 f"{loaded.name}: its tokenizer is {describe_tokenizer(loaded.tokenizer.record)}, but {directory}"
                 f" contains tokens of {describe_tokenizer(manifest.tokenizer)}",

@@ -42,7 +42,7 @@ def with_source_model(recipe: Recipe, root: Path) -> Recipe:
     if not (recipe.given and "data.tokenizer" in recipe.given.anywhere):
         found = replace(found, data=replace(found.data, tokenizer=tokenizer_setting(source)))
     found = with_chat_rows(found)
-    if problems := list(found.problems()):
+    if problems := [*found.problems(), *found.shape_problems()]:
         raise RecipeError(f"{recipe.name} with the model of {source.exact_name}", problems)
     return found
 

@@ -95,8 +95,10 @@ class Recipe:
                 yield from values.problems()
         if is_usable:
             yield from self.optimizer.length_problems(self.run.max_steps)
-            yield from self.batch_problems()
-        yield from self.vocabulary_problems(SIZES.get(self.data.tokenizer, 1))
+            if not self.run.init_from:
+                yield from self.batch_problems()
+        if not self.run.init_from:  # else once the source's shape is known
+            yield from self.vocabulary_problems(SIZES.get(self.data.tokenizer, 1))
         if self.optimizer.head_lr and self.model.tied_head:
             yield Problem(
                 "optimizer.head_lr",
@@ -104,6 +106,11 @@ class Recipe:
                 " set optimizer.embedding_lr, or model.tied_head=false",
                 ("model.tied_head",),
             )
+
+    def shape_problems(self) -> Iterator[Problem]:
+        """Check the batch and the vocabulary of a recipe whose model has come with the weights of `run.init_from`."""
+        yield from self.batch_problems()
+        yield from self.vocabulary_problems(SIZES.get(self.data.tokenizer, 1))
 
     def vocabulary_problems(self, tokens: int) -> Iterator[Problem]:
         """Check that the model has a row for each of the tokenizer's tokens."""

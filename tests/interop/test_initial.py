@@ -21,7 +21,7 @@ from regpt.interop.open_model import digest_of_weights, open_model
 from regpt.preparation.dataset import prepare
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.recipe import Given, Recipe
-from regpt.recipe.settings import to_toml
+from regpt.recipe.settings import load_recipe, override, to_toml
 from regpt.reporting.page import write_report
 from regpt.tracking.journal import read_history
 from regpt.tracking.layout import RunPaths
@@ -213,8 +213,10 @@ def test_tokenizer_of_the_source_prepares_the_text_and_stays_with_the_run(
     assert digests[0] == digests[1] == sha256_of_file(run.path / "tokenizer" / "tokenizer.json")
     more = train(replace(recipe, run=replace(recipe.run, init_from=str(run.path))), tmp_path / "runs" / "more")
     assert more is not None and more.history.validations[0].loss == run.history.validations[-1].loss
-    shutil.rmtree(recipe.data.directory)
     monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(own), "--tasks", "validation", "data.path=bytes", "run.precision=float32"]) == DONE
+    shutil.rmtree(recipe.data.directory)
+    capsys.readouterr()
     assert main(["sample", "bytes", "--prompt", "def", "--tokens", "3"]) == DONE
     assert capsys.readouterr().out.startswith("def")
 
@@ -265,6 +267,15 @@ def test_shape_that_differs_from_the_source_is_refused_with_both_values(changes:
     (problem,) = caught.value.problems
     assert problem.setting == f"model.{name}"
     assert str(changes[name]) in problem.text and str(getattr(source, name)) in problem.text
+
+
+def test_batch_is_checked_with_the_block_of_the_source(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of 64 tokens has no whole block of the recipe's own 1,024."""
+    monkeypatch.chdir(place)
+    small = load_recipe("gpt2-finetune", ["run.init_from=llama", "data.total_batch_tokens=64"])
+    assert with_source_model(small, place).model.block_size == 64
+    with pytest.raises(RecipeError, match=r"data\.total_batch_tokens = 32 .* 1 x 64"):
+        with_source_model(override(small, ["data.total_batch_tokens=32"]), place)
 
 
 def test_shown_recipe_has_the_model_of_its_source(
