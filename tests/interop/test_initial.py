@@ -103,6 +103,7 @@ def tuned(place: Path) -> Run:
     return run
 
 
+@pytest.mark.slow
 def test_origin_is_recorded_and_shown_in_the_report(tuned: Run, place: Path, undrawn_figures: None) -> None:
     origin, source = tuned.environment.origin, open_model(place / "llama", place)
     assert origin is not None and origin.name == "llama" and origin.where == str(place / "llama")
@@ -169,6 +170,7 @@ def test_initial_weights_are_kept_and_their_loss_is_an_error(tuned: Run, tmp_pat
         reproduce(run.path, 1, print)
 
 
+@pytest.mark.slow
 def test_reproduce_starts_from_the_same_weights(tuned: Run) -> None:
     lines: list[str] = []
     assert reproduce(tuned.path, 2, lines.append) is None
@@ -300,6 +302,7 @@ def test_positions_are_cut_and_new_tokens_start_at_the_mean() -> None:
     assert fitted("blocks.0.mlp.down.weight", rows, model) is rows
 
 
+@pytest.mark.slow
 def test_initial_checkpoint_has_no_state_of_the_optimizer(tuned: Run) -> None:
     assert not store.saved_tensors(tuned.paths.checkpoint(0), "optimizer").shapes
     assert read_history(tuned.path).validations[0].step == 0 and RunPaths(tuned.path).checkpoint(0).is_dir()

@@ -9,7 +9,8 @@ import torch
 import regpt
 from regpt.base.errors import CHECKPOINT, DONE, USAGE, DataError
 from regpt.cli.main import main
-from regpt.interop.open_model import load_model, open_model
+from regpt.interop.initial import with_source_model
+from regpt.interop.open_model import digest_of_weights, load_model, open_model
 from regpt.training.start import train
 from tests.conftest import tiny_recipe
 from tests.helpers.hub_server import COMMIT, HubServer, served
@@ -104,6 +105,15 @@ def test_model_of_the_hub_is_downloaded_once_at_a_recorded_commit(hub: HubServer
     hub.server_close()
     assert torch.equal(open_model("hub:someone/tiny", place)(x), opened(x))  # from the cache
     assert len(hub.requests) == len(asked)
+
+
+def test_recipe_takes_the_shape_of_a_model_of_the_hub_without_its_weights(hub: HubServer, place: Path) -> None:
+    asked = tiny_recipe(place, run={"init_from": "hub:someone/tiny"})
+    found = with_source_model(asked, place)
+    assert found.run.init_from == f"hub:someone/tiny@{COMMIT}" and found.model.vocab_size == 50_257
+    assert "model.safetensors" not in [path for path, _ in hub.requests]
+    assert digest_of_weights(open_model(found.run.init_from, place).model)
+    assert "model.safetensors" in [path for path, _ in hub.requests]
 
 
 def test_unknown_models_of_the_hub_are_refused_with_the_remedy(hub: HubServer, place: Path) -> None:
