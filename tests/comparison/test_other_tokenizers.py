@@ -32,7 +32,7 @@ from tests.conftest import tiny_recipe, write_texts
 from tests.helpers.tokenizers import write_bytes_tokenizer
 
 pytest.importorskip("tokenizers")
-pytestmark = pytest.mark.xdist_group("other tokenizers compared")
+pytestmark = [pytest.mark.xdist_group("other tokenizers compared"), pytest.mark.slow]  # two runs are trained
 
 MANY_WINDOWS = {"validation_batches": 40, "validation_batch_size": 4, "sample_every": 0, "sample_count": 1}
 SETTINGS = ["run.device=cpu", "run.precision=float32"]
@@ -150,7 +150,6 @@ def trained_on(folder: Path, texts: Path) -> str:
     return str(folder / "mine")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "choose",
     [
