@@ -16,7 +16,7 @@ from regpt.evaluation.generation import Sampling
 from regpt.interop.open_model import LoadedModel, open_model
 from regpt.recipe.recipe import Recipe
 from regpt.tokenization.chat_template import Message, prompt_tokens
-from regpt.tokenization.chat_tokens import ChatTokenizer
+from regpt.tokenization.chat_tokens import CHAT_TEMPLATE, ChatTokenizer
 from regpt.tracking.journal import read_history
 from tests.conftest import tiny_recipe
 from tests.helpers.conversations import train_on_colours
@@ -152,6 +152,20 @@ def test_oldest_turns_are_forgotten_and_the_user_is_told(
     assert "oldest 2 messages" in err and "has room for 52" in err
 
 
+def test_answer_ends_at_its_end_token(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds: list[object] = []
+    generate = chat_module.generate_tokens
+
+    def spy(*given: object) -> Iterator[object]:
+        for drawn in generate(*given):  # type: ignore[arg-type]
+            rounds.append(drawn)
+            yield drawn
+
+    monkeypatch.setattr(chat_module, "generate_tokens", spy)
+    assert "".join(Chat(loaded, GREEDY, 20).ask("Hi, grass?")) == "Green."
+    assert len(rounds) == len("Green.") + 1
+
+
 def test_seed_determines_an_answer(loaded: LoadedModel) -> None:
     hot = Sampling(temperature=2.0, seed=3)
     one, same = ("".join(Chat(loaded, hot, 20).ask("Hi, grass?")) for _ in range(2))
@@ -192,3 +206,12 @@ def test_exported_chat_model_answers_in_transformers_and_here(
     monkeypatch.setattr("sys.stdin", io.StringIO("Hi, grass?\n"))
     assert main(["chat", str(tmp_path / "exported"), "--temperature", "0", "--tokens", "12"]) == DONE
     assert capsys.readouterr().out == "Green.\n"
+
+
+def test_gguf_of_a_chat_model_holds_its_template_and_tokens(run: Path, tmp_path: Path) -> None:
+    gguf = pytest.importorskip("gguf")
+    assert main(["export", str(run), "--gguf", str(tmp_path / "chat.gguf")]) == DONE
+    fields = gguf.GGUFReader(tmp_path / "chat.gguf").fields
+    found = {name: fields[f"tokenizer.{name}"].contents() for name in ("chat_template", "ggml.eos_token_id")}
+    assert found == {"chat_template": CHAT_TEMPLATE, "ggml.eos_token_id": 258}
+    assert fields["tokenizer.ggml.tokens"].contents()[256:] == ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

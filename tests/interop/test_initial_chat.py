@@ -19,6 +19,7 @@ from regpt.training.start import train
 from tests.conftest import tiny_recipe
 from tests.helpers.conversations import byte_tokenizer, chat_recipe
 
+pytestmark = pytest.mark.slow
 TOKENS = 257  # of the tokenizer: bytes, and the end of a text
 SHAPE = {"block_size": 64, "tied_head": False}
 

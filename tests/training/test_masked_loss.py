@@ -22,6 +22,8 @@ from regpt.training.start import train
 from tests.helpers.conversations import chat, chat_recipe, write_lines
 from tests.helpers.parallel_runs import MODES, Workspace, losses
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
