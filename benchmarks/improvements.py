@@ -3,7 +3,7 @@
     python -m benchmarks.improvements first           Muon, and all improvements together, against the modern miniature
     python -m benchmarks.improvements switches        each switch alone, against the modern miniature
     python -m benchmarks.improvements muon_settings   settings used with Muon, against the modern miniature with Muon
-    python -m benchmarks.improvements third           demo-next on a third of the tokens, against demo-modern on all
+    python -m benchmarks.improvements third           demo-next on a third and on a quarter of demo-modern's tokens
     python -m benchmarks.improvements third --size 18M --text FOLDER
 
 Without --text the corpus is the embedded one, Python's source code. For every arm the same factors of the learning
@@ -38,7 +38,6 @@ COMMON = (
     " evaluation.hellaswag_every=0 evaluation.sample_count=0 optimizer.max_lr=3e-3 optimizer.min_lr=3e-4"
 )
 CONTEXT = 256  # tokens, of the miniatures
-GROUP_RATES = ("muon_lr", "embedding_lr", "vector_lr")
 RATES = "optimizer.embedding_lr=0.02 optimizer.vector_lr=0.02 optimizer.weight_decay=0"
 MUON = f"optimizer.kind=muon {RATES} optimizer.muon_lr=0.04 optimizer.muon_momentum_warmup_steps=50"
 
@@ -87,6 +86,9 @@ def switches(base: Recipe) -> dict[str, str]:
         "experts": f"model.experts=4 model.experts_per_token=2 model.mlp_hidden={model.mlp_hidden // 2}",
         "group_rates": RATES,
         "muon": MUON,
+        "adam_eps": "optimizer.eps=1e-5",
+        "adam_beta2": "optimizer.beta2=0.99",
+        "short_warmup": "optimizer.warmup_steps=2",
         "cautious_decay": "optimizer.cautious_weight_decay=true",
         "decay_follows_rate": "optimizer.weight_decay_schedule=lr",
         "trapezoid": cooldown,
@@ -127,20 +129,20 @@ def first(base: Recipe) -> dict[str, str]:
 
 
 def third(base: Recipe) -> dict[str, str]:
-    """Return the settings that turn the base into `demo-next`, with a third of its steps."""
-    full = Length(base.run.max_steps // 3, base.data.total_batch_tokens)
-    return {"next": f"{' '.join(next_settings(base))} {full.settings}"}
+    """Return the settings that turn the base into `demo-next`, with a third and with a quarter of its steps."""
+    settings = " ".join(next_settings(base))
+    return {
+        name: f"{next_length(base, parts).settings} {settings}" for name, parts in (("next", 3), ("next_quarter", 4))
+    }
+
+
+def next_length(base: Recipe, parts: int) -> Length:
+    return Length(base.run.max_steps // parts, base.data.total_batch_tokens, validations=6)
 
 
 def next_settings(base: Recipe) -> list[str]:
-    """Return where [model] and [optimizer] of `demo-next` differ from `demo-modern`, for a base of any size.
-
-    If the base has other learning rates, for another batch size, those of `demo-next` are scaled by the same factor.
-    """
-    small, newest = load_recipe(BASE), load_recipe(NEXT)
-    scale = base.optimizer.max_lr / small.optimizer.max_lr
-    changed = {name: new for name, new, _ in differences(newest, small)}
-    changed |= {f"optimizer.{name}": scale * getattr(newest.optimizer, name) for name in GROUP_RATES}
+    """Return where [model] and [optimizer] of `demo-next` differ from `demo-modern`, for a base of any size."""
+    changed = {name: new for name, new, _ in differences(load_recipe(NEXT), load_recipe(BASE))}
     changed["model.mlp_hidden"] = base.model.mlp_hidden * 3 // 2 // 8 * 8
     return [f"{name}={value}" for name, value in changed.items() if name.startswith(("model.", "optimizer."))]
 
@@ -162,14 +164,16 @@ EXPERIMENTS = {
     "muon_settings": Experiment(
         muon_settings, "3M", Length(84, 2_048, validations=4), f"{MUON} optimizer.average_steps=10"
     ),
-    "third": Experiment(third, "7M", Length(249, 4_096)),
+    "third": Experiment(third, "7M", Length(498, 2_048, validations=6)),
 }
 
 
-def command(experiment: Experiment, size: str, source: str, into: Path, jobs: int | None) -> list[str]:
-    """Return the arguments of `regpt ablate` for an experiment."""
+def command(
+    experiment: Experiment, size: str, source: str, into: Path, jobs: int | None, more: Sequence[str] = ()
+) -> list[str]:
+    """Return the arguments of `regpt ablate` for an experiment; `more` are settings of every run."""
     settings = [*COMMON.split(), *SIZES[size].split(), *experiment.length.settings.split()]
-    settings += [*experiment.settings.split(), f"data.source={source}", f"data.path={into / 'data'}"]
+    settings += [*experiment.settings.split(), *more, f"data.source={source}", f"data.path={into / 'data'}"]
     changes = experiment.changes(load_recipe(BASE, settings))
     words = ["ablate", BASE, *settings, "--seeds", "3", "--tune", "rates=0.5,1,2", "--into", str(into)]
     words += [word for name, change in changes.items() for word in ("--change", f"{name}: {change}")]
@@ -190,12 +194,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options.add_argument("--into", type=Path, help="folder for data and runs (default: improvements/EXPERIMENT-SIZE)")
     options.add_argument("--jobs", type=int, help="runs at a time (default: one per core)")
+    options.add_argument("--set", nargs="+", default=[], metavar="SETTING", help="settings of every run")
     options.add_argument("--command", action="store_true", help="print the command and exit")
     given = options.parse_args(arguments)
     experiment = EXPERIMENTS[given.experiment]
     size = given.size or experiment.size
     into = given.into or Path("improvements") / f"{given.experiment}-{size}"
-    words = command(experiment, size, given.text, into, given.jobs)
+    words = command(experiment, size, given.text, into, given.jobs, given.set)
     if given.command:
         print(shlex.join(["regpt", *words]))
         return DONE
