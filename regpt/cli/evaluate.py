@@ -201,7 +201,7 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
         return stopped.code
     if results:
         print_table(results_table(results))
-        print(f"written to {into}")
+        print(f"computed in {device.precision_name} on {device.name}; written to {into}")
     return DONE
 
 

@@ -92,7 +92,7 @@ def draw_hellaswag_curves(models: Sequence[ComparedModel], path: Path) -> None:
         metric = next(iter(records[-1].accuracy))
         tokens = [record.tokens for record in records]
         accuracies = [record.accuracy[metric] for record in records]
-        errors = [record.standard_error[metric] for record in records]
+        errors = [record.standard_errors[metric] for record in records]
         score = f" ({with_error(accuracies[-1], errors[-1])}; {records[-1].items})"
         plot_band(axes, tokens, accuracies, around(accuracies, errors), color, short_name(model.name) + score)
     label_x_axis(axes, x_axis("tokens", []), "Bands: ± one standard error.")

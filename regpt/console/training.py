@@ -230,7 +230,7 @@ class TrainingConsole:
         averaged = "" if average is None else f", averaged weights {average:.4f}"
         self.print_line(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens · {record.task}"
-            f" {with_error(accuracy, record.standard_error[metric])} ({record.items}){averaged}"
+            f" {with_error(accuracy, record.standard_errors[metric])} ({record.items}){averaged}"
             f" · {duration(record.seconds)}"
         )
 

@@ -158,7 +158,7 @@ class Evaluation:
             "seconds": time.perf_counter() - started_at,
         }
         add_result(self.into, self.device, VALIDATION, summary)
-        self.results += validation_results(found, windows.block_size)
+        self.results += validation_results(found, windows)
 
     def score(self, items: Items, progress: ReportProgress) -> None:
         """Score a multiple-choice task."""
@@ -220,9 +220,9 @@ def describe_items(predictions: Predictions) -> str:
     return "; ".join(notes)
 
 
-def validation_results(found: Validation, block_size: int) -> list[Result]:
+def validation_results(found: Validation, windows: TokenWindows) -> list[Result]:
     """Return the rows of a validation: nats per token, and bits per byte where they are known."""
-    dataset = f"{found.windows:,} windows of {block_size:,} tokens"
+    dataset = f"first {found.windows:,} of {len(windows):,} windows of {windows.block_size:,} tokens"
     rows = [Result(VALIDATION, "nats per token", "loss", found.loss, found.standard_error, dataset)]
     if found.bits_per_byte:
         rows.append(Result(VALIDATION, "bits per byte", "bpb", found.bits_per_byte, None, dataset))

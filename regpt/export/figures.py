@@ -95,7 +95,7 @@ def accuracy(record: TaskRecord, averaged: bool) -> Iterator[Figure]:
     if not shares:
         return
     metric, share = next(iter(shares.items()))
-    error = 0.0 if averaged else record.standard_error.get(metric, 0.0)
+    error = 0.0 if averaged else record.standard_errors.get(metric, 0.0)
     dataset = DATASETS.get(record.task, CUSTOM) if record.published else CUSTOM
     yield task_figure(record.task, metric, share, error, record.items, dataset)
 

@@ -211,7 +211,7 @@ def score_from_record(record: TaskRecord) -> TaskScore:
         items=record.items,
         digest=record.digest,
         n_items=record.count,
-        by_metric={name: (value, record.standard_error.get(name, 0.0)) for name, value in record.accuracy.items()},
+        by_metric={name: (value, record.standard_errors.get(name, 0.0)) for name, value in record.accuracy.items()},
         truncated=record.cut,
         step=record.step,
         is_subset=record.is_subset,

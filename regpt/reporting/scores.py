@@ -191,7 +191,7 @@ def hellaswag_of(run: Run, metric: str) -> str:
     if not run.hellaswag:
         return NOT_MEASURED
     last = run.hellaswag[-1]
-    return with_error(last.accuracy[metric], last.standard_error[metric])
+    return with_error(last.accuracy[metric], last.standard_errors[metric])
 
 
 def in_percent(run: Run) -> str:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar, get_args
 from regpt.base.files import append_line, end_last_line
 from regpt.tracking.events import Detail, Event, OutOfMemory, Resumed, Rollback, Started, parse_detail
 from regpt.tracking.layout import RunPaths
-from regpt.tracking.old_journals import counts_of
+from regpt.tracking.old_journals import current_task_fields
 from regpt.tracking.rejections import Rejection
 
 D = TypeVar("D")
@@ -68,7 +68,7 @@ class TaskRecord:
     items: str  # description for people; decisions use the counts
     digest: str  # of the items
     accuracy: dict[str, float]  # by metric, the primary one first
-    standard_error: dict[str, float]
+    standard_errors: dict[str, float]
     cut: int  # items whose context was cut at its start
     path: str  # within the run
     seconds: float
@@ -294,7 +294,7 @@ def parse(line: str) -> Record | None:
         if kind is SkippedRecord:
             values["reason"] = Rejection.from_json(values["reason"])
         if kind is TaskRecord:
-            values = {**counts_of(values["items"]), **values}
+            values = current_task_fields(values)
         return kind(**{name: values[name] for name in FIELDS[kind] if name in values})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -25,6 +25,16 @@ REASON = re.compile(
 ITEMS = re.compile(r"(?:subset of (?P<count>[\d,]+) of )?(?P<size>[\d,]+) items?(?P<origin> of .+)?")
 
 
+def current_task_fields(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a task's record under the names that this version gives them.
+
+    Until version 0.2 the standard errors of the metrics had the name of a validation's one, `standard_error`. One name
+    for a number and for a table keeps some readers of JSON lines (pyarrow) from opening a journal.
+    """
+    older = {"standard_errors": values["standard_error"]} if "standard_error" in values else {}
+    return {**counts_of(values["items"]), **older, **values}
+
+
 def counts_of(description: str) -> dict[str, Any]:
     """Read the counts from the description of the items: version 0.1 recorded no others.
 

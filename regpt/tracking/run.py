@@ -162,7 +162,7 @@ class Run:
 def primary_accuracy(record: TaskRecord) -> tuple[float, float]:
     """Return accuracy and standard error by the primary metric."""
     rule = next(iter(record.accuracy))
-    return record.accuracy[rule], record.standard_error[rule]
+    return record.accuracy[rule], record.standard_errors[rule]
 
 
 def averaged_accuracy(record: TaskRecord) -> float | None:

@@ -222,7 +222,7 @@ class PeriodicEvaluation:
             items=predictions.description,
             digest=predictions.digest,
             accuracy={name: accuracy.value for name, accuracy in by_metric.items()},
-            standard_error={name: accuracy.error for name, accuracy in by_metric.items()},
+            standard_errors={name: accuracy.error for name, accuracy in by_metric.items()},
             cut=predictions.truncated,
             path=path.as_posix(),
             seconds=time.perf_counter() - started_at,

@@ -34,7 +34,7 @@ def make_console(recipe: Recipe, resumed: bool) -> tuple[TrainingConsole, String
     about = {"step": 0, "tokens": 0, "task": "hellaswag", "items": "8 items", "digest": "", "cut": 0, "path": ""}
     history = History(
         validations=[ValidationRecord(step=0, tokens=0, loss=5.0, windows=4, seconds=3.0)],
-        tasks=[TaskRecord(accuracy=answered, standard_error=answered, seconds=7.0, **about)],  # type: ignore[arg-type]
+        tasks=[TaskRecord(accuracy=answered, standard_errors=answered, seconds=7.0, **about)],  # type: ignore[arg-type]
     )
     if resumed:
         console.restore_durations(history)

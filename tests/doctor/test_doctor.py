@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -246,11 +247,11 @@ def weights_change_on_loading(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehear
 def export_transposes_a_weight(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:
     export = artifacts.export
 
-    def turned(model: GPT, target: Path) -> None:
+    def turned(model: GPT, target: Path, **options: Any) -> None:
         with torch.no_grad():
             weight = model.blocks[0].attention.out.weight
             weight.copy_(weight.t().clone())
-            export(model, target)
+            export(model, target, **options)
             weight.copy_(weight.t().clone())
 
     monkeypatch.setattr(artifacts, "export", turned)

@@ -98,7 +98,7 @@ def other_items(b: Path) -> None:
 
 
 def other_metric(b: Path) -> None:
-    edit_tasks(b, accuracy={"by_sum": 0.3}, standard_error={"by_sum": 0.1})
+    edit_tasks(b, accuracy={"by_sum": 0.3}, standard_errors={"by_sum": 0.1})
 
 
 def other_prompts(b: Path) -> None:

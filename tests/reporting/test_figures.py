@@ -56,7 +56,7 @@ def drawn(name: str, steps: int, every: int = 250) -> Run:
             TaskRecord(
                 step=n, tokens=n * batch, task="hellaswag", items="10,042 items", digest="x", cut=0, path="",
                 seconds=1.0, accuracy={"by_token": 0.25 + 0.05 * n / max(1, steps)},
-                standard_error={"by_token": 0.0045},
+                standard_errors={"by_token": 0.0045},
             )
             for n in looked
         ],

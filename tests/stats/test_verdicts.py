@@ -62,7 +62,7 @@ def planted(
     accuracy = answers.accuracy(answers.metrics[0])
     task = TaskRecord(
         step=120, tokens=122_880, task="hellaswag", items="10,042 items", digest=asked, cut=0, path="answers.parquet",
-        accuracy={"by_token": accuracy.value}, standard_error={"by_token": accuracy.error}, seconds=1.0, count=1000,
+        accuracy={"by_token": accuracy.value}, standard_errors={"by_token": accuracy.error}, seconds=1.0, count=1000,
     )  # fmt: skip
     validation = ValidationRecord(
         step=120, tokens=122_880, loss=loss, windows=windows, seconds=1.0, standard_error=error

@@ -17,6 +17,7 @@ from regpt.tracking.journal import (
     StepRecord,
     ValidationRecord,
     read_history,
+    to_json,
 )
 from regpt.tracking.rejections import Rejection, RejectionKind
 
@@ -91,6 +92,17 @@ def test_item_counts_of_version_0_1_are_read_from_the_description(
     (tmp_path / "journal.jsonl").write_text(json.dumps(values | counts) + "\n")
     (record,) = read_history(tmp_path).tasks
     assert (record.count, record.dataset_size, record.published) == (5, 9, True)
+
+
+def test_errors_of_a_score_are_read_under_the_earlier_name(tmp_path: Path) -> None:
+    """Their old name was that of a number in other records, and some readers of JSON lines refuse that."""
+    values = {"kind": "task", "step": 0, "tokens": 0, "task": "hellaswag", "items": "12 items", "digest": "d"}
+    values |= {"accuracy": {"by_sum": 0.5}, "standard_error": {"by_sum": 0.1}, "cut": 0, "path": "", "seconds": 1.0}
+    (tmp_path / "journal.jsonl").write_text(json.dumps(values) + "\n")
+    (record,) = read_history(tmp_path).tasks
+    assert record.standard_errors == {"by_sum": 0.1}
+    written = to_json(record)
+    assert written["standard_errors"] == {"by_sum": 0.1} and "standard_error" not in written
 
 
 # Following a journal that another process writes

@@ -65,7 +65,7 @@ def test_hellaswag_is_scored_at_start_interval_and_end(
         for rule in (BY_TOKEN, BY_SUM):
             accuracy = answers.accuracy(rule)
             assert record.accuracy[rule.name] == accuracy.value
-            assert record.standard_error[rule.name] == accuracy.error
+            assert record.standard_errors[rule.name] == accuracy.error
     assert next(iter(history.tasks[0].accuracy)) == "by_token"
 
 

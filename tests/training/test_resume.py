@@ -102,7 +102,7 @@ def test_retention_keeps_newest_multiples_and_best(
         evaluation={"validation_every": 3, "sample_every": 0},
     )
     found = iter([9.0, 8.0, 6.0, 7.0, 7.5])
-    monkeypatch.setattr(periodic_eval, "validation", lambda *_: Validation(next(found), 0.1, 1.0, 8, np.zeros(8)))
+    monkeypatch.setattr(periodic_eval, "validation", lambda *_, **__: Validation(next(found), 0.1, 1.0, 8, np.zeros(8)))
     train(recipe, tmp_path / "a")
     assert steps_saved(tmp_path / "a") == [5, 6, 10, 11, 12]
     assert [path.name for path in (tmp_path / "a" / "checkpoints").glob(".*")] == []

@@ -67,7 +67,7 @@ def hellaswag(number: int) -> TaskRecord:
         items="40 items",
         digest="d",
         accuracy={"by_token": 0.275},
-        standard_error={"by_token": 0.032},
+        standard_errors={"by_token": 0.032},
         cut=0,
         path="x",
         seconds=11.0,
