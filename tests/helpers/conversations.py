@@ -65,7 +65,7 @@ def byte_tokenizer(folder: Path) -> Path:
 
 
 def train_on_colours(folder: Path, steps: int = 120) -> Path:
-    """Train a model of 19,000 parameters on the colours until it knows them; return the run."""
+    """Train a small model on the colours until it knows them; return the run."""
     source = write_lines(folder / "colours.jsonl", ({"messages": turns} for turns in colours()))
     recipe = chat_recipe(
         folder,
