@@ -59,7 +59,10 @@ class Measured:
 
 
 def measured_in(folder: Path, experiment: str, size: str, corpus: str, smallest: float) -> Measured:
-    """Read the finished ablation in a folder; raise UserError if there is none, or if a run is missing."""
+    """Read the finished ablation in a folder.
+
+    Raises UserError for a folder without an ablation, and for a missing run.
+    """
     design = read_design(folder)
     results = read_results(folder, design, smallest)
     base = design.recipe_of(Trial(BASE, design.seeds[0]), results.best.get(BASE, ""))

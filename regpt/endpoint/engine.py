@@ -99,7 +99,7 @@ class Engine:
                 self.run(job)
             except Left:
                 pass
-            except Exception:
+            except Exception:  # of any type: one request must not end the thread that serves the others
                 traceback.print_exc()
                 failed = True
             job.emit(JobEnded(failed))

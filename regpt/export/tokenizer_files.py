@@ -8,6 +8,7 @@ from typing import Any
 from regpt.base.files import write_bytes, write_json, write_text
 from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
+from regpt.tokenization.byte_level_bpe import byte_level_bpe
 from regpt.tokenization.chat_tokens import CHAT_FILE, TEMPLATE_FILE, TURN_ENDS, ChatTokenizer
 from regpt.tokenization.tokenizer_file import TOKENIZER_FILES
 
@@ -80,28 +81,6 @@ def write_gpt2_tokenizer(directory: Path, block_size: int) -> None:
 def gpt2_tokenizer_json(files: dict[str, bytes]) -> dict[str, Any]:
     """Return GPT-2's tokenizer as the package `tokenizers` stores it, which needs not be installed."""
     lines = files["vocab.bpe"].decode("utf-8").split("\n")
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": True}
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    end = {"id": tokenizer.END_OF_TEXT, "content": tokenizer.END_OF_TEXT_NAME, **flags, "special": True}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [end],
-        "normalizer": None,
-        "pre_tokenizer": byte_level,
-        "post_processor": byte_level,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": json.loads(files["encoder.json"]),
-            "merges": [line.split(" ") for line in lines[1:] if line],  # the first line is a version
-        },
-    }
+    merges = [line.split(" ") for line in lines[1:] if line]  # the first line is a version
+    end = {tokenizer.END_OF_TEXT_NAME: tokenizer.END_OF_TEXT}
+    return byte_level_bpe(json.loads(files["encoder.json"]), merges, end)

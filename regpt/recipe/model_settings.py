@@ -8,7 +8,7 @@ from regpt.recipe.schema import setting, switch
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The settings; `ModelRecipe` adds their checks and what follows from them."""
+    """The settings of a model. `ModelRecipe` checks them and derives sizes and costs from them."""
 
     n_layer: int = setting(12, "Number of transformer blocks.")
     n_head: int = setting(12, "Number of attention heads.")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from regpt.base.errors import DataError
 from regpt.data.tokenizer import END_OF_TEXT_NAME, Tokenizer, without_surrogates
 from regpt.tokenization.byte_letters import as_letters
+from regpt.tokenization.byte_level_bpe import byte_level_bpe
 
 if TYPE_CHECKING:
     import tiktoken
@@ -180,33 +181,7 @@ def tokenizer_json(tokenizer: OpenAiTokenizer) -> dict[str, Any]:
     for token in ranks:
         parts = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
         merges += sorted((pair for pair in parts if pair[0] in ranks and pair[1] in ranks), key=lambda p: ranks[p[0]])
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    pattern = {"Regex": PATTERNS_OF_TOKENIZERS[tokenizer.name]}
-    split = {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": number, "content": text, **flags, "special": True}
-            for text, number in tokenizer.special_tokens.items()
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": byte_level,
-        "decoder": byte_level,
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": "",
-            "end_of_word_suffix": "",
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": True,
-            # The library gives an added token the next free number, unless the vocabulary has it.
-            "vocab": {letters[token]: rank for token, rank in ranks.items()} | dict(tokenizer.special_tokens),
-            "merges": [[letters[left], letters[right]] for left, right in merges],
-        },
-    }
+    # The library gives an added token the next free number, unless the vocabulary has it.
+    vocabulary = {letters[token]: rank for token, rank in ranks.items()} | dict(tokenizer.special_tokens)
+    pairs = [[letters[left], letters[right]] for left, right in merges]
+    return byte_level_bpe(vocabulary, pairs, tokenizer.special_tokens, PATTERNS_OF_TOKENIZERS[tokenizer.name])

@@ -53,7 +53,7 @@ def typed(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) ->
 
 
 def interrupted_after(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
-    """Press Ctrl-C after so many tokens of each answer."""
+    """Press Ctrl-C after a number of tokens of each answer."""
     generate: Callable[..., Iterator[object]] = chat_module.generate_tokens
 
     def until(*given: object) -> Iterator[object]:
