@@ -47,12 +47,16 @@ def add_serve(commands: "Subparsers") -> None:
         run_serve,
         "show the runs in a browser, and answer OpenAI clients with a model",
         "examples: regpt serve                 then open http://127.0.0.1:8000\n"
-        "          regpt serve demo-modern     also answers http://127.0.0.1:8000/v1/completions\n\n"
+        "          regpt serve demo-modern     also answers http://127.0.0.1:8000/v1/completions\n"
+        "          regpt serve demo-modern demo-classic     both, next to each other in the page's playground\n\n"
         "Only reads, so it never disturbs a run. It needs: pip install 'regpt[serve]'. Only this machine can connect,\n"
         "unless --host names another address, which needs a --token. docs/serve.md shows the page.",
     )
     serve.add_argument(
-        "model", metavar="MODEL", nargs="?", help="a model as in `regpt evaluate` (default: only the runs)"
+        "models",
+        metavar="MODEL",
+        nargs="*",
+        help="models as in `regpt evaluate`, each under its name (default: only the runs)",
     )
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, metavar="PORT", help="port (default: 8000; 0: any free one)")
@@ -144,17 +148,18 @@ def run_serve(arguments: argparse.Namespace) -> int:
             raise
         raise UserError(f"{error.name} is not installed", "pip install 'regpt[serve]'") from None
     given = (arguments.runs, arguments.host, arguments.port, arguments.token, print_line)
-    if arguments.model is None:
+    if not arguments.models:
         return serve(*given)
-    from regpt.endpoint.engine import Engine
     from regpt.endpoint.routes import model_routes
+    from regpt.endpoint.served_models import ServedModels, check_count
     from regpt.interop.open_model import open_model
 
-    engine = Engine(open_model(arguments.model, arguments.runs))
+    check_count(arguments.models)
+    models = ServedModels([open_model(model, arguments.runs) for model in arguments.models])
     try:
-        return serve(*given, ServedModel(engine.name, model_routes(engine)))
+        return serve(*given, ServedModel(", ".join(models.names), model_routes(models)))
     finally:
-        engine.close()
+        models.close()
 
 
 def print_line(text: str) -> None:

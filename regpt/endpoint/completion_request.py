@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from regpt.evaluation.generation import Sampling
 from regpt.interop.open_model import LoadedModel
-from regpt.serve.errors import ApiError, ErrorType, invalid_request
+from regpt.serve.errors import invalid_request
 
 MOST_NEW_TOKENS = 4096  # of one completion
 MOST_ROWS = 64  # completions of one request
@@ -43,14 +43,10 @@ class CompletionRequest:
         return sum(map(len, self.prompts))
 
 
-def parse_completion(body: Any, loaded: LoadedModel, name: str) -> CompletionRequest:
-    """Check the JSON of a request for the model that is served as `name`.
-
-    Raises ApiError that names the field and its value.
-    """
+def parse_completion(body: Any, loaded: LoadedModel) -> CompletionRequest:
+    """Check the JSON of a request for a model. Raises ApiError that names the field and its value."""
     if not isinstance(body, dict):
         raise invalid_request("the body is not a JSON object", "body")
-    check_model(body, name)
     for name, values in WITHOUT_EFFECT.items():
         if body.get(name) not in values:
             raise invalid_request(f"'{name}' is not supported", name, "unsupported_parameter")
@@ -72,13 +68,6 @@ def parse_completion(body: Any, loaded: LoadedModel, name: str) -> CompletionReq
         stream=flag(body, "stream"),
         stream_usage=isinstance(options := body.get("stream_options"), dict) and flag(options, "include_usage"),
     )
-
-
-def check_model(body: Mapping[str, Any], name: str) -> None:
-    asked = body.get("model")
-    if asked not in (None, name):
-        text = f"there is no model '{str(asked)[:80]}' here; this server has '{name}'"
-        raise ApiError(404, ErrorType.INVALID_REQUEST, "model_not_found", text, "model")
 
 
 def sampling_of(body: Mapping[str, Any]) -> Sampling:

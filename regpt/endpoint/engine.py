@@ -71,7 +71,6 @@ class Engine:
 
     def __init__(self, loaded: LoadedModel, most_waiting: int = MOST_WAITING) -> None:
         self.loaded = loaded
-        self.name = loaded.run.resolve().name if loaded.run else loaded.name  # as requests name it
         self.jobs: queue.Queue[Job | None] = queue.Queue(most_waiting)
         self.closing = threading.Event()
         self.thread = threading.Thread(target=self.work, name="generation", daemon=True)

@@ -14,31 +14,33 @@ from starlette.responses import StreamingResponse
 from regpt.endpoint.completion import Completions
 from regpt.endpoint.completion_request import CompletionRequest, parse_completion
 from regpt.endpoint.engine import Engine, Job, JobEnded, JobEvent
+from regpt.endpoint.served_models import ServedModels
+from regpt.interop.open_model import LoadedModel
 from regpt.serve.errors import ApiError, ErrorType, invalid_request, not_found
 from regpt.serve.run_json import to_bytes
 
 LOOK_SECONDS = 0.5  # between two looks whether the client of a whole response is still there
 
 
-def model_routes(engine: Engine) -> APIRouter:
-    """Return the routes for the engine's model."""
+def model_routes(models: ServedModels) -> APIRouter:
+    """Return the routes for the models of a server."""
     router = APIRouter()
-    name, started_at = engine.name, int(time.time())
-    card = {"id": name, "object": "model", "created": started_at, "owned_by": "regpt"}
+    cards = {name: model_card(name, engine.loaded) for name, engine in models}
 
     @router.get("/v1/models")
-    def models() -> Response:
-        return Response(to_bytes({"object": "list", "data": [card]}), media_type="application/json")
+    def list_models() -> Response:
+        return Response(to_bytes({"object": "list", "data": list(cards.values())}), media_type="application/json")
 
     @router.get("/v1/models/{model:path}")
-    def model_card(model: str) -> Response:
-        if model != name:
-            raise not_found(f"there is no model '{model}'; this server has '{name}'", "model_not_found")
-        return Response(to_bytes(card), media_type="application/json")
+    def one_model(model: str) -> Response:
+        name, _ = models.of_request({"model": model})
+        return Response(to_bytes(cards[name]), media_type="application/json")
 
     @router.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        asked = parse_completion(parse_json(await request.body()), engine.loaded, name)
+        body = parse_json(await request.body())
+        name, engine = models.of_request(body)
+        asked = parse_completion(body, engine.loaded)
         job, events = submit(engine, asked)
         made = Completions(asked, engine.loaded.tokenizer)
         head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
@@ -52,6 +54,20 @@ def model_routes(engine: Engine) -> APIRouter:
         raise not_found("this server has no chat; use /v1/completions", "chat_not_supported")
 
     return router
+
+
+def model_card(name: str, loaded: LoadedModel) -> dict[str, Any]:
+    """Return what a list of models tells of one. The last four fields are not OpenAI's."""
+    return {
+        "id": name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "regpt",
+        "max_model_len": loaded.model.recipe.block_size,  # tokens, as vLLM names it
+        "run": loaded.run.resolve().name if loaded.run else None,
+        "step": loaded.step,
+        "averaged": loaded.averaged,
+    }
 
 
 def parse_json(body: bytes) -> Any:

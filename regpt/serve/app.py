@@ -18,9 +18,9 @@ KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 
 
 def create_app(root: Path, access: Access, routers: tuple[APIRouter, ...] = ()) -> Any:
-    """Return the ASGI application for the runs in `root`. `routers` adds further routes to it."""
+    """Return the ASGI application for the runs in `root`. `routers` are those of the models."""
     app = FastAPI(title="regpt", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
-    for router in (run_routes(root), page_routes(), session_routes(access), *routers):
+    for router in (run_routes(root), page_routes(), session_routes(access), *(routers or (routes_without_model(),))):
         app.include_router(router)
     app.add_exception_handler(ApiError, lambda request, error: error_response(error))
     app.add_exception_handler(HTTPException, answer_http_error)
@@ -48,6 +48,17 @@ def page_routes() -> APIRouter:
     @router.get("/health")
     def health() -> Response:
         return json_response({"status": "ok"})
+
+    return router
+
+
+def routes_without_model() -> APIRouter:
+    """Return the route by which a page sees that no model is served."""
+    router = APIRouter()
+
+    @router.get("/v1/models")
+    def list_models() -> Response:
+        return json_response({"object": "list", "data": []})
 
     return router
 

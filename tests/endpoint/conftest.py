@@ -28,23 +28,28 @@ def loaded() -> LoadedModel:
 
 
 @pytest.fixture
-def engine(loaded: LoadedModel) -> Iterator[Any]:
-    from regpt.endpoint.engine import Engine
+def models(loaded: LoadedModel) -> Iterator[Any]:
+    from regpt.endpoint.served_models import ServedModels
 
-    made = Engine(loaded)
+    made = ServedModels([loaded])
     yield made
     made.close()
 
 
 @pytest.fixture
-def http(engine: Any, tmp_path: Path) -> Any:
+def engine(models: Any) -> Any:
+    return models.engines["tiny"]
+
+
+@pytest.fixture
+def http(models: Any, tmp_path: Path) -> Any:
     from starlette.testclient import TestClient
 
     from regpt.endpoint.routes import model_routes
     from regpt.serve.access import Access
     from regpt.serve.app import create_app
 
-    app = create_app(tmp_path, Access(), (model_routes(engine),))
+    app = create_app(tmp_path, Access(), (model_routes(models),))
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
