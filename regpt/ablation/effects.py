@@ -14,11 +14,20 @@ from regpt.ablation.design import BASE, Design, Trial
 from regpt.ablation.interactions import Interaction, interactions_of
 from regpt.ablation.paired import Paired, differences
 from regpt.stats.blocks import MIN_RECIPES, differences_in_blocks
+from regpt.stats.losses import bits_of_same_text, last_loss
 from regpt.stats.outcome import LEVEL
 from regpt.stats.paired import holm_adjusted
 from regpt.stats.seeds import MeanDifference
 from regpt.tracking.events import Ended
 from regpt.tracking.run import Run
+
+
+class Measure(Enum):
+    """What the arms are compared by."""
+
+    NATS = auto()  # per token, for arms with one tokenizer
+    SAME_TEXT = auto()  # bits per byte of the text that all runs were validated on
+    OWN_WINDOWS = auto()  # bits per byte of each run's own validation windows, where too little text is the same
 
 
 class Verdict(Enum):
@@ -36,7 +45,7 @@ class Effect(Paired):
     """An arm against the base."""
 
     arm: str
-    losses: tuple[float, ...]  # final validation losses, by seed
+    losses: tuple[float, ...]  # final validation losses in the measure of the results, by seed
     differences: tuple[float, ...]  # arm - base, by seed
     value: str = ""  # the tuned value
     p_value: float = 1.0
@@ -44,6 +53,7 @@ class Effect(Paired):
     token_share: float | None = None  # of the base's tokens after which the arm has the base's final loss; None: never
     time_ratio: float = math.nan  # of the time per token, arm / base; NaN: unknown
     memory_ratio: float = math.nan
+    nats: tuple[float, ...] = ()  # final validation losses in nats per token, by seed
     shared: MeanDifference | None = None  # with an error that all arms share; None: this arm's own seeds alone count
 
     @property
@@ -55,7 +65,7 @@ class Effect(Paired):
         return self.adjusted_p_value < LEVEL
 
     def verdict(self, smallest_of_interest: float) -> Verdict:
-        """Return the verdict; `smallest_of_interest`, in nats, decides what is under-powered."""
+        """Return the verdict; `smallest_of_interest`, in the measure, decides what is under-powered."""
         if len(self.differences) < 2:
             return Verdict.ONE_SEED
         if self.is_significant:
@@ -70,10 +80,12 @@ class Results:
 
     design: Design
     effects: tuple[Effect, ...]
-    base_losses: tuple[float, ...]  # final validation losses, by seed
+    base_losses: tuple[float, ...]  # final validation losses in the measure, by seed
     best: Mapping[str, str]  # tuned value of each arm
-    smallest: float  # nats, the smallest effect that matters
+    smallest: float  # the smallest effect that matters, in the measure
     interactions: tuple[Interaction, ...] = ()  # of each change, if there is a stack of them
+    measure: Measure = Measure.NATS
+    base_nats: tuple[float, ...] = ()  # final validation losses in nats per token, by seed
 
     @property
     def has_shared_error(self) -> bool:
@@ -87,8 +99,13 @@ class Results:
 def results_of(
     design: Design, runs: Mapping[Trial, Run], best: Mapping[str, str], smallest_of_interest: float
 ) -> Results:
-    """Compare every arm with the base. `runs` are the finished runs of all arms and seeds."""
-    losses = {arm.name: [final_loss(runs[Trial(arm.name, seed)]) for seed in design.seeds] for arm in design.arms}
+    """Compare every arm with the base. `runs` are the finished runs of all arms and seeds.
+
+    Arms with different tokenizers are compared by bits per byte. `smallest_of_interest` is in nats per token.
+    """
+    measure, values = final_values(runs)
+    losses = {arm.name: by_seed(design, arm.name, values) for arm in design.arms}
+    nats = {arm.name: by_seed(design, arm.name, final_losses(runs)) for arm in design.arms}
     base, base_losses = [runs[Trial(BASE, seed)] for seed in design.seeds], losses[BASE]
     is_shared = len(losses) >= MIN_RECIPES and len(design.seeds) > 1
     in_blocks = differences_in_blocks([*losses.values()]) if is_shared else None
@@ -100,16 +117,41 @@ def results_of(
             tuple(losses[arm.name]),
             differences(losses[arm.name], base_losses).differences,
             best.get(arm.name, ""),
-            token_share=token_share(ours, base),
+            token_share=token_share(ours, base) if measure is Measure.NATS else None,
             time_ratio=ratio([token_seconds(run) for run in ours], [token_seconds(run) for run in base]),
             memory_ratio=ratio([memory(run) for run in ours], [memory(run) for run in base]),
+            nats=tuple(nats[arm.name]),
             shared=in_blocks[number] if in_blocks else None,
         )
         found.append(replace(effect, p_value=effect.difference.p_value))
-    adjusted = holm_adjusted([effect.p_value for effect in found])
-    corrected = tuple(replace(effect, adjusted_p_value=p) for effect, p in zip(found, adjusted, strict=True))
-    interactions = interactions_of(design, {trial: final_loss(run) for trial, run in runs.items()})
-    return Results(design, corrected, tuple(base_losses), best, smallest_of_interest, interactions)
+    corrected = holm_adjusted([effect.p_value for effect in found])
+    effects = tuple(replace(effect, adjusted_p_value=p) for effect, p in zip(found, corrected, strict=True))
+    smallest = smallest_of_interest
+    if measure is not Measure.NATS:
+        smallest *= statistics.fmean(base_losses) / statistics.fmean(nats[BASE])
+    return Results(
+        design, effects, tuple(base_losses), best, smallest, interactions_of(design, values), measure,
+        tuple(nats[BASE]),
+    )  # fmt: skip
+
+
+def by_seed(design: Design, arm: str, values: Mapping[Trial, float]) -> list[float]:
+    return [values[Trial(arm, seed)] for seed in design.seeds]
+
+
+def final_losses(runs: Mapping[Trial, Run]) -> dict[Trial, float]:
+    """Return the final validation loss of each run, in nats per token."""
+    return {trial: final_loss(run) for trial, run in runs.items()}
+
+
+def final_values(runs: Mapping[Trial, Run]) -> tuple[Measure, dict[Trial, float]]:
+    """Return what the runs are compared by: nats for one tokenizer, else bits per byte."""
+    if len({run.environment.data.tokenizer for run in runs.values()}) == 1:
+        return Measure.NATS, final_losses(runs)
+    last = [loss for run in runs.values() if (loss := last_loss(run))]
+    if (bits := bits_of_same_text(last)) is not None:
+        return Measure.SAME_TEXT, dict(zip(runs, bits, strict=True))
+    return Measure.OWN_WINDOWS, {trial: loss.bits_per_byte for trial, loss in zip(runs, last, strict=True)}
 
 
 def final_loss(run: Run) -> float:

@@ -29,8 +29,10 @@ def run_ablation(folder: Path, design: Design, executor: Executor, smallest: flo
     Raises UserError if the folder holds another design or if a run fails, StopRequested after a signal.
     """
     open_design(folder, design)
+    recipes = [design.recipe_of(Trial(arm.name, design.seeds[0])) for arm in design.arms]
     with Console() as console:
-        open_or_prepare(design.recipe_of(design.seed_trials()[0]), PreparationConsole(console))
+        for recipe in {recipe.data: recipe for recipe in recipes}.values():
+            open_or_prepare(recipe, PreparationConsole(console))
     tuning, trials = design.tuning_trials(), design.seed_trials()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with GracefulStop() as stopping, Progress(*columns) as progress:

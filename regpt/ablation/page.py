@@ -1,12 +1,12 @@
 """Write ablation.md with its figure, and ablation.html."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
-from regpt.ablation.effects import Effect, Results
+from regpt.ablation.effects import Results
 from regpt.ablation.wording import (
     INTERPLAY_SOURCE,
+    TITLES,
     design_lines,
     headline,
     interaction_rows,
@@ -37,7 +37,7 @@ def write_page(folder: Path, results: Results) -> list[Path]:
     """Write the report of an ablation; return the paths of its pages."""
     images = folder / IMAGES_DIR
     images.mkdir(parents=True, exist_ok=True)
-    draw_effects(results.effects, images / f"{FIGURE}.png")
+    draw_effects(results, images / f"{FIGURE}.png")
     values = {
         "recipe": results.design.recipe,
         "headline": list(headline(results)),
@@ -64,9 +64,10 @@ def markdown(table: list[list[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(table[0]) + "|", *lines[1:]])
 
 
-def draw_effects(found: Sequence[Effect], path: Path) -> None:
+def draw_effects(results: Results, path: Path) -> None:
     """Draw one row for each change, the first on top; write the figure in light and dark."""
-    figure, axes = new_figure("Difference of the final validation loss from the base (nats per token)")
+    found = results.effects
+    figure, axes = new_figure(f"Difference of the {TITLES[results.measure]}")
     figure.set_figheight(max(2.2, 1.2 + 0.42 * len(found)))
     axes.axvline(0.0, color=INK, linewidth=1.0)
     axes.grid(axis="x", color=FAINT, linewidth=0.8)

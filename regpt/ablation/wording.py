@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import fmean
 
 from regpt.ablation.design import ALL_RATES, BASE, Design, Trial
-from regpt.ablation.effects import Effect, Results, Verdict
+from regpt.ablation.effects import Effect, Measure, Results, Verdict
 from regpt.ablation.equality import Equal, Speed, flops
 from regpt.ablation.interactions import Interaction, Interplay
 from regpt.ablation.paired import Paired
@@ -16,6 +16,7 @@ PAIRED = (
     "Differences are paired by seed: both runs read the same windows in the same order, up to the end of the shorter"
     " one."
 )
+PAIRED_TOKENIZERS = "Differences are paired by seed."
 OWN_ERROR = "Intervals are 95 % confidence intervals by Student's t over seeds (Student 1908)."
 SHARED_ERROR = (
     "Intervals are 95 % confidence intervals by Student's t. Seeds are blocks, and the variance of each arm is drawn"
@@ -24,12 +25,29 @@ SHARED_ERROR = (
 )
 REST = (
     "p-values are corrected for the number of changes (Holm 1979). “Detectable” is the smallest difference that this"
-    " design finds with 80 % power (Bloom 1995), given the observed spread. “Tokens saved” is the share of the base's"
+    " design finds with 80 % power (Bloom 1995), given the observed spread."
+)
+SAVINGS = (
+    "“Tokens saved” is the share of the base's"
     " tokens that a change does not need to reach the base's final loss in the mean over seeds. It is a lower bound,"
     " because the learning rate was still high at that point. Times are given only if no other program used the"
     " processors; on a CPU this needs --jobs 1."
 )
-
+UNITS = {Measure.NATS: "nats", Measure.SAME_TEXT: "bits per byte", Measure.OWN_WINDOWS: "bits per byte"}
+TITLES = {
+    Measure.NATS: "final validation loss from the base (nats per token)",
+    Measure.SAME_TEXT: "bits per byte of the same text from the base",
+    Measure.OWN_WINDOWS: "bits per byte of the validation windows from the base",
+}
+OTHER_TOKENIZERS = (
+    "The arms have different tokenizers. They are compared by the bits per byte of {text}. Nats per token are shown,"
+    " but do not compare, because tokens differ; nor do tokens saved and time per token, which are left out."
+)
+TEXTS = {
+    Measure.SAME_TEXT: "the text that all runs were validated on",
+    Measure.OWN_WINDOWS: "each run's own validation windows, because too little of their text is the same, so that a"
+    " difference may be one between texts",
+}
 
 KEPT_SHARES = "Warm-up, cooldown and other settings in steps are scaled with the length of the run."
 HELD_EQUAL = {
@@ -75,15 +93,19 @@ VERDICTS = {
 
 def headline(results: Results) -> Iterator[str]:
     """Yield the sentences of the result."""
+    unit = UNITS[results.measure]
+    if results.measure in TEXTS:
+        yield OTHER_TOKENIZERS.format(text=TEXTS[results.measure])
     lower, higher, undecided = map(results.with_verdict, (Verdict.LOWER, Verdict.HIGHER, Verdict.UNDER_POWERED))
     if lower:
-        yield f"Lower final loss than the base: {', '.join(map(with_interval, lower))}."
+        yield f"Lower final loss than the base: {', '.join(with_interval(one, unit) for one in lower)}."
     if higher:
-        yield f"Higher final loss than the base: {', '.join(map(with_interval, higher))}."
+        yield f"Higher final loss than the base: {', '.join(with_interval(one, unit) for one in higher)}."
     if undecided:
         yield (
             f"Under-powered: {', '.join(effect.arm for effect in undecided)}. With {len(results.design.seeds)} seeds,"
-            f" an effect of {results.smallest:g} nats would often be missed; give the same command with more --seeds."
+            f" an effect of {results.smallest:.3g} {unit} would often be missed;"
+            " give the same command with more --seeds."
         )
     if not (lower or higher or undecided):
         yield "No change has an effect that this design can distinguish from chance."
@@ -92,7 +114,8 @@ def headline(results: Results) -> Iterator[str]:
 
 def sources(results: Results) -> str:
     """Return how the figures of the table were computed."""
-    return f"{PAIRED} {SHARED_ERROR if results.has_shared_error else OWN_ERROR} {REST}"
+    paired, *savings = [PAIRED, SAVINGS] if results.measure is Measure.NATS else [PAIRED_TOKENIZERS]
+    return " ".join([paired, SHARED_ERROR if results.has_shared_error else OWN_ERROR, REST, *savings])
 
 
 def edge_lines(design: Design, best: Mapping[str, str]) -> Iterator[str]:
@@ -116,37 +139,56 @@ def edges_of(values: Sequence[str]) -> set[str]:
         return set()
 
 
-def with_interval(effect: Effect) -> str:
-    return f"{effect.arm} by {abs(effect.mean):.4f} ± {effect.half_width:.4f} nats"
+def with_interval(effect: Effect, unit: str) -> str:
+    return f"{effect.arm} by {abs(effect.mean):.4f} ± {effect.half_width:.4f} {unit}"
 
 
 def rows(results: Results) -> list[list[str]]:
     """Return the table of effects: a header, the base, and a row for each change."""
-    header = [
-        "arm", "final loss", "difference (nats)", "95 % interval", "p (Holm)", "detectable", "tokens saved",
-        "time per token", "memory", "tuned", "verdict",
-    ]  # fmt: skip
-    base = [BASE, f"{fmean(results.base_losses):.4f}", *[NO_VALUE] * 5, "1", "1"]
-    base += [results.best.get(BASE, NO_VALUE), NO_VALUE]
-    return [header, base, *(row(effect, results.smallest) for effect in results.effects)]
-
-
-def row(effect: Effect, smallest_of_interest: float) -> list[str]:
-    half = effect.half_width
-    has_interval = math.isfinite(half)
-    return [
-        effect.arm,
-        f"{fmean(effect.losses):.4f}",
-        f"{effect.mean:+.4f}",
-        f"{effect.mean - half:+.4f} to {effect.mean + half:+.4f}" if has_interval else NO_VALUE,
-        f"{effect.adjusted_p_value:.3g}" if has_interval else NO_VALUE,
-        f"{effect.smallest_detectable:.4f}" if has_interval else NO_VALUE,
-        "none" if effect.token_share is None else percent(1 - effect.token_share),
-        factor(effect.time_ratio),
-        factor(effect.memory_ratio),
-        effect.value or NO_VALUE,
-        VERDICTS[effect.verdict(smallest_of_interest)],
+    columns = [*BEFORE_COST, *(COST if results.measure is Measure.NATS else NATS), *AFTER_COST]
+    final = "final loss" if results.measure is Measure.NATS else UNITS[results.measure]
+    names = {"final": final, "difference": f"difference ({UNITS[results.measure]})"}
+    base = {
+        "arm": BASE,
+        "final": f"{fmean(results.base_losses):.4f}",
+        "time per token": "1",
+        "memory": "1",
+        "tuned": results.best.get(BASE, NO_VALUE),
+    }
+    if results.base_nats:
+        base[NATS[0]] = f"{fmean(results.base_nats):.4f}"
+    cells = [base, *(cells_of(effect, results.smallest) for effect in results.effects)]
+    return [[names.get(name, name) for name in columns]] + [
+        [own.get(name, NO_VALUE) for name in columns] for own in cells
     ]
+
+
+BEFORE_COST = ("arm", "final", "difference", "95 % interval", "p (Holm)", "detectable")
+COST = ("tokens saved", "time per token")
+NATS = ("nats per token (not comparable)",)
+AFTER_COST = ("memory", "tuned", "verdict")
+
+
+def cells_of(effect: Effect, smallest_of_interest: float) -> dict[str, str]:
+    """Return the cells of a change by their columns."""
+    half = effect.half_width
+    found = {
+        "arm": effect.arm,
+        "final": f"{fmean(effect.losses):.4f}",
+        "difference": f"{effect.mean:+.4f}",
+        "tokens saved": "none" if effect.token_share is None else percent(1 - effect.token_share),
+        "time per token": factor(effect.time_ratio),
+        "memory": factor(effect.memory_ratio),
+        "tuned": effect.value or NO_VALUE,
+        "verdict": VERDICTS[effect.verdict(smallest_of_interest)],
+    }
+    if effect.nats:
+        found[NATS[0]] = f"{fmean(effect.nats):.4f}"
+    if math.isfinite(half):
+        found["95 % interval"] = f"{effect.mean - half:+.4f} to {effect.mean + half:+.4f}"
+        found["p (Holm)"] = f"{effect.adjusted_p_value:.3g}"
+        found["detectable"] = f"{effect.smallest_detectable:.4f}"
+    return found
 
 
 def interplay_lines(found: Sequence[Interaction]) -> Iterator[str]:

@@ -67,6 +67,11 @@ def with_error(value: float, error: float, sign: bool = False) -> str:
     return (f"{value:+.4f}" if sign else f"{value:.4f}") + (f" ± {error:.4f}" if error else "")
 
 
+def in_bits_per_byte(value: float) -> str:
+    """Format the bits per byte of a loss that precedes them: ' (1.8012 bits per byte)'; empty for 0, unknown."""
+    return f" ({value:.4f} bits per byte)" if value else ""
+
+
 def scientific(value: float, digits: int = 7) -> str:
     """Format small and large numbers with an exponent, without trailing zeros: '6e-4', '1.49e19'; others as 0.9."""
     if value == 0 or 0.01 <= abs(value) < 1e6:

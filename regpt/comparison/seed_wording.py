@@ -56,7 +56,7 @@ def counted(n: int, name: str) -> str:
 def group_verdict(found: GroupComparison, markup: Markup) -> str:
     """Return the paragraph on a group: its loss compared with that of the reference."""
     group, reference = (markup.bold(markup.text(one.name)) for one in (found.group, found.reference))
-    sentences = ". ".join(capitalized(sentence) for sentence in sentences_of([finding_of(found.loss)]))
+    sentences = ". ".join(capitalized(sentence) for sentence in sentences_of([*map(finding_of, found.claims)]))
     return f"{group} compared with {reference}, the reference: {sentences}."
 
 
@@ -64,7 +64,7 @@ def group_test_lines(found: GroupComparison, markup: Markup) -> list[str]:
     """Return a title and the test. An empty line ends them."""
     group, reference = markup.text(found.group.name), markup.text(found.reference.name)
     title = markup.bold(f"{group} compared with {reference}")
-    return [title, "", f"- {claim_text(found.loss, found.reference.name, markup)}", ""]
+    return [title, "", *(f"- {claim_text(claim, found.reference.name, markup)}" for claim in found.claims), ""]
 
 
 def group_paragraphs(groups: Sequence[SeedGroup]) -> Iterator[str]:

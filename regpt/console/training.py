@@ -12,7 +12,7 @@ from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from regpt.base.format import byte_size, duration, percent, scientific, with_error
+from regpt.base.format import byte_size, duration, in_bits_per_byte, percent, scientific, with_error
 from regpt.console.time_left import LongWork
 from regpt.distributed.signals import GracefulStop
 from regpt.machine.device import Device
@@ -218,9 +218,10 @@ class TrainingConsole:
     def validation(self, record: ValidationRecord) -> None:
         self.validation_seconds = record.seconds
         averaged = "" if record.averaged_loss is None else f", averaged weights {record.averaged_loss:.4f}"
+        loss = f"{record.loss:.4f}{in_bits_per_byte(record.bits_per_byte)}{averaged}"
         self.print_line(
             f"step {record.step:>6,} · {record.tokens:>13,} tokens"
-            f" · validation loss {record.loss:.4f}{averaged} · {duration(record.seconds)}"
+            f" · validation loss {loss} · {duration(record.seconds)}"
         )
 
     def task(self, record: TaskRecord) -> None:

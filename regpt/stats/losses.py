@@ -1,10 +1,12 @@
 """Test two validation losses on the same windows: window by window, or by their standard errors alone."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from regpt.base.errors import DataError
 from regpt.stats.outcome import NotTested, Outcome, by_sign
@@ -144,18 +146,37 @@ def text_test(ours: MeasuredLoss, theirs: MeasuredLoss) -> PairedTextTest | None
 
     None where the losses of text are not kept or not readable, or where too little text is the same.
     """
-    if ours.text_losses_file is None or theirs.text_losses_file is None:
+    pairs = common_text_losses([ours, theirs])
+    if pairs is None:
         return None
-    try:
-        first, second = read_text_losses(ours.text_losses_file), read_text_losses(theirs.text_losses_file)
-    except DataError:
-        return None
-    known = dict(zip(second["text"].tolist(), second["nats"].tolist(), strict=True))
-    mine = dict(zip(first["text"].tolist(), first["nats"].tolist(), strict=True))
-    common = [text for text in mine if text in known]
-    scale = 1 / math.log(2) / BLOCK_BYTES
-    pairs = np.array([(mine[text] * scale, known[text] * scale) for text in common]).reshape(-1, 2)
-    test = paired_t_test(pairs[:, 0], pairs[:, 1])
+    test = paired_t_test(pairs[0], pairs[1])
     if test is None:
         return None
-    return PairedTextTest(len(pairs), (float(pairs[:, 0].mean()), float(pairs[:, 1].mean())), test)
+    return PairedTextTest(pairs.shape[1], (float(pairs[0].mean()), float(pairs[1].mean())), test)
+
+
+def common_text_losses(losses: Sequence[MeasuredLoss]) -> NDArray[np.float64] | None:
+    """Return the bits per byte of each block of text that all models were validated on.  (models, blocks)
+
+    Each block is there once, in the order of the first model. None where the losses of text are not kept or readable.
+    """
+    found: list[dict[int, float]] = []
+    for loss in losses:
+        if loss.text_losses_file is None:
+            return None
+        try:
+            read = read_text_losses(loss.text_losses_file)
+        except DataError:
+            return None
+        found.append(dict(zip(read["text"].tolist(), read["nats"].tolist(), strict=True)))
+    common = [text for text in found[0] if all(text in other for other in found[1:])]
+    scale = 1 / math.log(2) / BLOCK_BYTES
+    return np.array([[own[text] * scale for text in common] for own in found]).reshape(len(found), -1)
+
+
+def bits_of_same_text(losses: Sequence[MeasuredLoss]) -> list[float] | None:
+    """Return each model's mean bits per byte on the text that all were validated on; None without enough of it."""
+    common = common_text_losses(losses)
+    if common is None or common.shape[1] < MIN_WINDOWS:
+        return None
+    return [float(mean) for mean in common.mean(axis=1)]

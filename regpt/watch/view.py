@@ -15,7 +15,17 @@ from rich.live import Live
 from rich.text import Text
 
 from regpt.base.errors import DONE, INTERRUPTED, UserError
-from regpt.base.format import CENTURY, NO_VALUE, clock_time, duration, percent, scientific, smoothed, with_error
+from regpt.base.format import (
+    CENTURY,
+    NO_VALUE,
+    clock_time,
+    duration,
+    in_bits_per_byte,
+    percent,
+    scientific,
+    smoothed,
+    with_error,
+)
 from regpt.distributed.signals import ImmediateStop
 from regpt.tracking.run import averaged_accuracy, find_run, primary_accuracy
 from regpt.tracking.status import RunMonitor, RunStatus, State
@@ -143,7 +153,8 @@ def status_items(status: RunStatus) -> list[str]:
     if history.validations:
         look = history.validations[-1]
         of_average = "" if look.averaged_loss is None else f", averaged weights {look.averaged_loss:.4f}"
-        found.append(f"validation {with_error(look.loss, look.standard_error)}{of_average} at step {look.step:,}")
+        loss = f"{with_error(look.loss, look.standard_error)}{in_bits_per_byte(look.bits_per_byte)}"
+        found.append(f"validation {loss}{of_average} at step {look.step:,}")
     if status.hellaswag:
         scored = status.hellaswag[-1]
         average = averaged_accuracy(scored)

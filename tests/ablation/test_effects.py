@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 
 from regpt.ablation.design import BASE, Arm, Design, Trial, Tuning
-from regpt.ablation.effects import Effect, Results, Verdict, results_of
+from regpt.ablation.effects import Effect, Measure, Results, Verdict, results_of
 from regpt.ablation.paired import p_value
-from regpt.ablation.wording import VERDICTS, edge_lines, sources
+from regpt.ablation.wording import TITLES, UNITS, VERDICTS, edge_lines, headline, rows, sources
 from regpt.recipe.settings import load_recipe
 from regpt.stats.outcome import LEVEL
 from regpt.stats.seeds import power_point
-from regpt.tracking.environment import Environment
+from regpt.tracking.environment import DataInfo, Environment, TokenizerInfo
 from regpt.tracking.journal import History, ValidationRecord
 from regpt.tracking.run import Run
+from regpt.tracking.window_losses import BLOCK_BYTES, TEXT_LOSS, write_text_losses
+from tests.helpers.golden import assert_golden
 
 scipy_stats = pytest.importorskip("scipy.stats")
 
@@ -73,6 +75,48 @@ def results_of_losses(losses: dict[str, list[float]], folder: Path) -> Results:
             history = History(validations=[record])
             runs[Trial(name, seed)] = Run(folder / name, load_recipe("demo-modern"), Environment(), history)
     return results_of(design, runs, {}, 0.01)
+
+
+def results_of_tokenizers(folder: Path, blocks: int) -> Results:
+    """Compare GPT-2's tokens with bytes over three seeds, validated on `blocks` blocks of the same text."""
+    design = Design("demo-modern", (), (Arm(BASE), Arm("bytes", ("data.tokenizer=bytes",))), (1, 2, 3), None, 1)
+    runs = {}
+    for trial in design.seed_trials():
+        is_base = trial.arm == BASE
+        name, bits, nats = ("gpt2", 2.0, 6.0) if is_base else ("bytes", 1.9, 1.3)
+        bits += 0.01 * trial.seed + 0.001 * is_base * trial.seed
+        record = ValidationRecord(
+            step=1, tokens=8, loss=nats, windows=1, seconds=1.0, bits_per_byte=bits + 0.5, path="validation-d-1.npy"
+        )
+        path = folder / trial.run_name
+        text = np.zeros(blocks + is_base, dtype=TEXT_LOSS)  # a block more, which the other did not read
+        text["text"], text["nats"] = np.arange(blocks + is_base), bits * math.log(2) * BLOCK_BYTES
+        text["nats"][blocks:] = 1e6
+        write_text_losses(path / "text-d-1.npy", text)
+        environment = Environment(data=DataInfo(tokenizer=TokenizerInfo(name=name)))
+        runs[trial] = Run(path, load_recipe("demo-modern"), environment, History(validations=[record]))
+    return results_of(design, runs, {}, 0.01)
+
+
+def test_arms_with_other_tokenizers_are_compared_by_bits_of_the_same_text(tmp_path: Path) -> None:
+    results = results_of_tokenizers(tmp_path, 8)
+    (found,) = results.effects
+    assert results.measure is Measure.SAME_TEXT
+    assert found.differences == pytest.approx((-0.101, -0.102, -0.103)) and found.token_share is None
+    assert results.base_losses == pytest.approx((2.011, 2.022, 2.033)) and results.base_nats == (6.0, 6.0, 6.0)
+    assert results.smallest == pytest.approx(0.01 * 2.022 / 6.0)
+    (_, base, own) = rows(results)
+    assert "6.0000" in base and "1.3000" in own and len(base) == len(own) == len(rows(results)[0])
+    text = [*headline(results), "", *(" | ".join(cells) for cells in rows(results)), "", sources(results)]
+    assert_golden("ablation-tokenizers.txt", "\n".join(text) + "\n")
+
+
+def test_bits_of_own_windows_are_compared_where_too_little_text_is_the_same(tmp_path: Path) -> None:
+    results = results_of_tokenizers(tmp_path, 3)
+    assert results.measure is Measure.OWN_WINDOWS
+    assert results.base_losses == pytest.approx((2.511, 2.522, 2.533))
+    assert next(headline(results)) != next(headline(results_of_tokenizers(tmp_path, 8)))
+    assert UNITS.keys() == set(Measure) == set(TITLES)
 
 
 def test_many_arms_share_the_error_and_few_do_not(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs with different tokenizers on one text: losses in nats are flagged, bits per byte of the same text are tested."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +20,20 @@ from regpt.fairness.checks import find_caveats
 from regpt.fairness.claims import claims_on_runs, paired_tests
 from regpt.fairness.learning_curves import have_one_tokenizer, learning_curve
 from regpt.fairness.loading import load_models
+from regpt.fairness.seed_claims import compare_groups
+from regpt.fairness.seed_groups import seed_groups
 from regpt.interop.open_model import open_model
 from regpt.machine.device import open_device
 from regpt.recipe.recipe import Recipe
 from regpt.rendering.loss_figure import BITS_PER_BYTE, NATS
 from regpt.stats.losses import PairedTextTest
 from regpt.stats.outcome import Outcome, Quantity
+from regpt.stats.seeds import SeedsTest
 from regpt.tokenization.training import train_tokenizer
 from regpt.tracking.window_losses import TEXT_LOSS, read_text_losses
 from regpt.training.start import train
 from tests.conftest import tiny_recipe, write_texts
+from tests.helpers.compared_runs import edit_recipe
 from tests.helpers.tokenizers import write_bytes_tokenizer
 
 pytest.importorskip("tokenizers")
@@ -87,6 +92,28 @@ def test_bits_per_byte_are_tested_on_the_same_text(home: Path) -> None:
     assert found.means[1] == pytest.approx(reported, rel=0.02)
     report = {claim.verdict.quantity: claim for claim in claims_on_runs(*map(library.open_run, ("bytes", "gpt2")))}
     assert report[Quantity.BITS_PER_BYTE].verdict.outcome is Outcome.HIGHER
+
+
+@pytest.mark.usefixtures("undrawn_figures")
+def test_groups_of_seeds_are_tested_by_bits_of_the_same_text(home: Path, tmp_path: Path) -> None:
+    for number, factor in enumerate((1.0, 1.01, 1.03), 1):
+        for name in ("gpt2", "bytes"):
+            copy = tmp_path / "runs" / f"{name}-{number}"
+            shutil.copytree(home / "runs" / name, copy, ignore=shutil.ignore_patterns("checkpoints"))
+            edit_recipe(copy, "\nseed = 1337\n", f"\nseed = {number}\n")
+            (path,) = (copy / "evaluations" / "step_000002").glob("text-*.npy")
+            losses = read_text_losses(path)
+            losses["nats"] *= factor
+            np.save(path, losses)
+    models = load_models(sorted(path.name for path in (tmp_path / "runs").iterdir()), tmp_path / "runs")
+    (found,) = compare_groups(seed_groups(models))
+    assert found.loss.verdict.outcome is Outcome.NOT_TESTED and found.bits_per_byte
+    verdict, of_one = found.bits_per_byte.verdict, paired_tests(models[3], models[0]).bits_per_byte
+    assert of_one and verdict.ours == pytest.approx((of_one.verdict.ours or 0) * 3.04 / 3)
+    assert isinstance(verdict.test, SeedsTest) and verdict.test.seeds == (3, 3) and not verdict.test.is_paired
+    assert (found.group.name, verdict.outcome) == ("gpt2", Outcome.LOWER) and found.bits_per_byte.is_about_recipes
+    text = write_comparison(models, tmp_path / "page", False)[-1].read_text()
+    assert "- Bits per byte of the same text: **lower**" in text and "- Validation loss: " in text
 
 
 def test_blocks_of_other_text_are_not_compared(home: Path) -> None:

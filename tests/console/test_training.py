@@ -73,6 +73,25 @@ def test_time_left_counts_the_evaluations_that_are_due(
     assert line.startswith("step 1/10 · loss 4.0000") and f" · {duration(left)} left · " in line
 
 
+@pytest.mark.parametrize(
+    ("bits", "averaged", "shown"),
+    [
+        (0.0, None, " loss 5.0000 · "),
+        (1.75, None, " loss 5.0000 (1.7500 bits per byte) · "),
+        (1.75, 4.9, " loss 5.0000 (1.7500 bits per byte), averaged weights 4.9000 · "),
+    ],
+)
+def test_validation_line_has_bits_per_byte_where_known(
+    tmp_path: Path, bits: float, averaged: float | None, shown: str
+) -> None:
+    console, text = make_console(tiny_recipe(tmp_path), resumed=True)
+    record = ValidationRecord(
+        step=1, tokens=64, loss=5.0, windows=4, seconds=3.0, bits_per_byte=bits, averaged_loss=averaged
+    )
+    console.validation(record)
+    assert shown in text.getvalue().splitlines()[-1]
+
+
 def test_times_due_equals_the_number_of_steps_that_are_due(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path)
     for last in (1, 7, 12):

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.compared_runs import edit_journal, edit_recipe
 
@@ -17,8 +18,13 @@ def make_run(path: Path, seed: int, loss: float, *edits: tuple[str, str]) -> Pat
     shutil.copytree(SOURCE, path, ignore=shutil.ignore_patterns("checkpoints", "evidence"))
     for old, new in (("\nseed = 1337\n", f"\nseed = {seed}\n"), *edits):
         edit_recipe(path, old, new)
-    edit_journal(path, lambda r: {**r, "loss": loss} if (r["kind"], r["step"]) == ("validation", LAST_STEP) else r)
+    edit_journal(path, lambda r: with_loss(r, loss) if (r["kind"], r["step"]) == ("validation", LAST_STEP) else r)
     return path
+
+
+def with_loss(record: dict[str, Any], loss: float) -> dict[str, Any]:
+    """Return a validation with another loss, and its bits per byte in proportion."""
+    return {**record, "loss": loss, "bits_per_byte": record["bits_per_byte"] * loss / record["loss"]}
 
 
 def make_groups(runs: Path, base: Sequence[float] = BASE, faster: Sequence[float] = FASTER) -> list[str]:

@@ -56,7 +56,9 @@ def step(number: int, loss: float = 5.0, seconds: float = 2.0) -> StepRecord:
 
 
 def validation(number: int, loss: float = 6.0) -> ValidationRecord:
-    return ValidationRecord(step=number, tokens=number * 128, loss=loss, windows=4, seconds=7.0, standard_error=0.125)
+    return ValidationRecord(
+        step=number, tokens=number * 128, loss=loss, windows=4, seconds=7.0, standard_error=0.125, bits_per_byte=1.75
+    )
 
 
 def hellaswag(number: int) -> TaskRecord:
@@ -132,7 +134,7 @@ def test_figures_are_those_of_the_journal(tmp_path: Path) -> None:
     for figure in (
         "step 31 of 100 · 31 %",
         "loss 6.0000 (mean of 10: 6.4500)",
-        "validation 6.5000 ± 0.1250 at step 30",
+        "validation 6.5000 ± 0.1250 (1.7500 bits per byte) at step 30",
         "HellaSwag 0.2750 ± 0.0320 at step 30",
         f"64 tokens/s, {percent(peak)} of peak",  # 128 tokens in 2 s
         "rate 3e-4",
