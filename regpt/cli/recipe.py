@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -77,6 +78,11 @@ def add_new_recipe(actions: "Subparsers") -> None:
         help="a file, a folder, hub:OWNER/NAME/FOLDER, or a prepared dataset (default: its text)",
     )
     new.add_argument(
+        "--tokenizer",
+        metavar="TOKENIZER",
+        help="gpt2, cl100k, o200k, or a tokenizer.json; the vocabulary follows (default: its tokenizer)",
+    )
+    new.add_argument(
         "--steps",
         metavar="LENGTH",
         help="steps (600), tokens ('2M tokens') or time on this machine ('10 minutes') (default: its steps)",
@@ -94,7 +100,16 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
 def run_recipe_new(arguments: argparse.Namespace) -> int:
     from regpt.base.format import short_count
-    from regpt.new_recipe.draft import Size, check_name, parse_size, size_values, text_of, values_of, write_recipe
+    from regpt.new_recipe.draft import (
+        Size,
+        check_name,
+        parse_size,
+        size_values,
+        text_of,
+        tokenizer_values,
+        values_of,
+        write_recipe,
+    )
     from regpt.new_recipe.intervals import with_values
     from regpt.new_recipe.length import Unit, parse_length, steps_of
     from regpt.recipe.settings import load_recipe
@@ -104,18 +119,24 @@ def run_recipe_new(arguments: argparse.Namespace) -> int:
     base = load_recipe(arguments.like)
     question = "Text to train on: a file, a folder, hub:OWNER/NAME/FOLDER, or a prepared dataset"
     text = ask(question, base.data.source, arguments.text, lambda answer: text_of(answer, base, file.stem))
+    if arguments.tokenizer is None and (text.tokenizer or base.run.init_from):
+        tokenizer = tokenizer_values("", base, text)
+    else:
+        question = "Tokenizer: gpt2, cl100k, o200k, or the path of a tokenizer.json"
+        parse = partial(tokenizer_values, base=base, text=text)
+        tokenizer = ask(question, base.data.tokenizer, arguments.tokenizer, parse)
     once = base.batch_sizes.steps_for(text.tokens)
     question = "Length: in steps, in tokens (2M tokens) or in time (10 minutes)"
     question += f"; {once:,} steps read the text once" if once else ""
     default = f"{base.run.max_steps:,} steps"
     length = ask(question, default, arguments.steps, lambda answer: parse_length(answer) if answer else None)
-    sizes = {size: with_values(base, [*text.values, *size_values(base, size)]) for size in Size}
+    sizes = {size: with_values(base, [*text.values, *tokenizer, *size_values(base, size)]) for size in Size}
     question = ", ".join(
         f"{size} ({short_count(recipe.model.parameters)} parameters)" for size, recipe in sizes.items()
     )
     size = ask(f"Size: {question}", Size.SAME, arguments.size, parse_size)
     steps = steps_of(length, sizes[size]) if length else base.run.max_steps
-    write_recipe(file, arguments.like, base, values_of(base, text, size, steps))
+    write_recipe(file, arguments.like, base, values_of(base, text, tokenizer, size, steps))
     speed = " at this machine's present speed" if length and length.unit is Unit.SECONDS else ""
     print(f"{file}: like {base.name}, {steps:,} steps{speed}; next: regpt plan {file}, regpt train {file}")
     return DONE

@@ -1,7 +1,7 @@
 """Make a recipe that is like another one, with values that suit its text, its length and its size."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
@@ -10,11 +10,15 @@ from pathlib import Path
 from regpt.base.errors import RecipeError, UserError
 from regpt.base.format import short_count
 from regpt.corpus.corpora import open_corpus
-from regpt.data.shards import MANIFEST_FILE
+from regpt.data.shards import MANIFEST_FILE, read_manifest
 from regpt.new_recipe.intervals import Value, interval_values, round_down, with_steps, with_values
+from regpt.preparation.existing import fixed_tokenizer
 from regpt.preparation.hub import PREFIX
 from regpt.recipe.recipe import SECTIONS, Recipe
 from regpt.recipe.settings import LIKE, find_recipe, shipped_recipes, toml_value
+from regpt.recipe.vocabulary import SIZES, padded_size
+from regpt.tokenization.chat_tokens import with_chat_tokens
+from regpt.tokenization.opening import open_tokenizer
 
 BYTES_PER_TOKEN = 4.2  # of English text in GPT-2's encoding
 VALIDATION_SHARE = 10  # a tenth of the text at most
@@ -40,10 +44,11 @@ def parse_size(answer: str) -> Size:
 
 @dataclass(frozen=True)
 class Text:
-    """The text of a new recipe: the settings that name it, and its tokens, estimated; 0: unknown."""
+    """The text of a new recipe: the settings that name it, and about how many tokens of GPT-2 it has; 0: unknown."""
 
     values: tuple[Value, ...] = ()
     tokens: int = 0
+    tokenizer: str = ""  # of a prepared dataset
 
 
 def text_of(answer: str, base: Recipe, name: str) -> Text:
@@ -54,7 +59,7 @@ def text_of(answer: str, base: Recipe, name: str) -> Text:
     if not answer:
         return Text()
     if (Path(answer).expanduser() / MANIFEST_FILE).is_file():
-        return Text((Value("data.path", answer, "prepared already"),))
+        return prepared_text(answer, base)
     values = [Value("data.path", f"data/{name}", "prepared at the first run"), Value("data.source", answer)]
     for key, value in (("revision", ""), ("validation", "auto")):  # those of the base are about its own text
         if getattr(base.data, key) != value:
@@ -66,6 +71,50 @@ def text_of(answer: str, base: Recipe, name: str) -> Text:
     wanted = max(base.model.block_size + 1, min(base.data.validation_tokens, round_down(tokens // VALIDATION_SHARE)))
     values.append(Value("data.validation_tokens", wanted, f"of about {short_count(tokens)}"))
     return Text(tuple(values), tokens)
+
+
+def prepared_text(answer: str, base: Recipe) -> Text:
+    """Return the text of a prepared dataset, which decides the tokenizer. Raise DataError for an unusable manifest."""
+    directory = Path(answer).expanduser()
+    manifest = read_manifest(directory)
+    choice = fixed_tokenizer(directory, manifest)
+    ours = () if choice == base.data.tokenizer else vocabulary_values(choice, manifest.vocabulary.size)
+    return Text((Value("data.path", answer, "prepared already"), *ours), tokenizer=choice)
+
+
+def tokenizer_values(answer: str, base: Recipe, text: Text) -> tuple[Value, ...]:
+    """Return the settings of the tokenizer that an answer names: gpt2, cl100k, o200k, or a tokenizer.json.
+
+    An empty answer is the tokenizer of the text, or else of the base. Raise UserError if there is no such tokenizer,
+    and where the text or the weights of the base have another one.
+    """
+    choice = answer or text.tokenizer or base.data.tokenizer
+    if text.tokenizer:
+        if choice != text.tokenizer:
+            raise UserError(
+                f"the dataset has the tokenizer {text.tokenizer}, not '{choice}'", "name the text, to prepare it again"
+            )
+        return ()
+    if choice == base.data.tokenizer:
+        return ()
+    if base.run.init_from:
+        raise UserError(
+            f"{base.name} starts from {base.run.init_from}, whose tokenizer stays with the run",
+            f"leave '{choice}' out, or take a recipe that starts from random weights",
+        )
+    return vocabulary_values(choice, size_of_vocabulary(choice, base.data.format))
+
+
+def size_of_vocabulary(choice: str, form: str) -> int:
+    """Return the number of ids of a tokenizer, with those around messages for conversations."""
+    if form == "text":
+        return SIZES[choice] if choice in SIZES else open_tokenizer(choice).vocabulary
+    return with_chat_tokens(open_tokenizer(choice)).vocabulary
+
+
+def vocabulary_values(choice: str, tokens: int) -> tuple[Value, ...]:
+    rows = Value("model.vocab_size", padded_size(tokens), f"{tokens:,} tokens, and padding")
+    return Value("data.tokenizer", choice), rows
 
 
 def size_values(base: Recipe, size: Size) -> Iterator[Value]:
@@ -91,9 +140,9 @@ def two_digits(value: float) -> float:
     return float(f"{value:.2g}")
 
 
-def values_of(base: Recipe, text: Text, size: Size, steps: int) -> list[Value]:
+def values_of(base: Recipe, text: Text, tokenizer: Sequence[Value], size: Size, steps: int) -> list[Value]:
     """Return the settings of a recipe like `base`. Intervals are those of the base where length and size are."""
-    values = [*text.values, *size_values(base, size)]
+    values = [*text.values, *tokenizer, *size_values(base, size)]
     if steps == base.run.max_steps and size is Size.SAME:
         return values
     recipe = with_steps(with_values(base, values), steps)

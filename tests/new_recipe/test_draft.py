@@ -28,6 +28,7 @@ from regpt.recipe.settings import load_recipe, shipped_recipes
 from regpt.tracking.run import open_run
 from tests.conftest import TINY
 from tests.helpers.golden import assert_golden
+from tests.helpers.tokenizers import write_bytes_tokenizer
 
 SMALL = [
     *(f"model.{key}={value}" for key, value in TINY["model"].items()),
@@ -80,25 +81,27 @@ def test_new_recipe_is_planned_and_trained(home: Path, capsys: pytest.CaptureFix
     assert recipe.optimizer.max_lr == load_recipe("demo-modern").optimizer.max_lr
 
 
-def test_new_recipe_asks_three_questions_in_a_terminal(
+def test_new_recipe_asks_four_questions_in_a_terminal(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answer_in_terminal(monkeypatch, "textz", "texts", "a while", "20k tokens", "smaller")
+    answer_in_terminal(monkeypatch, "textz", "texts", "gpt5", "cl100k", "a while", "20k tokens", "smaller")
     assert main(["recipe", "new", "my.toml"]) == DONE
     asked = capsys.readouterr().out
     assert asked.count("[Enter: stdlib]") == 2 and "'textz'" in asked  # asked again
+    assert asked.count("[Enter: gpt2]") == 2 and "'gpt5'" in asked
     assert asked.count("[Enter: 180 steps]") == 2 and "'a while'" in asked
     assert asked.count("[Enter: same]") == 1
     recipe = load_recipe("my.toml")
     assert (recipe.data.source, recipe.run.max_steps) == ("texts", 20)
-    assert recipe.model.parameters < load_recipe("demo-modern").model.parameters
+    assert (recipe.data.tokenizer, recipe.model.vocab_size) == ("cl100k", 100_288)
+    assert recipe.model.n_layer < load_recipe("demo-modern").model.n_layer
 
 
 def test_enter_keeps_everything(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    answer_in_terminal(monkeypatch, "", "", "")
+    answer_in_terminal(monkeypatch, "", "", "", "")
     assert main(["recipe", "new", "my.toml", "--like", "demo-classic"]) == DONE
     assert load_recipe("my.toml") == replace(load_recipe("demo-classic"), name="my")
-    answer_in_terminal(monkeypatch, "")  # only what the options leave open
+    answer_in_terminal(monkeypatch, "", "")  # only what the options leave open
     assert main(["recipe", "new", "b.toml", "--text", "texts", "--steps", "9"]) == DONE
     assert load_recipe("b.toml").run.max_steps == 9
 
@@ -109,6 +112,19 @@ def test_new_recipe_of_a_prepared_dataset_names_its_path_only(home: Path) -> Non
     assert main(["recipe", "new", "b.toml", "--text", "data/my", "--steps", "2"]) == DONE
     assert main(["train", "b.toml", *SMALL]) == DONE
     assert open_run(Path("runs/b")).recipe.data.source == "texts"
+
+
+def test_new_recipe_has_rows_for_the_tokens_of_a_file(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_bytes_tokenizer(home / "mine" / "tokenizer.json")
+    assert main(["recipe", "new", "my.toml", "--text", "texts", "--steps", "2", "--tokenizer", "mine"]) == DONE
+    recipe = load_recipe("my.toml")
+    assert (recipe.data.tokenizer, recipe.model.vocab_size) == ("mine", 320)
+    assert main(["prepare", "my.toml", *SMALL, "model.vocab_size=320"]) == DONE
+    assert main(["recipe", "new", "b.toml", "--text", "data/my", "--steps", "2"]) == DONE
+    assert load_recipe("b.toml").data.tokenizer == "data/my/tokenizer" and load_recipe("b.toml").model.vocab_size == 320
+    for words, said in ((["--text", "data/my"], "'o200k'"), (["--like", "gpt2-finetune"], "hub:openai-community/gpt2")):
+        assert main(["recipe", "new", "c.toml", *words, "--tokenizer", "o200k"]) == USAGE
+        assert said in capsys.readouterr().err and not Path("c.toml").exists()
 
 
 def test_new_recipe_for_the_hub_leaves_the_revision_open(home: Path) -> None:
