@@ -1,17 +1,14 @@
 """The completions of a request as they grow: text, tokens with their probabilities, and why they ended."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from regpt.data.tokenizer import Tokenizer
 from regpt.endpoint.completion_request import CompletionRequest
 from regpt.endpoint.engine import JobEvent, PromptScored, TokenDrawn
 from regpt.evaluation.generation import Drawn
 from regpt.evaluation.text_stream import TextStream
-
-HALF_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 
 
 class FinishReason(StrEnum):
@@ -21,79 +18,80 @@ class FinishReason(StrEnum):
     LENGTH = "length"
 
 
-@dataclass
-class TokenLog:
-    """The tokens of a text with their log-probabilities, in the form of OpenAI's completions."""
+@dataclass(frozen=True)
+class PlacedToken:
+    """A token, and where its text begins."""
 
-    tokenizer: Tokenizer
-    tokens: list[str] = field(default_factory=list)
-    token_logprobs: list[float | None] = field(default_factory=list)
-    top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
-    text_offset: list[int] = field(default_factory=list)
-    length: int = 0
-
-    def add(self, drawn: Drawn) -> None:
-        text = token_text(self.tokenizer, drawn.token)
-        self.tokens.append(text)
-        self.token_logprobs.append(drawn.log_probability)
-        others = {token_text(self.tokenizer, token): value for token, value in drawn.alternatives}
-        known = drawn.log_probability is not None
-        self.top_logprobs.append({**others, text: drawn.log_probability} if known else None)  # type: ignore[dict-item]
-        self.text_offset.append(self.length)
-        self.length += len(text)
-
-    def take(self) -> dict[str, Any]:
-        """Return what was added since the last call."""
-        names = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
-        found = {name: getattr(self, name) for name in names}
-        for name in names:
-            setattr(self, name, [])
-        return found
+    drawn: Drawn
+    begin: int  # characters before it, of the prompt's too if the prompt is echoed
 
 
-def token_text(tokenizer: Tokenizer, token: int) -> str:
-    """Return the text of one token; for a part of a character and a special token, a name that no other token has."""
-    text = tokenizer.decode([token])
-    return f"token:{token}" if not text or HALF_CHARACTER in text else text
+@dataclass(frozen=True)
+class Piece:
+    """A part of a completion. Joined, the pieces are the whole."""
+
+    text: str
+    tokens: list[PlacedToken]  # empty unless log-probabilities are asked for
+    end: PlacedToken | None = None  # the token that ended the completion, which is no text
+    finish_reason: FinishReason | None = None
 
 
 class Completion:
     """One completion: a row of a request."""
 
     def __init__(self, index: int, prompt: list[int], request: CompletionRequest, tokenizer: Tokenizer) -> None:
-        self.index, self.request, self.ends = index, request, tokenizer.eos
-        self.stream = TextStream.after(tokenizer.decode, prompt, request.stop_words)
-        self.log = TokenLog(tokenizer) if request.alternatives is not None else None
+        self.index, self.request, self.tokenizer = index, request, tokenizer
+        before = prompt if request.continues_text else []
+        self.stream = TextStream.after(tokenizer.decode, before, request.stop_words)
         self.text = tokenizer.decode(prompt) if request.echo else ""  # not taken yet
+        self.released = len(self.text)  # characters that are certain, taken or not
+        self.waiting: list[PlacedToken] = []  # not taken yet
+        self.end: PlacedToken | None = None
         self.count = 0  # new tokens
         self.finish_reason: FinishReason | None = None
+
+    @property
+    def has_log(self) -> bool:
+        return self.request.alternatives is not None
+
+    def add_prompt(self, tokens: list[Drawn]) -> None:
+        """Add the log-probabilities of the prompt's tokens."""
+        stream, begin = TextStream(self.tokenizer.decode), 0
+        for drawn in tokens:
+            self.waiting.append(PlacedToken(drawn, begin))
+            begin += len(stream.add(drawn.token))
 
     def add(self, drawn: Drawn) -> None:
         """Add a drawn token."""
         self.count += 1
-        if drawn.token in self.ends:
+        placed = PlacedToken(drawn, self.released + len(self.stream.held))
+        if drawn.token in self.request.ends:
+            self.end = placed if self.has_log else None
             return self.finish(FinishReason.STOP)
-        if self.log is not None:
-            self.log.add(drawn)
-        self.text += self.stream.add(drawn.token)
+        if self.has_log:
+            self.waiting.append(placed)
+        self.release(self.stream.add(drawn.token))
         if self.stream.ended:
             return self.finish(FinishReason.STOP)
         return self.finish(FinishReason.LENGTH) if self.count >= self.request.new_tokens else None
 
+    def release(self, text: str) -> None:
+        self.text += text
+        self.released += len(text)
+
     def finish(self, reason: FinishReason) -> None:
         if self.finish_reason is None:
-            self.text += self.stream.finish()
+            self.release(self.stream.finish())
             self.finish_reason = FinishReason.STOP if self.stream.ended else reason
 
-    def take(self) -> dict[str, Any]:
-        """Return a choice with the text and the tokens since the last call."""
-        text, self.text = self.text, ""
-        return {
-            "index": self.index,
-            "text": text,
-            "logprobs": self.log.take() if self.log is not None else None,
-            "finish_reason": self.finish_reason,
-        }
+    def take(self) -> Piece:
+        """Return the text and the tokens since the last call; the end and its reason with the last ones."""
+        # A token is certain with its first character: before that, a stop word may still take it away.
+        is_whole = self.finish_reason is not None and not self.stream.ended
+        count = len(self.waiting) if is_whole else sum(one.begin < self.released for one in self.waiting)
+        piece = Piece(self.text, self.waiting[:count], self.end, self.finish_reason)
+        self.text, self.waiting, self.end = "", self.waiting[count:], None
+        return piece
 
 
 class Completions:
@@ -113,9 +111,7 @@ class Completions:
                 yield row
         elif isinstance(event, PromptScored):
             for row in self.rows[event.prompt * self.request.n : (event.prompt + 1) * self.request.n]:
-                for drawn in event.tokens:
-                    if row.log is not None:
-                        row.log.add(drawn)
+                row.add_prompt(event.tokens)
         else:
             for row in self.rows:
                 if row.finish_reason is None:

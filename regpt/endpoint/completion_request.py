@@ -1,40 +1,43 @@
 """What a request for completions asks for, with every field checked."""
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
+from regpt.endpoint.request_fields import (
+    MOST_NEW_TOKENS,
+    MOST_ROWS,
+    asks_for_usage,
+    check_fields,
+    flag,
+    number,
+    sampling_of,
+    stop_words_of,
+    unsupported,
+)
 from regpt.evaluation.generation import Sampling
 from regpt.interop.open_model import LoadedModel
 from regpt.serve.errors import invalid_request
 
-MOST_NEW_TOKENS = 4096  # of one completion
-MOST_ROWS = 64  # completions of one request
-MOST_STOP_WORDS = 4  # as OpenAI allows
 MOST_ALTERNATIVES = 5
 DEFAULT_NEW_TOKENS = 16  # as OpenAI's
-# Settings that this server does not have, with the values that change nothing.
-WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "suffix": (None, ""),
-    "presence_penalty": (None, 0),
-    "frequency_penalty": (None, 0),
-    "logit_bias": (None, {}),
-}
-T = TypeVar("T")
+OWN_FIELDS = ("prompt", "echo", "best_of")
+WITHOUT_EFFECT = {"suffix": (None, "")}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionRequest:
-    """A checked request for completions."""
+    """A checked request for completions, of texts or of conversations."""
 
     prompts: list[list[int]]  # token ids
     n: int = 1  # completions of each prompt
     new_tokens: int = DEFAULT_NEW_TOKENS
+    ends: frozenset[int]  # a completion ends before one of these tokens
     sampling: Sampling
     stop_words: list[str]
     alternatives: int | None = None  # log-probabilities of n other tokens too; None: of no token
     echo: bool = False  # whether the text begins with the prompt
+    continues_text: bool = True  # whether the text continues the prompt's; a message begins a text of its own
     stream: bool = False
     stream_usage: bool = False  # whether the stream ends with the counts
 
@@ -44,15 +47,11 @@ class CompletionRequest:
 
 
 def parse_completion(body: Any, loaded: LoadedModel) -> CompletionRequest:
-    """Check the JSON of a request for a model. Raises ApiError that names the field and its value."""
-    if not isinstance(body, dict):
-        raise invalid_request("the body is not a JSON object", "body")
-    for name, values in WITHOUT_EFFECT.items():
-        if body.get(name) not in values:
-            raise invalid_request(f"'{name}' is not supported", name, "unsupported_parameter")
+    """Check the JSON of a request for completions. Raises ApiError that names the field and its value."""
+    check_fields(body, OWN_FIELDS, WITHOUT_EFFECT)
     n = number(body, "n", int, 1, 1, MOST_ROWS)
     if number(body, "best_of", int, n, 1, MOST_ROWS) != n:
-        raise invalid_request("'best_of' other than n is not supported", "best_of", "unsupported_parameter")
+        raise unsupported("best_of", " unless it is n")
     prompts = [checked_prompt(one, loaded) for one in prompts_of(body)]
     if n * len(prompts) > MOST_ROWS:
         raise invalid_request(f"{n * len(prompts)} completions are asked for, at most {MOST_ROWS} are possible", "n")
@@ -61,28 +60,21 @@ def parse_completion(body: Any, loaded: LoadedModel) -> CompletionRequest:
         prompts=prompts,
         n=n,
         new_tokens=number(body, "max_tokens", int, DEFAULT_NEW_TOKENS, 0, MOST_NEW_TOKENS),
+        ends=loaded.tokenizer.eos,
         sampling=sampling_of(body),
         stop_words=stop_words_of(body),
         alternatives=number(body, "logprobs", int, 0, 0, MOST_ALTERNATIVES) if has_log else None,
         echo=flag(body, "echo"),
         stream=flag(body, "stream"),
-        stream_usage=isinstance(options := body.get("stream_options"), dict) and flag(options, "include_usage"),
-    )
-
-
-def sampling_of(body: Mapping[str, Any]) -> Sampling:
-    seed = body.get("seed")
-    return Sampling(
-        temperature=number(body, "temperature", float, 1.0, 0.0, 100.0),
-        top_p=number(body, "top_p", float, 1.0, 0.0, 1.0),
-        top_k=number(body, "top_k", int, 0, 0, 1 << 31),  # not OpenAI's
-        seed=secrets.randbits(62) if seed is None else number(body, "seed", int, 0, -(1 << 62), 1 << 62),
+        stream_usage=asks_for_usage(body),
     )
 
 
 def prompts_of(body: Mapping[str, Any]) -> list[str | list[int]]:
     """Return the prompts: one or several, each as text or as token ids."""
     prompt = body.get("prompt", "")
+    if prompt is None:
+        return [""]
     if isinstance(prompt, str):
         return [prompt]
     if isinstance(prompt, list) and prompt:
@@ -104,35 +96,3 @@ def checked_prompt(prompt: str | list[int], loaded: LoadedModel) -> list[int]:
         text = f"the prompt has {len(ids):,} tokens; the model reads at most {longest:,}"
         raise invalid_request(text, "prompt", "context_length_exceeded")
     return ids
-
-
-def stop_words_of(body: Mapping[str, Any]) -> list[str]:
-    stop = body.get("stop")
-    words = [] if stop is None else [stop] if isinstance(stop, str) else stop
-    if not isinstance(words, list) or not all(isinstance(word, str) for word in words) or len(words) > MOST_STOP_WORDS:
-        raise invalid_request(f"'stop' is not a text or a list of up to {MOST_STOP_WORDS} texts", "stop")
-    return [word for word in words if word]
-
-
-def flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise invalid_request(f"'{name}' = {shown(value)} is neither true nor false", name)
-    return bool(value)
-
-
-def number(body: Mapping[str, Any], name: str, kind: type[T], default: T, least: float, most: float) -> T:
-    """Return a number of the request. Raises ApiError for another type and for one outside the range."""
-    value = body.get(name)
-    if value is None:
-        return default
-    is_number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
-        what = "a whole number" if kind is int else "a number"
-        raise invalid_request(f"'{name}' = {shown(value)} is not {what} from {least:,g} to {most:,g}", name)
-    return kind(value)  # type: ignore[call-arg]
-
-
-def shown(value: Any) -> str:
-    """Return a value for a message, shortened."""
-    return repr(value)[:40]

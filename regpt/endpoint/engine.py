@@ -62,6 +62,7 @@ class Job:
     alternatives: int | None
     scores_prompts: bool
     emit: Callable[[JobEvent], None]  # called in the engine's thread
+    ends: frozenset[int] = frozenset()  # a row ends behind one of these tokens
     ended_rows: set[int] = field(default_factory=set)  # rows that need no more tokens, as at a stop word
     left: threading.Event = field(default_factory=threading.Event)
 
@@ -117,7 +118,7 @@ class Engine:
             Request(
                 sampling=replace(job.sampling, seed=job.sampling.seed + row),
                 new_tokens=job.new_tokens,
-                ends=tokenizer.eos,
+                ends=job.ends,
                 alternatives=job.alternatives,
             )
             for row in range(job.n)

@@ -1,4 +1,4 @@
-"""The routes of the OpenAI API: the model's name, and completions, whole or streamed."""
+"""The routes of the OpenAI API: the models' names, completions and chat, whole or streamed."""
 
 import asyncio
 import contextlib
@@ -11,12 +11,14 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
 
+from regpt.endpoint.answer_forms import AnswerForm, ChatForm, TextForm
+from regpt.endpoint.chat_request import parse_chat
 from regpt.endpoint.completion import Completions
 from regpt.endpoint.completion_request import CompletionRequest, parse_completion
 from regpt.endpoint.engine import Engine, Job, JobEnded, JobEvent
 from regpt.endpoint.served_models import ServedModels
 from regpt.interop.open_model import LoadedModel
-from regpt.serve.errors import ApiError, ErrorType, invalid_request, not_found
+from regpt.serve.errors import ApiError, ErrorType, invalid_request
 from regpt.serve.run_json import to_bytes
 
 LOOK_SECONDS = 0.5  # between two looks whether the client of a whole response is still there
@@ -38,20 +40,17 @@ def model_routes(models: ServedModels) -> APIRouter:
 
     @router.post("/v1/completions")
     async def completions(request: Request) -> Response:
-        body = parse_json(await request.body())
+        body = await json_of(request)
         name, engine = models.of_request(body)
         asked = parse_completion(body, engine.loaded)
-        job, events = submit(engine, asked)
-        made = Completions(asked, engine.loaded.tokenizer)
-        head = {"id": f"cmpl-{secrets.token_hex(12)}", "object": "text_completion", "created": int(time.time())}
-        head["model"] = name
-        if asked.stream:
-            return StreamingResponse(streamed(job, events, made, head), media_type="text/event-stream")
-        return await whole(request, job, events, made, head)
+        return await answer(request, name, engine, asked, TextForm(engine.loaded.tokenizer))
 
     @router.post("/v1/chat/completions")
-    def chat() -> Response:
-        raise not_found("this server has no chat; use /v1/completions", "chat_not_supported")
+    async def chat(request: Request) -> Response:
+        body = await json_of(request)
+        name, engine = models.of_request(body)
+        asked = parse_chat(body, engine.loaded, name)
+        return await answer(request, name, engine, asked, ChatForm(engine.loaded.tokenizer))
 
     return router
 
@@ -70,11 +69,28 @@ def model_card(name: str, loaded: LoadedModel) -> dict[str, Any]:
     }
 
 
-def parse_json(body: bytes) -> Any:
+async def json_of(request: Request) -> Any:
+    """Return the JSON of a request's body, whatever its content type. Raises ApiError."""
     try:
-        return json.loads(body)
+        return json.loads(await request.body(), parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise invalid_request(f"the body is not JSON ({str(error)[:80]})", "body", "invalid_json") from None
+
+
+def refuse_constant(name: str) -> None:
+    raise ValueError(f"JSON has no {name}")
+
+
+async def answer(request: Request, name: str, engine: Engine, asked: CompletionRequest, form: AnswerForm) -> Response:
+    """Return the answer to a checked request, whole or as a stream."""
+    job, events = submit(engine, asked)
+    made = Completions(asked, engine.loaded.tokenizer)
+    head = {"id": f"{form.prefix}{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
+    if asked.stream:
+        head["object"] = form.part_name
+        return StreamingResponse(streamed(job, events, made, form, head), media_type="text/event-stream")
+    head["object"] = form.name
+    return await whole(request, job, events, made, form, head)
 
 
 def submit(engine: Engine, asked: CompletionRequest) -> tuple[Job, "asyncio.Queue[JobEvent]"]:
@@ -89,6 +105,7 @@ def submit(engine: Engine, asked: CompletionRequest) -> tuple[Job, "asyncio.Queu
         prompts=asked.prompts,
         n=asked.n,
         new_tokens=asked.new_tokens,
+        ends=asked.ends,
         sampling=asked.sampling,
         alternatives=asked.alternatives,
         scores_prompts=asked.echo and asked.alternatives is not None,
@@ -99,7 +116,12 @@ def submit(engine: Engine, asked: CompletionRequest) -> tuple[Job, "asyncio.Queu
 
 
 async def whole(
-    request: Request, job: Job, events: "asyncio.Queue[JobEvent]", made: Completions, head: dict[str, Any]
+    request: Request,
+    job: Job,
+    events: "asyncio.Queue[JobEvent]",
+    made: Completions,
+    form: AnswerForm,
+    head: dict[str, Any],
 ) -> Response:
     """Wait for all completions, and stop the engine's work on them if the client leaves."""
     event: JobEvent | None = None
@@ -121,16 +143,21 @@ async def whole(
                     job.ended_rows.add(row.index)
     finally:
         job.left.set()
-    answer = {**head, "choices": [row.take() for row in made.rows], "usage": made.usage}
-    return Response(to_bytes(answer), media_type="application/json")
+    found = {**head, "choices": [form.choice(row) for row in made.rows], "usage": made.usage}
+    return Response(to_bytes(found), media_type="application/json")
 
 
 async def streamed(
-    job: Job, events: "asyncio.Queue[JobEvent]", made: Completions, head: dict[str, Any]
+    job: Job, events: "asyncio.Queue[JobEvent]", made: Completions, form: AnswerForm, head: dict[str, Any]
 ) -> AsyncIterator[bytes]:
     """Yield server-sent events. It is closed when the client leaves, which stops the engine's work."""
     event: JobEvent | None = None
+    if made.request.stream_usage:
+        head = {**head, "usage": None}
     try:
+        for row in made.rows:
+            for part in form.first_parts(row):
+                yield sent({**head, "choices": [part]})
         while not isinstance(event, JobEnded):
             event = await events.get()
             if isinstance(event, JobEnded) and event.failed:
@@ -139,9 +166,8 @@ async def streamed(
             for row in made.add(event):
                 if row.finish_reason is not None:
                     job.ended_rows.add(row.index)
-                choice = row.take()
-                if choice["text"] or choice["finish_reason"] or choice["logprobs"]:
-                    yield sent({**head, "choices": [choice]})
+                for part in form.parts(row):
+                    yield sent({**head, "choices": [part]})
         if made.request.stream_usage:
             yield sent({**head, "choices": [], "usage": made.usage})
         yield b"data: [DONE]\n\n"

@@ -10,6 +10,7 @@ import pytest
 
 from regpt.data.tokenizer import GPT2_TOKENIZER
 from regpt.interop.open_model import LoadedModel
+from regpt.tokenization.chat_tokens import ChatTokenizer
 from tests.conftest import tiny_recipe
 from tests.model.test_gpt import SMALL, model_of
 
@@ -25,6 +26,12 @@ def loaded() -> LoadedModel:
         parameter.data *= 4  # so that greedy text does not repeat one token
     recipe = replace(tiny_recipe(Path("nowhere")), model=model.recipe)
     return LoadedModel("tiny", model, recipe, GPT2_TOKENIZER)
+
+
+@pytest.fixture(scope="package")
+def chatty(loaded: LoadedModel) -> LoadedModel:
+    """Return the model with a chat template, as if it were trained on conversations."""
+    return replace(loaded, name="chatty", tokenizer=ChatTokenizer(GPT2_TOKENIZER))
 
 
 @pytest.fixture

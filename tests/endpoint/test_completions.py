@@ -72,8 +72,9 @@ def test_text_ends_before_a_stop_word(client: Any) -> None:
     text = client.completions.create(**asked).choices[0].text
     word = text[9:14]
     for stop in (word, ["zzzz", word]):
-        choice = client.completions.create(**asked, stop=stop).choices[0]
+        choice = client.completions.create(**asked, stop=stop, logprobs=0).choices[0]
         assert choice.text == text[: text.index(word)] and choice.finish_reason == "stop"
+        assert max(choice.logprobs.text_offset) < len(choice.text)
 
 
 def test_stop_word_in_the_prompt_does_not_end_the_text(client: Any) -> None:
@@ -114,6 +115,17 @@ def test_echo_with_logprobs_scores_the_prompt(client: Any, loaded: LoadedModel) 
     assert answer.choices[0].text.startswith(PROMPT)
     only = client.completions.create(model="tiny", prompt=[ids], max_tokens=0, logprobs=1, echo=True).choices[0]
     assert only.text == PROMPT and len(only.logprobs.tokens) == len(ids)
+
+
+def test_token_that_ends_the_text_is_the_last_of_the_log(http: Any, engine: Engine, loaded: LoadedModel) -> None:
+    """lm-eval leaves out the last token, so a continuation would otherwise lose one of its own."""
+    engine.loaded = replace(loaded, model=ends_at_once(END_OF_TEXT))
+    ids = encode(PROMPT).tolist()
+    request = {"prompt": [ids], "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+    choice = http.post("/v1/completions", json=request).json()["choices"][0]
+    assert choice["text"] == PROMPT and choice["finish_reason"] == "stop"
+    assert choice["logprobs"]["tokens"][len(ids) :] == ["<|endoftext|>"]
+    assert choice["logprobs"]["text_offset"] == [0, 4, 9, 11, 16]
 
 
 @pytest.mark.slow
@@ -169,6 +181,11 @@ def test_logprobs_name_the_drawn_token_and_the_most_likely_ones(client: Any) -> 
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
         ({"seed": 1.5}, "seed"),
+        ({"temprature": 0}, "temprature"),
+        ({"messages": []}, "messages"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream_options": {"include": True}, "stream": True}, "stream_options.include"),
+        ({"stream_options": True, "stream": True}, "stream_options"),
     ],
 )
 def test_field_that_cannot_be_used_is_named(http: Any, change: dict[str, Any], param: str) -> None:
@@ -177,7 +194,9 @@ def test_field_that_cannot_be_used_is_named(http: Any, change: dict[str, Any], p
     assert answer.status_code == 400 and error["param"] == param and error["message"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"nonsense", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"nonsense", b"\xff\xfe", b"[" * 100_000, b'{"temperature": NaN}', b'{"a": "\x80"}']
+)
 def test_nonsense_is_refused(http: Any, body: bytes) -> None:
     answer = http.post("/v1/completions", content=body)
     assert answer.status_code == 400 and answer.json()["error"]["param"] == "body"
