@@ -190,8 +190,8 @@ def generate(
     Temperature 0 takes the most likely token. The same seed gives the same texts. A text ends early where the model
     ends its document.
     """
-    from regpt.evaluation.generation import Sampling
     from regpt.evaluation.sampling import stream_texts
+    from regpt.generation.drawing import Sampling
 
     loaded = loaded_model(model)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)

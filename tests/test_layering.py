@@ -29,6 +29,7 @@ PACKAGES = [
     "checkpoint",
     "console",
     "interop",
+    "generation",
     "evaluation",
     "training",
     "branching",

@@ -10,8 +10,8 @@ from torch.nn.attention import sdpa_kernel
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.gpu.results import Bound, Measured
-from regpt.evaluation.sharding import ATTENTION_OF_ANY_SHAPE
 from regpt.machine.attention import NAMES, attention_backend
+from regpt.model.evaluation_mode import ATTENTION_OF_ANY_SHAPE
 
 MASKED_SHAPES = 3
 MOST_FIRST_CALL_SECONDS = 0.1  # cuDNN prepares a plan for 0.4 s

@@ -12,12 +12,12 @@ from benchmarks.gpu.bench import Bench, free_memory
 from benchmarks.gpu.data import hellaswag_questions, open_windows, synthetic_questions, synthetic_tokens
 from benchmarks.gpu.results import Bound, Measured
 from regpt.data.tokenizer import VOCABULARY
-from regpt.evaluation import sharding
-from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import generate
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, max_batch_tokens
 from regpt.evaluation.validation import validation
+from regpt.generation.drawing import Sampling
 from regpt.machine.device import Device
+from regpt.model import evaluation_mode
 from regpt.model.gpt import GPT
 
 LEAST_QUESTIONS_PER_SECOND = 1_500
@@ -67,15 +67,15 @@ def scoring_by_default_attention(
     bench: Bench, model: GPT, packed: PackedQuestions, device: Device
 ) -> Iterator[Measured]:
     """Score with all implementations of attention allowed, as PyTorch's default does."""
-    limited = list(sharding.ATTENTION_OF_ANY_SHAPE)
-    sharding.ATTENTION_OF_ANY_SHAPE[:] = [SDPBackend.CUDNN_ATTENTION, *limited]
+    limited = list(evaluation_mode.ATTENTION_OF_ANY_SHAPE)
+    evaluation_mode.ATTENTION_OF_ANY_SHAPE[:] = [SDPBackend.CUDNN_ATTENTION, *limited]
     try:
         for name in ("first", "second"):
             taken = bench.seconds(lambda: choice_losses(model, packed, device))
             speed = len(packed.questions) / taken
             yield Measured(f"scoring with cuDNN allowed, {name}", speed, "questions/s")
     finally:
-        sharding.ATTENTION_OF_ANY_SHAPE[:] = limited
+        evaluation_mode.ATTENTION_OF_ANY_SHAPE[:] = limited
 
 
 def answers_of_the_cpu(bench: Bench, model: GPT, packed: PackedQuestions) -> Iterator[Measured]:

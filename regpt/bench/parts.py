@@ -14,10 +14,10 @@ from regpt.bench.synthetic import SyntheticWindows, synthetic_questions
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.console.training import Console
 from regpt.data.tokenizer import VOCABULARY
-from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import generate
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, max_batch_tokens
 from regpt.evaluation.validation import text_bytes, validation
+from regpt.generation.drawing import Sampling
 from regpt.machine.device import Device
 from regpt.machine.oom import is_out_of_memory, release_memory
 from regpt.plan.workload import ITEM_POSITIONS

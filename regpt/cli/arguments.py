@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from regpt.base.errors import DataError
 
 if TYPE_CHECKING:
-    from regpt.evaluation.generation import Sampling
+    from regpt.generation.drawing import Sampling
     from regpt.recipe.recipe import Recipe
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -97,7 +97,7 @@ def add_sampling(parser: argparse.ArgumentParser, temperature: float) -> None:
 
 
 def sampling_of(arguments: argparse.Namespace) -> "Sampling":
-    from regpt.evaluation.generation import Sampling
+    from regpt.generation.drawing import Sampling
 
     return Sampling(
         temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed

@@ -7,10 +7,10 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.doctor.checks import CheckFailed, CheckSkipped
 from regpt.doctor.rehearsal import HELLASWAG_ITEMS, Rehearsal
 from regpt.evaluation.evaluate import evaluate
-from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import continuations
 from regpt.export.directory import export
 from regpt.export.read_back import ReadBackError
+from regpt.generation.drawing import Sampling
 from regpt.interop.form import form_of, form_text
 from regpt.interop.open_model import open_model
 from regpt.reporting.page import LOSS_CURVE, TRAINING_DYNAMICS, write_report

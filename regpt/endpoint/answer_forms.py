@@ -6,8 +6,8 @@ from typing import Any
 
 from regpt.data.tokenizer import Tokenizer
 from regpt.endpoint.completion import Completion, Piece
-from regpt.evaluation.generation import Drawn
 from regpt.evaluation.text_stream import HALF_CHARACTER
+from regpt.generation.drawing import Drawn
 from regpt.tokenization.chat_tokens import ASSISTANT
 
 

@@ -7,8 +7,8 @@ from enum import StrEnum
 from regpt.data.tokenizer import Tokenizer
 from regpt.endpoint.completion_request import CompletionRequest
 from regpt.endpoint.engine import JobEvent, PromptScored, TokenDrawn
-from regpt.evaluation.generation import Drawn
 from regpt.evaluation.text_stream import TextStream
+from regpt.generation.drawing import Drawn
 
 
 class FinishReason(StrEnum):

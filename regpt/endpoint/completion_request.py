@@ -15,7 +15,7 @@ from regpt.endpoint.request_fields import (
     stop_words_of,
     unsupported,
 )
-from regpt.evaluation.generation import Sampling
+from regpt.generation.drawing import Sampling
 from regpt.interop.open_model import LoadedModel
 from regpt.serve.errors import invalid_request
 

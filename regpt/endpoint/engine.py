@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from regpt.evaluation.generation import Drawn, Request, Sampling, generate_tokens
-from regpt.evaluation.sharding import evaluation_mode
+from regpt.generation.decoder import generate_tokens
+from regpt.generation.drawing import Drawn, Request, Sampling
 from regpt.interop.open_model import LoadedModel
+from regpt.model.evaluation_mode import evaluation_mode
 from regpt.serve.errors import ApiError, ErrorType
 
 MOST_WAITING = 64  # requests

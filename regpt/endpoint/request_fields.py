@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
-from regpt.evaluation.generation import Sampling
+from regpt.generation.drawing import Sampling
 from regpt.serve.errors import ApiError, invalid_request
 
 MOST_NEW_TOKENS = 4096  # of one completion

@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from regpt.base.errors import UserError
-from regpt.evaluation.generation import Request, Sampling, generate_tokens
 from regpt.evaluation.text_stream import TextStream
+from regpt.generation.decoder import generate_tokens
+from regpt.generation.drawing import Request, Sampling
 from regpt.interop.open_model import LoadedModel
 from regpt.tokenization.chat_template import Message, prompt_tokens
 from regpt.tokenization.chat_tokens import ASSISTANT, SYSTEM, USER, ChatTokenizer

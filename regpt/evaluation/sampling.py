@@ -8,9 +8,11 @@ from torch import Tensor
 
 from regpt.data.tokenizer import GPT2_TOKENIZER, VOCABULARY, Tokenizer
 from regpt.distributed.rank_group import RankGroup
-from regpt.evaluation.generation import Request, Sampling, generate_tokens
-from regpt.evaluation.sharding import evaluation_mode, gather_pieces, shares_of_rank
+from regpt.evaluation.sharding import gather_pieces, shares_of_rank
 from regpt.evaluation.text_stream import TextStream
+from regpt.generation.decoder import generate_tokens
+from regpt.generation.drawing import Request, Sampling
+from regpt.model.evaluation_mode import evaluation_mode
 from regpt.model.gpt import GPT
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.rank_group import RankGroup
-from regpt.evaluation.sharding import ReportProgress, evaluation_mode, ignore_progress, shares_of_rank
+from regpt.evaluation.sharding import ReportProgress, ignore_progress, shares_of_rank
 from regpt.machine.device import Device
+from regpt.model.evaluation_mode import evaluation_mode
 from regpt.model.gpt import GPT
 from regpt.model.masks import SharedPrefix
 from regpt.recipe.recipe import Recipe

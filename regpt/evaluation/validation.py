@@ -16,12 +16,12 @@ from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.sharding import (
     ReportProgress,
-    evaluation_mode,
     gather_pieces,
     ignore_progress,
     shares_of_rank,
 )
 from regpt.machine.device import Device
+from regpt.model.evaluation_mode import evaluation_mode
 from regpt.model.gpt import GPT
 from regpt.recipe.recipe import Recipe
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regpt.data.tokenizer import END_OF_TEXT
+from regpt.model.cache import KeyValueCache
 from regpt.model.elementwise import ACTIVATIONS, rms_norm, rotary_heads, split_heads, unit_rms
 from regpt.model.initialization import initial_weights
 from regpt.model.loss import LossOptions, cap, mean_loss, product_dtype, token_losses, token_losses_and_best
@@ -32,7 +33,7 @@ class BlockInputs(NamedTuple):
 
     rotations: Tensor | None  # (2, T, D/2), or (2, B, 1, T, D/2) where each row has positions of its own
     mask: Any = None  # of `masks.attend`; None: causal
-    cached: "tuple[KeyValueCache, int] | None" = None  # with the number of the block
+    cached: tuple[KeyValueCache, int] | None = None  # with the number of the block
     values: ValueSources | None = None
 
 
@@ -104,13 +105,11 @@ class GPT(nn.Module):
         """Return the logits of the next token; materializes them, so use it for few positions.  (..., C) -> (..., V)"""
         return cap(F.linear(hidden, self.head_weight), self.loss_options.softcap)
 
-    def next_logits(self, tokens: Tensor, cache: "KeyValueCache") -> Tensor:
+    def next_logits(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         """Return the logits after the last token; the tokens follow those in the cache.  (B, T) -> (B, V)"""
         return self.logits(self.hidden(tokens, cache)[:, -1])
 
-    def hidden(
-        self, tokens: Tensor, cache: "KeyValueCache | None" = None, prefix: SharedPrefix | None = None
-    ) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None, prefix: SharedPrefix | None = None) -> Tensor:
         """Return the final hidden states, the head's input. With a cache, `tokens` follow those that it holds.
 
         (B, T) -> (B, T, C)
@@ -142,7 +141,7 @@ class GPT(nn.Module):
             cache.length = last
         return self.final_norm(x)
 
-    def attention_mask(self, tokens: Tensor, cache: "KeyValueCache | None", prefix: SharedPrefix | None) -> Any:
+    def attention_mask(self, tokens: Tensor, cache: KeyValueCache | None, prefix: SharedPrefix | None) -> Any:
         """Return the mask of `masks.attend` for all blocks; None where each token sees all earlier ones."""
         visible = prefix.visible() if prefix else None
         if not self.recipe.document_mask:
@@ -251,31 +250,3 @@ def normalization(recipe: ModelRecipe) -> nn.Module:
     if recipe.normalization == "rmsnorm":
         return RMSNorm(recipe.n_embd, recipe.norm_eps)
     return nn.LayerNorm(recipe.n_embd, eps=recipe.norm_eps, bias=recipe.bias)
-
-
-class KeyValueCache:
-    """Keys and values of earlier positions, so that a new token costs one position."""
-
-    def __init__(self, recipe: ModelRecipe, sequences: int, dtype: torch.dtype, device: torch.device) -> None:
-        shape = (recipe.n_layer, 2, sequences, recipe.kv_heads, recipe.block_size, recipe.head_width)
-        self.buffer = torch.empty(shape, dtype=dtype, device=device)
-        self.documents = torch.zeros(sequences, recipe.block_size, dtype=torch.long, device=device)
-        self.length = 0
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values; return all of them.  (B, K, T, D) -> (B, K, length + T, D)"""
-        last = self.length + k.shape[2]
-        self.buffer[layer, 0, :, :, self.length : last] = k
-        self.buffer[layer, 1, :, :, self.length : last] = v
-        return self.buffer[layer, 0, :, :, :last], self.buffer[layer, 1, :, :, :last]
-
-    def append_documents(self, documents: Tensor) -> tuple[Tensor, Tensor]:
-        """Store the documents' numbers of new tokens, counted from 0; return theirs and all, counted from the start.
-
-        (B, T) -> (B, T), (B, length + T)
-        """
-        last = self.length + documents.shape[1]
-        if self.length:
-            documents = documents + self.documents[:, self.length - 1 : self.length]
-        self.documents[:, self.length : last] = documents
-        return documents, self.documents[:, :last]

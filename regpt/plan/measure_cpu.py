@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from regpt.evaluation.generation import Sampling, choose
+from regpt.generation.drawing import Sampling, choose
 from regpt.machine.compilation import compilation_errors
 from regpt.machine.device import Device
 from regpt.model.chunks import rows_of_chunk

@@ -20,12 +20,12 @@ from regpt.console.training import TrainingConsole
 from regpt.data.shards import TokenWindows
 from regpt.data.tokenizer import Tokenizer
 from regpt.distributed.rank_group import RankGroup
-from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import continuations
 from regpt.evaluation.scoring import PackedTask, choice_losses, make_predictions, max_batch_tokens
 from regpt.evaluation.sharding import ReportProgress
 from regpt.evaluation.text_losses import text_losses
 from regpt.evaluation.validation import Validation, validation
+from regpt.generation.drawing import Sampling
 from regpt.model.gpt import GPT
 from regpt.optimizer.average import averaged_weights, has_average
 from regpt.recipe.recipe import Recipe

@@ -12,7 +12,7 @@ from regpt.base.errors import DONE, USAGE
 from regpt.cli.main import main
 from regpt.evaluation import chat as chat_module
 from regpt.evaluation.chat import Chat
-from regpt.evaluation.generation import Sampling
+from regpt.generation.drawing import Sampling
 from regpt.interop.open_model import LoadedModel, open_model
 from regpt.recipe.recipe import Recipe
 from regpt.tokenization.chat_template import Message, prompt_tokens

@@ -11,7 +11,7 @@ from regpt.endpoint.chat_request import parse_chat
 from regpt.endpoint.engine import Engine
 from regpt.endpoint.served_models import ServedModels
 from regpt.evaluation.chat import Chat
-from regpt.evaluation.generation import Sampling
+from regpt.generation.drawing import Sampling
 from regpt.interop.open_model import LoadedModel
 from regpt.serve.errors import ApiError
 from regpt.tokenization.chat_template import Message, prompt_tokens

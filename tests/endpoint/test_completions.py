@@ -10,8 +10,8 @@ import torch
 
 from regpt.data.tokenizer import END_OF_TEXT, decode, encode
 from regpt.endpoint.engine import Engine, Job, JobEnded
-from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import continuations
+from regpt.generation.drawing import Sampling
 from regpt.interop.open_model import LoadedModel
 from regpt.serve.errors import ApiError
 from tests.conftest import wait_until

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from regpt.data.tokenizer import END_OF_TEXT, VOCABULARY
-from regpt.evaluation.generation import Sampling, choose
 from regpt.evaluation.sampling import continuations, first_document, generate
+from regpt.generation.drawing import Sampling, choose
 from regpt.model.gpt import GPT
 from tests.model.test_gpt import CLASSIC, SMALL, model_of
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from regpt.distributed.rank_group import RankGroup
-from regpt.evaluation.sharding import evaluation_mode, gather_pieces, shares_of_rank
+from regpt.evaluation.sharding import gather_pieces, shares_of_rank
+from regpt.model.evaluation_mode import evaluation_mode
 
 
 class PlannedGroup(RankGroup):

@@ -9,7 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from regpt.model.gpt import GPT, KeyValueCache
+from regpt.model.cache import KeyValueCache
+from regpt.model.gpt import GPT
 from regpt.model.loss import LossOptions
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.settings import load_recipe

@@ -13,7 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from regpt.base.errors import RecipeError
 from regpt.cli.main import main
 from regpt.model import moe
-from regpt.model.gpt import GPT, MLP, KeyValueCache
+from regpt.model.cache import KeyValueCache
+from regpt.model.gpt import GPT, MLP
 from regpt.model.moe import MixtureOfExperts, balance_experts, balances, expert_loads, mixtures
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.settings import load_recipe

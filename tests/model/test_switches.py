@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regpt.data.tokenizer import END_OF_TEXT
+from regpt.model.cache import KeyValueCache
 from regpt.model.elementwise import unit_rms
-from regpt.model.gpt import GPT, KeyValueCache
+from regpt.model.gpt import GPT
 from regpt.model.masks import SharedPrefix, document_blocks, document_numbers
 from regpt.recipe.architecture import ModelRecipe
 from tests.helpers.switches import SMALL, covering_set, each_alone

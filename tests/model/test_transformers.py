@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from regpt.evaluation.generation import Sampling
 from regpt.evaluation.sampling import generate
+from regpt.generation.drawing import Sampling
 from regpt.interop.huggingface import from_hugging_face, hugging_face_config, to_hugging_face
 from regpt.model.gpt import GPT
 from regpt.recipe.architecture import ModelRecipe

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regpt.data.tokenizer import GPT2_TOKENIZER, VOCABULARY, decode, encode
-from regpt.evaluation.generation import Drawn, Request, Sampling, generate_tokens
 from regpt.evaluation.sampling import continuations, generate, stream_texts
 from regpt.evaluation.text_stream import TextStream
+from regpt.generation.decoder import generate_tokens
+from regpt.generation.drawing import Drawn, Request, Sampling
 from regpt.model.gpt import GPT
 from tests.evaluation.test_sampling import ends_at_once
 from tests.model.test_gpt import SMALL, model_of
