@@ -48,7 +48,8 @@ def add_serve(commands: "Subparsers") -> None:
         "show the runs in a browser, and answer OpenAI clients with a model",
         "examples: regpt serve                 then open http://127.0.0.1:8000\n"
         "          regpt serve demo-modern     also answers http://127.0.0.1:8000/v1/completions\n"
-        "          regpt serve demo-modern demo-classic     both, next to each other in the page's playground\n\n"
+        "          regpt serve demo-modern demo-classic     both, next to each other in the page's playground\n"
+        "          regpt serve demo-modern --step 120     this checkpoint, as the model demo-modern-step-120\n\n"
         "Only reads, so it never disturbs a run. It needs: pip install 'regpt[serve]'. Only this machine can connect,\n"
         "unless --host names another address, which needs a --token. docs/serve.md shows the page.",
     )
@@ -61,6 +62,7 @@ def add_serve(commands: "Subparsers") -> None:
     serve.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address (default: 127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, metavar="PORT", help="port (default: 8000; 0: any free one)")
     serve.add_argument("--token", metavar="TOKEN", help="secret that every request must have, of 16 characters or more")
+    add_step(serve)
     add_runs(serve)
 
 
@@ -148,14 +150,21 @@ def run_serve(arguments: argparse.Namespace) -> int:
             raise
         raise UserError(f"{error.name} is not installed", "pip install 'regpt[serve]'") from None
     given = (arguments.runs, arguments.host, arguments.port, arguments.token, print_line)
+    choice = arguments.step, arguments.averaged
+    has_choice = arguments.step is not None or arguments.averaged
     if not arguments.models:
+        if has_choice:
+            raise UserError(
+                "--step and --averaged choose among the models of a run", "name one: regpt serve RUN --step N"
+            )
         return serve(*given)
     from regpt.endpoint.routes import model_routes
     from regpt.endpoint.served_models import ServedModels, check_count
     from regpt.interop.open_model import open_model
 
     check_count(arguments.models)
-    models = ServedModels([open_model(model, arguments.runs) for model in arguments.models])
+    opened = [open_model(model, arguments.runs, (), *choice) for model in arguments.models]
+    models = ServedModels(opened, has_choice)
     try:
         return serve(*given, ServedModel(", ".join(models.names), model_routes(models)))
     finally:

@@ -14,9 +14,9 @@ MOST_MODELS = 8  # all are in memory
 class ServedModels:
     """Engines by the names of their models. The first one answers requests that name no model."""
 
-    def __init__(self, loaded: Sequence[LoadedModel]) -> None:
-        """Start an engine for each model. Raises UserError if a model is given twice."""
-        names = names_of(loaded)
+    def __init__(self, loaded: Sequence[LoadedModel], with_steps: bool = False) -> None:
+        """Start an engine for each model, named with its step where asked. Raises UserError for one given twice."""
+        names = names_of(loaded, with_steps)
         self.engines = {name: Engine(model) for name, model in zip(names, loaded, strict=True)}
 
     def __iter__(self) -> Iterator[tuple[str, Engine]]:
@@ -61,10 +61,10 @@ def name_with_step(loaded: LoadedModel) -> str:
     return short_name(loaded) + step + ("-averaged" if loaded.averaged else "")
 
 
-def names_of(models: Sequence[LoadedModel]) -> list[str]:
+def names_of(models: Sequence[LoadedModel], with_steps: bool = False) -> list[str]:
     """Return the names of models in requests: the shortest ones that differ. Raises UserError if two are the same."""
     kinds: list[Callable[[LoadedModel], str]] = [short_name, name_with_step, lambda loaded: loaded.exact_name]
-    for name_of in kinds:
+    for name_of in kinds[with_steps:]:
         names = [name_of(loaded) for loaded in models]
         if len(set(names)) == len(names):
             return names

@@ -1,5 +1,6 @@
 """`regpt serve RUN` in a process: many clients, clients that leave, and the text of `regpt sample`."""
 
+import io
 import json
 import socket
 import threading
@@ -12,6 +13,7 @@ from regpt.base.errors import USAGE
 from regpt.cli.main import main
 from regpt.training.start import train
 from tests.conftest import tiny_recipe
+from tests.helpers.conversations import chat_recipe
 from tests.helpers.served_runs import served
 
 pytestmark = pytest.mark.slow
@@ -53,6 +55,39 @@ def test_endpoint_answers_many_clients_while_others_leave(runs: Path, capsys: py
         assert texts == [expected] * 20
         assert [one.id for one in client.models.list()] == ["a"]
         assert "Traceback" not in program.output()
+
+
+def test_checkpoint_that_is_chosen_answers_as_chat_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = chat_recipe(
+        tmp_path,
+        run={"max_steps": 4},
+        optimizer={"average_steps": 2},
+        checkpoint={"every": 2, "keep_last": 5},
+        evaluation={"validation_every": 0, "sample_count": 0},
+    )
+    runs = tmp_path / "runs"
+    train(recipe, runs / "a")
+    choice = ["a", "--step", "2", "--averaged"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 2 plus 3?\n"))
+    assert main(["chat", *choice, "--runs", str(runs), "--temperature", "0", "--tokens", "12"]) == 0
+    expected = capsys.readouterr().out.removesuffix("\n")
+    with served(runs, *choice) as (_, port):
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        (model,) = client.models.list()
+        assert (model.id, model.model_extra["step"], model.model_extra["averaged"]) == ("a-step-2-averaged", 2, True)
+        question = {"role": "user", "content": "What is 2 plus 3?"}
+        asked = {"model": model.id, "messages": [question], "max_tokens": 12, "temperature": 0}
+        assert client.chat.completions.create(**asked).choices[0].message.content == expected
+        chunks = client.chat.completions.create(**asked, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected
+
+
+@pytest.mark.parametrize("words", [["--step", "2"], ["--averaged"]])
+def test_step_without_a_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
+    assert main(["serve", *words, "--runs", str(tmp_path), "--port", "0"]) == USAGE
+    assert words[0] in capsys.readouterr().err
 
 
 def test_model_that_does_not_exist_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

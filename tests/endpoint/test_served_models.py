@@ -55,6 +55,7 @@ def test_names_of_models_are_the_shortest_that_differ(loaded: LoadedModel) -> No
 
     run = model("a at step 9", "runs/a/9", run=Path("runs/a"), step=9)
     assert names_of([run, model("gpt2", "hub:x/gpt2@1")]) == ["a", "gpt2"]
+    assert names_of([run], with_steps=True) == ["a-step-9"]
     assert names_of([run, replace(run, averaged=True)]) == ["a-step-9", "a-step-9-averaged"]
     hub = ["hub:x/gpt2@1", "hub:y/gpt2@1"]
     assert names_of([model("gpt2", name) for name in hub]) == hub
