@@ -2,8 +2,13 @@
 
 import builtins
 import io
+import json
+import sys
+import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +17,7 @@ from regpt.base.errors import DONE, USAGE
 from regpt.cli.main import main
 from regpt.evaluation import chat as chat_module
 from regpt.evaluation.chat import Chat
+from regpt.evaluation.chat_terminal import PROMPT
 from regpt.generation.drawing import Sampling
 from regpt.interop.open_model import LoadedModel, open_model
 from regpt.recipe.recipe import Recipe
@@ -20,6 +26,7 @@ from regpt.tokenization.chat_tokens import CHAT_TEMPLATE, ChatTokenizer
 from regpt.tracking.journal import read_history
 from tests.conftest import tiny_recipe
 from tests.helpers.conversations import train_on_colours
+from tests.helpers.typed import CONTROL_C, CONTROL_D, typed_program
 
 pytestmark = pytest.mark.slow
 GREEDY = Sampling(temperature=0.0)
@@ -95,6 +102,47 @@ def test_control_c_stops_the_answer_and_not_the_program(
     assert main(["chat", str(run), "--temperature", "0", "--tokens", "12"]) == DONE
     assert capsys.readouterr().out == "Gre\nBlu\n\n"
     assert len(prompts) == 4
+
+
+def stop_after_two_tokens(asked: Path) -> None:
+    """Let the first answer wait after two tokens, and write the turns of each question to a file."""
+    generate, fit = chat_module.generate_tokens, Chat.fit
+
+    def waiting(*given: Any) -> Iterator[object]:
+        is_first = len(asked.read_text(encoding="utf-8").splitlines()) == 1
+        for number, drawn in enumerate(generate(*given), 1):
+            yield drawn
+            if is_first and number == 2:
+                time.sleep(60)
+
+    def recorded(self: Chat, turns: list[Message], block_size: int) -> object:
+        with asked.open("a", encoding="utf-8") as file:
+            file.write(json.dumps([turn.content for turn in turns]) + "\n")
+        return fit(self, turns, block_size)
+
+    chat_module.generate_tokens, Chat.fit = waiting, recorded  # type: ignore[assignment,method-assign]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pty")
+@pytest.mark.parametrize("leave", [CONTROL_C, CONTROL_D], ids=["Ctrl-C", "Ctrl-D"])
+def test_control_c_in_a_real_terminal_stops_the_answer_only(run: Path, tmp_path: Path, leave: str) -> None:
+    plant = partial(stop_after_two_tokens, tmp_path / "asked")
+    with typed_program(["chat", str(run), "--temperature", "0", "--tokens", "12"], plant) as program:
+        program.wait_for(PROMPT)
+        program.type("Hi, grass?\n")
+        program.wait_for("Gr")
+        program.type(CONTROL_C)
+        assert program.wait_for(PROMPT).strip() in ("", "^C")
+        program.type("Yo! the sky?\n")
+        program.wait_for("Blue.")
+        program.wait_for(PROMPT)
+        program.type(CONTROL_C)
+        assert "Ctrl-C again" in program.wait_for(PROMPT)
+        program.type(leave)
+        assert program.exit_code() == DONE
+        assert "Traceback" not in program.rest()
+    first, second = map(json.loads, (tmp_path / "asked").read_text(encoding="utf-8").splitlines())
+    assert first == ["Hi, grass?"] and second == ["Hi, grass?", "Gr", "Yo! the sky?"]
 
 
 @pytest.mark.parametrize(
