@@ -20,6 +20,7 @@ from regpt.endpoint.served_models import ServedModels
 from regpt.interop.open_model import LoadedModel
 from regpt.serve.errors import ApiError, ErrorType, invalid_request
 from regpt.serve.run_json import to_bytes
+from regpt.tokenization.chat_tokens import ChatTokenizer
 
 LOOK_SECONDS = 0.5  # between two looks whether the client of a whole response is still there
 
@@ -56,13 +57,14 @@ def model_routes(models: ServedModels) -> APIRouter:
 
 
 def model_card(name: str, loaded: LoadedModel) -> dict[str, Any]:
-    """Return what a list of models tells of one. The last four fields are not OpenAI's."""
+    """Return what a list of models tells of one. The last five fields are not OpenAI's."""
     return {
         "id": name,
         "object": "model",
         "created": int(time.time()),
         "owned_by": "regpt",
         "max_model_len": loaded.model.recipe.block_size,  # tokens, as vLLM names it
+        "chat": isinstance(loaded.tokenizer, ChatTokenizer),
         "run": loaded.run.resolve().name if loaded.run else None,
         "step": loaded.step,
         "averaged": loaded.averaged,

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import wait_until
+
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = [
     "--headless",
@@ -108,6 +110,49 @@ class Page:
     def told(self, method: str) -> list[dict[str, Any]]:
         """Return the parameters of each event `method` since the page was opened."""
         return [event["params"] for event in self.events if event.get("method") == method]
+
+
+class Browser:
+    """A page of the server in a browser; it notes every request and every complaint."""
+
+    def __init__(self, page: Page, base: str, root: Path) -> None:
+        self.page, self.base, self.root = page, base, root
+        self.requests: list[str] = []
+        self.complaints: list[dict[str, Any]] = []
+
+    def open(self, place: str = "", width: int = 1400, scheme: str = "light") -> None:
+        self.note()
+        self.page.call("Page.navigate", url="about:blank")
+        self.page.open(f"{self.base}/#/{place}", width, scheme)
+
+    def note(self) -> None:
+        """Take what happened since the last call; opening a page forgets it."""
+        self.requests += [event["request"]["url"] for event in self.page.told("Network.requestWillBeSent")]
+        for method in ("Runtime.exceptionThrown", "Log.entryAdded"):
+            self.complaints += self.page.told(method)
+        self.page.events.clear()
+
+    def value(self, script: str) -> Any:
+        return self.page.value(script)
+
+    def text(self, selector: str) -> str:
+        return str(self.value(f"document.querySelector({selector!r})?.innerText ?? ''"))
+
+    def wait(self, script: str) -> None:
+        wait_until(lambda: bool(self.value(f"!!({script})")), 30)
+
+    def check_requests(self) -> None:
+        """Check that every request went to the server, and that the browser has not complained."""
+        self.note()
+        outside = [url for url in self.requests if not url.startswith((self.base, "about:"))]
+        assert self.requests and not outside
+        assert not self.complaints, self.complaints
+
+    def press(self, key: str, code: int, text: str = "") -> None:
+        for kind, typed in (("keyDown", text), ("keyUp", "")):
+            self.page.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=typed
+            )
 
 
 @contextlib.contextmanager

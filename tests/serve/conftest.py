@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from regpt.serve.access import Access
 from regpt.tracking.events import Resumed, Started, Stopped
 from regpt.tracking.journal import EventRecord, Record, SampleRecord, StepRecord, ValidationRecord, to_json
+from tests.helpers.browser import Page, opened_browser
 
 # Without the extra `serve`, which `make` installs, there is nothing to test.
 collect_ignore_glob = [] if importlib.util.find_spec("fastapi") else ["test_*.py"]
@@ -58,6 +60,13 @@ def validation(number: int, loss: float = 4.0) -> ValidationRecord:
 
 def sample(number: int, *texts: str) -> SampleRecord:
     return SampleRecord(step=number, prompt="Once", texts=list(texts), seed=1, top_k=50)
+
+
+@pytest.fixture(scope="package")
+def chromium() -> Iterator[Page]:
+    """Return a page of a browser, which all tests of pages share."""
+    with opened_browser() as page:
+        yield page
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.conftest import wait_until
-from tests.helpers.browser import Page, opened_browser
+from tests.helpers.browser import Browser, Page, opened_browser
 from tests.helpers.compared_runs import edit_recipe
 from tests.helpers.served_runs import served
 from tests.serve.conftest import MadeRun, sample, validation
@@ -19,44 +17,8 @@ HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title=
 TOKEN = "correct-horse-battery"
 
 
-class Browser:
-    """A page of the server in a browser; it notes every request and every complaint."""
-
-    def __init__(self, page: Page, base: str, root: Path) -> None:
-        self.page, self.base, self.root = page, base, root
-        self.requests: list[str] = []
-        self.complaints: list[dict[str, Any]] = []
-
-    def open(self, place: str = "", width: int = 1400, scheme: str = "light") -> None:
-        self.note()
-        self.page.call("Page.navigate", url="about:blank")
-        self.page.open(f"{self.base}/#/{place}", width, scheme)
-
-    def note(self) -> None:
-        """Take what happened since the last call; opening a page forgets it."""
-        self.requests += [event["request"]["url"] for event in self.page.told("Network.requestWillBeSent")]
-        for method in ("Runtime.exceptionThrown", "Log.entryAdded"):
-            self.complaints += self.page.told(method)
-        self.page.events.clear()
-
-    def value(self, script: str) -> Any:
-        return self.page.value(script)
-
-    def text(self, selector: str) -> str:
-        return str(self.value(f"document.querySelector({selector!r})?.innerText ?? ''"))
-
-    def wait(self, script: str) -> None:
-        wait_until(lambda: bool(self.value(f"!!({script})")), 30)
-
-    def press(self, key: str, code: int, text: str = "") -> None:
-        for kind, typed in (("keyDown", text), ("keyUp", "")):
-            self.page.call(
-                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=typed
-            )
-
-
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(chromium: Page, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     root = tmp_path_factory.mktemp("page") / "runs"
     for name, loss in (("first", 4.0), ("second", 3.5)):
         made = MadeRun(root, name)
@@ -66,13 +28,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         )
         made.stop(300)
     edit_recipe(root / "second", "max_lr = 0.0018", "max_lr = 0.5")
-    with served(root) as (_, port), opened_browser() as page:
-        found = Browser(page, f"http://127.0.0.1:{port}", root)
+    with served(root) as (_, port):
+        found = Browser(chromium, f"http://127.0.0.1:{port}", root)
         yield found
-        found.note()
-        outside = [url for url in found.requests if not url.startswith((found.base, "about:"))]
-        assert found.requests and not outside
-        assert not found.complaints, found.complaints
+        found.check_requests()
 
 
 LINE = "document.querySelector('.large svg path.line:not(.faint)')"
@@ -203,7 +162,7 @@ def test_server_with_a_token_asks_for_it_once(tmp_path: Path) -> None:
     MadeRun(tmp_path / "runs", "a")
     with served(tmp_path / "runs", "--token", TOKEN) as (_, port), opened_browser() as page:
         browser = Browser(page, f"http://127.0.0.1:{port}", tmp_path)
-        browser.open()
+        browser.open("playground")
         browser.wait("document.querySelector('input[type=password]')")
 
         def submit(token: str) -> None:
@@ -213,6 +172,8 @@ def test_server_with_a_token_asks_for_it_once(tmp_path: Path) -> None:
         submit("wrong")
         browser.wait("document.querySelector('[role=alert]').innerText.includes('not the server')")
         submit(TOKEN)
+        browser.wait("document.querySelector('main').innerText.includes('regpt serve MODEL')")
+        browser.open()
         browser.wait("document.querySelector('.runs tbody tr')")
         browser.open("run/a")
         browser.wait("document.querySelector('.figures dd')")

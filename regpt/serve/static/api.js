@@ -3,10 +3,16 @@
 const connection = document.getElementById("connection");
 
 export class Refused extends Error {
-  constructor(status, message) {
+  // `field` is the one of the request that is wrong, if the server names one.
+  constructor(status, message, field = null) {
     super(message);
-    this.status = status;
+    Object.assign(this, { status, field });
   }
+}
+
+export async function refusalOf(response) {
+  const { error } = await response.json();
+  return new Refused(response.status, error.message, error.param);
 }
 
 export async function get(path) {
@@ -18,9 +24,8 @@ export async function get(path) {
     throw new Refused(0, "no connection to the server");
   }
   connection.textContent = "";
-  const body = await response.json();
-  if (!response.ok) throw new Refused(response.status, body.error.message);
-  return body;
+  if (!response.ok) throw await refusalOf(response);
+  return response.json();
 }
 
 // Call `task` again and again until `signal` ends: `seconds()` after it was done, and only while the page is visible.

@@ -4,10 +4,11 @@ import { Refused } from "./api.js";
 import { showCompare } from "./compare.js";
 import { h } from "./dom.js";
 import { showList } from "./list.js";
+import { showPlayground } from "./playground.js";
 import { showRun } from "./run.js";
 
 const main = document.getElementById("main");
-const VIEWS = [[/^#\/run\/([^/]+)$/, showRun, 1, 1], [/^#\/compare\/(.+)$/, showCompare, 2, 8]];
+const VIEWS = [[/^#\/run\/([^/]+)$/, showRun, 1, 1], [/^#\/compare\/(.+)$/, showCompare, 2, 8], [/^#\/(playground)$/, showPlayground, 1, 1]];
 let current = new AbortController();
 
 async function show() {
@@ -15,6 +16,10 @@ async function show() {
   current = new AbortController();
   const { signal } = current;
   const [view, names] = chosen();
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.hash === (location.hash || "#/")) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
   document.title = names.length ? `${names.join(", ")} – regpt` : "Runs – regpt";
   main.replaceChildren(h("p", { class: "soft" }, "Loading …"));
   try {

@@ -1,0 +1,193 @@
+"""The playground in a real browser: samples of two models with the probability of each token, stopped and reloaded."""
+
+import json
+import math
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regpt.data.tokenizer import GPT2_TOKENIZER
+from regpt.interop.open_model import LoadedModel
+from tests.conftest import tiny_recipe, wait_until
+from tests.helpers.browser import Browser, Page
+from tests.helpers.served_app import served_app
+from tests.model.test_gpt import SMALL, model_of
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+LEAST = (0.5, 0.2, 0.05, 0.01, 0.0)  # probability of each level of colour
+
+
+@pytest.fixture(scope="module")
+def models() -> Iterator[Any]:
+    from regpt.endpoint.served_models import ServedModels
+
+    recipe = replace(tiny_recipe(Path("nowhere")), model=replace(SMALL, block_size=64))
+    found = []
+    for seed, name in enumerate(("one", "two")):
+        model = model_of(recipe.model, seed)
+        for parameter in model.parameters():
+            parameter.data *= 6  # so that tokens differ in their probabilities
+        found.append(LoadedModel(name, model, recipe, GPT2_TOKENIZER))
+    served = ServedModels(found)
+    yield served
+    served.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: Page, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    from regpt.endpoint.routes import model_routes
+    from regpt.serve.access import Access
+    from regpt.serve.app import create_app
+
+    root = tmp_path_factory.mktemp("played")
+    with served_app(create_app(root, Access(), (model_routes(models),))) as port:
+        found = Browser(chromium, f"http://127.0.0.1:{port}", root)
+        yield found
+        found.check_requests()
+
+
+def enter(browser: Browser, **values: Any) -> None:
+    """Fill in fields of the form."""
+    for name, value in values.items():
+        place = f"document.querySelector('#{name}')"
+        browser.value(
+            f"{place}.value = {json.dumps(str(value))}; {place}.dispatchEvent(new Event('input', {{bubbles: true}}))"
+        )
+
+
+def start(browser: Browser, width: int = 1400, scheme: str = "light", **values: Any) -> None:
+    browser.open("playground", width, scheme)
+    browser.wait("document.querySelector('#prompt')")
+    enter(
+        browser,
+        **{
+            "second": "two",
+            "n": 2,
+            "top_k": 0,
+            "temperature": 1,
+            "max_tokens": 12,
+            "seed": 5,
+            **values,
+        },
+    )
+    browser.value("document.querySelector('button.main').click()")
+
+
+def finished(browser: Browser) -> None:
+    browser.wait("/per second/.test(document.querySelector('.settings [role=status]').innerText)")
+
+
+def answers(browser: Browser, model: str) -> list[dict[str, Any]]:
+    """Ask the endpoint for what the page asks for."""
+    body = {"model": model, "prompt": "Once upon a time", "n": 2, "max_tokens": 12, "seed": 5, "logprobs": 5}
+    request = urllib.request.Request(f"{browser.base}/v1/completions", json.dumps(body).encode())
+    with urllib.request.urlopen(request) as answer:
+        return list(json.load(answer)["choices"])
+
+
+SAMPLES = """[...document.querySelectorAll('.samples article')].map((one) => ({
+  name: one.ariaLabel,
+  text: [...one.querySelectorAll('.text > :not(.prompt, .end)')].map((span) => span.textContent).join(''),
+  levels: [...one.querySelectorAll('.token')].map((span) => Number(/p(\\d)/.exec(span.className)[1])),
+  left: one.getBoundingClientRect().left, top: one.getBoundingClientRect().top }))"""
+
+
+def test_samples_of_two_models_stand_side_by_side_with_the_endpoints_tokens(browser: Browser) -> None:
+    start(browser)
+    finished(browser)
+    found = browser.value(SAMPLES)
+    assert [one["name"] for one in found] == ["one, sample 1", "two, sample 1", "one, sample 2", "two, sample 2"]
+    expected = {model: answers(browser, model) for model in ("one", "two")}
+    for one in found:
+        model, index = one["name"].split(", sample ")
+        choice = expected[model][int(index) - 1]
+        assert one["text"] == choice["text"]
+        if "\ufffd" not in choice["text"] and not any(
+            token.startswith("token:") for token in choice["logprobs"]["tokens"]
+        ):
+            chances = map(math.exp, choice["logprobs"]["token_logprobs"])
+            assert one["levels"] == [next(n for n, least in enumerate(LEAST) if chance >= least) for chance in chances]
+    assert len({one["text"] for one in found}) == 4 and len({level for one in found for level in one["levels"]}) > 2
+    assert found[0]["top"] == found[1]["top"] and found[0]["left"] < found[1]["left"]
+
+
+def test_arrow_keys_read_the_probability_of_a_token(browser: Browser) -> None:
+    start(browser, second="")
+    finished(browser)
+    log = answers(browser, "one")[0]["logprobs"]
+    browser.value("document.querySelector('.samples .text').focus()")
+    browser.press("Home", 36)
+    browser.press("ArrowRight", 39)
+    readout = browser.text(".token-readout")
+    assert f"{100 * math.exp(log['token_logprobs'][1]):.1f}" in readout and "token 2" in readout, (readout, log)
+    assert browser.value("document.querySelector('.token-readout').ariaLive") == "polite"
+    others = [token for token in log["top_logprobs"][1] if token != log["tokens"][1]]
+    assert (
+        browser.value("[...document.querySelectorAll('.token-readout .quoted')].slice(1).map((one) => one.textContent)")
+        == others
+    )
+
+
+def test_stop_cancels_the_requests_of_both_models(
+    browser: Browser, models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[Any] = []
+    for _, engine in models:
+        submit = engine.submit
+        monkeypatch.setattr(engine, "submit", lambda job, submit=submit: (jobs.append(job), submit(job)))
+    start(browser, max_tokens=4096, n=1)
+    browser.wait("document.querySelectorAll('.samples .token').length > 4")
+    browser.value("document.querySelector('.settings button[type=button]').click()")
+    wait_until(lambda: len(jobs) == 2 and all(job.left.is_set() for job in jobs))
+    browser.wait("document.querySelector('.settings [role=status]').innerText.includes('stopped')")
+    tokens = browser.value("document.querySelectorAll('.samples .token').length")
+    assert 4 < tokens < 4096 and browser.value("document.activeElement.className") == "main"
+    assert browser.value("document.querySelector('article > small').innerText.includes('stopped')")
+
+
+def test_settings_survive_a_reload(browser: Browser) -> None:
+    start(browser, prompt="Never again", top_p=0.75, second="")
+    browser.open("playground")
+    browser.wait("document.querySelector('#prompt')")
+    values = "['prompt', 'top_p', 'second', 'seed'].map((id) => document.getElementById(id).value)"
+    assert browser.value(values) == ["Never again", "0.75", "", "5"]
+    browser.value("sessionStorage.clear()")
+
+
+def test_error_of_the_endpoint_is_shown_at_its_field(browser: Browser) -> None:
+    start(browser, top_p=2)
+    browser.wait("document.querySelector('[role=alert]').innerText.includes('top_p')")
+    assert "from 0 to 1" in browser.text("[role=alert]") and browser.value("document.activeElement.id") == "top_p"
+    assert browser.value("document.querySelectorAll('.samples article').length") == 0
+    browser.value("sessionStorage.clear()")
+    browser.note()
+    browser.complaints.clear()  # Chromium logs the refusal
+
+
+CONTRASTS = """(() => {
+  const parts = (colour) => colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+  const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const light = (colour) => parts(colour).reduce((sum, c, n) => sum + linear(c) * [0.2126, 0.7152, 0.0722][n], 0);
+  return [1, 2, 3, 4].map((level) => {
+    const style = getComputedStyle(document.querySelector(`.levels .p${level}`));
+    const [a, b] = [light(style.color), light(style.backgroundColor)].sort((one, other) => other - one);
+    return (a + 0.05) / (b + 0.05);
+  });
+})()"""
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_playground_fits_the_window_and_is_legible(browser: Browser, width: int, scheme: str) -> None:
+    start(browser, width, scheme)
+    finished(browser)
+    assert browser.value("document.documentElement.scrollWidth <= innerWidth")
+    contrasts = browser.value(CONTRASTS)
+    assert min(contrasts) >= 4.5 and sorted(contrasts, reverse=True) == contrasts  # rarer tokens stand out more
+    controls = "[...document.querySelectorAll('input, select, textarea, button')]"
+    assert browser.value(f"{controls}.filter((one) => !(one.labels?.length || one.textContent.trim())).length") == 0
