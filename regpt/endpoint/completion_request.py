@@ -12,6 +12,7 @@ from regpt.endpoint.request_fields import (
     flag,
     number,
     sampling_of,
+    shown,
     stop_words_of,
     unsupported,
 )
@@ -91,7 +92,7 @@ def checked_prompt(prompt: str | list[int], loaded: LoadedModel) -> list[int]:
     longest, vocabulary = loaded.model.recipe.block_size, loaded.tokenizer.vocabulary
     ids = loaded.tokenizer.context(prompt).tolist() if isinstance(prompt, str) else prompt
     if wrong := next((i for i in ids if not 0 <= i < vocabulary), None):
-        raise invalid_request(f"token {wrong} does not exist; ids are below {vocabulary:,}", "prompt")
+        raise invalid_request(f"token {shown(wrong)} does not exist; ids are below {vocabulary:,}", "prompt")
     if len(ids) > longest:
         text = f"the prompt has {len(ids):,} tokens; the model reads at most {longest:,}"
         raise invalid_request(text, "prompt", "context_length_exceeded")

@@ -10,7 +10,7 @@ from regpt.serve.errors import ApiError, invalid_request
 
 MOST_NEW_TOKENS = 4096  # of one completion
 MOST_ROWS = 64  # completions of one request
-MOST_STOP_WORDS = 4  # as OpenAI allows
+MOST_STOP_WORDS = 16  # OpenAI allows 4, but tasks of lm-eval have more
 SAMPLING_FIELDS = ("temperature", "top_p", "top_k", "seed", "stop", "n", "max_tokens")
 COMMON_FIELDS = ("model", *SAMPLING_FIELDS, "logprobs", "stream", "stream_options")
 # Fields about OpenAI's service, which change no answer.
@@ -55,7 +55,7 @@ def sampling_of(body: Mapping[str, Any]) -> Sampling:
         temperature=number(body, "temperature", float, 1.0, 0.0, 100.0),
         top_p=number(body, "top_p", float, 1.0, 0.0, 1.0),
         top_k=number(body, "top_k", int, 0, 0, 1 << 31),  # not OpenAI's
-        seed=secrets.randbits(62) if seed is None else number(body, "seed", int, 0, -(1 << 62), 1 << 62),
+        seed=secrets.randbits(62) if seed is None else number(body, "seed", int, 0, -(1 << 63), (1 << 63) - 1),
     )
 
 

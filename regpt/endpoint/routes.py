@@ -43,14 +43,14 @@ def model_routes(models: ServedModels) -> APIRouter:
     async def completions(request: Request) -> Response:
         body = await json_of(request)
         name, engine = models.of_request(body)
-        asked = parse_completion(body, engine.loaded)
+        asked = await asyncio.to_thread(parse_completion, body, engine.loaded)  # a long text takes seconds to encode
         return await answer(request, name, engine, asked, TextForm(engine.loaded.tokenizer))
 
     @router.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
         body = await json_of(request)
         name, engine = models.of_request(body)
-        asked = parse_chat(body, engine.loaded, name)
+        asked = await asyncio.to_thread(parse_chat, body, engine.loaded, name)
         return await answer(request, name, engine, asked, ChatForm(engine.loaded.tokenizer))
 
     return router

@@ -10,12 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+LEAST_TEMPERATURE = 1e-6  # logits divided by less overflow
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is drawn."""
 
-    temperature: float = 1.0  # 0: greedy decoding
+    temperature: float = 1.0  # below LEAST_TEMPERATURE: greedy decoding
     top_k: int = 0  # draw from the k most likely tokens; 0: from all
     top_p: float = 1.0  # draw from the most likely tokens that together reach this probability; 1: from all
     seed: int = 42
@@ -60,7 +62,7 @@ def choose_rows(logits: Tensor, samplings: Sequence[Sampling], generators: Seque
 def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
     """Draw the next token of each row by one rule.  (B, V) -> (B)"""
     logits = logits.float().cpu()
-    if sampling.temperature == 0:
+    if sampling.temperature < LEAST_TEMPERATURE:
         return logits.argmax(dim=1)
     ordered, tokens = (logits / sampling.temperature).sort(dim=1, descending=True, stable=True)
     probabilities = ordered.softmax(dim=1)

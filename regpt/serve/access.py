@@ -62,7 +62,10 @@ def cookie_name(port: int) -> str:
 
 
 class AccessControl:
-    """ASGI middleware: refuses what `Access` does not allow and large bodies, and adds the headers of safety."""
+    """ASGI middleware: refuses what `Access` does not allow and large bodies, and adds the headers of safety.
+
+    HEAD is answered as GET, without the body.
+    """
 
     def __init__(self, app: App, access: Access) -> None:
         self.app, self.access = app, access
@@ -73,7 +76,12 @@ class AccessControl:
                 await self.app(scope, receive, send)
             return  # a websocket: the server has none
 
+        is_head = scope["method"] == "HEAD"
+        scope = {**scope, "method": "GET"} if is_head else scope
+
         async def send_with_headers(message: Message) -> None:
+            if is_head and message["type"] == "http.response.body":
+                message = {**message, "body": b""}
             if message["type"] == "http.response.start":
                 own = dict(message.get("headers", ()))
                 safe = {**HEADERS, POLICY_HEADER: PAGE_POLICY.encode()}
@@ -83,7 +91,7 @@ class AccessControl:
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"]}
         refusal = self.refusal(scope, headers)
         body = b""
-        if refusal is None and scope["method"] not in ("GET", "HEAD"):
+        if refusal is None and scope["method"] != "GET":
             body, refusal = await read_body(receive)
             receive = replay(body, receive)
         if refusal is None:
@@ -100,7 +108,7 @@ class AccessControl:
                 403, ErrorType.PERMISSION, "host_not_allowed", f"host '{host}' is not this server; use {known}"
             )
         origin = headers.get("origin")
-        if origin is not None and scope["method"] not in ("GET", "HEAD") and urlsplit(origin).netloc != host:
+        if origin is not None and scope["method"] != "GET" and urlsplit(origin).netloc != host:
             return ApiError(
                 403, ErrorType.PERMISSION, "origin_not_allowed", f"requests from the site '{origin}' are refused"
             )

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from regpt import __version__
 from regpt.serve.access import SESSION_PATH, Access, AccessControl, cookie_name, server_port
-from regpt.serve.errors import ApiError, ErrorType, invalid_request
+from regpt.serve.errors import ApiError, ErrorType, invalid_request, not_found
 from regpt.serve.run_routes import json_response, run_routes
 
 KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
@@ -53,12 +53,17 @@ def page_routes() -> APIRouter:
 
 
 def routes_without_model() -> APIRouter:
-    """Return the route by which a page sees that no model is served."""
+    """Return the routes of a server that has no model: an empty list, and requests refused with the remedy."""
     router = APIRouter()
 
     @router.get("/v1/models")
     def list_models() -> Response:
         return json_response({"object": "list", "data": []})
+
+    @router.post("/v1/completions")
+    @router.post("/v1/chat/completions")
+    def refuse() -> Response:
+        raise not_found("no model is served; start the server with one: regpt serve MODEL", "model_not_found")
 
     return router
 
@@ -91,13 +96,15 @@ def error_response(error: ApiError) -> Response:
 
 def answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path}"
+    what = f"{request.method} {request.scope['path']}"
     if error.status_code == 405:
         text, code = f"{what} is not possible here", "method_not_allowed"
     else:
         text, code = f"there is no {what}", "not_found"
     kind = ErrorType.NOT_FOUND if error.status_code == 404 else ErrorType.INVALID_REQUEST
-    return error_response(ApiError(error.status_code, kind, code, text))
+    response = error_response(ApiError(error.status_code, kind, code, text))
+    response.headers.update(error.headers or {})  # such as the methods that are allowed
+    return response
 
 
 def answer_invalid_request(request: Request, error: Exception) -> Response:

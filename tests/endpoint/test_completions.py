@@ -158,6 +158,9 @@ def test_logprobs_name_the_drawn_token_and_the_most_likely_ones(client: Any) -> 
     [
         ({"temperature": -1}, "temperature"),
         ({"temperature": "hot"}, "temperature"),
+        ({"temperature": 10**400}, "temperature"),
+        ({"seed": 1 << 63}, "seed"),
+        ({"prompt": [10**400]}, "prompt"),
         ({"top_p": 2}, "top_p"),
         ({"top_k": 1.5}, "top_k"),
         ({"max_tokens": 10**9}, "max_tokens"),
@@ -166,7 +169,7 @@ def test_logprobs_name_the_drawn_token_and_the_most_likely_ones(client: Any) -> 
         ({"n": 65}, "n"),
         ({"prompt": ["a"] * 33, "n": 2}, "n"),
         ({"logprobs": 6}, "logprobs"),
-        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
         ({"stop": [1]}, "stop"),
         ({"prompt": {"a": 1}}, "prompt"),
         ({"prompt": []}, "prompt"),
