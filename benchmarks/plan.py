@@ -26,13 +26,13 @@ from benchmarks.step import THREADS
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, open_device
 from regpt.machine.load import LoadMeter, process_seconds
+from regpt.parallel.model import Parallel
 from regpt.plan.measure_cpu import measured_rates
 from regpt.plan.run_time import time_on_cpu
 from regpt.plan.workload import count_work
 from regpt.preparation.dataset import open_or_prepare
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
-from regpt.training.parallel import Parallel
 from regpt.training.start import start_training
 
 GOAL = 0.25
@@ -121,7 +121,7 @@ def take_step(parallel: Parallel, recipe: Recipe, device: Device) -> float:
         loss.backward()
     parallel.clip(parallel.squared_norm() ** 0.5)
     parallel.optimizer.step()
-    parallel.optimizer.zero_grad(set_to_none=True)
+    parallel.optimizer.zero_grad()
     return time.perf_counter() - started_at
 
 

@@ -20,9 +20,10 @@ import torch.distributed as dist
 
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.machine.device import open_device
+from regpt.parallel.making import make_parallel
+from regpt.parallel.model import Parallel
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
-from regpt.training.parallel import Parallel, make_parallel
 
 ROUNDS = 5
 SIZES = {
@@ -103,7 +104,7 @@ def step(parallel: Parallel, recipe: Recipe, tokens: torch.Tensor, micro_batches
     parallel.after_last_backward()
     parallel.clip(parallel.squared_norm() ** 0.5)
     parallel.optimizer.step()
-    parallel.optimizer.zero_grad(set_to_none=True)
+    parallel.optimizer.zero_grad()
 
 
 def timed(what: Callable[[], object]) -> float:

@@ -37,7 +37,7 @@ for _ in sys.stdin:
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    optimizer.zero_grad()
     value = loss.item()
     print(time.perf_counter() - started_at, value, flush=True)
 """

@@ -14,9 +14,9 @@ from regpt.base import files
 from regpt.checkpoint import store
 from regpt.cli.main import main
 from regpt.data.batches import Batch
+from regpt.parallel.model import Parallel
 from regpt.tracking.journal import SkippedRecord, StepRecord
 from regpt.training import gradients, periodic_eval, trainer
-from regpt.training.parallel import Parallel
 
 
 def poison_loss(steps: range) -> None:

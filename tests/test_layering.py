@@ -31,6 +31,7 @@ PACKAGES = [
     "interop",
     "generation",
     "evaluation",
+    "parallel",
     "training",
     "branching",
     "plan",
@@ -55,6 +56,7 @@ MAY_NOT_IMPORT = {
     "model": {"time", "os", "pathlib"},
     "optimizer": {"time", "os", "pathlib"},
 }
+WITHOUT_COMPILER = {"model", "distributed", "optimizer", "checkpoint", "interop", "evaluation", "training", "branching"}
 MOST_LINES_OF_A_MODULE = 300
 MOST_LINES_OF_A_FUNCTION = 60
 LONG_MODULES: set[str] = set()
@@ -167,6 +169,20 @@ def test_packages_that_training_may_lack_are_not_imported_with_a_module() -> Non
             nodes = [node for node in syntax_tree(name).body if isinstance(node, ast.Import | ast.ImportFrom)]
             names = {alias.name for node in nodes for alias in node.names} | {getattr(n, "module", "") for n in nodes}
             assert not {str(other).split(".")[0] for other in names} & lacking, name
+
+
+def test_training_and_sampling_uncompiled_do_not_import_the_compiler() -> None:
+    """Importing it doubles the time that every process takes to start."""
+    code = f"""import sys, torch, {", ".join(name for name in modules() if package_of(name) in WITHOUT_COMPILER)}
+from regpt.model.gpt import GPT
+from regpt.optimizer.making import make_optimizer
+from regpt.recipe.settings import load_recipe
+recipe = load_recipe("demo-next", ["model.n_embd=16", "model.n_head=2", "model.n_layer=2", "optimizer.average_steps=2"])
+model = GPT(recipe.model)
+model(torch.arange(64).view(2, 32), torch.arange(1, 65).view(2, 32)).backward()
+make_optimizer(model, recipe).step()
+sys.exit("torch._dynamo" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_environment_variables_are_read_in_one_module() -> None:

@@ -17,10 +17,10 @@ from regpt.data.batches import Batch
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, known_card, open_device
 from regpt.machine.oom import is_out_of_memory
+from regpt.parallel.model import Parallel
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import load_recipe
 from regpt.training.gradients import Gradients
-from regpt.training.parallel import Parallel
 
 T = TypeVar("T")
 RECIPES = ("gpt2-modern", "gpt2-classic")

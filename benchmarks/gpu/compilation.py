@@ -46,7 +46,7 @@ def first_gradients(training: Training, bench: Bench) -> Tensor:
     """Return all gradients of the first batch as one vector."""
     training.gradients.forward_and_backward(0, bench.batches(training.recipe)[0])
     gradients = torch.cat([gradient.flatten().float() for gradient in training.parallel.gradients()])
-    training.parallel.optimizer.zero_grad(set_to_none=True)
+    training.parallel.optimizer.zero_grad()
     return gradients
 
 

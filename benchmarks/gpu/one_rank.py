@@ -13,7 +13,9 @@ from benchmarks.gpu.results import Bound, Measured
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.data.batches import Batch
 from regpt.distributed.dtensor import to_local
-from regpt.training.parallel import DDPParallel, FSDPParallel, Parallel
+from regpt.parallel.model import Parallel
+from regpt.parallel.replicated import DDPParallel
+from regpt.parallel.sharded import FSDPParallel
 
 STEPS = 4
 KINDS: dict[str, type[Parallel]] = {"ddp": DDPParallel, "fsdp": FSDPParallel}

@@ -42,7 +42,7 @@ class Rival:
             losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         return float(torch.stack(losses).mean())
 
 

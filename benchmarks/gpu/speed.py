@@ -135,7 +135,7 @@ def parts_of_a_micro_batch(bench: Bench, training: Training) -> Iterator[Measure
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if bench.on_card else [])]
     with profile(activities=activities) as profiled:
         taken = bench.seconds(lambda: training.gradients.forward_and_backward(0, batch))
-    training.parallel.optimizer.zero_grad(set_to_none=True)
+    training.parallel.optimizer.zero_grad()
     milliseconds = dict.fromkeys([*KERNELS, OTHER], 0.0)
     kind = DeviceType.CUDA if bench.on_card else DeviceType.CPU
     for event in profiled.events() or []:

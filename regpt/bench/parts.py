@@ -20,10 +20,10 @@ from regpt.evaluation.validation import text_bytes, validation
 from regpt.generation.drawing import Sampling
 from regpt.machine.device import Device
 from regpt.machine.oom import is_out_of_memory, release_memory
+from regpt.parallel.model import Parallel
 from regpt.plan.workload import ITEM_POSITIONS
 from regpt.recipe.recipe import Recipe
 from regpt.training.checkpointing import TrainState
-from regpt.training.parallel import Parallel
 
 LONG_SECONDS = 5.0  # a part that takes longer is timed once
 ROUNDS = 3

@@ -14,9 +14,9 @@ from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, memory_bytes, peak_memory_bytes, reserved_bytes, reset_peak_memory
 from regpt.machine.load import LoadMeter
 from regpt.machine.oom import is_out_of_memory, release_memory, smaller_micro_batch
+from regpt.parallel.model import Parallel
 from regpt.recipe.recipe import Recipe
 from regpt.training.gradients import Gradients
-from regpt.training.parallel import Parallel
 
 WARM_UP_STEPS = 2  # the first one compiles, allocates memory and chooses kernels
 MIN_STEPS = 3

@@ -8,16 +8,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
-
 from regpt.base.errors import RanksError, UserError
 from regpt.checkpoint import store
 from regpt.checkpoint.retention import prune
 from regpt.checkpoint.snapshot import Snapshot, snapshot
 from regpt.checkpoint.store import Files, SavedCheckpoint
+from regpt.distributed.dtensor import is_sharded
 from regpt.distributed.rank_group import RankGroup
 from regpt.model.gpt import GPT
+from regpt.optimizer.base import Optimizer
 from regpt.recipe.sections import CheckpointRecipe
 from regpt.tracking.layout import RunPaths
 
@@ -128,4 +127,4 @@ class AsyncCheckpointer:
 
 def holds_shard(model: GPT) -> bool:
     """Return whether this rank holds only a shard of the model."""
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(is_sharded(parameter) for parameter in model.parameters())

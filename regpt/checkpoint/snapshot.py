@@ -5,12 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.optim import Optimizer
 
-from regpt.distributed.dtensor import local_rows, to_local
+from regpt.distributed.dtensor import is_sharded, local_rows, to_local
 from regpt.model.gpt import GPT
 from regpt.model.moe import balances
+from regpt.optimizer.base import Optimizer
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def snapshot(
     rows = {
         name: [local_rows(tensor)[0], tensor.shape[0]]
         for name, tensor in (weights | moments).items()
-        if isinstance(tensor, DTensor)
+        if is_sharded(tensor)
     }
     return Snapshot(
         step,

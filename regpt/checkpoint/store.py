@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from regpt.base.errors import CheckpointError, NumericsError, is_quota_error, writing_advice
 from regpt.base.files import flush_file, new_directory, sha256_of_file, staging_dir, write_json
@@ -23,6 +22,7 @@ from regpt.checkpoint.snapshot import Snapshot, named_weights
 from regpt.checkpoint.tensor_files import SavedTensors, write_tensors
 from regpt.distributed.dtensor import local_rows, shard_like, to_local
 from regpt.model.gpt import GPT
+from regpt.optimizer.base import Optimizer
 from regpt.tracking.layout import STEP_PREFIX, RunPaths, step_directories
 
 FORMAT = "regpt-checkpoint"
@@ -235,8 +235,8 @@ def load_moments(path: Path, model: GPT, optimizer: Optimizer) -> None:
             rows = saved.rows(key, *local_rows(parameter))
             # a fused AdamW keeps its step counter on the parameter's device, in float32
             here = rows.to(to_local(parameter).device)
-            is_sharded = saved.shapes[key][:1] == parameter.shape[:1]
-            optimizer.state[parameter][key.removeprefix(prefix)] = shard_like(parameter, here) if is_sharded else here
+            has_rows = saved.shapes[key][:1] == parameter.shape[:1]
+            optimizer.state[parameter][key.removeprefix(prefix)] = shard_like(parameter, here) if has_rows else here
 
 
 def saved_tensors(path: Path, kind: str) -> SavedTensors:

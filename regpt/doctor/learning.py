@@ -70,7 +70,7 @@ def check_overfitting(rehearsal: Rehearsal) -> str:
             break
         torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.grad_clip)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
     message = (
         f"{row.shape[1] - 1} tokens: {losses[0]:.2f} to {losses[-1]:.2f} in {len(losses) - 1} steps at max_lr;"
         f" their frequencies alone give {goal:.2f}"

@@ -14,7 +14,9 @@ A target that is `IGNORED` has a loss of 0 and adds nothing to any gradient. Mea
 included: who trains on masked targets divides by the share that counts (`regpt/training/gradients.py`).
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from torch.autograd.function import once_differentiable
 
 from regpt.data.loss_masks import IGNORED
 from regpt.model.chunks import rows_of_chunk
+from regpt.model.graphs import outside_graphs
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class LossOptions:
 PLAIN = LossOptions()
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # chunks have a graph of their own, all before them another
+@outside_graphs  # chunks have a graph of their own, all before them another
 def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOptions = PLAIN) -> Tensor:
     """Return the mean cross-entropy of softmax(hidden @ weight.T) over all positions, nats.  (N, C), (V, C), (N) -> ()
 
@@ -158,7 +161,7 @@ class Head:
 
     def fused_losses_and_gradient(self, logits: Tensor, targets: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
         """Do the same by one compiled kernel for whole chunks; a rest of another shape is computed uncompiled."""
-        compute = compiled_softmax_gradient_ if len(logits) == self.rows else softmax_gradient_
+        compute = compiled_softmax_gradient_() if len(logits) == self.rows else softmax_gradient_
         target_logits = cap(logits.gather(1, any_target(targets)).to(self.sum_dtype), options.softcap)
         log_sums = compute(logits, targets, options.softcap, options.z_weight)
         losses = (log_sums - target_logits + options.z_weight * log_sums.square()) * counted(targets, log_sums.dtype)
@@ -214,7 +217,10 @@ def softmax_gradient_(logits: Tensor, targets: Tensor, softcap: float, z_weight:
     return log_sums
 
 
-compiled_softmax_gradient_ = torch.compile(softmax_gradient_, dynamic=False)
+@cache
+def compiled_softmax_gradient_() -> Callable[[Tensor, Tensor, float, float], Tensor]:
+    """Return `softmax_gradient_`, compiled."""
+    return torch.compile(softmax_gradient_, dynamic=False)
 
 
 def cap(logits: Tensor, softcap: float) -> Tensor:

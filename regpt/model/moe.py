@@ -7,7 +7,6 @@ Shapes do not depend on how many rows an expert gets: torch.compile needs one gr
 order, because no row is added where another one is.
 """
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -17,10 +16,12 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
 from regpt.model.elementwise import ACTIVATIONS
+from regpt.model.graphs import outside_graphs
 from regpt.model.loss import product_dtype
 from regpt.recipe.architecture import ModelRecipe
 
 ALIGNMENT = 8  # torch's grouped product takes widths that are multiples of 16 bytes, in bfloat16
+GROUPED_PRODUCTS: dict[str, bool] = {}  # whether torch has them, by kind of device
 
 
 class MixtureOfExperts(nn.Module):
@@ -93,20 +94,23 @@ class ExpertLinear(nn.Module):
         return product_by_expert(rows, weight, ends)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]  # its shapes change with every batch
+@outside_graphs  # its shapes change with every batch
 def product_by_expert(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """Compute one product per expert, where torch has no grouped product.  (R, in), (E, out, in), (E) -> (R, out)"""
     counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
     return torch.cat([part @ matrix.t() for part, matrix in zip(rows.split(counts), weight.unbind(), strict=True)])
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def has_grouped_product(kind: str) -> bool:
-    """Return whether torch computes grouped products of bfloat16 and their gradients on a kind of device."""
-    return try_grouped_product(kind)
+    """Return whether torch computes grouped products of bfloat16 and their gradients on a kind of device.
+
+    A graph contains the answer, which must be known before it is traced; without it, there is no grouped product in it.
+    """
+    if kind not in GROUPED_PRODUCTS and not torch.compiler.is_compiling():
+        GROUPED_PRODUCTS[kind] = try_grouped_product(kind)
+    return GROUPED_PRODUCTS.get(kind, False)
 
 
-@cache
 def try_grouped_product(kind: str) -> bool:
     """Compute a small grouped product with an expert that has no rows, and its gradients; return whether it works."""
     rows, weight = torch.ones(16, 16, device=kind).bfloat16(), torch.ones(2, 16, 16, device=kind).bfloat16()

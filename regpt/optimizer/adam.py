@@ -1,41 +1,77 @@
-"""AdamW with cautious weight decay."""
+"""AdamW, which updates all tensors of a group in one pass by torch's fused kernel; weight decay may be cautious.
 
+Source: Loshchilov & Hutter 2019, arXiv 1711.05101. Moments have the names and the numbers of `torch.optim.AdamW`.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.optim import AdamW
+from torch import Tensor, nn
 
-from regpt.distributed.dtensor import to_local
+from regpt.distributed.dtensor import shard_like, to_local
+from regpt.optimizer.base import Optimizer
+from regpt.recipe.optimization import OptimizerRecipe
+
+STEP, MEAN, SQUARES = "step", "exp_avg", "exp_avg_sq"  # in the state of a parameter
 
 
-class CautiousAdamW(AdamW):
-    """AdamW that decays a weight only where its update moves it towards zero.
+class AdamW(Optimizer):
+    """AdamW. With `optimizer.cautious_weight_decay`, a weight decays only where its update moves it towards zero.
 
-    Source: Chen et al. 2025, arXiv 2510.12402. The update has the sign of the mean of gradients, because the
-    denominator is positive.
+    Source of the latter: Chen et al. 2025, arXiv 2510.12402. The update has the sign of the mean of gradients, because
+    the denominator is positive.
     """
 
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """Decay with the mean that this step will have, then update without decay."""
-        decays = [group["weight_decay"] for group in self.param_groups]
-        for group in self.param_groups:
-            if group["weight_decay"]:
-                self.decay(group)
-            group["weight_decay"] = 0.0
-        super().step(closure)
-        for group, decay in zip(self.param_groups, decays, strict=True):
-            group["weight_decay"] = decay
+    def __init__(self, groups: Sequence[dict[str, Any]], settings: OptimizerRecipe) -> None:
+        super().__init__(groups)
+        self.settings = settings
 
-    def decay(self, group: dict[str, Any]) -> None:
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            weight, gradient = to_local(parameter), to_local(parameter.grad)
-            earlier = self.state[parameter].get("exp_avg")
-            mean = gradient if earlier is None else to_local(earlier).lerp(gradient, 1 - group["betas"][0])
-            cautious_decay_(weight, mean, group["lr"] * group["weight_decay"])
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            self.update(group, [parameter for parameter in group["params"] if parameter.grad is not None])
+
+    def update(self, group: dict[str, Any], parameters: Sequence[nn.Parameter]) -> None:
+        if not parameters:
+            return
+        settings, decay = self.settings, group["weight_decay"]
+        states = [self.state_of(parameter) for parameter in parameters]
+        weights = [to_local(parameter) for parameter in parameters]
+        gradients = [to_local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+        means = [to_local(state[MEAN]) for state in states]
+        steps = [state[STEP] for state in states]
+        if settings.cautious_weight_decay and decay:
+            for weight, mean, gradient in zip(weights, means, gradients, strict=True):
+                cautious_decay_(weight, mean.lerp(gradient, 1 - settings.beta1), group["lr"] * decay)
+            decay = 0.0
+        torch._foreach_add_(steps, 1.0)
+        torch._fused_adamw_(
+            weights,
+            gradients,
+            means,
+            [to_local(state[SQUARES]) for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=settings.beta1,
+            beta2=settings.beta2,
+            weight_decay=decay,
+            eps=settings.eps,
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def state_of(self, parameter: nn.Parameter) -> dict[str, Any]:
+        """Return the parameter's state, zeros before its first step."""
+        state = self.state[parameter]
+        if STEP not in state:
+            local = to_local(parameter)
+            state[STEP] = local.new_zeros((), dtype=torch.float32)
+            for name in (MEAN, SQUARES):
+                state[name] = shard_like(parameter, torch.zeros_like(local))
+        return state
 
 
 def cautious_decay_(weight: Tensor, update: Tensor, share: float) -> None:

@@ -7,18 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
 from regpt.distributed.dtensor import to_local
+from regpt.optimizer.base import Optimizer
 from regpt.recipe.optimization import OptimizerRecipe
 
 AVERAGE = "average"  # in the state of a parameter
-
-
-def parameters_of(optimizer: Optimizer) -> Iterator[nn.Parameter]:
-    for group in optimizer.param_groups:
-        yield from group["params"]
 
 
 @torch.no_grad()
@@ -26,7 +20,7 @@ def update_average(optimizer: Optimizer, settings: OptimizerRecipe) -> None:
     """Move the average towards the weights, after a step. It begins with the weights after the first step."""
     if not settings.average_steps:
         return
-    for parameter in parameters_of(optimizer):
+    for parameter in optimizer.parameters():
         state = optimizer.state[parameter]
         if AVERAGE in state:
             to_local(state[AVERAGE]).lerp_(to_local(parameter), 1.0 / settings.average_steps)
@@ -46,13 +40,13 @@ def drop_average(optimizer: Optimizer) -> None:
 @contextmanager
 def averaged_weights(optimizer: Optimizer, settings: OptimizerRecipe) -> Iterator[None]:
     """Put the averaged weights into the model, and the last ones back afterwards, to the bit."""
-    last = [to_local(parameter).detach().clone() for parameter in parameters_of(optimizer)]
+    last = [to_local(parameter).detach().clone() for parameter in optimizer.parameters()]
     try:
         with torch.no_grad():
-            for parameter in parameters_of(optimizer):
+            for parameter in optimizer.parameters():
                 to_local(parameter).lerp_(to_local(optimizer.state[parameter][AVERAGE]), settings.average_share)
         yield
     finally:
         with torch.no_grad():
-            for parameter, weights in zip(parameters_of(optimizer), last, strict=True):
+            for parameter, weights in zip(optimizer.parameters(), last, strict=True):
                 to_local(parameter).copy_(weights)

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW, Optimizer
 
-from regpt.optimizer.adam import CautiousAdamW
+from regpt.optimizer.adam import AdamW
+from regpt.optimizer.base import Optimizer
 from regpt.optimizer.exchange import Exchange, NoExchange
 from regpt.optimizer.groups import Method, ParameterGroup, parameter_groups, stacked_matrices
 from regpt.optimizer.muon import Muon
-from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.recipe import Recipe
 
 
@@ -18,12 +17,12 @@ class CombinedOptimizer(Optimizer):
     """Several optimizers with one list of groups and one state, which load and save as those of a single one."""
 
     def __init__(self, parts: Sequence[Optimizer]) -> None:
-        super().__init__([group for part in parts for group in part.param_groups], {})
+        super().__init__([group for part in parts for group in part.param_groups])
         self.parts = parts
         for part in parts:
             part.state = self.state
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Do one step of each part."""
         for part in self.parts:
             part.step()
@@ -35,25 +34,19 @@ def make_optimizer(model: nn.Module, recipe: Recipe, exchange: Exchange | None =
     `exchange` says how ranks share Muon's work; by default each does all of it.
     """
     groups, settings = parameter_groups(model, recipe), recipe.optimizer
-    adam = make_adamw([torch_group(group) for group in groups if group.method is Method.ADAMW], settings)
+    adam = AdamW([group_dict(group) for group in groups if group.method is Method.ADAMW], settings)
     if settings.kind == "adamw":
         return adam
     hidden = [
-        {**torch_group(group), "stacked": [stacked_matrices(name, recipe.model) for name in group.parameters]}
+        {**group_dict(group), "stacked": [stacked_matrices(name, recipe.model) for name in group.parameters]}
         for group in groups
         if group.method is Method.MUON
     ]
     return CombinedOptimizer([Muon(hidden, settings, exchange or NoExchange()), adam])
 
 
-def make_adamw(groups: list[dict[str, Any]], settings: OptimizerRecipe) -> AdamW:
-    return (CautiousAdamW if settings.cautious_weight_decay else AdamW)(
-        groups, lr=settings.max_lr, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True
-    )
-
-
-def torch_group(group: ParameterGroup) -> dict[str, Any]:
-    """Return a group as torch has it. The last three are for `set_rates`."""
+def group_dict(group: ParameterGroup) -> dict[str, Any]:
+    """Return a group as an `Optimizer` has it. The last three are for `set_rates`."""
     return {
         "params": list(group.parameters.values()),
         "name": group.name,

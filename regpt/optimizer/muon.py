@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from regpt.distributed.dtensor import shard_like, to_local
 from regpt.optimizer.adam import cautious_decay_
+from regpt.optimizer.base import Optimizer
 from regpt.optimizer.exchange import Exchange
 from regpt.recipe.optimization import OptimizerRecipe
 
@@ -33,11 +33,11 @@ class Muon(Optimizer):
     """
 
     def __init__(self, groups: Sequence[dict[str, Any]], settings: OptimizerRecipe, exchange: Exchange) -> None:
-        super().__init__(groups, {"momentum": settings.muon_momentum})
+        super().__init__([{**group, "momentum": settings.muon_momentum} for group in groups])
         self.settings, self.exchange = settings, exchange
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self) -> None:
         """Update all parameters that have a gradient. All ranks that share the work call this."""
         for group in self.param_groups:
             for stacked, parameters in batches(group, self.exchange.ranks):

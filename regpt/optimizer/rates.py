@@ -1,7 +1,6 @@
 """The learning rate, the weight decay and the momentum of each group in a step."""
 
-from torch.optim import Optimizer
-
+from regpt.optimizer.base import Optimizer
 from regpt.optimizer.schedule import learning_rate
 from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.recipe import Recipe

@@ -19,7 +19,7 @@ from regpt.model.chunks import rows_of_chunk
 from regpt.model.gpt import Block, BlockInputs
 from regpt.model.loss import LossOptions, mean_loss, token_losses
 from regpt.model.rotary import rotary_table
-from regpt.optimizer.making import make_adamw
+from regpt.optimizer.adam import AdamW
 from regpt.optimizer.muon import orthogonalize
 from regpt.optimizer.sizes import muon_stacks
 from regpt.plan.run_time import Rates
@@ -61,7 +61,7 @@ def block_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float
         with device.autocast():
             y, _ = block(x, BlockInputs(rotations))
         y.backward(torch.ones_like(y))
-        block.zero_grad(set_to_none=True)
+        block.zero_grad()
 
     def evaluate(x: Tensor) -> None:
         with torch.no_grad(), device.autocast():
@@ -140,7 +140,7 @@ def sampling_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
 def optimizer_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
     """Return the seconds per parameter of gradient norm, clipping, AdamW and resetting the gradients."""
     layer = torch.nn.Linear(1024, OPTIMIZER_PARAMETERS // 1024, bias=False).to(device.torch_device)
-    optimizer = make_adamw([{"params": [layer.weight], "weight_decay": 0.1}], recipe.optimizer)
+    optimizer = AdamW([{"params": [layer.weight], "lr": 0.0, "weight_decay": 0.1}], recipe.optimizer)
 
     def once() -> None:
         layer.weight.grad = torch.ones_like(layer.weight)

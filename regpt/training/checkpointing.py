@@ -11,13 +11,13 @@ from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.console.training import TrainingConsole
 from regpt.distributed.signals import GracefulStop
 from regpt.optimizer.sizes import checkpoint_bytes
+from regpt.parallel.model import Parallel
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import as_tables
 from regpt.tracking.events import CheckpointFailed
 from regpt.tracking.journal import CheckpointRecord, EventRecord, Record
 from regpt.tracking.layout import RunPaths, parse_step
 from regpt.training.guard import Guard
-from regpt.training.parallel import Parallel
 from regpt.training.periodic_eval import PeriodicEvaluation
 
 EXPECTED_BYTES_PER_SECOND = 200e6  # of a checkpoint on a slow disk, before one was measured

@@ -15,7 +15,7 @@ from regpt.machine.compilation import compilation_errors
 from regpt.machine.device import Device, seed_micro_batch
 from regpt.machine.oom import is_out_of_memory
 from regpt.model.moe import expert_loads
-from regpt.training.parallel import Parallel
+from regpt.parallel.model import Parallel
 
 
 class Gradients:
@@ -106,7 +106,7 @@ class Gradients:
                 raise
             return True
         finally:
-            self.parallel.optimizer.zero_grad(set_to_none=True)
+            self.parallel.optimizer.zero_grad()
 
     def on_device(self, array: NDArray[np.int64]) -> Tensor:
         tensor = torch.from_numpy(array)

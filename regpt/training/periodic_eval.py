@@ -28,6 +28,7 @@ from regpt.evaluation.validation import Validation, validation
 from regpt.generation.drawing import Sampling
 from regpt.model.gpt import GPT
 from regpt.optimizer.average import averaged_weights, has_average
+from regpt.parallel.model import Parallel
 from regpt.recipe.recipe import Recipe
 from regpt.tasks.catalog import TASKS
 from regpt.tasks.items import Items, open_items
@@ -40,7 +41,6 @@ from regpt.tracking.window_losses import (
     write_text_losses,
     write_window_losses,
 )
-from regpt.training.parallel import Parallel
 
 HELLASWAG = TASKS["hellaswag"]
 IN_RUN = RunPaths(Path())  # the journal holds paths relative to the run directory

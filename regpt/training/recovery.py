@@ -13,6 +13,7 @@ from regpt.data.batches import Batch, BatchLoader
 from regpt.data.shards import TokenWindows
 from regpt.machine.device import memory_bytes
 from regpt.machine.oom import release_memory, smaller_micro_batch
+from regpt.parallel.model import Parallel
 from regpt.recipe.settings import to_toml
 from regpt.tracking.events import Failed, OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, SkippedRecord
@@ -20,7 +21,6 @@ from regpt.tracking.layout import RunPaths
 from regpt.training.checkpointing import Checkpointing, TrainState
 from regpt.training.evidence import gradient_norms, write_evidence
 from regpt.training.guard import Verdict
-from regpt.training.parallel import Parallel
 from regpt.training.periodic_eval import PeriodicEvaluation
 
 VERDICT_TEXT = {
@@ -57,7 +57,7 @@ class Recovery:
                 self.run_dir, record, verdict, number, batch, self.train_windows, norms, self.evaluation.tokenizer
             )
             self.console.note(f"step {record.step:,}: {record.reason}; {VERDICT_TEXT[verdict]} ({folder})")
-        self.parallel.optimizer.zero_grad(set_to_none=True)
+        self.parallel.optimizer.zero_grad()
         if verdict is Verdict.SKIP:
             self.write(record)
             return step + 1
@@ -93,7 +93,7 @@ class Recovery:
         """
         ranks, guard = self.parallel.ranks, self.state.guard
         self.checkpoints.collect(wait=True)
-        self.parallel.optimizer.zero_grad(set_to_none=True)
+        self.parallel.optimizer.zero_grad()
         release_memory(self.parallel.device.torch_device.type, self.parallel.device.compiled)
         ranks.on_main(lambda: store.remove_after(self.run_dir, first_step))
         recipe = self.state.recipe

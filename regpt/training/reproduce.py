@@ -163,7 +163,7 @@ def reproduce(
                 record = training.train_step(step, batches.at(step))
                 if isinstance(record, SkippedRecord):
                     training.state.guard.reject(step, step)
-                    training.optimizer.zero_grad(set_to_none=True)
+                    training.optimizer.zero_grad()
                 divergence = first_difference(known[step + 1], record)
                 if divergence is not None:
                     return divergence

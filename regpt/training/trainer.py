@@ -25,6 +25,7 @@ from regpt.machine.load import LoadMeter
 from regpt.machine.oom import OOM_RETRY_STEPS, is_out_of_memory, release_memory
 from regpt.model.moe import balance_experts
 from regpt.optimizer.schedule import learning_rate
+from regpt.parallel.making import make_parallel
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import as_tables
 from regpt.tokenization.opening import tokenizer_in
@@ -33,7 +34,6 @@ from regpt.tracking.journal import EventRecord, ExpertLoadRecord, Journal, Recor
 from regpt.tracking.trackers import Trackers
 from regpt.training.checkpointing import Checkpointing, TrainState
 from regpt.training.gradients import Gradients
-from regpt.training.parallel import make_parallel
 from regpt.training.periodic_eval import PeriodicEvaluation, open_hellaswag
 from regpt.training.recovery import Recovery
 

@@ -11,11 +11,11 @@ import torch
 from regpt.checkpoint import store
 from regpt.data.batches import Batch
 from regpt.model.gpt import GPT
+from regpt.parallel.model import Parallel
 from regpt.recipe.settings import load_recipe
 from regpt.tracking.journal import SkippedRecord, StepRecord, read_history
 from regpt.tracking.rejections import RejectionKind
 from regpt.training import trainer
-from regpt.training.parallel import Parallel
 from tests.helpers.parallel_runs import MODES, STEPS, Workspace
 
 pytestmark = [pytest.mark.ranks, pytest.mark.skipif(sys.platform == "win32", reason="gloo under torchrun")]

@@ -19,12 +19,12 @@ from regpt.distributed.rendezvous import open_rank_group
 from regpt.distributed.signals import GracefulStop
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, choice_losses_and_greedy
 from regpt.machine.device import open_device
+from regpt.parallel.making import make_parallel
 from regpt.recipe.settings import load_recipe
 from regpt.tasks.packing import tokenize_together
 from regpt.tracking.events import Started
 from regpt.tracking.journal import History, RunState, read_history
 from regpt.tracking.layout import RunPaths
-from regpt.training.parallel import make_parallel
 from tests.helpers.parallel_runs import MODES, STEPS, Workspace, batches, evaluations, losses, same_tensors
 from tests.helpers.ranks import run_ranks
 

@@ -29,11 +29,12 @@ from regpt.doctor.resources import expected_seconds
 from regpt.doctor.runner import CHECKS, doctor, run_checks
 from regpt.interop import open_model
 from regpt.model.gpt import GPT
+from regpt.optimizer.adam import AdamW
+from regpt.parallel import model as parallel_model
 from regpt.preparation.dataset import prepare
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import to_toml
 from regpt.reporting import page
-from regpt.training import parallel
 from tests.conftest import tiny_recipe, wait_until
 from tests.helpers import strange_disks
 from tests.helpers.forked import fork_command
@@ -198,7 +199,7 @@ def targets_equal_inputs(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) 
 
 
 def optimizer_does_nothing(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:
-    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: None)
+    monkeypatch.setattr(AdamW, "step", lambda self: None)
 
 
 def unseeded_weights(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:
@@ -222,7 +223,7 @@ def disk_flips_a_bit(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> N
 
 
 def moments_not_restored(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:
-    monkeypatch.setattr(parallel, "load_moments", lambda path, model, optimizer: None)
+    monkeypatch.setattr(parallel_model, "load_moments", lambda path, model, optimizer: None)
 
 
 def different_loss_on_ranks(monkeypatch: pytest.MonkeyPatch, rehearsal: Rehearsal) -> None:

@@ -197,7 +197,7 @@ def test_compiled_kernel_equals_float64(softcap: float, z_weight: float) -> None
         exact = logits.double().requires_grad_()
         (gradient,) = torch.autograd.grad(capped_loss(exact, targets, softcap, z_weight).sum(), exact)
         expected = cap(exact.detach(), softcap).logsumexp(1, keepdim=True)
-        log_sums = compiled_softmax_gradient_(logits, targets, softcap, z_weight)
+        log_sums = compiled_softmax_gradient_()(logits, targets, softcap, z_weight)
         assert log_sums.dtype == torch.float32
         assert (log_sums - expected).abs().max() < 1e-5
         assert (logits.double() - gradient).norm() / gradient.norm() < tolerance

