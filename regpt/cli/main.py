@@ -23,6 +23,7 @@ from regpt.machine.env import (
     ignore_empty_terminal_size,
     open_standard_streams,
     unused_ranks,
+    use_huge_pages,
 )
 from regpt.recipe.aliases import RenamedSetting
 
@@ -85,6 +86,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code. As one rank of several, end the process instead."""
     open_standard_streams()
     ignore_empty_terminal_size()
+    use_huge_pages()
     return run_command(parse(words)) if current_launch().ranks == 1 else run_as_rank(words)
 
 

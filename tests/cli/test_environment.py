@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from regpt.cli.main import main
-from regpt.machine.env import ignore_empty_terminal_size
+from regpt.machine.env import ignore_empty_terminal_size, use_huge_pages
 
 PYTHON_M_REGPT = [sys.executable, "-m", "regpt"]
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -70,3 +70,24 @@ def test_terminal_of_no_width_prints_in_the_usual_one(monkeypatch: pytest.Monkey
     console = Console(file=text)
     console.print("step 1")
     assert text.getvalue() == "step 1\n" and console.size.height > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="advises Linux")
+def test_large_tensors_of_a_command_ask_for_huge_pages(tmp_path: Path) -> None:
+    """The flag hg of a mapping (proc(5), smaps) says that it was asked for, whether or not the kernel gives them."""
+    code = """if True:
+        import sys
+        from pathlib import Path
+        from regpt.cli.main import main
+        main(["recipe", "list"])
+        import torch
+        tensor = torch.ones(1 << 23)
+        mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
+        sys.exit(not any(" hg" in flags.splitlines()[0] for flags in mappings[1:]))"""
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+def test_huge_pages_that_the_user_turned_off_stay_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
+    use_huge_pages()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
