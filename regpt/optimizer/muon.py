@@ -135,6 +135,8 @@ def join(parts: Sequence[Tensor], shape: torch.Size) -> Tensor:
     """Stack the results of `split` for parameters of a shape again.  -> (n, *shape)"""
     rows, columns = shape[-2:]
     stacks = sum(part.shape[0] * part.shape[1] for part in parts) // rows
+    if not stacks:  # a rank beyond the number of matrices owns none
+        return parts[0].new_empty((0, *shape))
     tall = [part.reshape(stacks, -1, columns) for part in parts]
     return (tall[0] if len(tall) == 1 else torch.cat(tall, dim=1)).reshape(-1, *shape)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from regpt.model.gpt import GPT
 from regpt.optimizer.exchange import NoExchange
 from regpt.optimizer.making import CombinedOptimizer, make_optimizer
-from regpt.optimizer.muon import Muon, orthogonalize
+from regpt.optimizer.muon import Muon, join, orthogonalize, split
 from regpt.recipe.optimization import OptimizerRecipe
 from regpt.recipe.settings import load_recipe
 
@@ -182,6 +182,17 @@ def test_batches_are_bounded_without_changing_a_bit(monkeypatch: pytest.MonkeyPa
         optimizer.step()
         results.append([p.detach().clone() for p in model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+@pytest.mark.parametrize("stacked", [(1,), (2, 1, 1)])
+def test_joining_split_matrices_returns_the_parameters(count: int, stacked: tuple[int, ...]) -> None:
+    """Of more ranks than there are matrices, some own none."""
+    parameters = torch.arange(count * 8 * 3.0).view(count, 8, 3)
+    parts = split(parameters, stacked)
+    assert torch.equal(join(parts, torch.Size([8, 3])), parameters)
+    rows = join([part[..., :1] for part in parts], torch.Size([8, 1]))
+    assert torch.equal(rows, parameters[..., :1])
 
 
 def test_state_of_muon_is_momentum_and_row_moments_alone() -> None:
