@@ -12,7 +12,6 @@ from regpt.evaluation.sharding import gather_pieces, shares_of_rank
 from regpt.evaluation.text_stream import TextStream
 from regpt.generation.decoder import generate_tokens
 from regpt.generation.drawing import Request, Sampling
-from regpt.model.evaluation_mode import evaluation_mode
 from regpt.model.gpt import GPT
 
 
@@ -31,13 +30,12 @@ def generate(
     `generate_tokens` describes the rest.
     """
     requests = make_requests(sampling, range(len(prompts)) if numbers is None else numbers, new_tokens)
-    with evaluation_mode(model):
-        rounds = [
-            [one.token for one in drawn if one is not None]
-            for drawn in generate_tokens(model, prompts, requests, vocabulary, check_stop)
-        ]
-    new = torch.tensor(rounds, dtype=prompts.dtype, device=prompts.device).reshape(len(rounds), len(prompts))
-    return torch.cat([prompts, new.t()], dim=1)
+    texts: list[list[int]] = [[] for _ in prompts]
+    for drawn in generate_tokens(model, prompts, requests, vocabulary, check_stop):
+        for text, one in zip(texts, drawn, strict=True):
+            text += [] if one is None else [one.token]
+    new = torch.tensor(texts, dtype=prompts.dtype, device=prompts.device).reshape(len(texts), -1)
+    return torch.cat([prompts, new], dim=1)
 
 
 def make_requests(
@@ -63,17 +61,18 @@ def stream_texts(
     requests = make_requests(sampling, range(count), new_tokens, tokenizer.eos)
     streams = [TextStream(tokenizer.decode) for _ in range(count)]
     ready = [stream.add(*ids.tolist()) for stream in streams]
-    has_ended = [False] * count
+    left = [new_tokens] * count
     current = 0
     for drawn in generate_tokens(model, prompts, requests, tokenizer.vocabulary):
         for number, one in enumerate(drawn):
-            has_ended[number] = one is None or one.token in tokenizer.eos
-            if one is not None and not has_ended[number]:
-                ready[number] += streams[number].add(one.token)
+            if one is not None:
+                is_end = one.token in tokenizer.eos
+                left[number] = 0 if is_end else left[number] - 1
+                ready[number] += "" if is_end else streams[number].add(one.token)
         while current < count:
             yield current, ready[current]
             ready[current] = ""
-            if not has_ended[current]:
+            if left[current]:
                 break
             yield current, streams[current].finish()
             current += 1

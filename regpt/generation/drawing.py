@@ -1,9 +1,9 @@
 """Draw the next token of each row from its logits.
 
-B rows, V tokens of the vocabulary.
+B rows, V tokens of the vocabulary, M most likely tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 LEAST_TEMPERATURE = 1e-6  # logits divided by less overflow
+NUCLEUS = 512  # tokens that are sorted at first for top-p; all of them where these are not enough
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,13 @@ class Sampling:
     seed: int = 42
 
     @property
-    def rule(self) -> tuple[float, int, float]:
-        """Everything but the seed: rows with equal rules are drawn together."""
-        return self.temperature, self.top_k, self.top_p
+    def is_greedy(self) -> bool:
+        return self.temperature < LEAST_TEMPERATURE
+
+    @property
+    def truncates(self) -> bool:
+        """Whether unlikely tokens are never drawn."""
+        return self.top_k > 0 or self.top_p < 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,33 +52,69 @@ class Drawn(NamedTuple):
     alternatives: tuple[tuple[int, float], ...] = ()  # the most likely tokens with the same, most likely first
 
 
-def choose_rows(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw the next token of each row, each by its own rule.  (B, V) -> (B)"""
-    rules = dict.fromkeys(sampling.rule for sampling in samplings)
-    if len(rules) == 1:
-        return choose(logits, samplings[0], generators)
+def choose(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw the next token of each row, by its own rule and generator, on the CPU.  (B, V) -> (B)
+
+    Each token gets a random number e from the exponential distribution, and the largest probability / e wins: the
+    Gumbel-max trick. A row draws the same token alone and in a batch, although the sums of a forward pass differ there
+    in the last digits: another token wins only where two of these quotients agree to about six digits. With a
+    cumulative sum over 50,000 tokens, each of them would move a little and the drawn one with them.
+    """
+    logits = logits.float().cpu()
     chosen = torch.empty(len(logits), dtype=torch.int64)
-    for rule in rules:
-        rows = [row for row, sampling in enumerate(samplings) if sampling.rule == rule]
-        chosen[rows] = choose(logits[rows], samplings[rows[0]], [generators[row] for row in rows])
+    whole = [row for row, rule in enumerate(samplings) if not (rule.is_greedy or rule.truncates)]
+    truncated = [row for row, rule in enumerate(samplings) if rule.truncates and not rule.is_greedy]
+    greedy = [row for row, rule in enumerate(samplings) if rule.is_greedy]
+    if greedy:
+        chosen[greedy] = logits[greedy].argmax(dim=1)
+    for rows in filter(None, (whole, truncated)):
+        rules = [samplings[row] for row in rows]
+        scaled = logits[rows] / column(rule.temperature for rule in rules)
+        waits = exponential([generators[row] for row in rows], logits.shape[1])
+        if rows is truncated:
+            scaled, tokens = most_likely(scaled, rules)
+            winners = (scaled - waits.gather(1, tokens).log()).argmax(dim=1, keepdim=True)
+            chosen[rows] = tokens.gather(1, winners).squeeze(1)
+        else:
+            chosen[rows] = (scaled - waits.log_()).argmax(dim=1)
     return chosen
 
 
-def choose(logits: Tensor, sampling: Sampling, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw the next token of each row by one rule.  (B, V) -> (B)"""
-    logits = logits.float().cpu()
-    if sampling.temperature < LEAST_TEMPERATURE:
-        return logits.argmax(dim=1)
-    ordered, tokens = (logits / sampling.temperature).sort(dim=1, descending=True, stable=True)
-    probabilities = ordered.softmax(dim=1)
-    if sampling.top_k:
-        probabilities[:, sampling.top_k :] = 0.0
+def exponential(generators: Sequence[torch.Generator], count: int) -> Tensor:
+    """Return numbers from the exponential distribution, each row by its generator.  -> (B, count)
+
+    By the logarithm of 53 random bits: `Tensor.exponential_` takes three times as long on a CPU.
+    """
+    uniform = torch.empty(len(generators), count, dtype=torch.float64)
+    for row, generator in zip(uniform, generators, strict=True):
+        row.uniform_(generator=generator)
+    return uniform.log_().neg_().float()
+
+
+def most_likely(logits: Tensor, rules: Sequence[Sampling], most: int = NUCLEUS) -> tuple[Tensor, Tensor]:
+    """Return the tokens that top-k and top-p keep, with their logits; those of other tokens are -inf.
+
+    `most` tokens are sorted where only top-p limits them, and all where these do not reach top-p.
+    (B, V) -> (B, M), (B, M)
+    """
+    V = logits.shape[1]
+    best, tokens = logits.topk(min(V, max(rule.top_k or most for rule in rules)), dim=1)
+    M = best.shape[1]
+    top_k = column(rule.top_k or V for rule in rules)
+    top_p = column(rule.top_p if rule.top_p < 1 else torch.inf for rule in rules)  # a rounded sum may exceed 1
+    best = best.masked_fill(torch.arange(M) >= top_k, -torch.inf)
     # Nucleus sampling (Holtzman et al. 2020): keep the most likely tokens, including the one that reaches top_p.
-    before = probabilities.cumsum(dim=1) - probabilities
-    probabilities[:, 1:][before[:, 1:] >= sampling.top_p * probabilities.sum(dim=1, keepdim=True)] = 0.0
-    rows = zip(probabilities, generators, strict=True)
-    drawn = torch.stack([torch.multinomial(row, 1, generator=generator) for row, generator in rows])
-    return tokens.gather(1, drawn).squeeze(1)
+    total = torch.where(top_k < V, best.logsumexp(1, keepdim=True), logits.logsumexp(1, keepdim=True))
+    reached = (best - total).exp().cumsum(dim=1)
+    if M < V and ((reached[:, -1:] < top_p) & (top_k > M)).any():
+        return most_likely(logits, rules, V)
+    best[:, 1:].masked_fill_(reached[:, :-1] >= top_p, -torch.inf)
+    return best, tokens
+
+
+def column(values: Iterable[float]) -> Tensor:
+    """(B, 1)"""
+    return torch.tensor(list(values))[:, None]
 
 
 def describe_rows(logits: Tensor, chosen: Tensor, requests: Sequence[Request]) -> list[Drawn]:

@@ -41,7 +41,7 @@ class GPT(nn.Module):
     """GPT-2: from tokens to a mean loss, a loss per token, or logits."""
 
     # Methods besides `forward` that run a complete pass: a sharded model must gather its parameters around each.
-    FORWARD_METHODS = ("losses", "losses_at", "losses_and_best_at", "next_logits")
+    FORWARD_METHODS = ("losses", "losses_at", "losses_and_best_at", "next_logits", "all_logits")
 
     rotations: Tensor | None  # (2, block_size, D/2); not a parameter, not saved
 
@@ -109,23 +109,27 @@ class GPT(nn.Module):
         """Return the logits after the last token; the tokens follow those in the cache.  (B, T) -> (B, V)"""
         return self.logits(self.hidden(tokens, cache)[:, -1])
 
+    def all_logits(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
+        """Return the logits after each token; the tokens follow those in the cache.  (B, T) -> (B, T, V)"""
+        return self.logits(self.hidden(tokens, cache))
+
     def hidden(self, tokens: Tensor, cache: KeyValueCache | None = None, prefix: SharedPrefix | None = None) -> Tensor:
         """Return the final hidden states, the head's input. With a cache, `tokens` follow those that it holds.
 
         (B, T) -> (B, T, C)
         """
-        first = cache.length if cache else 0
-        last = first + tokens.shape[1]
+        positions = cache.begin(tokens.shape[1]) if cache else prefix.positions if prefix else None
         x = self.token_embedding(tokens)
         if self.position_embedding is not None:
-            positions = prefix.positions if prefix else torch.arange(first, last, device=tokens.device)
-            x = x + self.position_embedding(positions)
+            plain = torch.arange(tokens.shape[1], device=tokens.device)
+            x = x + self.position_embedding(plain if positions is None else positions)
         if self.recipe.embedding_norm:
             x = unit_rms(x, self.recipe.norm_eps)
         x = embedded = self.dropout(x)
         rotations, mask = None, self.attention_mask(tokens, cache, prefix)
         if self.rotations is not None:
-            rotations = self.rotations[:, prefix.positions][:, :, None] if prefix else self.rotations[:, first:last]
+            plain = self.rotations[:, : tokens.shape[1]]
+            rotations = plain if positions is None else self.rotations[:, positions][:, :, None]
         first_values = None
         for layer, block in enumerate(self.blocks):
             inputs = BlockInputs(rotations, mask, (cache, layer) if cache else None)
@@ -138,21 +142,28 @@ class GPT(nn.Module):
                 x, values = block(x, inputs)
             first_values = values if first_values is None else first_values
         if cache:
-            cache.length = last
+            cache.advance()
         return self.final_norm(x)
 
     def attention_mask(self, tokens: Tensor, cache: KeyValueCache | None, prefix: SharedPrefix | None) -> Any:
         """Return the mask of `masks.attend` for all blocks; None where each token sees all earlier ones."""
+        if cache:
+            return self.cached_mask(tokens, cache)
         visible = prefix.visible() if prefix else None
         if not self.recipe.document_mask:
             return None if visible is None else visible[:, None]
         documents = document_numbers(tokens, visible, self.end_of_text)
-        if cache:
-            documents, known = cache.append_documents(documents)
-            return additive(same_document(documents, known), cache.buffer.dtype)
         if tokens.is_cuda and torch.compiler.is_compiling() and not (prefix or self.recipe.dropout):
             return document_blocks(documents)
         return additive(same_document(documents, documents, visible), product_dtype(self.token_embedding.weight))
+
+    def cached_mask(self, tokens: Tensor, cache: KeyValueCache) -> Tensor | None:
+        """Return the mask of tokens that follow those in a cache; None where each token sees all earlier ones."""
+        visible = cache.visible()
+        if self.recipe.document_mask:
+            documents, known = cache.append_documents(document_numbers(tokens, None, self.end_of_text))
+            visible = same_document(documents, known, visible)
+        return None if visible is None else additive(visible, cache.buffer.dtype)
 
     @property
     def head_weight(self) -> Tensor:

@@ -132,7 +132,7 @@ def sampling_seconds(recipe: Recipe, device: Device, seconds: float) -> float:
         x = torch.randn(count, 1, model.n_embd, device=target)
         for _ in range(model.n_layer):
             x, _ = block(x, BlockInputs(rotations))
-        choose(torch.nn.functional.linear(x[:, -1], weight), sampling, generators)
+        choose(torch.nn.functional.linear(x[:, -1], weight), [sampling] * count, generators)
 
     return fastest(once, device, seconds)
 

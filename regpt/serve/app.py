@@ -91,7 +91,8 @@ def session_routes(access: Access) -> APIRouter:
 
 
 def error_response(error: ApiError) -> Response:
-    return Response(error.body(), error.status, media_type="application/json")
+    headers = {} if error.retry_seconds is None else {"retry-after": str(error.retry_seconds)}
+    return Response(error.body(), error.status, headers, media_type="application/json")
 
 
 def answer_http_error(request: Request, error: Exception) -> Response:

@@ -26,6 +26,7 @@ class ApiError(Exception):
     code: str
     message: str
     param: str | None = None  # of the request, that is wrong
+    retry_seconds: int | None = None  # after which the client may try again
 
     def body(self) -> bytes:
         """Return the JSON that the client receives."""

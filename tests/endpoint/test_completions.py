@@ -9,12 +9,10 @@ import pytest
 import torch
 
 from regpt.data.tokenizer import END_OF_TEXT, decode, encode
-from regpt.endpoint.engine import Engine, Job, JobEnded
+from regpt.endpoint.engine import Engine
 from regpt.evaluation.sampling import continuations
 from regpt.generation.drawing import Sampling
 from regpt.interop.open_model import LoadedModel
-from regpt.serve.errors import ApiError
-from tests.conftest import wait_until
 from tests.evaluation.test_sampling import ends_at_once
 
 PROMPT = "Once upon a time"
@@ -215,56 +213,6 @@ def test_unknown_model_and_chat_are_not_found(client: Any) -> None:
         client.completions.create(model="gpt-4", prompt="a")
     with pytest.raises(openai.NotFoundError, match="/v1/completions"):
         client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "a"}])
-
-
-# The engine
-
-
-def job_of(events: list[Any], new_tokens: int, left: bool = False) -> Job:
-    job = Job([[11, 22]], 1, new_tokens, Sampling(seed=1), None, False, events.append)
-    if left:
-        job.left.set()
-    return job
-
-
-def test_full_queue_refuses_further_requests(loaded: LoadedModel) -> None:
-    engine = Engine(loaded, most_waiting=2)
-    events: list[Any] = []
-    endless = job_of(events, 10**6)
-    try:
-        engine.submit(endless)
-        wait_until(lambda: bool(events))  # it is being served, and waits no more
-        for _ in range(2):
-            engine.submit(job_of([], 1))
-        with pytest.raises(ApiError, match="2 requests") as refused:
-            engine.submit(job_of([], 1))
-        assert refused.value.status == 429 and refused.value.code == "queue_full"
-    finally:
-        endless.left.set()
-        engine.close()
-
-
-def test_client_that_leaves_frees_the_engine(engine: Engine) -> None:
-    events: list[Any] = []
-    endless = job_of(events, 10**6)
-    engine.submit(endless)
-    wait_until(lambda: len(events) > 2)
-    endless.left.set()
-    others: list[Any] = []
-    engine.submit(job_of(others, 4))
-    wait_until(lambda: bool(others) and isinstance(others[-1], JobEnded))
-    assert len(others) == 5 and events[-1] == JobEnded()
-
-
-def test_failure_of_one_request_does_not_end_the_engine(
-    http: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr("regpt.endpoint.engine.generate_tokens", lambda *_: 1 / 0)
-        answer = http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1})
-    assert answer.status_code == 500 and answer.json()["error"]["type"] == "server_error"
-    assert "ZeroDivisionError" in capsys.readouterr().err
-    assert http.post("/v1/completions", json={"prompt": "a", "max_tokens": 1}).status_code == 200
 
 
 def test_many_clients_get_the_texts_that_each_gets_alone(http: Any) -> None:

@@ -34,7 +34,7 @@ def test_draw_frequencies_equal_the_probabilities(
 ) -> None:
     temperature, top_k, top_p = settings
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
-    drawn = choose(logits(600, 16), sampling, [torch.Generator().manual_seed(1)] * 600)
+    drawn = choose(logits(600, 16), [sampling] * 600, [torch.Generator().manual_seed(1)] * 600)
     found = {int(token): float((drawn == token).float().mean()) for token in drawn.unique()}
     expected = expected or {7: 1.0}  # top_p 0 keeps the most likely token
     assert found.keys() == expected.keys()

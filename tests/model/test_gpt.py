@@ -149,7 +149,7 @@ def test_forward_methods_lists_every_method_that_runs_a_complete_pass() -> None:
         for name, method in vars(GPT).items()
         if inspect.isfunction(method) and "tokens" in inspect.signature(method).parameters
     }
-    assert from_tokens == {"forward", "hidden", "hidden_at", "attention_mask", *GPT.FORWARD_METHODS}
+    assert from_tokens == {"forward", "hidden", "hidden_at", "attention_mask", "cached_mask", *GPT.FORWARD_METHODS}
 
 
 def test_softcap_reaches_the_loss_the_evaluation_and_the_logits() -> None:

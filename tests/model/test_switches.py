@@ -97,6 +97,40 @@ def test_cache_gives_the_hidden_states_of_the_whole_row(recipe: ModelRecipe) -> 
 
 
 @pytest.mark.parametrize("recipe", MODELS.values(), ids=MODELS)
+def test_rows_of_a_cache_have_lengths_of_their_own(recipe: ModelRecipe) -> None:
+    """Rows join with prompts of 9, 2 and 14 tokens, the second part of a prompt is read behind the first one, a row
+    leaves, and each gets the hidden states of its whole row."""
+    model, x = model_of(recipe), torch.cat([tokens(24), tokens(24, seed=4)[:1]])
+    cache = KeyValueCache(recipe, 0, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        expected = model.hidden(x)
+        for row, length in zip(x, (9, 2, 14), strict=True):
+            alone = KeyValueCache(recipe, 1, torch.float32, torch.device("cpu"))
+            model.hidden(row[None, : length - 1], alone)
+            model.hidden(row[None, length - 1 : length], alone)
+            cache.join(alone, 1)
+        rows = [0, 1, 2]
+        for _ in range(10):
+            if cache.lengths == [12, 5, 17]:
+                cache.leave(0)
+                rows = [2, 1]
+            places = list(zip(rows, cache.lengths, strict=True))
+            found = model.hidden(torch.stack([x[row, at : at + 1] for row, at in places]), cache)[:, 0]
+            wanted = torch.stack([expected[row, at] for row, at in places])
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+        assert cache.lengths == [24, 12]
+
+
+@pytest.mark.parametrize("recipe", MODELS.values(), ids=MODELS)
+def test_long_prompt_may_be_read_in_parts(recipe: ModelRecipe) -> None:
+    model, x = model_of(recipe), tokens(24)
+    cache = KeyValueCache(recipe, 2, torch.float32, torch.device("cpu"))
+    with torch.no_grad():
+        parts = [model.hidden(part, cache) for part in x.split(7, dim=1)]
+        torch.testing.assert_close(torch.cat(parts, 1), model.hidden(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("recipe", MODELS.values(), ids=MODELS)
 def test_hidden_states_do_not_depend_on_later_tokens(recipe: ModelRecipe) -> None:
     model, x = model_of(recipe), tokens(24)
     changed = x.clone()
