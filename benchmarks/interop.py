@@ -1,4 +1,4 @@
-"""Open exported models in other programs: greedy tokens, logits, and the tokenizer on hostile text.
+"""Open exported models in other programs: greedy tokens, logits, the tokenizer and the chat template on hostile text.
 
     python -m benchmarks.interop classic modern next --python transformers=PYTHON --python mlx-lm=PYTHON
 
@@ -8,9 +8,11 @@ A program may be named several times, such as transformers 4 and 5. Nothing is i
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,12 +22,16 @@ import numpy as np
 import torch
 
 from benchmarks.interop_probes import PROBES
-from regpt.data.tokenizer import encoding
+from regpt.data.tokenizer import Tokenizer
+from regpt.evaluation.chat import Chat
 from regpt.export.directory import ExportOptions
 from regpt.export.opened import export_directory, export_file
 from regpt.export.precision import Precision
+from regpt.generation.drawing import Sampling
 from regpt.interop.form import ModelType, form_of
 from regpt.interop.open_model import LoadedModel, open_model
+from regpt.tokenization.chat_template import Message, prompt_tokens
+from regpt.tokenization.chat_tokens import ASSISTANT, SYSTEM, USER, ChatTokenizer
 
 PROMPTS = ["def main(", "import os\n", "class Parser:\n    def", "    return self."]
 NEW_TOKENS = 20
@@ -39,6 +45,7 @@ HOSTILE = [
     "a<|endoftext|>b <|endoftext |>",
     "日本語 ١٢٣ \u00a0\u200b \r\n",
 ]
+QUESTIONS = ["Now, the sky?", "Hi, snow?", "So; coal?", "Oh, a lemon?"]  # of docs/chat.md
 PROGRAMS_WITH_GGUF = {"llama.cpp": list(Precision)}
 
 
@@ -50,6 +57,7 @@ class Model:
     opened: LoadedModel
     tokens: list[list[int]]  # greedy, of each prompt
     logits: np.ndarray[Any, Any]  # after each prompt
+    answers: list[str]  # of a chat model, greedy
 
     @property
     def is_own(self) -> bool:
@@ -78,13 +86,10 @@ def main() -> int:
 
 
 def exported(name: str, runs: Path, folder: Path) -> Model:
-    """Export a run in all forms that its model has; return regpt's own results."""
+    """Export a run as a directory; return regpt's own results."""
     opened = open_model(name, runs)
     export_directory(opened, folder / name, ExportOptions())
-    model = Model(name, opened, *own_results(opened))
-    for precision in [] if model.is_own else Precision:
-        export_file(opened, folder / f"{name}-{precision}.gguf", ExportOptions(precision=precision))
-    return model
+    return Model(name, opened, *own_results(opened), own_answers(opened))
 
 
 @torch.no_grad()
@@ -102,6 +107,29 @@ def own_results(opened: LoadedModel) -> tuple[list[list[int]], np.ndarray[Any, A
     return found, np.stack(logits)
 
 
+def own_answers(opened: LoadedModel) -> list[str]:
+    """Return the answers of `regpt chat --temperature 0` to the questions; none of a model without a template."""
+    if not isinstance(opened.tokenizer, ChatTokenizer):
+        return []
+    return ["".join(Chat(opened, Sampling(temperature=0.0), NEW_TOKENS).ask(question)) for question in QUESTIONS]
+
+
+def conversations(opened: LoadedModel) -> list[list[Message]]:
+    """Return conversations with hostile text in every role; none for a model without a template.
+
+    Texts that name a special token are left out: programs that render the template read it as that token, we do not.
+    """
+    tokenizer = opened.tokenizer
+    if not isinstance(tokenizer, ChatTokenizer):
+        return []
+    texts = [text.strip() for text in HOSTILE if not any(name in text for name in tokenizer.special_tokens)]
+    pairs = zip(texts, texts[1:] + texts[:1], strict=True)
+    return [
+        [Message(SYSTEM, one), Message(USER, other), Message(ASSISTANT, one), Message(USER, other)]
+        for one, other in pairs
+    ]
+
+
 def row_of(name: str, python: str, precision: Precision, models: list[Model], folder: Path) -> list[str]:
     """Return a row of the table: the program with its version, then a cell for each model."""
     cells, versions = [], ""
@@ -116,14 +144,18 @@ def row_of(name: str, python: str, precision: Precision, models: list[Model], fo
 def ask(name: str, python: str, precision: Precision, model: Model, folder: Path) -> dict[str, Any]:
     """Run the probe of a program; return its answer, or {"error": its last line}."""
     gguf = folder / f"{model.name}-{precision}.gguf"
-    if name in PROGRAMS_WITH_GGUF and not gguf.exists():
+    if name in PROGRAMS_WITH_GGUF and model.is_own:
         return {"error": "no such architecture"}
+    if name in PROGRAMS_WITH_GGUF and not gguf.exists():
+        export_file(model.opened, gguf, ExportOptions(precision=precision))
     question, answer, logits = folder / "question.json", folder / "answer.json", folder / "logits.npy"
     for path in (answer, logits):
         path.unlink(missing_ok=True)
     prompts = [model.opened.tokenizer.tokens(prompt).tolist() for prompt in PROMPTS]
     asked: dict[str, Any] = {"folder": str(folder / model.name), "prompts": prompts, "prompt_texts": PROMPTS}
     asked |= {"gguf": str(gguf), "texts": HOSTILE, "new": NEW_TOKENS, "logits": str(logits)}
+    asked["conversations"] = [[one._asdict() for one in messages] for messages in conversations(model.opened)]
+    asked["questions"] = [Message(USER, question)._asdict() for question in QUESTIONS if model.answers]
     question.write_text(json.dumps(asked), encoding="utf-8")
     script = Path(__file__).with_name("interop_probes.py")
     command = [python, str(script), name, str(question), str(answer)]
@@ -138,20 +170,40 @@ def cell(answer: dict[str, Any], model: Model) -> str:
     """Say how many greedy continuations are equal, how far logits differ, and whether the tokenizer agrees."""
     if "error" in answer:
         return str(answer["error"])
+    parts, tokenizer = [], model.opened.tokenizer
     if "tokens" in answer:
-        equal = sum(one == other for one, other in zip(answer["tokens"], model.tokens, strict=True))
-    else:
-        texts = [model.opened.tokenizer.decode(tokens) for tokens in model.tokens]
-        equal = sum(one == other for one, other in zip(answer["continuations"], texts, strict=True))
-    parts = [f"greedy {equal} of {len(PROMPTS)}"]
+        parts.append(f"greedy {number_equal(answer['tokens'], model.tokens)} of {len(PROMPTS)}")
+    elif not isinstance(tokenizer, ChatTokenizer):  # llama.cpp is asked for no end of a text, which a chat draws soon
+        texts = [tokenizer.decode(tokens) for tokens in model.tokens]
+        parts.append(f"greedy {number_equal(answer['continuations'], texts)} of {len(PROMPTS)}")
     if "logits" in answer:
         parts.append(f"Δ {np.abs(answer['logits'] - model.logits).max():.1e}")
     if "ids" in answer:
-        ids = [encoding().encode(text, allowed_special="all") for text in HOSTILE]
-        same = sum(one == other for one, other in zip(answer["ids"], ids, strict=True))
-        back = sum(one == other for one, other in zip(answer["texts"], HOSTILE, strict=True))
-        parts.append(f"ids {same}, texts {back} of {len(HOSTILE)}")
+        ids = [ids_of(text, tokenizer) for text in HOSTILE]
+        back = number_equal(answer["texts"], HOSTILE)
+        parts.append(f"ids {number_equal(answer['ids'], ids)}, texts {back} of {len(HOSTILE)}")
+    if isinstance(tokenizer, ChatTokenizer):
+        if answer.get("chat_ids"):
+            expected = [prompt_tokens(one, tokenizer).tolist() for one in conversations(model.opened)]
+            same = number_equal(answer["chat_ids"], expected)
+            parts.append(f"apply_chat_template {same} of {len(expected)}")
+        if "answers" in answer:
+            same = number_equal([one.strip() for one in answer["answers"]], [one.strip() for one in model.answers])
+            parts.append(f"answers {same} of {len(QUESTIONS)}")
     return ", ".join(parts)
+
+
+def number_equal(found: Sequence[object], expected: Sequence[object]) -> int:
+    return sum(one == other for one, other in zip(found, expected, strict=True))
+
+
+def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Return the ids of a text in which names of special tokens stand for these tokens, as programs read prompts."""
+    found: list[int] = []
+    for piece in re.split("|".join(f"({re.escape(name)})" for name in tokenizer.special_tokens), text):
+        special = tokenizer.special_tokens.get(piece or "")
+        found += [special] if special is not None else tokenizer.encode(piece or "").tolist()
+    return found
 
 
 def table(models: list[Model], rows: list[list[str]]) -> list[str]:

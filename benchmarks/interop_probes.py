@@ -11,9 +11,14 @@ from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
-Asked = dict[str, Any]  # folder, gguf, prompts (token ids), texts (hostile), new (tokens), logits (file to write)
-Answer = dict[str, Any]  # tokens or continuations of each prompt, ids of each text
+# folder, gguf, prompts (token ids), texts (hostile), new (tokens), logits (file to write), and of a chat model
+# conversations (hostile) and questions
+Asked = dict[str, Any]
+Answer = dict[
+    str, Any
+]  # tokens or continuations of each prompt, ids of each text, chat_ids of each conversation, answers
 
 
 def transformers(asked: Asked) -> Answer:
@@ -35,7 +40,24 @@ def transformers(asked: Asked) -> Answer:
     numpy.save(asked["logits"], numpy.stack(logits))
     ids = [tokenizer.encode(text, add_special_tokens=False) for text in asked["texts"]]
     texts = [tokenizer.decode(row) for row in ids]
-    return {"version": library.__version__, "tokens": tokens, "ids": ids, "texts": texts}
+    chat = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    chat_ids = [list(tokenizer.apply_chat_template(rows, **chat)) for rows in asked["conversations"]]
+    answers = []
+    for question in asked["questions"]:
+        row = tokenizer.apply_chat_template(
+            [question], add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+        with torch.no_grad():
+            found = model.generate(**row, max_new_tokens=asked["new"], do_sample=False)[0, row["input_ids"].shape[1] :]
+        answers.append(tokenizer.decode(found, skip_special_tokens=True))
+    return {
+        "version": library.__version__,
+        "tokens": tokens,
+        "ids": ids,
+        "texts": texts,
+        "chat_ids": chat_ids,
+        "answers": answers,
+    }
 
 
 def mlx_lm(asked: Asked) -> Answer:
@@ -120,7 +142,22 @@ def llama_cpp(asked: Asked) -> Answer:
     server = library.Server(parameters)
     request = {"max_tokens": asked["new"], "temperature": 0.0, "repeat_penalty": 1.0, "ignore_eos": True}
     found = [server.handle_completions({**request, "prompt": prompt}) for prompt in asked["prompts"]]
-    return {"version": version("xllamacpp"), "continuations": [one["choices"][0]["text"] for one in found]}
+    texts = [one["choices"][0]["text"] for one in found]
+    request["ignore_eos"] = False
+    answers = [server.handle_chat_completions({**request, "messages": [one]}) for one in asked["questions"]]
+    answered = [one["choices"][0]["message"]["content"] for one in answers]
+    ids = [post(server, "tokenize", content=text, parse_special=True)["tokens"] for text in asked["texts"]]
+    back = [post(server, "detokenize", tokens=row)["content"] for row in ids]
+    tokenizer = {"ids": ids, "texts": back}
+    return {"version": version("xllamacpp"), "continuations": texts, "answers": answered, **tokenizer}
+
+
+def post(server: Any, path: str, **values: Any) -> Any:
+    """Ask llama.cpp's server, which xllamacpp starts on this machine."""
+    headers = {"Content-Type": "application/json"}
+    request = Request(f"{server.listening_address}/{path}", json.dumps(values).encode(), headers)
+    with urlopen(request) as answer:
+        return json.load(answer)
 
 
 def converter(asked: Asked) -> Answer:
