@@ -11,9 +11,10 @@ from faults.numerics import spike_after_nan_is_skipped
 from faults.process import at_call, kill_this_process
 from regpt.base import files
 from regpt.checkpoint import store
+from regpt.parallel import model as parallel_model
 from regpt.tracking.layout import RunPaths
 from regpt.tracking.rejections import Rejection
-from regpt.training import guard, parallel, trainer
+from regpt.training import guard, trainer
 
 
 def differs_after_a_kill(lab: Laboratory, inject: Callable[[], None]) -> bool:
@@ -27,7 +28,7 @@ def differs_after_a_kill(lab: Laboratory, inject: Callable[[], None]) -> bool:
 
 def bug_moments(lab: Laboratory, times: int) -> Result:
     def inject() -> None:
-        parallel.load_moments = lambda *given: None  # type: ignore[attr-defined]
+        parallel_model.load_moments = lambda *given: None  # type: ignore[attr-defined]
 
     assert differs_after_a_kill(lab, inject), "not detected: moments are not restored"
     return Result("bug: optimizer moments are not restored", 1, "detected by its result")
