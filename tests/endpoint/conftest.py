@@ -50,6 +50,19 @@ def engine(models: Any) -> Any:
 
 @pytest.fixture
 def http(models: Any, tmp_path: Path) -> Any:
+    return client_of_models(models, tmp_path)
+
+
+@pytest.fixture
+def chat_http(chatty: LoadedModel, tmp_path: Path) -> Iterator[Any]:
+    from regpt.endpoint.served_models import ServedModels
+
+    made = ServedModels([chatty])
+    yield client_of_models(made, tmp_path)
+    made.close()
+
+
+def client_of_models(models: Any, tmp_path: Path) -> Any:
     from starlette.testclient import TestClient
 
     from regpt.endpoint.routes import model_routes

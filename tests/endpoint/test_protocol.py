@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from regpt.endpoint import chat_request, completion_request, request_fields
 from tests.serve.conftest import client_of
 
 BODY = {"prompt": "a", "max_tokens": 1, "temperature": 0}
@@ -60,3 +61,46 @@ def test_server_without_a_model_says_how_to_serve_one(tmp_path: Path) -> None:
     for path in ("/v1/completions", "/v1/chat/completions"):
         answer = client_of(tmp_path).post(path, json=BODY)
         assert answer.status_code == 404 and "regpt serve MODEL" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": 2}])
+def test_answers_have_the_types_of_openai(http: Any, fields: dict[str, Any]) -> None:
+    from openai.types import Completion, Model
+
+    Model.model_validate(http.get("/v1/models").json()["data"][0], strict=True)
+    Completion.model_validate_json(http.post("/v1/completions", json=BODY | fields).content, strict=True)
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    *parts, last = data_of(http.post("/v1/completions", json=BODY | fields | usage))
+    assert last == "[DONE]" and len(parts) == 2
+    for part in parts:
+        Completion.model_validate_json(part, strict=True)
+
+
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True, "top_logprobs": 2}])
+def test_answers_of_a_chat_have_the_types_of_openai(chat_http: Any, fields: dict[str, Any]) -> None:
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+    asked = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "temperature": 0, **fields}
+    ChatCompletion.model_validate_json(chat_http.post("/v1/chat/completions", json=asked).content, strict=True)
+    usage = {"stream": True, "stream_options": {"include_usage": True}}
+    *parts, last = data_of(chat_http.post("/v1/chat/completions", json=asked | usage))
+    assert last == "[DONE]" and len(parts) == 4
+    for part in parts:
+        ChatCompletionChunk.model_validate_json(part, strict=True)
+
+
+def test_every_field_of_openai_is_known() -> None:
+    """It is used, or has its default, or is refused; none is taken for a misspelt one."""
+    from openai.types import completion_create_params as texts
+    from openai.types.chat import completion_create_params as chats
+
+    common = {*request_fields.COMMON_FIELDS, *request_fields.ACCOUNT_FIELDS, *request_fields.WITHOUT_EFFECT}
+    for theirs, ours in ((texts, completion_request), (chats, chat_request)):
+        fields = {*theirs.CompletionCreateParamsBase.__annotations__, "stream"}
+        assert not fields - {*common, *ours.OWN_FIELDS, *ours.WITHOUT_EFFECT}
+
+
+def data_of(answer: Any) -> list[str]:
+    """Return the data of a stream of events."""
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    return [event.removeprefix("data: ") for event in answer.text.split("\n\n") if event]
