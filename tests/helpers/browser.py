@@ -148,6 +148,11 @@ class Browser:
         assert self.requests and not outside
         assert not self.complaints, self.complaints
 
+    def forget_refusal(self) -> None:
+        """Forget that Chromium logged an answer that is an error."""
+        self.note()
+        self.complaints.clear()
+
     def press(self, key: str, code: int, text: str = "") -> None:
         for kind, typed in (("keyDown", text), ("keyUp", "")):
             self.page.call(

@@ -8,7 +8,7 @@ export class Conversation {
   constructor(readout) {
     this.readout = readout;
     this.talks = new Map();
-    this.element = h("div", { class: "samples" });
+    this.element = h("div", { class: "samples talks" });
   }
 
   clear() {

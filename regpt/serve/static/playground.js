@@ -62,17 +62,16 @@ class Playground {
   show(body) {
     const { mode, first, second, prompt, message, system } = this.fields;
     const several = this.models.length > 1;
-    const form = h("form", { class: "settings" },
-      ...[this.hasChat && mode, several && first, several && second].filter(Boolean).map((field) => field.element),
-      system.element, prompt.element, message.element, ...NUMBERS.map(({ name }) => this.fields[name].element),
+    const choices = [this.hasChat && mode, several && first, several && second].filter(Boolean).map((field) => field.element);
+    this.form = h("form", { class: "settings" }, prompt.element, message.element, ...NUMBERS.map(({ name }) => this.fields[name].element), system.element,
       h("div", { class: "bar wide" }, this.start, this.stop, this.anew, this.status));
-    form.addEventListener("submit", (event) => { event.preventDefault(); this.generate(); });
-    form.addEventListener("input", () => this.store());
-    form.addEventListener("keydown", (event) => this.key(event, form));
+    this.drawn = h("div", {},
+      h("div", { class: "bar key" }, h("span", { class: "soft" }, "Probability of each token, before temperature, top-k and top-p:"), legend(), this.colours), this.results);
+    this.form.addEventListener("submit", (event) => { event.preventDefault(); this.generate(); });
+    this.form.addEventListener("keydown", (event) => this.key(event));
+    body.addEventListener("input", () => this.store());
     mode.input.addEventListener("change", () => this.showMode());
-    body.replaceChildren(several ? "" : h("p", { class: "soft" }, nameOf(this.models[0])), form, this.problem,
-      h("div", { class: "bar key" }, h("span", { class: "soft" }, "Probability of each token, before temperature, top-k and top-p:"), legend(), this.colours),
-      this.results, this.readout.element);
+    body.replaceChildren(several ? "" : h("p", { class: "soft" }, nameOf(this.models[0])), h("div", { class: "settings" }, ...choices), this.form, this.problem, this.drawn, this.readout.element);
     this.showMode();
     return new Promise((_, reject) => { this.reject = reject; });
   }
@@ -92,14 +91,16 @@ class Playground {
     setText(this.start, MODES[this.mode].button);
     this.anew.hidden = !isChat;
     this.results.replaceChildren(this.outputs[this.mode].element);
+    if (isChat) this.form.before(this.drawn); // the next message stands below what was said
+    else this.problem.after(this.drawn);
   }
 
-  key(event, form) {
+  key(event) {
     if (event.key !== "Enter") return;
     const sends = event.target === this.fields.message.input && !event.shiftKey && !event.isComposing;
     if (!sends && !event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
-    form.requestSubmit();
+    this.form.requestSubmit();
   }
 
   store() {

@@ -33,12 +33,14 @@ export class Readout {
 
   clear() {
     this.element.setAttribute("aria-live", "off");
+    this.element.classList.remove("shown");
     this.element.replaceChildren(h("p", { class: "soft" }, "Point at a token, or move through a text with the arrow keys, to read its probability and the most likely tokens in its place."));
   }
 
   // `spoken`: whether a screen reader says it.
   show(name, number, tokens, spoken) {
     this.element.setAttribute("aria-live", spoken ? "polite" : "off");
+    this.element.classList.add("shown");
     this.element.replaceChildren(...tokens.map((token, n) => this.line(`${name}, token ${number + n}: `, token)));
   }
 
