@@ -14,7 +14,8 @@ import pytest
 from regpt.base.errors import DONE, TERMINATED, USAGE
 from regpt.cli.main import main
 from tests.conftest import tiny_recipe, wait_until, write_texts
-from tests.helpers.forked import fork_command
+from tests.helpers.browser import Browser, Page
+from tests.helpers.forked import Program, fork_command
 from tests.helpers.served_runs import served
 from tests.serve.conftest import MadeRun
 
@@ -96,40 +97,99 @@ def test_missing_package_is_named_with_the_command_that_installs_it(
 # A run that is being written
 
 Trained = Callable[[str], Path]
-STEPS = 60
+TinyRun = Callable[[str, str], Program]
+STEPS, CHECKPOINTED = 24, 4  # the last step, and steps between checkpoints
 
 
 @pytest.fixture
-def train(tmp_path: Path, real_text: str) -> Trained:
-    """Return a function that trains a run, kills it after its first checkpoint, and resumes it."""
+def tiny_run(tmp_path: Path, real_text: str) -> TinyRun:
+    """Return a function that starts the command `train` or `resume` for a run with a name."""
     from regpt.recipe.settings import to_toml
-    from regpt.tracking.journal import read_history
 
     write_texts(tmp_path / "texts", real_text)
+    root = tmp_path / "runs"
+    root.mkdir(exist_ok=True)
+
     recipe = tmp_path / "tiny.toml"
-    recipe.write_text(to_toml(tiny_recipe(tmp_path, run={"max_steps": STEPS})), encoding="utf-8")
+    every = {"validation_every": CHECKPOINTED, "sample_every": STEPS}
+    settings = tiny_recipe(tmp_path, run={"max_steps": STEPS}, checkpoint={"every": CHECKPOINTED}, evaluation=every)
+    recipe.write_text(to_toml(settings), encoding="utf-8")
+
+    def started(command: str, name: str) -> Program:
+        words = [command, str(recipe), "--name", name] if command == "train" else [command, name]
+        return fork_command([*words, "--runs", str(root)], tmp_path / f"{name}-{command}")
+
+    return started
+
+
+@pytest.fixture
+def train(tiny_run: TinyRun, tmp_path: Path) -> Trained:
+    """Return a function that trains a run, kills it after its first checkpoint, and resumes it."""
+    from regpt.tracking.journal import read_history
 
     def trained(name: str) -> Path:
         run = tmp_path / "runs" / name
-        run.parent.mkdir(exist_ok=True)
-        words = ["train", str(recipe), "--name", name, "--runs", str(run.parent)]
-        first = fork_command(words, tmp_path / f"{name}-1")
+        first = tiny_run("train", name)
         wait_until(lambda: bool(read_history(run).checkpoints), 60)
         first.send(signal.SIGKILL)
         first.outcome(20)
         assert read_history(run).step < STEPS
-        words = ["resume", name, "--runs", str(run.parent)]
-        assert fork_command(words, tmp_path / f"{name}-2").outcome(60).code == DONE
+        assert tiny_run("resume", name).outcome(120).code == DONE
         return run
 
     return trained
 
 
 @pytest.mark.slow
+@pytest.mark.browser
+def test_run_that_grows_in_an_open_page_killed_and_resumed_equals_one_without(
+    chromium: Page, tiny_run: TinyRun, train: Trained, tmp_path: Path
+) -> None:
+    from regpt.tracking.journal import read_history
+
+    alone, shown = train("alone"), tmp_path / "runs" / "shown"
+    step = "document.querySelector('.figures dd span').innerText"
+
+    def train_on(program: Program, first: int) -> int:
+        """Let the stopped program train after step `first`, and stop it again; return its last step."""
+        program.send(signal.SIGCONT)
+        wait_until(lambda: shown.is_dir() and read_history(shown).step > first, 60)
+        program.send(signal.SIGSTOP)
+        return read_history(shown).step
+
+    with served(alone.parent) as (_, port):
+        browser = Browser(chromium, f"http://127.0.0.1:{port}", alone.parent)
+        program = tiny_run("train", "shown")
+        last = train_on(program, 0)
+        browser.open("run/shown")
+        browser.wait(f"document.querySelector('.large svg path.line') && {step} === '{last}'")
+        last = train_on(program, last + CHECKPOINTED)
+        browser.wait(f"{step} === '{last}'")
+        assert last < STEPS
+        program.send(signal.SIGKILL)
+        program.outcome(20)
+        assert tiny_run("resume", "shown").outcome(120).code == DONE
+        browser.wait(f"{step} === '{STEPS}'")
+        assert f"{read_history(shown).steps[-1].loss:.4f}" in browser.text(".figures")
+        browser.check_requests()
+    assert_same_training(alone, shown)
+
+
+def assert_same_training(alone: Path, watched: Path) -> None:
+    """Check that two runs have the same losses, the same weights after the last step, and the same files."""
+    from regpt.tracking.journal import read_history
+
+    without, with_reader = read_history(alone), read_history(watched)
+    assert [(one.step, one.loss) for one in without.steps] == [(one.step, one.loss) for one in with_reader.steps]
+    assert [one.loss for one in without.validations] == [one.loss for one in with_reader.validations]
+    weights = f"checkpoints/step_{STEPS:06}/model.safetensors"
+    assert (alone / weights).read_bytes() == (watched / weights).read_bytes()
+    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in watched.iterdir())
+
+
+@pytest.mark.slow
 def test_run_that_is_watched_killed_and_resumed_equals_one_without_a_reader(train: Trained, tmp_path: Path) -> None:
     from threading import Event, Thread
-
-    from regpt.tracking.journal import read_history
 
     alone = train("alone")
     stop, cursors = Event(), [""]
@@ -149,9 +209,4 @@ def test_run_that_is_watched_killed_and_resumed_equals_one_without_a_reader(trai
         stop.set()
         reader.join()
     assert len(cursors) > 3  # it was read while it grew
-    without, with_reader = read_history(alone), read_history(watched)
-    assert [(one.step, one.loss) for one in without.steps] == [(one.step, one.loss) for one in with_reader.steps]
-    assert [one.loss for one in without.validations] == [one.loss for one in with_reader.validations]
-    weights = f"checkpoints/step_{STEPS:06}/model.safetensors"
-    assert (alone / weights).read_bytes() == (watched / weights).read_bytes()
-    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in watched.iterdir())
+    assert_same_training(alone, watched)
