@@ -7,7 +7,6 @@ commit is unpacked to a temporary folder. Only one process works at a time; whic
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -16,54 +15,38 @@ import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.step import PRECISIONS, Side
+
 TREE = Path(__file__).parents[1]
-PRECISIONS = ("float32", "bfloat16")
 
 # Runs in either tree. All names come from its own benchmarks.step, because regpt's modules move.
 CHILD = """
 import sys, time, torch
-from benchmarks.step import GPT, SIZES, THREADS, batch, load_recipe, make_optimizer
+from benchmarks import step as there
 
-size, is_bfloat16 = SIZES[sys.argv[1]], sys.argv[2] == "bfloat16"
-torch.set_num_threads(THREADS)
-model = GPT(size.model)
-model.initialize(1)
-optimizer = make_optimizer(model, load_recipe("demo-modern"))
-x, y = batch(size)
+size, precision = there.SIZES[sys.argv[1]], sys.argv[2]
+torch.set_num_threads(there.THREADS)
+if hasattr(there, "make_optimizer"):  # before the step had settings
+    model = there.GPT(size.model)
+    model.initialize(1)
+    optimizer = there.make_optimizer(model, there.load_recipe("demo-modern"))
+    x, y = there.batch(size)
+
+    def take() -> float:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = model(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+else:
+    take = there.our_step(size.model, size, precision, "off")
 for _ in sys.stdin:
     started_at = time.perf_counter()
-    with torch.autocast("cpu", torch.bfloat16, enabled=is_bfloat16):
-        loss = model(x, y)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    value = loss.item()
+    value = take()
     print(time.perf_counter() - started_at, value, flush=True)
 """
-
-
-class Side:
-    """A process that computes a step of one tree whenever it is asked."""
-
-    def __init__(self, tree: Path, size: str, precision: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CHILD, size, precision],
-            cwd=tree,
-            env={**os.environ, "PYTHONPATH": str(tree)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def step(self) -> tuple[float, float]:
-        """Return the seconds of one step, and its loss."""
-        assert self.process.stdin and self.process.stdout
-        print("step", file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline().split()
-        if len(answer) != 2:
-            raise SystemExit(f"a step failed in {self.process.args!r}: its message stands above")
-        return float(answer[0]), float(answer[1])
 
 
 def unpack(commit: str, folder: Path) -> None:
@@ -79,7 +62,7 @@ def compare(other_tree: Path, size: str, precision: str, rounds: int) -> str:
     Other programs can slow a step but not speed it up, so the fastest steps are given too.
     """
     with ExitStack() as processes:
-        sides = [Side(tree, size, precision) for tree in (TREE, other_tree)]
+        sides = [Side([sys.executable, "-c", CHILD, size, precision], tree) for tree in (TREE, other_tree)]
         for side in sides:
             processes.enter_context(side.process)
             processes.callback(side.process.kill)
