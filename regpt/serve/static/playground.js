@@ -139,7 +139,7 @@ class Playground {
       await this.outputs[mode].run({ models: this.chosen(), prompt, settings: this.settings(), signal: working.signal, note: (added) => { tokens += added; } });
       ended = "";
     } catch (error) {
-      if (error.name !== "AbortError") this.report(error);
+      if (!working.signal.aborted) this.report(error);
       working.abort(); // the other model's request, too
     }
     if (mode === "chat" && !tokens && !entry.input.value) entry.input.value = prompt;
