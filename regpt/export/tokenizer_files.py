@@ -10,8 +10,9 @@ from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.tokenization.byte_level_bpe import byte_level_bpe
 from regpt.tokenization.chat_tokens import CHAT_FILE, TEMPLATE_FILE, TURN_ENDS, ChatTokenizer
-from regpt.tokenization.tokenizer_file import TOKENIZER_FILES
+from regpt.tokenization.tokenizer_file import CONFIG_FILE, TOKENIZER_FILES
 
+GENERAL_CLASS = "PreTrainedTokenizerFast"
 SPECIAL = {**dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False), "special": True}
 
 
@@ -25,13 +26,14 @@ def write_tokenizer_files(directory: Path, vocabulary: Tokenizer, source: Path |
         write_gpt2_tokenizer(directory, block_size)
     else:
         copy_tokenizer(source, directory)
+        complete_config(directory / CONFIG_FILE, block_size)
     if chat is not None:
         add_chat_tokens(directory, chat)
 
 
 def add_chat_tokens(directory: Path, vocabulary: ChatTokenizer) -> None:
     """Add the two tokens around messages and the chat template to a tokenizer's files."""
-    path, config_path = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    path, config_path = directory / "tokenizer.json", directory / CONFIG_FILE
     library = with_added_tokens(json.loads(path.read_text(encoding="utf-8")), vocabulary)
     write_text(path, json.dumps(library, ensure_ascii=False))
     config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
@@ -42,11 +44,34 @@ def add_chat_tokens(directory: Path, vocabulary: ChatTokenizer) -> None:
 
 
 def with_added_tokens(library: dict[str, Any], chat: ChatTokenizer | None) -> dict[str, Any]:
-    """Return the values of a tokenizer.json with the tokens around messages, if there is a chat."""
+    """Return the values of a tokenizer.json with the tokens around messages, if there is a chat.
+
+    The package `tokenizers` gives an added token the next free number, whatever its id, unless the vocabulary has it.
+    cl100k has gaps between its ids, so there they must be in both.
+    """
     known = {token["content"] for token in library["added_tokens"]}
     ids = chat.chat_ids if chat is not None else {}
     new = [{"id": number, "content": name, **SPECIAL} for name, number in ids.items() if name not in known]
-    return {**library, "added_tokens": [*library["added_tokens"], *new]}
+    vocabulary = library["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        places = enumerate(new, len({*vocabulary, *known}))
+        vocabulary = {**vocabulary, **{token["content"]: token["id"] for place, token in places if token["id"] != place}}
+    model = {**library["model"], "vocab": vocabulary}
+    return {**library, "model": model, "added_tokens": [*library["added_tokens"], *new]}
+
+
+def complete_config(path: Path, block_size: int) -> None:
+    """Add what the general class of transformers leaves open: padding, the context, and the inputs of the model.
+
+    Without the inputs, transformers 4 makes token types too, which a model's `generate` refuses.
+    """
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if config.get("tokenizer_class") != GENERAL_CLASS:
+        return
+    ours = {"model_max_length": block_size, "model_input_names": ["input_ids", "attention_mask"]}
+    if "eos_token" in config:
+        ours["pad_token"] = config["eos_token"]
+    write_json(path, {**ours, **config})
 
 
 def copy_tokenizer(source: Path, directory: Path) -> None:
@@ -74,7 +99,7 @@ def write_gpt2_tokenizer(directory: Path, block_size: int) -> None:
         "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,  # transformers 4 would remove spaces before punctuation
     }
-    write_json(directory / "tokenizer_config.json", about)
+    write_json(directory / CONFIG_FILE, about)
     write_text(directory / "tokenizer.json", json.dumps(gpt2_tokenizer_json(files), ensure_ascii=False))
 
 

@@ -15,16 +15,23 @@ from safetensors.torch import load_file
 from regpt.base.errors import DONE, DataError, UserError
 from regpt.cli.main import main
 from regpt.data import tokenizer
+from regpt.data.shard_writer import FOLDER
+from regpt.data.shard_writer import write_tokenizer as write_folder
 from regpt.data.tokenizer import decode, encode
 from regpt.export import directory
 from regpt.export.directory import ExportOptions, export
 from regpt.export.precision import Precision
 from regpt.export.read_back import ReadBackError
+from regpt.export.tokenizer_files import write_tokenizer_files
 from regpt.interop.huggingface import to_hugging_face
 from regpt.interop.open_model import open_model
 from regpt.interop.pretrained import load_pretrained
 from regpt.model.gpt import GPT
 from regpt.recipe.architecture import ModelRecipe
+from regpt.tokenization.chat_template import Message, prompt_tokens
+from regpt.tokenization.chat_tokens import ChatTokenizer
+from regpt.tokenization.opening import open_tokenizer
+from tests.helpers.tokenizers import WIDE, write_bytes_tokenizer
 from tests.interop.test_pretrained import LLAMA, saved, write_tokenizer
 from tests.model.test_gpt import CLASSIC, SMALL, model_of
 
@@ -158,6 +165,24 @@ def test_exported_tokenizer_gives_the_same_ids_and_texts(recipe: ModelRecipe, le
     assert special == {tokenizer.END_OF_TEXT}
     assert theirs(["a", "b c"], padding=True)["attention_mask"] == [[1, 0], [1, 1]]
     assert theirs.decode([tokenizer.END_OF_TEXT, *encode("a")], skip_special_tokens=True) == "a"
+
+
+def test_chat_tokens_keep_their_ids_behind_a_gap(tmp_path: Path) -> None:
+    """As cl100k has: `tokenizers` counts on from the number of tokens, unless the vocabulary has the id."""
+    write_bytes_tokenizer(tmp_path / "source" / "tokenizer.json", first=WIDE)
+    base = open_tokenizer(str(tmp_path / "source"))
+    chat = ChatTokenizer(base)
+    write_folder(base, tmp_path)
+    (tmp_path / "model").mkdir()
+    write_tokenizer_files(tmp_path / "model", chat, tmp_path / FOLDER, 64)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    messages = [Message("system", "é\n b"), Message("user", "'S 123")]
+    ids = theirs.apply_chat_template([one._asdict() for one in messages], add_generation_prompt=True, return_dict=False)
+    assert ids == prompt_tokens(messages, chat).tolist() and WIDE + 257 in ids
+    assert theirs.eos_token_id == WIDE + 258 and theirs.model_max_length == 64
+    # transformers 4 makes token types too, unless the inputs are named.
+    assert theirs.model_input_names == ["input_ids", "attention_mask"]
+    assert theirs(["a", "b c"], padding=True)["attention_mask"] == [[1, 0, 0], [1, 1, 1]]
 
 
 def test_exported_tokenizer_json_is_complete_by_itself(tmp_path: Path) -> None:
