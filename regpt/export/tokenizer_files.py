@@ -55,7 +55,8 @@ def with_added_tokens(library: dict[str, Any], chat: ChatTokenizer | None) -> di
     vocabulary = library["model"].get("vocab")
     if isinstance(vocabulary, dict):
         places = enumerate(new, len({*vocabulary, *known}))
-        vocabulary = {**vocabulary, **{token["content"]: token["id"] for place, token in places if token["id"] != place}}
+        unlike = {token["content"]: token["id"] for place, token in places if token["id"] != place}
+        vocabulary = {**vocabulary, **unlike}
     model = {**library["model"], "vocab": vocabulary}
     return {**library, "model": model, "added_tokens": [*library["added_tokens"], *new]}
 
