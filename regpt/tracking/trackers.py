@@ -208,8 +208,9 @@ def metrics_of(record: Record, batch_tokens: Callable[[int], int]) -> Metrics:
             "train/tokens_per_second": batch_tokens(record.step - 1) / max(record.seconds, 1e-9),
         }
     if isinstance(record, ValidationRecord):
+        known = {"validation/bits_per_byte": record.bits_per_byte} if record.bits_per_byte else {}
         averaged = {} if record.averaged_loss is None else {"validation/averaged_loss": record.averaged_loss}
-        return {"validation/loss": record.loss, "validation/tokens": float(record.tokens), **averaged}
+        return {"validation/loss": record.loss, "validation/tokens": float(record.tokens), **known, **averaged}
     if isinstance(record, TaskRecord):
         shares = record.accuracy | {f"averaged_{rule}": one for rule, one in (record.averaged_accuracy or {}).items()}
         return {f"{record.task}/{rule}": share for rule, share in shares.items()}

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from regpt.console.training import Console
 from regpt.recipe.settings import to_toml
 from regpt.tracking import trackers
 from regpt.tracking.events import Rollback
-from regpt.tracking.journal import EventRecord, Record, RunState, StepRecord, read_history
-from regpt.tracking.trackers import TRACKERS, Trackers
+from regpt.tracking.journal import EventRecord, Record, RunState, StepRecord, ValidationRecord, read_history
+from regpt.tracking.trackers import TRACKERS, Trackers, metrics_of
 from regpt.training.start import resume, train
 from tests.conftest import tiny_recipe
 
@@ -52,6 +53,12 @@ def test_tensorboard_shows_no_step_twice_after_a_resume_or_a_going_back(tmp_path
     write([step(number, 5.0) for number in range(1, 6)], None)  # and then it is killed
     write([step(4, 4.0), step(5, 4.0), EventRecord(step=4, detail=Rollback(from_step=5)), step(5, 3.0)], 3)
     assert shown_by_tensorboard(tmp_path) == [(1, 5.0), (2, 5.0), (3, 5.0), (4, 4.0), (5, 3.0)]
+
+
+def test_bits_per_byte_are_a_metric_where_they_are_known() -> None:
+    known = ValidationRecord(step=1, tokens=64, loss=5.0, windows=4, seconds=3.0, bits_per_byte=1.75)
+    assert metrics_of(known, lambda step: 64)["validation/bits_per_byte"] == 1.75
+    assert "validation/bits_per_byte" not in metrics_of(replace(known, bits_per_byte=0.0), lambda step: 64)
 
 
 def test_folder_named_like_a_tracker_is_no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
