@@ -148,7 +148,7 @@ class Batch:
             self.drop_rows()
             self.begin_shares()
             self.emit(self.decoder.draw_tokens())
-            self.read_part()
+            self.read_parts()
         for job in list(self.open):
             self.end_job(job)
 
@@ -187,10 +187,16 @@ class Batch:
         self.prompts[prompt] = share
         self.rows.update((row, (job, number)) for row, number in zip(prompt.rows, share.rows, strict=False))
 
+    def read_parts(self) -> None:
+        """Read several short prompts, or a part of a long one, before the rows get their next token."""
+        tokens = self.decoder.part
+        for prompt in list(self.decoder.prompts):
+            if tokens > 0 and prompt in self.decoder.prompts:
+                tokens -= len(prompt.tokens) - prompt.read
+                self.read_part()
+
     def read_part(self) -> None:
         """Read a part of the prompt whose turn it is. A failure ends its own job alone."""
-        if not self.decoder.prompts:
-            return
         prompt = self.decoder.prompts[0]
         share = self.prompts.get(prompt)
         try:

@@ -56,7 +56,7 @@ class Decoder:
 
     def __init__(self, model: GPT, vocabulary: int) -> None:
         """Tokens from `vocabulary` on are padding and never drawn. The model keeps its mode."""
-        self.model, self.vocabulary = model, vocabulary
+        self.model, self.vocabulary, self.part = model, vocabulary, PART
         self.device, self.dtype = model.head_weight.device, model.head_weight.dtype
         self.prompts: deque[Prompt] = deque()  # not yet read
         self.rows: list[Row] = []  # in the order of the cache
@@ -95,7 +95,7 @@ class Decoder:
         if not self.prompts:
             return []
         prompt = self.prompts.popleft()
-        part = prompt.tokens[prompt.read : prompt.read + PART]
+        part = prompt.tokens[prompt.read : prompt.read + self.part]
         is_scored = prompt.alternatives is not None
         logits = self.score(prompt, part) if is_scored else self.next_logits([part], prompt.cache)
         prompt.read += len(part)

@@ -1,18 +1,17 @@
 """`regpt serve RUN` in a process: many clients, clients that leave, and the text of `regpt sample`."""
 
 import io
-import json
-import socket
-import threading
 from pathlib import Path
 
 import openai
+import psutil
 import pytest
 
 from regpt.base.errors import USAGE
 from regpt.cli.main import main
 from regpt.training.start import train
 from tests.conftest import tiny_recipe
+from tests.helpers.clients import CLIENTS, LEAVING, Round
 from tests.helpers.conversations import chat_recipe
 from tests.helpers.served_runs import served
 
@@ -34,26 +33,15 @@ def test_endpoint_answers_many_clients_while_others_leave(runs: Path, capsys: py
     assert main([*words, "--temperature", "0"]) == 0
     expected = capsys.readouterr().out.removesuffix("\n").removeprefix("def main(")
     with served(runs, "a") as (program, port):
-        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
-        for _ in range(2):  # leave in the middle of a long text
-            body = json.dumps({"prompt": "a", "max_tokens": 4096, "stream": True}).encode()
-            with socket.create_connection(("127.0.0.1", port)) as leaving:
-                head = f"POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n\r\n"
-                leaving.sendall(head.encode() + body)
-                assert leaving.recv(100).startswith(b"HTTP/1.1 200")
-        texts: list[str] = []
-
-        def ask() -> None:
-            answer = client.completions.create(model="a", prompt="def main(", max_tokens=24, temperature=0)
-            texts.append(answer.choices[0].text)
-
-        threads = [threading.Thread(target=ask) for _ in range(20)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert texts == [expected] * 20
-        assert [one.id for one in client.models.list()] == ["a"]
+        memory = []
+        for _ in range(3):
+            found = Round(port, "a").run()
+            assert found.texts == [expected] * CLIENTS and found.left == LEAVING
+            assert found.statuses == {"large": (413, True), "noise": (400, True)}
+            memory.append(psutil.Process(program.pid).memory_info().rss)
+        assert memory[2] - memory[0] < 30e6
+        with found.client() as client:
+            assert [one.id for one in client.models.list()] == ["a"]
         assert "Traceback" not in program.output()
 
 
