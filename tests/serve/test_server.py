@@ -1,5 +1,6 @@
 """The command: it starts at an address, says where, ends on a signal, and words what it cannot use."""
 
+import contextlib
 import http.client
 import json
 import signal
@@ -145,31 +146,32 @@ def train(tiny_run: TinyRun, tmp_path: Path) -> Trained:
 def test_run_that_grows_in_an_open_page_killed_and_resumed_equals_one_without(
     chromium: Page, tiny_run: TinyRun, train: Trained, tmp_path: Path
 ) -> None:
-    from regpt.tracking.journal import read_history
+    from regpt.tracking.journal import History, read_history
 
     alone, shown = train("alone"), tmp_path / "runs" / "shown"
-    step = "document.querySelector('.figures dd span').innerText"
+    step = "Number(document.querySelector('.figures dd span').innerText)"
 
-    def train_on(program: Program, first: int) -> int:
-        """Let the stopped program train after step `first`, and stop it again; return its last step."""
+    def train_until(program: Program, reached: Callable[[History], bool]) -> int:
+        """Let the stopped program train until its journal has what is asked for, and stop it; return its last step."""
         program.send(signal.SIGCONT)
-        wait_until(lambda: shown.is_dir() and read_history(shown).step > first, 60)
+        wait_until(lambda: shown.is_dir() and reached(read_history(shown)), 60)
         program.send(signal.SIGSTOP)
         return read_history(shown).step
 
-    with served(alone.parent) as (_, port):
+    with served(alone.parent) as (_, port), contextlib.ExitStack() as stack:
         browser = Browser(chromium, f"http://127.0.0.1:{port}", alone.parent)
         program = tiny_run("train", "shown")
-        last = train_on(program, 0)
+        stack.callback(program.process.kill)  # a failed test leaves no stopped process
+        first = train_until(program, lambda history: history.step > 0)
         browser.open("run/shown")
-        browser.wait(f"document.querySelector('.large svg path.line') && {step} === '{last}'")
-        last = train_on(program, last + CHECKPOINTED)
-        browser.wait(f"{step} === '{last}'")
+        browser.wait(f"document.querySelector('.large svg path.line') && {step} >= {first}")
+        last = train_until(program, lambda history: history.step > first and bool(history.checkpoints))
+        browser.wait(f"{step} >= {last}")
         assert last < STEPS
         program.send(signal.SIGKILL)
         program.outcome(20)
         assert tiny_run("resume", "shown").outcome(120).code == DONE
-        browser.wait(f"{step} === '{STEPS}'")
+        browser.wait(f"{step} === {STEPS}")
         assert f"{read_history(shown).steps[-1].loss:.4f}" in browser.text(".figures")
         browser.check_requests()
     assert_same_training(alone, shown)
