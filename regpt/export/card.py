@@ -68,14 +68,18 @@ class CardSubject:
 
     @property
     def usage(self) -> str:
-        """Return the lines of Python that load the model and let it continue a prompt."""
+        """Return the lines of Python that load the model and let it continue a prompt.
+
+        AutoTokenizer of transformers 5 splits text as Qwen2 does for every model of that class, whatever its files say.
+        """
+        reader = "PreTrainedTokenizerFast" if self.type is ModelType.QWEN2 else "AutoTokenizer"
         trust = ", trust_remote_code=True" * self.needs_remote_code
         return "\n".join(
             [
-                "from transformers import AutoModelForCausalLM, AutoTokenizer",
+                f"from transformers import AutoModelForCausalLM, {reader}",
                 "",
                 f"name = {self.name!r}",
-                "tokenizer = AutoTokenizer.from_pretrained(name)",
+                f"tokenizer = {reader}.from_pretrained(name)",
                 f"model = AutoModelForCausalLM.from_pretrained(name{trust})",
                 f"inputs = tokenizer({self.recipe.evaluation.sample_prompt!r}, return_tensors='pt')",
                 "tokens = model.generate(**inputs, max_new_tokens=40, do_sample=True, top_k=50)",
