@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from regpt.endpoint.answer_forms import AnswerForm, ChatForm, TextForm
 from regpt.endpoint.chat_request import parse_chat
@@ -83,6 +84,20 @@ def refuse_constant(name: str) -> None:
     raise ValueError(f"JSON has no {name}")
 
 
+class JobStream(StreamingResponse):
+    """Server-sent events of a job, whose work ends with the response, even where it never began to send."""
+
+    def __init__(self, job: Job, parts: AsyncIterator[bytes]) -> None:
+        super().__init__(parts, media_type="text/event-stream")
+        self.job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.job.left.set()
+
+
 async def answer(request: Request, name: str, engine: Engine, asked: CompletionRequest, form: AnswerForm) -> Response:
     """Return the answer to a checked request, whole or as a stream."""
     job, events = submit(engine, asked)
@@ -90,7 +105,7 @@ async def answer(request: Request, name: str, engine: Engine, asked: CompletionR
     head = {"id": f"{form.prefix}{secrets.token_hex(12)}", "created": int(time.time()), "model": name}
     if asked.stream:
         head["object"] = form.part_name
-        return StreamingResponse(streamed(job, events, made, form, head), media_type="text/event-stream")
+        return JobStream(job, streamed(job, events, made, form, head))
     head["object"] = form.name
     return await whole(request, job, events, made, form, head)
 
@@ -152,29 +167,26 @@ async def whole(
 async def streamed(
     job: Job, events: "asyncio.Queue[JobEvent]", made: Completions, form: AnswerForm, head: dict[str, Any]
 ) -> AsyncIterator[bytes]:
-    """Yield server-sent events. It is closed when the client leaves, which stops the engine's work."""
+    """Yield server-sent events."""
     event: JobEvent | None = None
     if made.request.stream_usage:
         head = {**head, "usage": None}
-    try:
-        for row in made.rows:
-            for part in form.first_parts(row):
+    for row in made.rows:
+        for part in form.first_parts(row):
+            yield sent({**head, "choices": [part]})
+    while not isinstance(event, JobEnded):
+        event = await events.get()
+        if isinstance(event, JobEnded) and event.failed:
+            yield b"data: " + server_failed().body() + b"\n\n"
+            return
+        for row in made.add(event):
+            if row.finish_reason is not None:
+                job.ended_rows.add(row.index)
+            for part in form.parts(row):
                 yield sent({**head, "choices": [part]})
-        while not isinstance(event, JobEnded):
-            event = await events.get()
-            if isinstance(event, JobEnded) and event.failed:
-                yield b"data: " + server_failed().body() + b"\n\n"
-                return
-            for row in made.add(event):
-                if row.finish_reason is not None:
-                    job.ended_rows.add(row.index)
-                for part in form.parts(row):
-                    yield sent({**head, "choices": [part]})
-        if made.request.stream_usage:
-            yield sent({**head, "choices": [], "usage": made.usage})
-        yield b"data: [DONE]\n\n"
-    finally:
-        job.left.set()
+    if made.request.stream_usage:
+        yield sent({**head, "choices": [], "usage": made.usage})
+    yield b"data: [DONE]\n\n"
 
 
 def server_failed() -> ApiError:

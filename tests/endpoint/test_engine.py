@@ -1,6 +1,7 @@
 """Requests share passes: each gets what it gets alone, and none is harmed by one that leaves or fails."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from regpt.data.tokenizer import Gpt2Tokenizer
 from regpt.endpoint.engine import Engine, Job, JobEnded, PromptScored, TokenDrawn
+from regpt.endpoint.routes import JobStream
 from regpt.generation import decoder
 from regpt.generation.decoder import generate_tokens
 from regpt.generation.drawing import Request, Sampling
@@ -216,3 +218,19 @@ def test_engine_that_is_idle_holds_no_cache_and_closes(fragile: LoadedModel) -> 
     wait_until(lambda: len(endless.events) > 2)
     engine.close()
     assert endless.end() == JobEnded() and not engine.thread.is_alive()
+
+
+def test_client_that_leaves_before_its_stream_begins_frees_the_engine() -> None:
+    job = Job([[11, 22]], 1, ENDLESS, Sampling(), None, False, lambda event: None)
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"never read"
+
+    async def leave() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(60)
+
+    asyncio.run(JobStream(job, parts())({"type": "http", "asgi": {"spec_version": "2.3"}}, leave, send))
+    assert job.left.is_set()
