@@ -18,10 +18,10 @@ help:            ## what can be made
 demo: $(VENV)/installed             ## train the models in miniature and write their reports and comparison
 	@$(BIN)/regpt demo
 
-quick: $(VENV)/installed-dev        ## run the fast tests, for every change: under two minutes
+quick: $(VENV)/installed-dev        ## run the fast tests, for every change: about two minutes
 	@$(PYTEST) --hypothesis-profile=quick -m "not (slow or nightly or compile or browser)"
 
-test: $(VENV)/installed-dev         ## run all tests except the nightly ones: under eight minutes
+test: $(VENV)/installed-dev         ## run all tests except the nightly ones: about a quarter of an hour
 	@$(PYTEST) -m "not nightly"
 
 nightly: $(VENV)/installed-dev      ## run all tests, including a short loop of fault experiments
