@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,8 @@ def chatty(loaded: LoadedModel) -> LoadedModel:
 
 @pytest.fixture
 def models(loaded: LoadedModel) -> Iterator[Any]:
-    from regpt.endpoint.served_models import ServedModels
-
-    made = ServedModels([loaded])
-    yield made
-    made.close()
+    with models_of(loaded) as made:
+        yield made
 
 
 @pytest.fixture
@@ -54,11 +52,23 @@ def http(models: Any, tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def chat_http(chatty: LoadedModel, tmp_path: Path) -> Iterator[Any]:
+def chat_models(chatty: LoadedModel) -> Iterator[Any]:
+    with models_of(chatty) as made:
+        yield made
+
+
+@pytest.fixture
+def chat_http(chat_models: Any, tmp_path: Path) -> Any:
+    return client_of_models(chat_models, tmp_path)
+
+
+@contextmanager
+def models_of(loaded: LoadedModel) -> Iterator[Any]:
+    """Yield a model with its engine, which ends afterwards."""
     from regpt.endpoint.served_models import ServedModels
 
-    made = ServedModels([chatty])
-    yield client_of_models(made, tmp_path)
+    made = ServedModels([loaded])
+    yield made
     made.close()
 
 

@@ -1,6 +1,5 @@
 """OpenAI's client gets the answers of `regpt chat`, whole and streamed, and errors that name the message."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +21,9 @@ QUESTION = [{"role": "system", "content": "Be short."}, {"role": "user", "conten
 
 
 @pytest.fixture
-def models(chatty: LoadedModel) -> Iterator[ServedModels]:
-    made = ServedModels([chatty])
-    yield made
-    made.close()
+def models(chat_models: ServedModels) -> ServedModels:
+    """The tests of this module ask the model with a chat template."""
+    return chat_models
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def test_reproduce_starts_from_the_same_weights(tuned: Run) -> None:
 
 @pytest.mark.slow
 def test_run_continues_from_a_checkpoint_of_another_run(tuned: Run, place: Path, tmp_path: Path) -> None:
-    """The run is named, or one of its checkpoints is. The optimizer starts anew."""
+    """`run.init_from` names the run or one of its checkpoints; the optimizer state is not taken over."""
     recipe = recipe_from(place, "tuned", max_steps=1)
     last = train(recipe, place / "runs" / "more")
     assert last is not None and last.environment.origin is not None

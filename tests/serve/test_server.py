@@ -148,7 +148,8 @@ def test_run_that_grows_in_an_open_page_killed_and_resumed_equals_one_without(
 ) -> None:
     from regpt.tracking.journal import History, read_history
 
-    alone, shown = train("alone"), tmp_path / "runs" / "shown"
+    alone, root = train("alone").rename(tmp_path / "alone"), tmp_path / "runs"  # the server never sees `alone`
+    shown = root / "shown"
     step = "Number(document.querySelector('.figures dd span').innerText)"
 
     def train_until(program: Program, reached: Callable[[History], bool]) -> int:
@@ -158,8 +159,8 @@ def test_run_that_grows_in_an_open_page_killed_and_resumed_equals_one_without(
         program.send(signal.SIGSTOP)
         return read_history(shown).step
 
-    with served(alone.parent) as (_, port), contextlib.ExitStack() as stack:
-        browser = Browser(chromium, f"http://127.0.0.1:{port}", alone.parent)
+    with served(root) as (_, port), contextlib.ExitStack() as stack:
+        browser = Browser(chromium, f"http://127.0.0.1:{port}", root)
         program = tiny_run("train", "shown")
         stack.callback(program.process.kill)  # a failed test leaves no stopped process
         first = train_until(program, lambda history: history.step > 0)
@@ -186,14 +187,18 @@ def assert_same_training(alone: Path, watched: Path) -> None:
     assert [one.loss for one in without.validations] == [one.loss for one in with_reader.validations]
     weights = f"checkpoints/step_{STEPS:06}/model.safetensors"
     assert (alone / weights).read_bytes() == (watched / weights).read_bytes()
-    assert sorted(path.name for path in alone.iterdir()) == sorted(path.name for path in watched.iterdir())
+    assert files_of(alone) == files_of(watched)
+
+
+def files_of(run: Path) -> list[str]:
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*"))
 
 
 @pytest.mark.slow
 def test_run_that_is_watched_killed_and_resumed_equals_one_without_a_reader(train: Trained, tmp_path: Path) -> None:
     from threading import Event, Thread
 
-    alone = train("alone")
+    alone = train("alone").rename(tmp_path / "alone")  # the server never sees it
     stop, cursors = Event(), [""]
 
     def read() -> None:
@@ -204,7 +209,7 @@ def test_run_that_is_watched_killed_and_resumed_equals_one_without_a_reader(trai
             if status == 200 and found["cursor"] != cursors[-1]:
                 cursors.append(found["cursor"])
 
-    with served(alone.parent) as (_, port):
+    with served(tmp_path / "runs") as (_, port):
         reader = Thread(target=read)
         reader.start()
         watched = train("watched")
