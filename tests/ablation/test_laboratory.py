@@ -67,26 +67,39 @@ def kill(child: "subprocess.Popen[str]", with_children: bool) -> None:
     assert child.returncode == -signal.SIGKILL
 
 
-@pytest.mark.slow
-def test_ablation_stopped_and_killed_three_times_writes_the_report_of_an_undisturbed_one(
-    recipe: Path, tmp_path: Path
-) -> None:
-    """Two at a time: killed with its runs, before and after their first checkpoint; stopped; and killed alone."""
-    folder, whole = tmp_path / "killed", tmp_path / "whole"
-    first_run = folder / "runs" / "base-1337"
+def disturbed(recipe: Path, folder: Path, happened: Callable[[], bool]) -> "subprocess.Popen[str]":
+    """Start or continue an ablation, and return it once it has children and something has happened."""
+    child = start(recipe, folder, "--jobs", "2")
+    wait_until(lambda: happened() and bool(psutil.Process(child.pid).children()), seconds=120)
+    return child
 
-    def disturbed(happened: Callable[[], bool]) -> "subprocess.Popen[str]":
-        child = start(recipe, folder, "--jobs", "2")
-        wait_until(lambda: happened() and bool(psutil.Process(child.pid).children()), seconds=60)
-        return child
 
-    kill(disturbed(lambda: (first_run / "journal.jsonl").exists()), with_children=True)
-    kill(disturbed(lambda: (first_run / "checkpoints" / "step_000003").exists()), with_children=True)
-    child = disturbed(lambda: True)
+def killed_once(recipe: Path, folder: Path, first_run: Path) -> None:
+    """Kill it together with its runs, after their first checkpoint."""
+    kill(disturbed(recipe, folder, (first_run / "checkpoints" / "step_000003").exists), with_children=True)
+
+
+def stopped_and_killed_three_times(recipe: Path, folder: Path, first_run: Path) -> None:
+    """Kill it with its runs, before and after their first checkpoint; stop it; and kill it alone."""
+    kill(disturbed(recipe, folder, (first_run / "journal.jsonl").exists), with_children=True)
+    killed_once(recipe, folder, first_run)
+    child = disturbed(recipe, folder, lambda: True)
     child.terminate()
     output, _ = child.communicate()
     assert child.returncode == TERMINATED and "the same command continues" in output
-    kill(disturbed(lambda: (first_run / "checkpoints" / "step_000006").exists()), with_children=False)
+    kill(disturbed(recipe, folder, (first_run / "checkpoints" / "step_000006").exists), with_children=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "disturb", [killed_once, pytest.param(stopped_and_killed_three_times, marks=pytest.mark.nightly)]
+)
+def test_ablation_that_was_disturbed_writes_the_report_of_an_undisturbed_one(
+    recipe: Path, tmp_path: Path, disturb: Callable[[Path, Path, Path], None]
+) -> None:
+    """Disturbed with two runs at a time, undisturbed with one after another."""
+    folder, whole = tmp_path / "killed", tmp_path / "whole"
+    disturb(recipe, folder, folder / "runs" / "base-1337")
     output = finish(start(recipe, folder, "--jobs", "2"))
     assert "muon" in output and "report:" in output
     finish(start(recipe, whole, "--jobs", "1"))

@@ -33,7 +33,7 @@ def forbid_recompilation(after: int, rank: int) -> None:
     ("parallel", "checkpointing"),
     [
         ("ddp", "false"),
-        ("fsdp", "true"),
+        pytest.param("fsdp", "true", marks=pytest.mark.nightly),
         pytest.param("ddp", "true", marks=pytest.mark.nightly),
         pytest.param("fsdp", "false", marks=pytest.mark.nightly),
     ],
@@ -41,7 +41,7 @@ def forbid_recompilation(after: int, rank: int) -> None:
 def test_compiled_ranks_have_the_losses_of_eager_ones(
     workspace: Workspace, one_rank: History, parallel: str, checkpointing: str
 ) -> None:
-    """Over 20 steps, with validation, samples and checkpoints in between."""
+    """With validation, samples and checkpoints in between."""
     name = f"compiled-{parallel}-{checkpointing}"
     settings = [f"run.parallel={parallel}", f"run.activation_checkpointing={checkpointing}", "run.compile=on"]
     ended = workspace.run("train", 2, name, settings, partial(forbid_recompilation, 2))

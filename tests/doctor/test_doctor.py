@@ -146,7 +146,12 @@ def test_healthy_recipe_passes_every_check_and_leaves_no_folder(healthy_command:
     assert not healthy_command.runs.exists()
 
 
-@pytest.mark.slow
+def test_ranks_are_not_compared_on_one(trained_rehearsal: Rehearsal) -> None:
+    result = results_of(trained_rehearsal, "ranks agree")["ranks agree"]
+    assert result.status is Status.SKIP and not result.depends_on
+
+
+@pytest.mark.nightly
 def test_healthy_recipe_fails_no_check_on_one_rank(complete_rehearsal: Rehearsal) -> None:
     results = results_of(complete_rehearsal)
     assert list(results) == list(CHECKS)
@@ -304,6 +309,11 @@ USES_SHARED_RUN = {
 # Faults that show in a comparison with the run that was killed or the one on two ranks: these use the command's.
 USES_COMMAND_RUNS = {unseeded_weights, moments_not_restored, different_loss_on_ranks}
 QUICK = {flipped_shard, no_free_memory}
+NIGHTLY = {unseeded_weights, different_loss_on_ranks}  # train in processes of their own, for 25 seconds each
+
+
+def marks_of(fault: Inject) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.nightly] if fault in NIGHTLY else [] if fault in QUICK else [pytest.mark.slow]
 
 
 def test_every_check_has_an_injected_fault() -> None:
@@ -312,12 +322,7 @@ def test_every_check_has_an_injected_fault() -> None:
 
 @pytest.mark.parametrize(
     ("name", "inject", "exit_code", "value"),
-    [
-        pytest.param(
-            *fault, marks=[] if fault[1] in QUICK else [pytest.mark.slow], id=f"{fault[0]}-{fault[1].__name__}"
-        )
-        for fault in FAULTS
-    ],
+    [pytest.param(*fault, marks=marks_of(fault[1]), id=f"{fault[0]}-{fault[1].__name__}") for fault in FAULTS],
 )
 def test_injected_fault_fails_its_check(
     request: pytest.FixtureRequest,

@@ -84,7 +84,7 @@ def run_ranks(
     words: Sequence[str],
     folder: Path,
     plant: Callable[[int], None] | None = None,
-    seconds: float = 60,
+    seconds: float = 180,  # compiling takes a minute on a busy machine
 ) -> list[Outcome]:
     """Run the command `words` on `count` ranks, and return their outcomes by rank."""
     return outcomes(start_ranks(count, words, folder, plant), folder, seconds)

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
 
+import psutil
+
+from tests.conftest import wait_until
 from tests.helpers.ranks import PROCESSES, start_server
 
 CONTROL_C, CONTROL_D = "\x03", "\x04"
@@ -23,6 +26,11 @@ class TypedProgram:
         self.shown = ""
 
     def type(self, keys: str) -> None:
+        """Type once the program waits for input or sleeps.
+
+        Python does not see a Ctrl-C between showing the prompt and reading until the next key is pressed.
+        """
+        wait_until(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_SLEEPING)
         os.write(self.keyboard, keys.encode())
 
     def wait_for(self, text: str, seconds: float = 30.0) -> str:

@@ -29,7 +29,6 @@ def test_every_part_takes_a_measurable_time(name: str, kind: str) -> None:
     rates = measured_rates(recipe, open_device(recipe.run), seconds=0.2)
     taken = [part for part, seconds in vars(rates).items() if seconds > 0]
     assert taken == [part for part in vars(rates) if kind == "muon" or part != "orthogonalization"]
-    assert rates.block_forward < rates.block and rates.loss_forward < rates.loss + rates.micro_batch
 
 
 def test_block_smaller_than_a_loss_chunk_is_measured() -> None:

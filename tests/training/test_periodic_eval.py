@@ -93,7 +93,7 @@ def test_training_is_the_same_with_and_without_hellaswag(tiny: Recipe, tmp_path:
 
 
 @pytest.mark.compile
-@pytest.mark.slow
+@pytest.mark.nightly  # test_scoring.py compares the compiled blocks
 def test_compiled_run_has_the_scores_of_an_eager_one(tiny: Recipe, tmp_path: Path) -> None:
     for compiled in ("off", "on"):
         train(tiny_recipe(tmp_path, run={"compile": compiled, "max_steps": 1}, evaluation=LOOKING), tmp_path / compiled)
