@@ -83,7 +83,9 @@ def ctranslate2(asked: Asked) -> Answer:
     folder = Path(asked["folder"])
     into = folder.with_name(f"{folder.name}-ct2")
     converters.TransformersConverter(str(folder)).convert(str(into), force=True)
-    names = {number: name for name, number in json.loads((folder / "vocab.json").read_text("utf-8")).items()}
+    stored = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    names = {number: name for name, number in stored["model"]["vocab"].items()}
+    names |= {token["id"]: token["content"] for token in stored["added_tokens"]}
     generator = library.Generator(str(into))
     options = {"max_length": asked["new"], "beam_size": 1, "sampling_topk": 1, "include_prompt_in_result": False}
     found = [

@@ -28,7 +28,6 @@ LANGUAGES = {PublicCorpus.FINEWEB: "en", PublicCorpus.FINEWEB_EDU: "en"}
 CLASSES = {
     ModelType.GPT2: "GPT2LMHeadModel",
     ModelType.LLAMA: "LlamaForCausalLM",
-    ModelType.QWEN2: "Qwen2ForCausalLM",
     ModelType.OWN: "a class of its own, whose file is in this directory",
 }
 
@@ -68,18 +67,14 @@ class CardSubject:
 
     @property
     def usage(self) -> str:
-        """Return the lines of Python that load the model and let it continue a prompt.
-
-        AutoTokenizer of transformers 5 splits text as Qwen2 does for every model of that class, whatever its files say.
-        """
-        reader = "PreTrainedTokenizerFast" if self.type is ModelType.QWEN2 else "AutoTokenizer"
+        """Return the lines of Python that load the model and let it continue a prompt."""
         trust = ", trust_remote_code=True" * self.needs_remote_code
         return "\n".join(
             [
-                f"from transformers import AutoModelForCausalLM, {reader}",
+                "from transformers import AutoModelForCausalLM, AutoTokenizer",
                 "",
                 f"name = {self.name!r}",
-                f"tokenizer = {reader}.from_pretrained(name)",
+                "tokenizer = AutoTokenizer.from_pretrained(name)",
                 f"model = AutoModelForCausalLM.from_pretrained(name{trust})",
                 f"inputs = tokenizer({self.recipe.evaluation.sample_prompt!r}, return_tensors='pt')",
                 "tokens = model.generate(**inputs, max_new_tokens=40, do_sample=True, top_k=50)",

@@ -80,11 +80,6 @@ def check_form(recipe: ModelRecipe) -> None:
     if form.type is ModelType.OWN:
         names = ", ".join(f"model.{name} = {getattr(recipe, name)!r}" for name in form.unlike)
         raise UserError(f"llama.cpp has no architecture with {names}", "export a directory, which transformers opens")
-    if form.type is ModelType.QWEN2 and recipe.rope_scaling != "none":
-        raise UserError(
-            f"llama.cpp has no architecture with model.qkv_bias and model.rope_scaling = '{recipe.rope_scaling}'",
-            "export a directory, which transformers opens",
-        )
 
 
 def architecture_of(recipe: ModelRecipe) -> Any:
@@ -195,7 +190,7 @@ def to_llama_cpp(weights: dict[str, Tensor], recipe: ModelRecipe) -> dict[str, T
 
 
 def rotates_in_pairs(name: str, recipe: ModelRecipe) -> bool:
-    """Return whether llama.cpp rotates these heads in pairs (2i, 2i + 1); Qwen2's as we do."""
+    """Return whether llama.cpp rotates these heads in pairs (2i, 2i + 1)."""
     return form_of(recipe).type is ModelType.LLAMA and name.endswith((*QUERIES, *KEYS))
 
 

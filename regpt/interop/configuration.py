@@ -82,7 +82,8 @@ def gpt2_recipe(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
 def llama_recipe(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
     """Return the names of unsupported features that the config asks for, and the recipe.
 
-    Mistral without a sliding window is Llama; Qwen2 adds biases of queries, keys and values.
+    Mistral without a sliding window is Llama; Qwen2 adds biases of queries, keys and values. Llama's `attention_bias`
+    adds one of the output too, which must be zero.
     """
     heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
     kv_heads = int(config.get("num_key_value_heads") or heads)
@@ -101,7 +102,7 @@ def llama_recipe(config: Mapping[str, Any]) -> tuple[list[str], ModelRecipe]:
         normalization="rmsnorm",
         norm_eps=float(config.get("rms_norm_eps", 1e-6)),
         bias=False,
-        qkv_bias=config["model_type"] == "qwen2",
+        qkv_bias=config["model_type"] == "qwen2" or bool(config.get("attention_bias", False)),
         tied_head=bool(config.get("tie_word_embeddings", False)),
         **rope_settings(config),
     )
@@ -119,9 +120,8 @@ def unsupported_by_llama(config: Mapping[str, Any], recipe: ModelRecipe) -> Iter
     turned = rotary.get("partial_rotary_factor", config.get("partial_rotary_factor", 1.0))
     if turned not in (None, 1.0):
         yield f"partial_rotary_factor = {turned}"
-    for name in ("attention_bias", "mlp_bias"):
-        if config.get(name, False):
-            yield name
+    if config.get("mlp_bias", False):
+        yield "mlp_bias"
     if (window := sliding_window(config)) is not None and window < recipe.block_size:
         yield f"sliding_window = {window}"
     if not config.get("head_dim") and recipe.n_embd % recipe.n_head:

@@ -1,4 +1,4 @@
-"""Which Hugging Face class computes what a model computes: GPT-2's, Llama's, Qwen2's, or none but a file of its own.
+"""Which Hugging Face class computes what a model computes: GPT-2's, Llama's, or none but a file of its own.
 
 Without torch, so that `regpt recipe show` can say it before a run.
 """
@@ -15,7 +15,6 @@ class ModelType(StrEnum):
 
     GPT2 = "gpt2"
     LLAMA = "llama"
-    QWEN2 = "qwen2"  # Llama with biases of queries, keys and values
     OWN = "regpt"  # the modeling file comes with the model: trust_remote_code=True
 
 
@@ -39,10 +38,8 @@ SWITCHES_OFF: dict[str, Any] = {
     "experts": 0,
     "shared_experts": 0,
 }
-MODERN: dict[str, Any] = {"positions": "rope", "activation": "swiglu", "normalization": "rmsnorm", "bias": False}
 CLASSES: dict[ModelType, dict[str, Any]] = {
-    ModelType.LLAMA: {**MODERN, "qkv_bias": False},
-    ModelType.QWEN2: {**MODERN, "qkv_bias": True},
+    ModelType.LLAMA: {"positions": "rope", "activation": "swiglu", "normalization": "rmsnorm", "bias": False},
     ModelType.GPT2: {
         "positions": "learned",
         "activation": "gelu",
@@ -71,7 +68,7 @@ def form_of(model: ModelRecipe) -> Form:
 
 
 PROGRAMS = "transformers, llama.cpp, vLLM"
-CLASS_NAMES = {ModelType.GPT2: "GPT-2's", ModelType.LLAMA: "Llama's", ModelType.QWEN2: "Qwen2's"}
+CLASS_NAMES = {ModelType.GPT2: "GPT-2's", ModelType.LLAMA: "Llama's"}
 
 
 def form_text(form: Form) -> str:

@@ -1,7 +1,8 @@
 """Convert weights between regpt's names and Hugging Face's, and describe a model in a config.json.
 
-A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM, or with biases of
-queries, keys and values a Qwen2ForCausalLM (`form.py`). Any other keeps regpt's names.
+A model with only classic parts is a GPT2LMHeadModel, one with only modern parts a LlamaForCausalLM; any other keeps
+regpt's names (`form.py`). Biases of queries, keys and values are Llama's `attention_bias`, which adds one to the output
+too: it is zero. They are Qwen2's as well, but for models of its class transformers 5 splits text as Qwen2 does.
 """
 
 from collections.abc import Mapping
@@ -41,6 +42,7 @@ LLAMA_BLOCK = {
 
 
 OWN_PREFIX = "model."  # of the names in a model of regpt's own class
+OUTPUT_BIAS = "self_attn.o_proj.bias"  # of attention, which regpt's models do not have with RMSNorm
 
 
 def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
@@ -52,12 +54,15 @@ def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
         return {f"{OWN_PREFIX}{name}": tensor for name, tensor in ours.items()}
     theirs: dict[str, Tensor] = {}
     for name, tensor in ours.items():
-        if kind is not ModelType.GPT2:
+        if kind is ModelType.LLAMA:
             parts = tensor.split(heights(name, model.recipe) or len(tensor))
             theirs.update(zip(llama_names(name), (part.contiguous() for part in parts), strict=True))
         else:
             # their Conv1D keeps a linear layer's weight as (in, out)
             theirs[gpt2_name(name)] = tensor.t().contiguous() if is_conv1d(name) else tensor
+    if kind is ModelType.LLAMA and model.recipe.qkv_bias:
+        for name in [name for name in theirs if name.endswith("self_attn.q_proj.bias")]:
+            theirs[name.replace("self_attn.q_proj.bias", OUTPUT_BIAS)] = theirs[name].new_zeros(model.recipe.n_embd)
     return theirs
 
 
@@ -68,7 +73,7 @@ def from_hugging_face(recipe: ModelRecipe, theirs: Mapping[str, Tensor]) -> dict
     kind = form_of(recipe).type
     if kind is ModelType.OWN:
         return {name: theirs[f"{OWN_PREFIX}{name}"] for name in names}
-    if kind is not ModelType.GPT2:
+    if kind is ModelType.LLAMA:
         return {name: torch.cat([theirs[part] for part in llama_names(name)]) for name in names}
     return {name: theirs[gpt2_name(name)].t() if is_conv1d(name) else theirs[gpt2_name(name)] for name in names}
 
@@ -153,7 +158,7 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
         }
     return {
         "model_type": kind.value,
-        "architectures": ["Qwen2ForCausalLM" if kind is ModelType.QWEN2 else "LlamaForCausalLM"],
+        "architectures": ["LlamaForCausalLM"],
         "num_hidden_layers": recipe.n_layer,
         "num_attention_heads": recipe.n_head,
         "num_key_value_heads": recipe.kv_heads,
@@ -164,7 +169,8 @@ def hugging_face_config(recipe: ModelRecipe) -> dict[str, Any]:
         "rms_norm_eps": recipe.norm_eps,
         "hidden_act": "silu",
         **rope_config(recipe),
-        **({"use_sliding_window": False} if kind is ModelType.QWEN2 else {"attention_bias": False, "mlp_bias": False}),
+        "attention_bias": recipe.qkv_bias,
+        "mlp_bias": False,
         **shared,
     }
 

@@ -12,7 +12,7 @@ from regpt.base.errors import UserError
 from regpt.base.files import refuse_lfs_pointer
 from regpt.data.tokenizer import Tokenizer
 from regpt.interop.configuration import USE_THEIRS, read_config, recipe_from_config
-from regpt.interop.huggingface import from_hugging_face, to_hugging_face
+from regpt.interop.huggingface import OUTPUT_BIAS, from_hugging_face, to_hugging_face
 from regpt.interop.pretrained_tokenizer import load_tokenizer
 from regpt.model.gpt import GPT
 from regpt.recipe.architecture import ModelRecipe
@@ -29,6 +29,7 @@ def load_pretrained(directory: Path) -> tuple[GPT, Tokenizer]:
     if config["model_type"] == "gpt2" and not any(name.startswith("transformer.") for name in theirs):
         theirs = {f"transformer.{name}": tensor for name, tensor in theirs.items()}  # OpenAI's own files
     check_all_tensors_used(theirs, recipe, directory)
+    check_output_biases(theirs, directory)
     model = GPT(recipe)
     try:
         model.load_state_dict(from_hugging_face(recipe, theirs))
@@ -80,3 +81,10 @@ def check_all_tensors_used(theirs: Mapping[str, Tensor], recipe: ModelRecipe, di
             f"{directory}: holds {left[0]}{more}, for which a model as its config.json describes it has no place",
             USE_THEIRS,
         )
+
+
+def check_output_biases(theirs: Mapping[str, Tensor], directory: Path) -> None:
+    """Raise UserError for a bias of attention's output that is not zero."""
+    found = [name for name, tensor in theirs.items() if name.endswith(OUTPUT_BIAS) and tensor.any()]
+    if found:
+        raise UserError(f"{directory}: {found[0]} is not zero, but regpt has biases of q, k and v alone", USE_THEIRS)

@@ -21,7 +21,6 @@ from regpt.tracking.environment import Origin
 from regpt.tracking.run import Run, open_run
 from tests.helpers.golden import assert_golden
 from tests.interop.test_pretrained import saved, write_tokenizer
-from tests.model.test_gpt import SMALL
 
 RUN = Path(__file__).parent.parent / "fixtures" / "runs" / "trial-050226"
 WEIGHTS = "ab" * 32
@@ -62,13 +61,6 @@ def test_card_has_the_figures_of_the_exported_step_with_errors() -> None:
     assert results_of(four)["HellaSwag", "accuracy"] == 0.25
     assert "10.7835 ± 0.0361" in two and "0.2500 ± 0.0993" in four and "0.2500" not in two.split("<details>")[0]
     assert "8,192 tokens" in two and "16,384 tokens" in four
-
-
-def test_card_of_qwen2_names_a_tokenizer_class_that_reads_the_files() -> None:
-    for recipe, reader in ((SMALL, "AutoTokenizer"), (replace(SMALL, qkv_bias=True), "PreTrainedTokenizerFast")):
-        subject = subject_of(open_run(RUN), 4)
-        usage = replace(subject, recipe=replace(subject.recipe, model=recipe)).usage
-        assert f"tokenizer = {reader}.from_pretrained(name)" in usage and f", {reader}\n" in usage
 
 
 def test_card_of_averaged_weights_has_their_figures_alone() -> None:

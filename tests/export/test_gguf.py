@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from regpt.base.errors import DONE, USAGE, UserError
 from regpt.cli.main import main
@@ -111,36 +112,26 @@ def rotated(heads: torch.Tensor, angles: torch.Tensor, in_pairs: bool) -> torch.
     return torch.stack([one * cos - other * sin, other * cos + one * sin])
 
 
-def test_gguf_queries_and_keys_rotate_in_pairs(folders: dict[str, Path], tmp_path: Path) -> None:
-    """Compute attention scores from the file's matrices with llama.cpp's rotation; expect those of our own."""
-    model = opened(folders, "llama")
+@pytest.mark.parametrize(("kind", "width"), [("llama", 12), ("qwen2", 8)])
+def test_gguf_queries_and_keys_rotate_in_pairs(folders: dict[str, Path], kind: str, width: int, tmp_path: Path) -> None:
+    """Compute queries and keys from the file's matrices and biases with llama.cpp's rotation; expect our own."""
+    model = opened(folders, kind)
     export_file(model, tmp_path / "m.gguf", ExportOptions())
     tensors = {
         tensor.name: torch.from_numpy(np.array(tensor.data)) for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors
     }
     x = torch.randn(9, 32, generator=torch.Generator().manual_seed(1))
-    angles = torch.outer(torch.arange(9.0), 5000.0 ** (-torch.arange(0, 12, 2) / 12))
+    angles = torch.outer(torch.arange(9.0), 5000.0 ** (-torch.arange(0, width, 2) / width))
     theirs = gguf_file.exported_weights(model.model, 300, Precision.FLOAT32)
     for theirs_name, name in (("q_proj", "attn_q"), ("k_proj", "attn_k")):
-        ours = theirs[f"model.layers.1.self_attn.{theirs_name}.weight"]
-        file = tensors[f"blk.1.{name}.weight"]
-        assert not torch.equal(ours, file)
-        half = rotated((x @ ours.t()).unflatten(1, (-1, 12)), angles, in_pairs=False)
-        pairs = rotated((x @ file.t()).unflatten(1, (-1, 12)), angles, in_pairs=True)
+        weight, bias = (theirs.get(f"model.layers.1.self_attn.{theirs_name}.{part}") for part in ("weight", "bias"))
+        file, file_bias = (tensors.get(f"blk.1.{name}.{part}") for part in ("weight", "bias"))
+        assert (bias is not None) == (file_bias is not None) == (kind == "qwen2")
+        assert weight is not None and file is not None and not torch.equal(weight, file)
+        half = rotated(F.linear(x, weight, bias).unflatten(1, (-1, width)), angles, in_pairs=False)
+        pairs = rotated(F.linear(x, file, file_bias).unflatten(1, (-1, width)), angles, in_pairs=True)
         torch.testing.assert_close(half, pairs)
-
-
-def test_gguf_of_qwen2_keeps_the_order_of_heads_and_the_biases(folders: dict[str, Path], tmp_path: Path) -> None:
-    """llama.cpp rotates the heads of this architecture as we do."""
-    model = opened(folders, "qwen2")
-    export_file(model, tmp_path / "m.gguf", ExportOptions())
-    tensors = {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(tmp_path / "m.gguf").tensors}
-    theirs = gguf_file.exported_weights(model.model, 300, Precision.FLOAT32)
-    for kind in ("weight", "bias"):
-        for theirs_name, name in (("q_proj", "attn_q"), ("k_proj", "attn_k"), ("v_proj", "attn_v")):
-            expected = theirs[f"model.layers.1.self_attn.{theirs_name}.{kind}"].numpy()
-            np.testing.assert_array_equal(tensors[f"blk.1.{name}.{kind}"], expected)
-    assert fields_of(tmp_path / "m.gguf")["general.architecture"] == "qwen2"
+    assert fields_of(tmp_path / "m.gguf")["general.architecture"] == "llama"
 
 
 def test_gguf_has_the_factors_of_scaled_rotary_wavelengths(tmp_path: Path) -> None:
@@ -245,7 +236,6 @@ def missing_package(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (SMALL, existing_file, "m.gguf"),
         (SMALL, missing_package, r"regpt\[gguf\]"),
         (replace(SMALL, qk_norm=True), None, "model.qk_norm = True"),
-        (replace(SMALL, qkv_bias=True, rope_scaling="llama3"), None, "model.rope_scaling = 'llama3'"),
     ],
 )
 def test_gguf_export_is_refused_by_name(

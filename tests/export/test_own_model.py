@@ -172,8 +172,7 @@ def test_own_model_with_other_logits_is_refused_and_removed(tmp_path: Path, monk
 def test_each_switch_is_exported_with_the_class_that_has_it(name: str) -> None:
     form = form_of(each_alone()[name])
     needs_own = name in (*SWITCHES_OFF, "relu2")
-    other = ModelType.QWEN2 if name == "qkv_bias" else ModelType.LLAMA
-    assert form.type is (ModelType.OWN if needs_own else other)
+    assert form.type is (ModelType.OWN if needs_own else ModelType.LLAMA)
     assert not needs_own or ("activation" if name == "relu2" else name) in form.unlike
 
 
@@ -201,7 +200,7 @@ def test_own_config_that_is_incomplete_is_refused_by_name(
     [
         (["gpt2-modern"], ["Llama", "llama.cpp"], ["trust_remote_code"]),
         (["gpt2-classic"], ["GPT-2"], ["trust_remote_code"]),
-        (["gpt2-modern", "model.qkv_bias=true"], ["Qwen2"], ["trust_remote_code"]),
+        (["gpt2-modern", "model.qkv_bias=true"], ["Llama"], ["trust_remote_code"]),
         (["gpt2-modern", "model.qk_norm=true"], ["trust_remote_code", "model.qk_norm"], ["model.activation"]),
     ],
 )

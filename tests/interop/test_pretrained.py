@@ -93,11 +93,23 @@ def test_modern_models_give_the_same_logits_there_and_back(tmp_path: Path, kind:
     assert vocabulary is not GPT2_TOKENS and not ours.training
     export(ours, tmp_path / "out", vocabulary=vocabulary, source=folder)
     again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert type(again) is CLASSES["qwen2" if kind == "qwen2" else "llama"][1]
+    assert type(again) is CLASSES["llama"][1]
     same_logits(ours, again)
     assert load_pretrained(tmp_path / "out")[0].recipe == ours.recipe
     weights = dict(again.named_parameters())
     assert all(torch.equal(weights[name], weight) for name, weight in theirs.named_parameters())
+
+
+def test_biases_of_llamas_attention_are_read_if_those_of_the_output_are_zero(tmp_path: Path) -> None:
+    folder, theirs = saved(tmp_path / "m", "llama", attention_bias=True)
+    write_tokenizer(folder)
+    with pytest.raises(UserError, match=r"o_proj\.bias is not zero"):
+        load_pretrained(folder)
+    with torch.no_grad():
+        for layer in theirs.model.layers:
+            layer.self_attn.o_proj.bias.zero_()
+    theirs.save_pretrained(folder)
+    same_logits(load_pretrained(folder)[0], theirs)
 
 
 def test_scaled_rotary_angles_equal_those_of_transformers(tmp_path: Path) -> None:
@@ -211,7 +223,7 @@ def test_gpt2_tokenizer_is_recognized_in_either_file_format(tmp_path: Path) -> N
         ("llama", {"num_key_value_heads": 3}, "key-value heads that do not divide"),
         ("mistral", {"sliding_window": 32}, "sliding_window = 32"),
         ("qwen2", {"sliding_window": 32, "use_sliding_window": True, "layer_types": None}, "sliding_window = 32"),
-        ("llama", {"attention_bias": True}, "attention_bias"),
+        ("llama", {"attention_bias": True}, "do not fit its config.json"),
         ("llama", {"mlp_bias": True}, "mlp_bias"),
         ("llama", {"num_attention_heads": 5, "head_dim": None}, "heads that do not divide the width"),
         ("llama", {"hidden_act": "relu"}, "hidden_act = 'relu'"),
