@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from tests.model.test_gpt import SMALL, model_of
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
+RUN = Path(__file__).parent.parent / "fixtures" / "runs" / "trial-050226"
 TOKENIZERS = {"one": GPT2_TOKENIZER, "two": GPT2_TOKENIZER, "talker": ChatTokenizer(GPT2_TOKENIZER)}
 FIELDS = {"mode": "text", "first": "one", "second": "two", "prompt": "Once upon a time", "temperature": 1, "top_k": 0}
 FIELDS |= {"top_p": 1, "max_tokens": 12, "n": 2, "seed": 5}  # a tab keeps those of the test before
@@ -205,6 +207,31 @@ CONTRASTS = """(() => {
     return (a + 0.05) / (b + 0.05);
   });
 })()"""
+
+
+def test_page_of_a_run_links_to_the_playground_of_its_model(chromium: Page, models: Any, tmp_path: Path) -> None:
+    from regpt.endpoint.routes import model_routes
+    from regpt.endpoint.served_models import ServedModels
+    from regpt.serve.access import Access
+    from regpt.serve.app import create_app
+
+    for name in ("trial", "other"):
+        shutil.copytree(RUN, tmp_path / name)
+    other = models.of_request({"model": "one"})[1].loaded
+    served = ServedModels([other, replace(other, name="trial", run=tmp_path / "trial", step=4)])
+    with served_app(create_app(tmp_path, Access(), (model_routes(served),))) as port:
+        browser = Browser(chromium, f"http://127.0.0.1:{port}", tmp_path)
+        browser.open("run/trial")
+        browser.wait("document.querySelector('main a[href^=\"#/playground\"]')")
+        browser.value("document.querySelector('main a[href^=\"#/playground\"]').click()")
+        browser.wait("document.querySelector('#first')")
+        assert browser.value("document.querySelector('#first').value") == served.names[1]
+        assert browser.text("nav [aria-current]") == "Playground"
+        browser.open("run/other")
+        browser.wait("document.querySelector('.figures dd')")
+        assert not browser.value("document.querySelector('main a[href^=\"#/playground\"]')")
+        browser.check_requests()
+    served.close()
 
 
 @pytest.mark.parametrize("width", [1400, 390])

@@ -8,7 +8,12 @@ import { showPlayground } from "./playground.js";
 import { showRun } from "./run.js";
 
 const main = document.getElementById("main");
-const VIEWS = [[/^#\/run\/([^/]+)$/, showRun, 1, 1], [/^#\/compare\/(.+)$/, showCompare, 2, 8], [/^#\/(playground)$/, showPlayground, 1, 1]];
+const VIEWS = [
+  [/^#\/run\/([^/]+)$/, showRun, 1, 1],
+  [/^#\/compare\/(.+)$/, showCompare, 2, 8],
+  [/^#\/(playground(?:\/[^/]+)?)$/, showPlayground, 1, 2], // of one model, if named
+];
+const VIEW_OF = { "#/": showList, "#/playground": showPlayground }; // of the links at the top
 let current = new AbortController();
 
 async function show() {
@@ -17,7 +22,7 @@ async function show() {
   const { signal } = current;
   const [view, names] = chosen();
   for (const link of document.querySelectorAll("nav a")) {
-    if (link.hash === (location.hash || "#/")) link.setAttribute("aria-current", "page");
+    if (view === VIEW_OF[link.hash]) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
   document.title = names.length ? `${names.join(", ")} – regpt` : "Runs – regpt";

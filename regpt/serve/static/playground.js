@@ -22,18 +22,19 @@ const MODES = {
   chat: { label: "Message", hint: "Enter sends, Shift + Enter begins a line", button: "Send" },
 };
 
-export async function showPlayground(main, signal) {
+export async function showPlayground(main, signal, [, model]) {
   const body = h("div", {}, h("p", { class: "soft" }, "Loading …"));
   main.replaceChildren(h("div", { class: "bar" }, h("h1", { tabindex: "-1" }, "Playground")), body);
   const { data: models } = await get("/v1/models");
   if (signal.aborted) return;
-  if (models.length) await new Playground(models, signal).show(body);
+  if (models.length) await new Playground(models, signal, model).show(body);
   else body.replaceChildren(h("p", {}, "No model is served."), h("p", {}, "Start the server with one or several: ", h("code", {}, "regpt serve MODEL"),
     ". A model is a run of the list, a checkpoint, a Hugging Face directory, or hub:OWNER/NAME."));
 }
 
 class Playground {
-  constructor(models, signal) {
+  // `model` is the name of the one to begin with; where it is not served, the tab's last one.
+  constructor(models, signal, model) {
     Object.assign(this, { models, signal, stored: stored(), working: null });
     const names = models.map((model) => [model.id, nameOf(model)]);
     this.readout = new Readout();
@@ -46,6 +47,7 @@ class Playground {
       ...NUMBERS.map(number),
     ].map((field) => [field.input.id, field]));
     for (const { input } of Object.values(this.fields)) if (input.id in this.stored) restore(input, this.stored[input.id]);
+    if (models.some(({ id }) => id === model)) Object.assign(this.fields.first.input, { value: model });
     this.hasChat = models.some((model) => model.chat);
     if (!this.hasChat) this.fields.mode.input.value = "text";
     this.start = h("button", { type: "submit", class: "main" });

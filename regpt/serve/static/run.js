@@ -10,6 +10,7 @@ export async function showRun(main, signal, [name]) {
   const run = new RunCopy(name);
   const state = h("span", { role: "status" });
   const details = h("p", { class: "soft" });
+  const playground = h("span");
   const bar = h("progress", { max: "1", value: "0", "aria-label": "Progress" });
   const figures = h("dl", { class: "figures" });
   const hellaswag = new Plot({ title: "HellaSwag ± standard error", height: 170, format: (y) => y.toFixed(4), tick: (y) => String(Number(y.toPrecision(4))) });
@@ -22,10 +23,11 @@ export async function showRun(main, signal, [name]) {
   const parts = { samples: new Samples(), evaluation: h("div"), events: h("ol", { class: "events" }), files: h("div") };
   const section = (title, ...content) => h("section", { "aria-label": title }, h("h2", {}, title), ...content);
   main.replaceChildren(
-    h("div", { class: "bar" }, h("h1", { tabindex: "-1" }, name), state), details, bar, figures,
+    h("div", { class: "bar" }, h("h1", { tabindex: "-1" }, name), state, playground), details, bar, figures,
     h("section", { "aria-label": "Curves" }, h("div", { class: "plots" }, loss.element, ...plots.map(({ plot }) => plot.figure), hellaswag.figure)),
     section("Samples", parts.samples.element), section("Evaluation", parts.evaluation),
     section("Events", parts.events), section("Recipe and report", parts.files));
+  linkModels(name, playground);
   const filled = { events: -1, counts: "" };
   await repeat(async () => {
     try {
@@ -49,6 +51,13 @@ export async function showRun(main, signal, [name]) {
       drawFiles(name, parts.files, await get(`/api/runs/${encodeURIComponent(name)}/files`));
     }
   }, () => run.pause, signal);
+}
+
+// Link to the playground of each model of this run that the server has.
+async function linkModels(name, place) {
+  const { data: models } = await get("/v1/models").catch(() => ({ data: [] }));
+  const links = models.filter(({ run }) => run === name).map(({ id }) => h("a", { href: `#/playground/${encodeURIComponent(id)}` }, `Try ${id}`));
+  place.replaceChildren(...links.flatMap((link) => [link, " "]));
 }
 
 function drawStatus(status, state, details, bar, figures) {
