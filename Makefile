@@ -44,7 +44,7 @@ docs: $(VENV)/installed-docs         ## build the documentation site into site/
 docs-generate: $(VENV)/installed    ## write docs/cli.md, docs/settings.md and the tables of docs/ again
 	@$(BIN)/python docs/generate.py
 
-bench: $(VENV)/installed-dev        ## measure against others on this machine; writes benchmarks/results.md
+bench: $(VENV)/installed-dev        ## measure against others on this machine; adds to benchmarks/results.md
 	@$(BIN)/python -m benchmarks
 
 gpu: $(VENV)/installed-dev          ## measure and test on a CUDA card; writes gpu-results/

@@ -1,1 +1,1 @@
-"""Benchmarks against other programs. `make bench` runs all of them and writes results.md."""
+"""Benchmarks against other programs. `make bench` runs all of them, adds to history.json, and writes results.md."""

@@ -1,71 +1,54 @@
-"""Run every benchmark and write benchmarks/results.md."""
+"""Run benchmarks, add what they find to benchmarks/history.json, and write benchmarks/results.md with its plots.
+
+    python -m benchmarks                       every part
+    python -m benchmarks --only step hellaswag
+    python -m benchmarks --page                write the page again from the history
+
+The page is written after each part, so that nothing is lost if a later one is stopped.
+"""
 
 import argparse
-import platform
-import subprocess
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
-import torch
-
-from benchmarks import checkpoints, hellaswag, loader, plan, prepare, ranks, step
-
-RESULTS = Path(__file__).parent / "results.md"
+from benchmarks import checkpoints, endpoint, hellaswag, loader, plan, prepare, ranks, startup, step
+from benchmarks.history import Section, read_history, record
+from benchmarks.results_page import FILE, write_page
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    options.add_argument("--output", type=Path, default=RESULTS, help="file to write (default: benchmarks/results.md)")
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    options.add_argument("--page", action="store_true", help="measure nothing")
     options.add_argument(
         "--text", nargs="+", default=[], metavar="FILE", help="parquet files to prepare (default: the built-in corpus)"
     )
     arguments = options.parse_args()
-    output = arguments.output
-    parts = [
-        heading(),
-        help_speed(),
-        *prepare.report(files=arguments.text),
-        *loader.report(),
-        *step.report(),
-        *checkpoints.report(),
-        *ranks.report(),
-        *hellaswag.report(),
-        *plan.report(),
-    ]
-    output.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    print(f"results: {output}")
+    if arguments.page:
+        write_page(read_history())
+    else:
+        parts: dict[str, Callable[[], Section]] = {**PARTS, "prepare": partial(prepare.report, files=arguments.text)}
+        for name in arguments.only:
+            print(f"{name} …", flush=True)
+            write_page(record(name, parts[name]()))
+    print(f"results: {FILE}")
     return 0
 
 
-def heading() -> str:
-    has = torch.cpu.get_capabilities()
-    features = [name for name in ("avx2", "avx512_f", "avx512_bf16", "amx_bf16") if has.get(name)]
-    return "\n".join(
-        [
-            "# Results",
-            "",
-            "Written by `make bench`. Quote the ratios: both programs run in turn, so a slower machine slows both.",
-            "",
-            f"- {datetime.now(UTC):%Y-%m-%d}",
-            f"- {has.get('cpu_name', platform.processor())} ({', '.join(features)}), {torch.get_num_threads()} threads",
-            f"- Python {platform.python_version()}, torch {torch.__version__}, {platform.system()}",
-        ]
-    )
-
-
-def help_speed(runs: int = 10) -> str:
-    """Measure the median time of a `regpt --help` process."""
-    import time
-
-    seconds = []
-    for _ in range(runs):
-        started_at = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "regpt", "--help"], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.perf_counter() - started_at)
-    text = f"`regpt --help`: {sorted(seconds)[runs // 2]:.3f} s (median of {runs}; goal: under 0.4 s)"
-    print(text, flush=True)
-    return f"## The command\n\n{text}"
+PARTS: dict[str, Callable[[], Section]] = {
+    "startup": startup.report,
+    "prepare": prepare.report,
+    "loader": loader.report,
+    "step": step.report,
+    "checkpoints": checkpoints.report,
+    "ranks": ranks.report,
+    "hellaswag": hellaswag.report,
+    "endpoint": endpoint.report,
+    "plan": plan.report,
+}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.history import Section, measure_of
 from regpt.checkpoint.saver import AsyncCheckpointer
 from regpt.model.gpt import GPT
 from regpt.optimizer.making import make_optimizer
@@ -38,7 +39,7 @@ SETTINGS = [
 ]
 
 
-def report() -> list[str]:
+def report() -> Section:
     seconds: dict[str, list[float]] = {name: [] for name in SIDES}
     with tempfile.TemporaryDirectory() as folder:
         settings = [*SETTINGS, "data.source=stdlib", f"data.path={folder}/data"]
@@ -47,9 +48,11 @@ def report() -> list[str]:
             for name, side in SIDES.items():
                 seconds[name].append(train(folder, f"{len(side)}{number}{len(name)}", [*settings, *side]))
         sizes = [record.bytes for record in read_history(Path(folder) / f"10{len('none')}").checkpoints]
-    lines = ["| checkpoints | time | relative to none |", "|---|---|---|"]
+    lines, measures = ["| checkpoints | time | relative to none |", "|---|---|---|"], []
     for name, of_name in seconds.items():
         ratios = [mine / none for mine, none in zip(of_name, seconds["none"], strict=True)]
+        if name != "none":
+            measures.append(measure_of(f"checkpoints {name}: time / that of none", ratios))
         lines.append(
             f"| {name} | {statistics.median(of_name):.1f} s"
             f" | **{statistics.median(ratios):.3f}** ({min(ratios):.3f} to {max(ratios):.3f}) |"
@@ -60,7 +63,7 @@ def report() -> list[str]:
     )
     text = "\n".join([about, "", *lines, "", waiting()])
     print(text, flush=True)
-    return ["## Checkpoints", text]
+    return Section("Checkpoints", text, tuple(measures))
 
 
 def waiting(times: int = 10) -> str:

@@ -12,12 +12,13 @@ import queue
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import torch
 
+from benchmarks.history import Goal, Measure, Section, measure_of
 from regpt.data.tokenizer import GPT2_TOKENIZER
 from regpt.endpoint.engine import Engine, Job, JobEnded, JobEvent
 from regpt.generation.drawing import Sampling
@@ -30,8 +31,9 @@ from tests.helpers.served_runs import served
 SIZES = ["gpt2-modern", "demo-modern"]
 NEW_TOKENS = 32  # of each request
 REQUESTS = 8
+GOAL = Goal(3.0)
 PROMPT_TOKENS = 16
-RULES = {"temperature-1": Sampling(), "greedy": Sampling(temperature=0.0), "top-k-50": Sampling(top_k=50)}
+RULES = {"temperature 1": Sampling(), "greedy": Sampling(temperature=0.0), "top-k 50": Sampling(top_k=50)}
 
 
 def main() -> int:
@@ -48,19 +50,36 @@ def main() -> int:
     arguments = options.parse_args()
     if arguments.part == "load":
         return measure_load(arguments.model, arguments.runs, arguments.rounds)
-    for name in arguments.recipes:
-        measure_speed(name, arguments.repetitions, arguments.rule or list(RULES))
+    report(arguments.recipes, arguments.repetitions, arguments.rule or list(RULES))
     return 0
 
 
-def measure_speed(name: str, repetitions: int, rules: Sequence[str]) -> None:
-    """Print tokens per second of requests one after another and at once, for each rule of drawing."""
+def report(recipes: Sequence[str] = tuple(SIZES), repetitions: int = 5, rules: Sequence[str] = tuple(RULES)) -> Section:
+    """Measure and print the speed of each model with each rule of drawing."""
+    lines = [
+        f"Tokens/s of {REQUESTS} requests one after another and at once: {PROMPT_TOKENS} tokens of prompt,"
+        f" {NEW_TOKENS} new ones, random weights, {torch.get_num_threads()} threads. Each of {repetitions} repetitions"
+        " gives a ratio.",
+        "",
+        "| model | tokens are drawn | one after another | at once | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    measures: list[Measure] = []
+    for name in recipes:
+        for row, measure in measure_speed(name, repetitions, rules):
+            lines.append(row)
+            measures.append(measure)
+            print(row, flush=True)
+    return Section("Batched decoding", "\n".join(lines), tuple(measures))
+
+
+def measure_speed(name: str, repetitions: int, rules: Sequence[str]) -> Iterator[tuple[str, Measure]]:
+    """Yield the row and the ratio of requests at once to one after another, for each rule of drawing."""
     recipe = load_recipe(Path("recipes") / f"{name}.toml")
     model = GPT(recipe.model)
     model.initialize(1)
     engine = Engine(LoadedModel(name, model.eval(), recipe, GPT2_TOKENIZER))
-    millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    print(f"{name}, {millions:.0f}M parameters, {torch.get_num_threads()} threads: {REQUESTS} requests")
+    size = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.0f}M"
     for rule in rules:
         sampling = RULES[rule]
         serve(engine, range(1), sampling)
@@ -74,8 +93,8 @@ def measure_speed(name: str, repetitions: int, rules: Sequence[str]) -> None:
             speeds.append((middle - began_at, time.perf_counter() - middle))
         one, many = (REQUESTS * NEW_TOKENS / statistics.median(seconds) for seconds in zip(*speeds, strict=True))
         ratios = [alone / together for alone, together in speeds]
-        spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
-        print(f"  {rule:14} {one:7.1f} -> {many:7.1f} tokens/s, {statistics.median(ratios):.1f} times ({spread})")
+        measure = measure_of(f"decoding {REQUESTS} requests, {size}, {rule}: at once / in turn", ratios, GOAL)
+        yield f"| {size} | {rule} | {one:.1f} | {many:.1f} | {measure.shown} |", measure
     engine.close()
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
+from benchmarks.history import Goal, Section, measure_of
 from regpt.data.batches import BatchLoader, equal_batches
 from regpt.data.import_shards import find_shards, import_shards
 from regpt.data.shards import TokenWindows
@@ -31,7 +32,7 @@ def main() -> None:
     report(options.parse_args().batches)
 
 
-def report(batches: int = 10_000) -> list[str]:
+def report(batches: int = 10_000) -> Section:
     with tempfile.TemporaryDirectory() as folder:
         write_shards(Path(folder))
         seconds, memory = measure(Path(folder), batches)
@@ -46,7 +47,8 @@ def report(batches: int = 10_000) -> list[str]:
         f" {max(memory[quarter:]) / 1e6:,.1f} MB at most after that, {memory[-1] / 1e6:,.1f} MB at the end"
     )
     print(text, flush=True)
-    return ["## The loader", text]
+    figure = measure_of("loader: share of a step on a GPU", [share], Goal(0.01, at_most=True))
+    return Section("The loader", text, (figure,))
 
 
 def write_shards(folder: Path) -> None:

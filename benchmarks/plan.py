@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.history import Section, measure_of
 from benchmarks.step import THREADS
 from regpt.distributed.rank_group import RankGroup
 from regpt.machine.device import Device, open_device
@@ -125,16 +126,15 @@ def take_step(parallel: Parallel, recipe: Recipe, device: Device) -> float:
     return time.perf_counter() - started_at
 
 
-def report() -> list[str]:
+def report() -> Section:
     lines = [
-        "## The step time that `regpt plan` predicts",
-        "",
         f"On this CPU, {THREADS} threads, predicted from parts measured for two seconds; {ROUNDS} rounds, each with the"
         f" median of {STEPS} real steps. Goal: within {GOAL:.0%}.",
         "",
         "| | predicted | measured | predicted / measured |",
         "|---|---|---|---|",
     ]
+    measures = []
     for name in SIZES:
         pairs = numbers_of("--size", name)
         ratios = [predicted / taken for predicted, taken in pairs]
@@ -144,7 +144,9 @@ def report() -> list[str]:
             f" | **{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f}) |"
         )
         print(lines[-1], flush=True)
-    return ["\n".join(lines), "\n".join(run_lines())]
+        measures.append(measure_of(f"step of {name}: predicted / measured", ratios))
+    text = "\n".join([*lines, "", *run_lines()])
+    return Section("The step time that `regpt plan` predicts", text, tuple(measures))
 
 
 def run_lines() -> list[str]:
@@ -185,7 +187,7 @@ def main() -> int:
         for predicted, taken in one_size(arguments.size):
             print(f"{predicted:.4f} {taken:.4f}")
     else:
-        print("\n".join(report()))
+        print(report().text)
     return 0
 
 

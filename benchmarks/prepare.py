@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.history import Goal, Section, measure_of
 from regpt.corpus.corpora import documents, open_corpus
 
 ROUNDS = 3
@@ -30,7 +32,7 @@ MEGABYTES = 800
 FILES = 4
 ROW_GROUP = 1000
 SHARD_TOKENS = 10_000_000
-GOALS = {"tiktoken": 1.1, "gigatoken": 6.0}
+GOALS = {"tiktoken": Goal(1.5), "gigatoken": Goal(10.0)}
 
 
 def main() -> None:
@@ -41,9 +43,9 @@ def main() -> None:
     report(asked.megabytes, asked.files)
 
 
-def report(megabytes: int = MEGABYTES, files: list[str] | None = None) -> list[str]:
+def report(megabytes: int = MEGABYTES, files: Sequence[str] = ()) -> Section:
     with tempfile.TemporaryDirectory() as folder:
-        text_bytes, documents_in_all = write_text(Path(folder) / "text", files or [], megabytes * 1_000_000)
+        text_bytes, documents_in_all = write_text(Path(folder) / "text", files, megabytes * 1_000_000)
         commands = {"plain": plain(Path(folder)), **{backend: ours(Path(folder), backend) for backend in GOALS}}
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         memory: dict[str, int] = dict.fromkeys(commands, 0)
@@ -54,20 +56,23 @@ def report(megabytes: int = MEGABYTES, files: list[str] | None = None) -> list[s
             memory[name] = max(memory[name], peak)
             if name != "plain":
                 check_same(Path(folder) / "plain-0", out)
+    measures = []
     lines = [
         "| | time | MB/s of text | ratio | goal | peak memory |",
         "|---|---|---|---|---|---|",
     ]
     for name, of_name in seconds.items():
         ratios = [theirs / mine for theirs, mine in zip(seconds["plain"], of_name, strict=True)]
-        goal = f"{GOALS[name]}" if name in GOALS else ""
+        goal = str(GOALS[name]) if name in GOALS else ""
+        if name != "plain":
+            measures.append(measure_of(f"preparing with {name}: plain pool / regpt", ratios, GOALS[name]))
         lines.append(
             f"| {'plain pool' if name == 'plain' else f'regpt, {name}'} | {statistics.median(of_name):.1f} s"
             f" | {text_bytes / statistics.median(of_name) / 1e6:.1f}"
             f" | **{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f})"
             f" | {goal} | {memory[name] / 1e6:,.0f} MB |"
         )
-    more = f" and {len(files) - 1} more" if files and len(files) > 1 else ""
+    more = f" and {len(files) - 1} more" if len(files) > 1 else ""
     what = f"{Path(files[0]).name}{more}" if files else "the built-in corpus"
     about = (
         f"{text_bytes / 1e6:,.0f} MB of text ({what}, repeated) in {documents_in_all:,} documents and {FILES} parquet"
@@ -76,10 +81,10 @@ def report(megabytes: int = MEGABYTES, files: list[str] | None = None) -> list[s
     )
     text = "\n".join([about, "", *lines])
     print(text, flush=True)
-    return ["## Preparing data", text]
+    return Section("Preparing data", text, tuple(measures))
 
 
-def write_text(folder: Path, files: list[str], wanted: int) -> tuple[int, int]:
+def write_text(folder: Path, files: Sequence[str], wanted: int) -> tuple[int, int]:
     """Write parquet files with about `wanted` bytes of text; return (bytes, documents)."""
     folder.mkdir()
     if files:

@@ -18,6 +18,7 @@ from collections.abc import Callable
 import torch
 import torch.distributed as dist
 
+from benchmarks.history import Section, measure_of
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.machine.device import open_device
 from regpt.parallel.making import make_parallel
@@ -39,15 +40,17 @@ FORMS = {
 }
 
 
-def report() -> list[str]:
+def report() -> Section:
     lines = [
         "| parameters | mode | step | without reduction | share of communication | all-reduce of all gradients alone |",
         "|---|---|---|---|---|---|",
     ]
+    measures = []
     for size, words in SIZES.items():
         for form, (micro_batches, settings) in FORMS.items():
             with_it, without, alone = measured([*words, *settings, *ALWAYS], micro_batches)
             shares = [1 - quiet / full for full, quiet in zip(with_it, without, strict=True)]
+            measures.append(measure_of(f"two ranks, {size}, {form}: share of communication", shares))
             lines.append(
                 f"| {size} | {form} | {statistics.median(with_it):.3f} s | {statistics.median(without):.3f} s"
                 f" | **{statistics.median(shares):.1%}** ({min(shares):.1%} to {max(shares):.1%})"
@@ -58,7 +61,7 @@ def report() -> list[str]:
         f"Two gloo ranks on this machine, one thread each, micro-batches of 4 x 256 tokens, float32; {ROUNDS} rounds of"
         " a step with and a step without reduction. Without reduction, each rank trains the full model on its own."
     )
-    return ["## Ranks", "\n".join([about, "", *lines])]
+    return Section("Ranks", "\n".join([about, "", *lines]), tuple(measures))
 
 
 def measured(words: list[str], micro_batches: int) -> tuple[list[float], list[float], list[float]]:
@@ -124,4 +127,4 @@ if __name__ == "__main__":
     if arguments.as_rank:
         run_rank(arguments.words, arguments.as_rank)
     else:
-        print("\n".join(report()))
+        print(report().text)

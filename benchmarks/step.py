@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.history import Goal, Measure, Section, measure_of
 from benchmarks.nanogpt import NanoGPT, adamw
 from regpt.distributed.rank_group import RankGroup
 from regpt.interop.huggingface import hugging_face_config, to_hugging_face
@@ -64,16 +65,16 @@ SIZES = {
 }
 # The least of their seconds / ours, by rival, size and precision; and the most of our peak memory / theirs.
 SPEED_GOALS = {
-    ("nanogpt", "7M", "float32"): 3.0,
-    ("nanogpt", "18M", "float32"): 2.2,
-    ("nanogpt", "124M", "float32"): 1.3,
-    ("nanogpt", "7M", "bfloat16"): 3.5,
-    ("nanogpt", "18M", "bfloat16"): 2.5,
-    ("nanogpt", "124M", "bfloat16"): 1.5,
-    ("llama", "7M", "float32"): 1.4,
-    ("llama", "124M", "float32"): 1.15,
+    ("nanogpt", "7M", "float32"): Goal(3.0),
+    ("nanogpt", "18M", "float32"): Goal(2.2),
+    ("nanogpt", "124M", "float32"): Goal(1.3),
+    ("nanogpt", "7M", "bfloat16"): Goal(3.5),
+    ("nanogpt", "18M", "bfloat16"): Goal(2.5),
+    ("nanogpt", "124M", "bfloat16"): Goal(1.5),
+    ("llama", "7M", "float32"): Goal(1.4),
+    ("llama", "124M", "float32"): Goal(1.15),
 }
-MEMORY_GOALS = {("llama", "124M", "float32"): 0.7}
+MEMORY_GOALS = {("llama", "124M", "float32"): Goal(0.7, at_most=True)}
 
 Step = Callable[[], float]  # returns the loss
 
@@ -233,10 +234,10 @@ def row(rival: str, name: str, precision: str, found: Compared) -> str:
         f"{statistics.median(found.ours):.2f} s",
         f"{statistics.median(found.theirs):.2f} s",
         f"**{statistics.median(ratios):.2f}** ({min(ratios):.2f} to {max(ratios):.2f}, {len(ratios)} rounds)",
-        f"≥ {speed_goal}" if speed_goal else "—",
+        str(speed_goal or "—"),
         f"{found.our_bytes / 2**30:.2f} / {found.their_bytes / 2**30:.2f} GiB",
         f"**{memory:.2f}**",
-        f"≤ {memory_goal}" if memory_goal else "—",
+        str(memory_goal or "—"),
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -247,11 +248,10 @@ def report(
     precisions: Sequence[str] = PRECISIONS,
     rounds: int = 0,
     compiled: str = "auto",
-) -> list[str]:
-    """Measure and print every comparison; return the section of the results page. `rounds` 0: those of each size."""
+) -> Section:
+    """Measure and print every comparison. `rounds` 0: those of each size."""
+    measures: list[Measure] = []
     lines = [
-        "## A training step",
-        "",
         f"{THREADS} threads, {TOKENS:,} tokens: forward pass, backward pass, clipping, AdamW. nanoGPT's model is"
         " written again from its description (`benchmarks/nanogpt.py`); Llama is transformers' own."
         " Each side is a process, and they work in turn. `python -m benchmarks.step`",
@@ -266,7 +266,18 @@ def report(
                 found = compare(rival, name, precision, rounds or SIZES[name].rounds, compiled)
                 lines.append(row(rival, name, precision, found))
                 print(lines[-1], flush=True)
-    return ["\n".join(lines)]
+                measures += measures_of(rival, name, precision, found)
+    return Section("A training step", "\n".join(lines), tuple(measures))
+
+
+def measures_of(rival: str, name: str, precision: str, found: Compared) -> list[Measure]:
+    """Return the ratios of time and of peak memory."""
+    what, key = f"step, {name}, {precision}", (rival, name, precision)
+    memory = [found.our_bytes / found.their_bytes]
+    return [
+        measure_of(f"{what}: {rival} / regpt", found.ratios, SPEED_GOALS.get(key)),
+        measure_of(f"{what}: memory regpt / {rival}", memory, MEMORY_GOALS.get(key)),
+    ]
 
 
 def main() -> int:

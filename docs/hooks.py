@@ -37,7 +37,7 @@ def page(source: str) -> str:
     text = (ROOT / source).read_text(encoding="utf-8")
     for name, other in OUTSIDE.items():
         text = text.replace(f"]({other}", f"]({name}")
-    text = re.sub(r"(\]\(|src=\"|srcset=\")docs/", r"\1", text)
+    text = re.sub(r"(\]\(|src=\"|srcset=\")(?:\.\./)?docs/", r"\1", text)
     return without_links_to_code(text)
 
 

@@ -76,7 +76,7 @@ def finish_axes(axes: Axes, note: str = "") -> None:
         )  # fmt: skip
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path, kinds: Sequence[str] = ("png", "svg")) -> None:
     """Write four files: NAME.png, NAME.svg and, in the colors of `DARK`, NAME-dark.png and NAME-dark.svg."""
     path.parent.mkdir(exist_ok=True)
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "regpt"}):
@@ -84,7 +84,7 @@ def save_figure(figure: Figure, path: Path) -> None:
         for ending in ("", "-dark"):
             if ending:
                 recolor(figure)
-            for kind in ("png", "svg"):
+            for kind in kinds:
                 target = path.with_name(f"{path.stem}{ending}.{kind}")
                 figure.savefig(target, dpi=160, metadata={"Date": None} if kind == "svg" else None)
                 figure.set_layout_engine("none")  # one layout is enough

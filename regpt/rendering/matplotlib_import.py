@@ -11,6 +11,7 @@ with without_matplotlib_backend():
     from matplotlib.axes import Axes
     from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
     from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Figure",
     "FixedLocator",
     "FuncFormatter",
+    "Line2D",
     "MaxNLocator",
     "NullFormatter",
     "NullLocator",
