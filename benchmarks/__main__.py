@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import checkpoints, endpoint, hellaswag, loader, plan, prepare, ranks, startup, step
+from benchmarks import checkpoints, endpoint, hellaswag, loader, plan, prepare, profile, ranks, startup, step
 from benchmarks.history import Section, read_history, record
 from benchmarks.results_page import FILE, write_page
 
@@ -43,6 +43,7 @@ PARTS: dict[str, Callable[[], Section]] = {
     "prepare": prepare.report,
     "loader": loader.report,
     "step": step.report,
+    "profile": profile.report,
     "checkpoints": checkpoints.report,
     "ranks": ranks.report,
     "hellaswag": hellaswag.report,

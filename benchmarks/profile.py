@@ -1,0 +1,162 @@
+"""Say what a training step on a CPU spends its time on: matrix products, attention, head, norms, copies, optimizer.
+
+    python -m benchmarks.profile                              every size in both precisions
+    python -m benchmarks.profile --size 7M --precision bfloat16 --operations 20
+
+The step is that of benchmarks/step.py, uncompiled, under torch's profiler, which counts the time of each operation
+without those that it calls. Matrix products with the vocabulary among their dimensions are those of the head. The
+profiler adds a little to each operation; the shares are of the sum. Page faults are counted by the kernel.
+"""
+
+import argparse
+import os
+import resource
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.history import Section
+from benchmarks.step import PRECISIONS, SIZES, our_step
+
+STEPS = 2  # profiled, after one that warms up
+HEAD, PRODUCTS = "head: matrix products", "matrix products of the blocks"
+HEAD_LOSS, ELEMENTWISE, OTHER = (
+    "head: loss and its gradient",
+    "elementwise: rotary angles, norms, SwiGLU, sums",
+    "other",
+)
+KINDS: dict[str, tuple[str, ...]] = {
+    PRODUCTS: ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::mkldnn", "mkl::", "mkldnn::"),
+    "attention": ("aten::_scaled_dot_product",),
+    "optimizer and clipping": ("aten::_fused_adamw", "aten::_foreach", "aten::linalg_vector_norm"),
+    "embedding": ("aten::embedding", "aten::index_select", "aten::index_add", "aten::index_put"),
+    ELEMENTWISE: (
+        "aten::add",
+        "aten::mul",
+        "aten::sub",
+        "aten::div",
+        "aten::neg",
+        "aten::silu",
+        "aten::gelu",
+        "aten::rsqrt",
+        "aten::mean",
+        "aten::sum",
+        "aten::pow",
+        "aten::square",
+        "aten::native_layer_norm",
+        "aten::_fused_rms_norm",
+    ),
+    "copies and casts": ("aten::copy_", "aten::clone", "aten::contiguous", "aten::fill_", "aten::zero_", "aten::cat"),
+}
+ORDER = (
+    PRODUCTS,
+    "attention",
+    ELEMENTWISE,
+    HEAD,
+    HEAD_LOSS,
+    "embedding",
+    "copies and casts",
+    "optimizer and clipping",
+    OTHER,
+)
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation of a step with the shapes of its inputs."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...]
+    milliseconds: float  # per step, without the operations that it calls
+
+    def kind(self, vocabulary: int) -> str:
+        """Return the part of the step that this operation belongs to; `vocabulary` is the width of the logits."""
+        found = next((kind for kind, names in KINDS.items() if self.name.startswith(names)), OTHER)
+        if not any(vocabulary in shape[:2] for shape in self.shapes):
+            return found
+        if found == PRODUCTS:
+            return HEAD
+        has_logits = any(len(shape) == 2 and shape[1] == vocabulary for shape in self.shapes)
+        return HEAD_LOSS if has_logits and found in (OTHER, ELEMENTWISE, "copies and casts") else found
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The operations of a step, longest first, and how many fresh pages it touched."""
+
+    operations: list[Operation]
+    page_faults: float
+
+    def kinds(self, vocabulary: int) -> dict[str, float]:
+        """Return the milliseconds of each part of a step."""
+        found: dict[str, float] = defaultdict(float)
+        for one in self.operations:
+            found[one.kind(vocabulary)] += one.milliseconds
+        return dict(found)
+
+
+def profile_of(step: Callable[[], float], steps: int = STEPS) -> Profile:
+    """Profile some steps, after one that warms up."""
+    step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        for _ in range(steps):
+            step()
+    faults = (resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) / steps
+    averages: Sequence[Any] = recorded.key_averages(group_by_input_shape=True)
+    operations = [
+        Operation(one.key, shapes_of(one.input_shapes), one.self_cpu_time_total / 1e3 / steps) for one in averages
+    ]
+    return Profile(sorted(operations, key=lambda one: -one.milliseconds), faults)
+
+
+def shapes_of(stored: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(shape) for shape in stored if shape and all(isinstance(side, int) for side in shape))
+
+
+def report(sizes: Sequence[str] = tuple(SIZES), precisions: Sequence[str] = PRECISIONS, operations: int = 0) -> Section:
+    """Profile a step of each size and precision, and print the table; the longest operations too, if asked."""
+    columns: dict[str, Profile] = {}
+    for name in sizes:
+        for precision in precisions:
+            size = SIZES[name]
+            found = columns[f"{name} {precision}"] = profile_of(our_step(size.model, size, precision, "off"))
+            for one in found.operations[:operations]:
+                print(f"{one.milliseconds:9.1f} ms  {one.kind(size.model.vocab_size):28} {one.name} {list(one.shapes)}")
+    text = table(columns)
+    print(text, flush=True)
+    return Section("What a training step consists of", text)
+
+
+def table(columns: dict[str, Profile], vocabulary: int = SIZES["7M"].model.vocab_size) -> str:
+    """Return the share of each part, the milliseconds, and the page faults of a step."""
+    kinds = {name: found.kinds(vocabulary) for name, found in columns.items()}
+    sums = {name: sum(found.values()) for name, found in kinds.items()}
+    rows = [["part", *columns], ["---"] * (len(columns) + 1)]
+    rows += [[part, *(f"{kinds[name].get(part, 0.0) / sums[name]:.1%}" for name in columns)] for part in ORDER]
+    rows.append(["milliseconds", *(f"{total:,.0f}" for total in sums.values())])
+    rows.append(["page faults", *(f"{found.page_faults:,.0f}" for found in columns.values())])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(
+        prog="python -m benchmarks.profile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("--size", nargs="+", choices=SIZES, default=list(SIZES), help="sizes of the model")
+    options.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="default: both")
+    options.add_argument("--operations", type=int, default=0, metavar="N", help="show the N longest operations")
+    options.add_argument("--threads", type=int, default=0, help="default: one per core")
+    arguments = options.parse_args()
+    torch.set_num_threads(arguments.threads or os.cpu_count() or 1)
+    report(arguments.size, arguments.precision, arguments.operations)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
