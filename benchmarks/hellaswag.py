@@ -23,6 +23,7 @@ from benchmarks.history import Goal, Section, measure_of
 from regpt.data.tokenizer import encode
 from regpt.evaluation.scoring import PackedTask, choice_losses, max_batch_tokens
 from regpt.machine.device import Device
+from regpt.machine.env import use_huge_pages
 from regpt.model.gpt import GPT
 from regpt.recipe.settings import load_recipe
 from regpt.tasks.catalog import TASKS
@@ -66,6 +67,8 @@ SIDES = {"one at a time": plain, "regpt": packed}
 
 def measure(side: str) -> dict[str, Any]:
     """Measure one side in this process: seconds, rise of the peak memory, and losses."""
+    if side == "regpt":
+        use_huge_pages()  # as every command does
     torch.set_num_threads(THREADS)
     model = GPT(RECIPE.model)
     model.initialize(1337)
