@@ -20,7 +20,7 @@ from regpt.model.loss import LossOptions, mean_loss, softmax_gradient_
 ROWS, VOCABULARY, WIDTH = 64, 50_304, 48
 GOAL = 14  # bytes per logit
 BYTES = {"at::BFloat16": 2, "float": 4}
-VIEWS = {"view", "t", "transpose", "detach", "slice", "split", "expand", "alias", "unsqueeze", "empty"}
+VIEWS = {"view", "t", "transpose", "detach", "slice", "split", "expand", "alias", "unsqueeze", "empty", "empty_like"}
 ONE_A_ROW = {"gather", "scatter_add_", "new_full"}  # touch one logit of a row
 
 

@@ -6,9 +6,9 @@ The logits of 32 x 1,024 positions and 50,304 tokens take 6.6 GB in float32, and
 Here the logits of a chunk exist at a time. Their gradient is computed right after them, so the forward pass also stores
 the gradients of the hidden states and of the weight, and the backward pass only scales them.
 
-Between the matrix products a chunk is read and written by element. Uncompiled, that is one pass over memory for each
-operation. Compiled, `softmax_gradient_` is one kernel, which overwrites the logits with their gradient: 14 bytes of
-memory traffic per bfloat16 logit, products included (`python -m benchmarks.loss_traffic`).
+Between the matrix products a chunk is read and written by element. Uncompiled, softmax is one kernel, between casts to
+float32 and back: 26 bytes of memory traffic per bfloat16 logit, products included. Compiled, `softmax_gradient_` is one
+kernel, which overwrites the logits with their gradient: 14 bytes (`python -m benchmarks.loss_traffic`).
 
 A target that is `IGNORED` has a loss of 0 and adds nothing to any gradient. Means are over all positions, those
 included: who trains on masked targets divides by the share that counts (`regpt/training/gradients.py`).
@@ -38,6 +38,7 @@ class LossOptions:
 
 
 PLAIN = LossOptions()
+SMALLEST_LIKELIHOOD = 1e-30  # below, the logarithm of a float32 is no longer exact
 
 
 @outside_graphs  # chunks have a graph of their own, all before them another
@@ -61,7 +62,7 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float
     head = Head(weight, product_dtype(hidden), len(hidden))
     return torch.cat(
         [
-            losses_and_sums(head.capped_logits(rows, softcap), chunk_targets)[0]
+            head.losses_and_softmax_(head.capped_logits(rows, softcap), rows, chunk_targets, softcap)[0].squeeze(1)
             for rows, chunk_targets in head.chunks(hidden, targets)
         ]
     )
@@ -77,7 +78,7 @@ def token_losses_and_best(
     for rows, chunk_targets in head.chunks(hidden, targets):
         logits = head.capped_logits(rows, softcap)
         best.append(logits.argmax(dim=1) == chunk_targets)
-        losses.append(losses_and_sums(logits, chunk_targets)[0])
+        losses.append(head.losses_and_softmax_(logits, rows, chunk_targets, softcap)[0].squeeze(1))
     return torch.cat(losses), torch.cat(best)
 
 
@@ -120,8 +121,10 @@ class Head:
         self.weight, self.fused = weight.to(dtype), fused
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         self.rows = rows_of_chunk(positions, len(weight), weight.device.type == "cpu", fused)
+        # Fresh memory for each chunk would cost more than the arithmetic.
         buffer_dtype = dtype if fused else self.sum_dtype
         self.buffer = torch.empty(self.rows, len(weight), dtype=buffer_dtype, device=weight.device)
+        self.products = self.buffer if buffer_dtype == dtype else torch.empty_like(self.buffer, dtype=dtype)
         self.tanh_buffer: Tensor | None = None
 
     def chunks(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -130,10 +133,8 @@ class Head:
 
     def logits(self, rows: Tensor) -> Tensor:
         """Compute logits into the buffer.  (n, C) -> (n, V)"""
-        logits = self.buffer[: len(rows)]
-        if self.weight.dtype == logits.dtype:
-            return torch.mm(rows.to(self.weight.dtype), self.weight.t(), out=logits)
-        return logits.copy_(rows.to(self.weight.dtype) @ self.weight.t())
+        logits = torch.mm(rows.to(self.weight.dtype), self.weight.t(), out=self.products[: len(rows)])
+        return logits if self.products is self.buffer else self.buffer[: len(rows)].copy_(logits)
 
     def capped_logits(self, rows: Tensor, softcap: float) -> Tensor:
         """Compute logits into the buffer, capped if `softcap` is above 0.  (n, C) -> (n, V)"""
@@ -146,18 +147,44 @@ class Head:
         if self.fused:
             return self.fused_losses_and_gradient(logits, targets, options)
         tanh = self.cap_(logits, options.softcap) if options.softcap else None
-        losses, sums, log_sums = losses_and_sums(logits, targets)
-        counts = counted(targets, sums.dtype)
-        scale = counts / sums
-        if options.z_weight:
-            losses += options.z_weight * (counts * log_sums).squeeze(1).square()
-            scale *= 1.0 + 2.0 * options.z_weight * log_sums
+        losses, log_sums = self.losses_and_softmax_(logits, rows, targets, options.softcap)
+        counts = counted(targets, losses.dtype)
         # softmax - one-hot of the target, in place of the logits
-        gradient = logits.mul_(scale)
-        gradient.scatter_add_(1, any_target(targets), -counts)
+        gradient = logits
+        if options.z_weight:
+            losses += options.z_weight * (counts * log_sums).square()
+            gradient.mul_(1.0 + 2.0 * options.z_weight * log_sums)
+        gradient.scatter_add_(1, any_target(targets), -torch.ones_like(losses))
+        if not counts.all():
+            gradient.mul_(counts)
         if tanh is not None:  # times the derivative of the cap, 1 - tanh²
             gradient.addcmul_(gradient, tanh.square_(), value=-1.0)
-        return losses, gradient.to(self.weight.dtype)
+        if self.products is not self.buffer:
+            gradient = self.products[: len(rows)].copy_(gradient)
+        return losses.squeeze(1), gradient
+
+    def losses_and_softmax_(
+        self, logits: Tensor, rows: Tensor, targets: Tensor, softcap: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return cross-entropies and log(sum of exp(logits)); overwrite the logits with their softmax.
+
+        (n, V), (n, C), (n) -> (n, 1), (n, 1)
+        """
+        places = any_target(targets)
+        target_logits = logits.gather(1, places)
+        torch.softmax(logits, dim=1, out=logits)  # one kernel, which keeps a row in the core's cache
+        likelihoods = logits.gather(1, places)
+        losses = -likelihoods.log()
+        if (rare := (likelihoods < SMALLEST_LIKELIHOOD).squeeze(1)).any():
+            losses[rare] = self.log_sums(logits[rare], rows[rare], softcap) - target_logits[rare]
+        return losses * counted(targets, losses.dtype), losses + target_logits
+
+    def log_sums(self, softmax: Tensor, rows: Tensor, softcap: float) -> Tensor:
+        """Return log(sum of exp(logits)) by the most likely token of each row.  (n, V), (n, C) -> (n, 1)"""
+        likelihoods, tokens = softmax.max(dim=1, keepdim=True)
+        weight = self.weight[tokens.squeeze(1)].to(softmax.dtype)
+        best = (rows.to(self.weight.dtype).to(softmax.dtype) * weight).sum(dim=1, keepdim=True)
+        return cap(best, softcap) - likelihoods.log()
 
     def fused_losses_and_gradient(self, logits: Tensor, targets: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
         """Do the same by one compiled kernel for whole chunks; a rest of another shape is computed uncompiled."""
@@ -169,23 +196,11 @@ class Head:
 
     def cap_(self, logits: Tensor, softcap: float) -> Tensor:
         """Cap logits in place; return tanh(logits / softcap), in a second buffer that all chunks reuse."""
-        if self.tanh_buffer is None:  # fresh memory for each chunk would cost more than the arithmetic
+        if self.tanh_buffer is None:
             self.tanh_buffer = torch.empty_like(self.buffer)
         tanh = torch.div(logits, softcap, out=self.tanh_buffer[: len(logits)]).tanh_()
         torch.mul(tanh, softcap, out=logits)
         return tanh
-
-
-def losses_and_sums(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return cross-entropies, sums of exp(logits - maximum of the row), and log(sum of exp(logits)).
-
-    Overwrites the logits with those exponentials.  (n, V), (n) -> (n), (n, 1), (n, 1)
-    """
-    largest = logits.amax(dim=1, keepdim=True)
-    target_logits = logits.gather(1, any_target(targets))
-    sums = logits.sub_(largest).exp_().sum(dim=1, keepdim=True)
-    log_sums = sums.log() + largest
-    return ((log_sums - target_logits) * counted(targets, log_sums.dtype)).squeeze(1), sums, log_sums
 
 
 def counted(targets: Tensor, dtype: torch.dtype) -> Tensor:

@@ -58,6 +58,22 @@ def test_loss_and_gradient_are_finite_for_very_unlikely_targets() -> None:
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
+@pytest.mark.parametrize("softcap", [0.0, 300.0])
+@pytest.mark.parametrize("z_weight", [0.0, 1e-3])
+def test_unlikely_targets_among_likely_ones_have_exact_losses(softcap: float, z_weight: float) -> None:
+    """Losses from 6 to over 200 nats: float32 has no likelihood for the larger ones."""
+    hidden, weight, targets = inputs(torch.float32, rows=60)
+    with torch.no_grad():
+        hidden *= torch.linspace(0, 4, 60)[:, None]
+    exact = cap(hidden.double() @ weight.double().t(), softcap)
+    losses = F.cross_entropy(exact, targets, reduction="none")
+    assert losses.min() < 6 and losses.max() > 200
+    torch.testing.assert_close(token_losses(hidden, weight, targets, softcap).double(), losses, rtol=1e-5, atol=1e-5)
+    expected = losses.mean() + z_weight * exact.logsumexp(dim=1).square().mean()
+    value = mean_loss(hidden, weight, targets, LossOptions(softcap, z_weight))
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 def test_loss_under_autocast_is_float32_and_near_cross_entropy() -> None:
     hidden, weight, targets = inputs(torch.float32, width=64)
     with torch.autocast("cpu", torch.bfloat16):
