@@ -1,7 +1,7 @@
 """Run benchmarks, add what they find to benchmarks/history.json, and write benchmarks/results.md with its plots.
 
     python -m benchmarks                       every part
-    python -m benchmarks --only step hellaswag
+    python -m benchmarks --only nanogpt hellaswag
     python -m benchmarks --page                write the page again from the history
 
 The page is written after each part, so that nothing is lost if a later one is stopped.
@@ -42,7 +42,8 @@ PARTS: dict[str, Callable[[], Section]] = {
     "startup": startup.report,
     "prepare": prepare.report,
     "loader": loader.report,
-    "step": step.report,
+    "nanogpt": partial(step.report, ["nanogpt"]),
+    "llama": partial(step.report, ["llama"]),
     "profile": profile.report,
     "checkpoints": checkpoints.report,
     "ranks": ranks.report,

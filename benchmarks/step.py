@@ -267,7 +267,7 @@ def report(
                 lines.append(row(rival, name, precision, found))
                 print(lines[-1], flush=True)
                 measures += measures_of(rival, name, precision, found)
-    return Section("A training step", "\n".join(lines), tuple(measures))
+    return Section(f"A training step against {' and '.join(rivals)}", "\n".join(lines), tuple(measures))
 
 
 def measures_of(rival: str, name: str, precision: str, found: Compared) -> list[Measure]:

@@ -72,3 +72,4 @@ def test_comparison_with_nanogpt_gives_a_ratio_with_a_goal() -> None:
     speed, memory = found.measures
     assert speed.name == "step, 7M, float32: nanogpt / regpt" and speed.goal == Goal(3.0) and speed.value > 0
     assert 0 < memory.value < 10 and "| nanogpt | 7M | float32 |" in found.text
+    assert found.title == "A training step against nanogpt"
