@@ -5,7 +5,7 @@ from faults.laboratory import Experiment
 
 EXPERIMENTS = (
     Experiment(kills.kills_in_training, times=100, quick=True),
-    Experiment(kills.kills_in_saving, times=30),
+    Experiment(kills.kills_in_saving, times=30, quick=True),
     Experiment(stops.ctrl_c_at_steps, times=8, quick=True),
     Experiment(stops.sigterm_in_each_phase, times=4),
     Experiment(stops.sigterm_twice, times=1),

@@ -61,8 +61,9 @@ def to_hugging_face(model: GPT, on_cpu: bool = True) -> dict[str, Tensor]:
             # their Conv1D keeps a linear layer's weight as (in, out)
             theirs[gpt2_name(name)] = tensor.t().contiguous() if is_conv1d(name) else tensor
     if kind is ModelType.LLAMA and model.recipe.qkv_bias:
-        for name in [name for name in theirs if name.endswith("self_attn.q_proj.bias")]:
-            theirs[name.replace("self_attn.q_proj.bias", OUTPUT_BIAS)] = theirs[name].new_zeros(model.recipe.n_embd)
+        device = next(iter(ours.values())).device
+        for layer in range(model.recipe.n_layer):
+            theirs[f"model.layers.{layer}.{OUTPUT_BIAS}"] = torch.zeros(model.recipe.n_embd, device=device)
     return theirs
 
 

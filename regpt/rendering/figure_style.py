@@ -77,7 +77,7 @@ def finish_axes(axes: Axes, note: str = "") -> None:
 
 
 def save_figure(figure: Figure, path: Path, kinds: Sequence[str] = ("png", "svg")) -> None:
-    """Write four files: NAME.png, NAME.svg and, in the colors of `DARK`, NAME-dark.png and NAME-dark.svg."""
+    """Write NAME.KIND and, in the colors of `DARK`, NAME-dark.KIND, for each kind of file."""
     path.parent.mkdir(exist_ok=True)
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "regpt"}):
         warnings.filterwarnings("ignore", message="Glyph")  # of a name in a script that the font lacks

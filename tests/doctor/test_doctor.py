@@ -309,11 +309,6 @@ USES_SHARED_RUN = {
 # Faults that show in a comparison with the run that was killed or the one on two ranks: these use the command's.
 USES_COMMAND_RUNS = {unseeded_weights, moments_not_restored, different_loss_on_ranks}
 QUICK = {flipped_shard, no_free_memory}
-NIGHTLY = {unseeded_weights, different_loss_on_ranks}  # train in processes of their own, for 25 seconds each
-
-
-def marks_of(fault: Inject) -> list[pytest.MarkDecorator]:
-    return [pytest.mark.nightly] if fault in NIGHTLY else [] if fault in QUICK else [pytest.mark.slow]
 
 
 def test_every_check_has_an_injected_fault() -> None:
@@ -322,7 +317,12 @@ def test_every_check_has_an_injected_fault() -> None:
 
 @pytest.mark.parametrize(
     ("name", "inject", "exit_code", "value"),
-    [pytest.param(*fault, marks=marks_of(fault[1]), id=f"{fault[0]}-{fault[1].__name__}") for fault in FAULTS],
+    [
+        pytest.param(
+            *fault, marks=[] if fault[1] in QUICK else [pytest.mark.slow], id=f"{fault[0]}-{fault[1].__name__}"
+        )
+        for fault in FAULTS
+    ],
 )
 def test_injected_fault_fails_its_check(
     request: pytest.FixtureRequest,

@@ -209,7 +209,9 @@ CONTRASTS = """(() => {
 })()"""
 
 
-def test_page_of_a_run_links_to_the_playground_of_its_model(chromium: Page, models: Any, tmp_path: Path) -> None:
+def test_page_of_a_run_links_to_the_playground_of_its_model(
+    browser: Browser, chromium: Page, models: Any, tmp_path: Path
+) -> None:
     from regpt.endpoint.routes import model_routes
     from regpt.endpoint.served_models import ServedModels
     from regpt.serve.access import Access
@@ -219,6 +221,7 @@ def test_page_of_a_run_links_to_the_playground_of_its_model(chromium: Page, mode
         shutil.copytree(RUN, tmp_path / name)
     other = models.of_request({"model": "one"})[1].loaded
     served = ServedModels([other, replace(other, name="trial", run=tmp_path / "trial", step=4)])
+    browser.note()  # both share a page, whose requests so far went to the other server
     with served_app(create_app(tmp_path, Access(), (model_routes(served),))) as port:
         browser = Browser(chromium, f"http://127.0.0.1:{port}", tmp_path)
         browser.open("run/trial")
@@ -230,6 +233,7 @@ def test_page_of_a_run_links_to_the_playground_of_its_model(chromium: Page, mode
         browser.open("run/other")
         browser.wait("document.querySelector('.figures dd')")
         assert not browser.value("document.querySelector('main a[href^=\"#/playground\"]')")
+        chromium.call("Page.navigate", url="about:blank")
         browser.check_requests()
     served.close()
 

@@ -4,7 +4,7 @@ import re
 from types import MappingProxyType
 
 import jinja2
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from regpt.data.tokenizer import END_OF_TEXT, GPT2_TOKENIZER, Gpt2Tokenizer
@@ -43,6 +43,8 @@ def test_assistant_text_and_its_end_count_and_nothing_else() -> None:
 
 @given(st.lists(TEXT, min_size=1, max_size=4), st.booleans())
 def test_tokens_equal_those_of_the_rendered_template(texts: list[str], add_generation_prompt: bool) -> None:
+    """Except for a text that names a special token: it is text here, and a token where the template is rendered."""
+    assume(not any(name in text for name in TOKENIZER.special_tokens for text in texts))
     messages = [Message(("user", "assistant")[place % 2], text) for place, text in enumerate(texts)]
     found = (
         prompt_tokens(messages, TOKENIZER) if add_generation_prompt else encode_conversation(messages, TOKENIZER).tokens
