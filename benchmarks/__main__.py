@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import checkpoints, endpoint, hellaswag, loader, plan, prepare, profile, ranks, startup, step
+from benchmarks import checkpoints, endpoint, hellaswag, loader, plan, prepare, profile, ranks, sampling, startup, step
 from benchmarks.history import Section, read_history, record
 from benchmarks.results_page import FILE, write_page
 
@@ -23,6 +23,7 @@ def main() -> int:
     )
     options.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     options.add_argument("--page", action="store_true", help="measure nothing")
+    options.add_argument("--llama-cpp", default="", metavar="PYTHON", help="for sampling, a Python that has xllamacpp")
     options.add_argument(
         "--text", nargs="+", default=[], metavar="FILE", help="parquet files to prepare (default: the built-in corpus)"
     )
@@ -30,7 +31,11 @@ def main() -> int:
     if arguments.page:
         write_page(read_history())
     else:
-        parts: dict[str, Callable[[], Section]] = {**PARTS, "prepare": partial(prepare.report, files=arguments.text)}
+        given: dict[str, Callable[[], Section]] = {
+            "prepare": partial(prepare.report, files=arguments.text),
+            "sampling": partial(sampling.report, arguments.llama_cpp),
+        }
+        parts = {**PARTS, **given}
         for name in arguments.only:
             print(f"{name} …", flush=True)
             write_page(record(name, parts[name]()))
@@ -48,6 +53,7 @@ PARTS: dict[str, Callable[[], Section]] = {
     "checkpoints": checkpoints.report,
     "ranks": ranks.report,
     "hellaswag": hellaswag.report,
+    "sampling": sampling.report,
     "endpoint": endpoint.report,
     "plan": plan.report,
 }

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,12 +141,14 @@ def add_export(commands: "Subparsers") -> None:
 
 def run_sample(arguments: argparse.Namespace) -> int:
     from regpt.evaluation.sampling import stream_texts
+    from regpt.generation.half_weights import with_half_weights
     from regpt.interop.open_model import open_model
 
     opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
     printed = 0  # the text that is being printed
+    model = opened.model if arguments.float32 else with_half_weights(opened.model)
     asked = (arguments.prompt, arguments.count, arguments.tokens, sampling_of(arguments))
-    for number, piece in stream_texts(opened.model, *asked, opened.tokenizer):
+    for number, piece in stream_texts(model, *asked, opened.tokenizer):
         separators = "\n---\n" * (number - printed)
         print(separators + piece, end="", flush=True)
         printed = number
@@ -156,9 +159,12 @@ def run_sample(arguments: argparse.Namespace) -> int:
 def run_chat(arguments: argparse.Namespace) -> int:
     from regpt.evaluation.chat import Chat
     from regpt.evaluation.chat_terminal import answer_lines, answer_terminal
+    from regpt.generation.half_weights import with_half_weights
     from regpt.interop.open_model import open_model
 
     opened = open_model(arguments.model, arguments.runs, step=arguments.step, averaged=arguments.averaged)
+    if not arguments.float32:
+        opened = replace(opened, model=with_half_weights(opened.model))
     chat = Chat(opened, sampling_of(arguments), arguments.tokens, arguments.system)
     if sys.stdin.isatty():
         answer_terminal(chat)

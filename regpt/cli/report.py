@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from regpt.base.errors import DONE, UserError
 from regpt.base.format import NO_VALUE, with_error
-from regpt.cli.arguments import add_command, add_run, add_runs, add_step, at_least
+from regpt.cli.arguments import add_command, add_float32, add_run, add_runs, add_step, at_least
 from regpt.cli.output import print_table
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ def add_serve(commands: "Subparsers") -> None:
     serve.add_argument("--port", type=int, default=8000, metavar="PORT", help="port (default: 8000; 0: any free one)")
     serve.add_argument("--token", metavar="TOKEN", help="secret that every request must have, of 16 characters or more")
     add_step(serve)
+    add_float32(serve)
     add_runs(serve)
 
 
@@ -164,7 +165,7 @@ def run_serve(arguments: argparse.Namespace) -> int:
 
     check_count(arguments.models)
     opened = [open_model(model, arguments.runs, (), *choice) for model in arguments.models]
-    models = ServedModels(opened, has_choice)
+    models = ServedModels(opened, has_choice, half_weights=not arguments.float32)
     try:
         return serve(*given, ServedModel(", ".join(models.names), model_routes(models)))
     finally:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from regpt.generation.decoder import Decoder, Prompt, Row
 from regpt.generation.drawing import Drawn, Request, Sampling
+from regpt.generation.half_weights import with_half_weights
 from regpt.interop.open_model import LoadedModel
 from regpt.serve.errors import ApiError, ErrorType
 
@@ -84,8 +85,16 @@ class Share:
 class Engine:
     """Generates for the requests of all clients."""
 
-    def __init__(self, loaded: LoadedModel, most_waiting: int = MOST_WAITING, most_rows: int = MOST_ROWS) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        most_waiting: int = MOST_WAITING,
+        most_rows: int = MOST_ROWS,
+        half_weights: bool = False,
+    ) -> None:
+        """`half_weights`: continue texts with weights in float16, where this CPU can; score them with exact ones."""
         self.loaded, self.most_waiting, self.most_rows = loaded, most_waiting, most_rows
+        self.model = with_half_weights(loaded.model) if half_weights else loaded.model
         self.waiting: deque[Job] = deque()
         self.changed = threading.Condition()  # guards `waiting` and `closing`
         self.closing = False
@@ -137,7 +146,7 @@ class Batch:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.decoder = Decoder(engine.loaded.model, engine.loaded.tokenizer.vocabulary)
+        self.decoder = Decoder(engine.model, engine.loaded.tokenizer.vocabulary, engine.loaded.model)
         self.open: dict[Job, set[int]] = {}  # the rows that each job still waits for
         self.shares: deque[Share] = deque()  # not begun
         self.prompts: dict[Prompt, Share] = {}  # being read

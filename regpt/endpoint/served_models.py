@@ -14,10 +14,12 @@ MOST_MODELS = 8  # all are in memory
 class ServedModels:
     """Engines by the names of their models. The first one answers requests that name no model."""
 
-    def __init__(self, loaded: Sequence[LoadedModel], with_steps: bool = False) -> None:
+    def __init__(self, loaded: Sequence[LoadedModel], with_steps: bool = False, half_weights: bool = False) -> None:
         """Start an engine for each model, named with its step where asked. Raises UserError for one given twice."""
         names = names_of(loaded, with_steps)
-        self.engines = {name: Engine(model) for name, model in zip(names, loaded, strict=True)}
+        self.engines = {
+            name: Engine(model, half_weights=half_weights) for name, model in zip(names, loaded, strict=True)
+        }
 
     def __iter__(self) -> Iterator[tuple[str, Engine]]:
         return iter(self.engines.items())

@@ -54,9 +54,13 @@ class Decoder:
     When a row fills the block, the second half of it is read again as a prompt, and the row continues.
     """
 
-    def __init__(self, model: GPT, vocabulary: int) -> None:
-        """Tokens from `vocabulary` on are padding and never drawn. The model keeps its mode."""
-        self.model, self.vocabulary, self.part = model, vocabulary, PART
+    def __init__(self, model: GPT, vocabulary: int, scorer: GPT | None = None) -> None:
+        """Tokens from `vocabulary` on are padding and never drawn. The model keeps its mode.
+
+        `scorer` reads the prompts that are scored: the same model with exact weights, where those of `model` are
+        rounded.
+        """
+        self.model, self.scorer, self.vocabulary, self.part = model, scorer or model, vocabulary, PART
         self.device, self.dtype = model.head_weight.device, model.head_weight.dtype
         self.prompts: deque[Prompt] = deque()  # not yet read
         self.rows: list[Row] = []  # in the order of the cache
@@ -149,8 +153,8 @@ class Decoder:
     def score(self, prompt: Prompt, part: Sequence[int]) -> Tensor:
         """Read a part of a prompt and score the tokens behind each of its tokens; return the last logits.  -> (1, V)"""
         assert prompt.alternatives is not None
-        with evaluation_mode(self.model):
-            logits = self.model.all_logits(torch.tensor([part], device=self.device), prompt.cache)
+        with evaluation_mode(self.scorer):
+            logits = self.scorer.all_logits(torch.tensor([part], device=self.device), prompt.cache)
         logits = logits[0, :, : self.vocabulary].float().cpu()
         following = prompt.tokens[prompt.read + 1 : prompt.read + len(part) + 1]
         for row, token in zip(logits, following, strict=False):

@@ -70,24 +70,29 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[t
     for rows in filter(None, (whole, truncated)):
         rules = [samplings[row] for row in rows]
         scaled = logits[rows] / column(rule.temperature for rule in rules)
-        waits = exponential([generators[row] for row in rows], logits.shape[1])
+        uniform = uniform_numbers([generators[row] for row in rows], logits.shape[1])
         if rows is truncated:
             scaled, tokens = most_likely(scaled, rules)
-            winners = (scaled - waits.gather(1, tokens).log()).argmax(dim=1, keepdim=True)
+            winners = (scaled - exponential_(uniform.gather(1, tokens)).log_()).argmax(dim=1, keepdim=True)
             chosen[rows] = tokens.gather(1, winners).squeeze(1)
         else:
-            chosen[rows] = (scaled - waits.log_()).argmax(dim=1)
+            chosen[rows] = (scaled - exponential_(uniform).log_()).argmax(dim=1)
     return chosen
 
 
-def exponential(generators: Sequence[torch.Generator], count: int) -> Tensor:
-    """Return numbers from the exponential distribution, each row by its generator.  -> (B, count)
-
-    By the logarithm of 53 random bits: `Tensor.exponential_` takes three times as long on a CPU.
-    """
+def uniform_numbers(generators: Sequence[torch.Generator], count: int) -> Tensor:
+    """Return numbers between 0 and 1, each row by its generator: one for each token, drawn or not.  -> (B, count)"""
     uniform = torch.empty(len(generators), count, dtype=torch.float64)
     for row, generator in zip(uniform, generators, strict=True):
         row.uniform_(generator=generator)
+    return uniform
+
+
+def exponential_(uniform: Tensor) -> Tensor:
+    """Turn uniform numbers into numbers from the exponential distribution, in float32.  (...) -> (...)
+
+    By the logarithm of 53 random bits: `Tensor.exponential_` takes three times as long on a CPU.
+    """
     return uniform.log_().neg_().float()
 
 

@@ -26,11 +26,13 @@ class KeyValueCache:
         self.buffer = torch.zeros(shape, dtype=dtype, device=device)
         self.documents = torch.zeros(rows, positions, dtype=torch.long, device=device)
         self.lengths = [0] * rows
+        self.common: int | None = 0  # the length of all rows before the new tokens; None: they differ
         self.rows = self.positions = torch.zeros(rows, 0, dtype=torch.long, device=device)  # of the new tokens
 
     def begin(self, tokens: int) -> Tensor:
         """Make room for this many new tokens in each row, and return their positions.  -> (B, T)"""
         self.make_room(len(self.lengths), max(self.lengths) + tokens)
+        self.common = self.lengths[0] if len(set(self.lengths)) == 1 else None
         numbers = torch.arange(len(self.lengths), device=self.buffer.device)
         firsts = torch.tensor(self.lengths, device=self.buffer.device)
         self.rows, self.positions = numbers[:, None], firsts[:, None] + torch.arange(tokens, device=firsts.device)
@@ -43,9 +45,12 @@ class KeyValueCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values; return all of them.  (B, K, T, D) -> (B, K, S, D)"""
-        for place, new in zip(self.buffer[layer], (k, v), strict=True):
-            place[self.rows, :, self.positions] = new.transpose(1, 2).to(place.dtype)
         keys, values = self.buffer[layer, :, : len(self.lengths), :, : self.end]
+        for place, new in ((keys, k), (values, v)):
+            if self.common is None:
+                place[self.rows, :, self.positions] = new.transpose(1, 2).to(place.dtype)
+            else:
+                place[:, :, self.common :] = new
         return keys, values
 
     def append_documents(self, documents: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,7 +82,7 @@ class KeyValueCache:
         """Add rows that each begin with the only row of another cache."""
         (length,) = other.lengths
         first, last = len(self.lengths), len(self.lengths) + count
-        self.make_room(last, length)
+        self.make_room(last, min(length + 1, self.block_size))  # the next token's too: its room would be a second copy
         self.buffer[:, :, first:last, :, :length] = other.buffer[:, :, :1, :, :length]
         self.documents[first:last, :length] = other.documents[:1, :length]
         self.lengths += [length] * count

@@ -56,6 +56,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(recipe) for _ in range(recipe.n_layer))
         self.final_norm = normalization(recipe)
         self.head = None if recipe.tied_head else nn.Linear(recipe.n_embd, recipe.vocab_size, bias=False)
+        self.head_product: nn.Module | None = None  # computes the logits of few positions, by `generation/half_weights`
         self.shortcuts = Shortcuts(recipe) if has_shortcuts(recipe) else None
         self.dropout = nn.Dropout(recipe.dropout)
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
@@ -103,7 +104,8 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of the next token; materializes them, so use it for few positions.  (..., C) -> (..., V)"""
-        return cap(F.linear(hidden, self.head_weight), self.loss_options.softcap)
+        logits = F.linear(hidden, self.head_weight) if self.head_product is None else self.head_product(hidden)
+        return cap(logits, self.loss_options.softcap)
 
     def next_logits(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
         """Return the logits after the last token; the tokens follow those in the cache.  (B, T) -> (B, V)"""
