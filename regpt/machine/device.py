@@ -12,6 +12,7 @@ import torch
 from regpt.base.cards import Card, card_of_device
 from regpt.base.errors import UserError
 from regpt.machine import limits
+from regpt.machine.allocator import keep_freed_memory
 from regpt.machine.compilation import choose_compilation
 from regpt.machine.env import (
     Launch,
@@ -79,6 +80,8 @@ def open_device(recipe: RunRecipe) -> Device:
     notes = [idle_cards_note(launch.ranks)] if recipe.device in ("auto", "cuda") else []
     if kind == "cuda":
         refuse_card_without_kernels()
+    if kind == "cpu":
+        keep_freed_memory()
     compiled, note = choose_compilation(recipe.compile, kind)
     precision = choose_precision(recipe.precision, kind)
     peak = peak_rate(device, precision)

@@ -1,12 +1,13 @@
 """Chunk sizes of the loss. Without torch, because `plan` estimates memory from them."""
 
-# Logits at a time. On the CPU 64 MiB in float32: with more rows products were faster but sums slower. On a GPU 512 MiB,
-# so that the gradient of the weight is read and written a few times per micro-batch, not a hundred; estimated, not
-# measured. Compiled logits have two bytes each in bfloat16, so that twice as many fit.
-CHUNK_LOGITS_ON_CPU = 1 << 24
+# Logits at a time. On the CPU 64 MiB in bfloat16. On a GPU 512 MiB in float32, so that the gradient of the weight is
+# read and written a few times per micro-batch, not a hundred; estimated, not measured. Compiled logits have two bytes
+# each in bfloat16, so that twice as many fit.
+CHUNK_LOGITS_ON_CPU = 1 << 25
 CHUNK_LOGITS_ON_GPU = 1 << 27
 COMPILED_CHUNK_LOGITS_ON_GPU = 1 << 28
 TILE = 64  # rows of a tile of a matrix product
+ELEMENTS_IN_CACHE = 1 << 21  # 8 MiB in float32; with a quarter or a half of it, the loss was slower
 
 
 def rows_of_chunk(positions: int, vocab_size: int, on_cpu: bool, compiled: bool) -> int:
@@ -24,3 +25,8 @@ def rows_of_chunk(positions: int, vocab_size: int, on_cpu: bool, compiled: bool)
         return positions
     even = (rows for rows in range(most, most // 2, -TILE) if positions % rows == 0)
     return next(even, most) if compiled else most
+
+
+def rows_in_cache(rows: int, width: int) -> int:
+    """Return how many of the rows of a matrix the cache of a CPU holds, at least one."""
+    return min(rows, max(1, ELEMENTS_IN_CACHE // width))

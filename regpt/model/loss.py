@@ -1,20 +1,20 @@
 """The language-model head and its cross-entropy, chunk by chunk: the full logits matrix is never materialized.
 
-N positions (B x T, flattened), n positions of a chunk, C width, V padded vocabulary.
+N positions (B x T, flattened), n positions of a chunk, p positions of a piece of it, C width, V padded vocabulary.
 
 The logits of 32 x 1,024 positions and 50,304 tokens take 6.6 GB in float32, and a plain loss keeps several copies.
 Here the logits of a chunk exist at a time. Their gradient is computed right after them, so the forward pass also stores
 the gradients of the hidden states and of the weight, and the backward pass only scales them.
 
-Between the matrix products a chunk is read and written by element. Uncompiled, softmax is one kernel, between casts to
-float32 and back: 26 bytes of memory traffic per bfloat16 logit, products included. Compiled, `softmax_gradient_` is one
-kernel, which overwrites the logits with their gradient: 14 bytes (`python -m benchmarks.loss_traffic`).
+Between the matrix products a chunk is read and written by element. Uncompiled, this happens in pieces that fit a CPU's
+cache, where softmax is one kernel between casts to float32 and back. Compiled, `softmax_gradient_` is one kernel, which
+overwrites the logits with their gradient. `python -m benchmarks.loss_traffic` counts the memory traffic of both.
 
 A target that is `IGNORED` has a loss of 0 and adds nothing to any gradient. Means are over all positions, those
 included: who trains on masked targets divides by the share that counts (`regpt/training/gradients.py`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regpt.data.loss_masks import IGNORED
-from regpt.model.chunks import rows_of_chunk
+from regpt.model.chunks import rows_in_cache, rows_of_chunk
 from regpt.model.graphs import outside_graphs
 
 
@@ -59,26 +59,27 @@ def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOpti
 @torch.no_grad()
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0) -> Tensor:
     """Return the cross-entropy at each position, nats, without gradient.  (N, C), (V, C), (N) -> (N)"""
-    head = Head(weight, product_dtype(hidden), len(hidden))
-    return torch.cat(
-        [
-            head.losses_and_softmax_(head.capped_logits(rows, softcap), rows, chunk_targets, softcap)[0].squeeze(1)
-            for rows, chunk_targets in head.chunks(hidden, targets)
-        ]
-    )
+    return token_losses_and_best(hidden, weight, targets, softcap, with_best=False)[0]
 
 
 @torch.no_grad()
 def token_losses_and_best(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0, with_best: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropies, and whether each target is the most likely token.  (N, C), (V, C), (N) -> (N), (N)"""
+    """Return the cross-entropies, and whether each target is the most likely token; without `with_best`, no answers.
+
+    (N, C), (V, C), (N) -> (N), (N) or (0)
+    """
     head = Head(weight, product_dtype(hidden), len(hidden))
-    losses, best = [], []
-    for rows, chunk_targets in head.chunks(hidden, targets):
-        logits = head.capped_logits(rows, softcap)
-        best.append(logits.argmax(dim=1) == chunk_targets)
-        losses.append(head.losses_and_softmax_(logits, rows, chunk_targets, softcap)[0].squeeze(1))
+    losses, best = [], [targets[:0] == 0]
+    for chunk in head.chunks(hidden, targets):
+        for products, rows, piece_targets in head.pieces(head.logits(chunk[0]), *chunk):
+            logits = head.widened(products)
+            if softcap:
+                logits.div_(softcap).tanh_().mul_(softcap)
+            if with_best:
+                best.append(logits.argmax(dim=1) == piece_targets)
+            losses.append(head.losses_and_softmax_(logits, rows, piece_targets, softcap)[0].squeeze(1))
     return torch.cat(losses), torch.cat(best)
 
 
@@ -92,14 +93,14 @@ class ChunkedLoss(torch.autograd.Function):
         head = Head(weight, dtype, len(hidden), fused=options.compiled)
         total = torch.zeros((), dtype=head.sum_dtype, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros_like(weight, dtype=head.sum_dtype)
+        weight_gradient = torch.empty_like(weight, dtype=head.sum_dtype)
         first = 0
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, chunk_targets in head.chunks(hidden, targets):
                 losses, gradient = head.losses_and_gradient(rows, chunk_targets, options)
                 total += losses.sum()
                 hidden_gradient[first : first + len(rows)] = gradient @ head.weight
-                add_product(weight_gradient, gradient.t(), rows.to(dtype))
+                add_product(weight_gradient, gradient.t(), rows.to(dtype), is_first=first == 0)
                 first += len(rows)
         ctx.gradients = hidden_gradient, weight_gradient.to(weight.dtype), len(hidden)
         return total / len(hidden)
@@ -114,17 +115,20 @@ class ChunkedLoss(torch.autograd.Function):
 
 
 class Head:
-    """The head's weight in the precision of its products, and one buffer that all chunks reuse for logits."""
+    """The head's weight in the precision of its products, and buffers that all chunks reuse for logits."""
 
     def __init__(self, weight: Tensor, dtype: torch.dtype, positions: int, fused: bool = False) -> None:
         """`fused`: logits stay in the precision of the products; the compiled kernel computes whole chunks."""
         self.weight, self.fused = weight.to(dtype), fused
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        self.rows = rows_of_chunk(positions, len(weight), weight.device.type == "cpu", fused)
+        on_cpu = weight.device.type == "cpu"
+        self.rows = rows_of_chunk(positions, len(weight), on_cpu, fused)
+        self.piece_rows = rows_in_cache(self.rows, len(weight)) if on_cpu else self.rows
         # Fresh memory for each chunk would cost more than the arithmetic.
-        buffer_dtype = dtype if fused else self.sum_dtype
-        self.buffer = torch.empty(self.rows, len(weight), dtype=buffer_dtype, device=weight.device)
-        self.products = self.buffer if buffer_dtype == dtype else torch.empty_like(self.buffer, dtype=dtype)
+        self.products = torch.empty(self.rows, len(weight), dtype=dtype, device=weight.device)
+        self.wide: Tensor | None = None  # a piece in `sum_dtype`, where products have another type
+        if dtype != self.sum_dtype and not fused:
+            self.wide = torch.empty_like(self.products[: self.piece_rows], dtype=self.sum_dtype)
         self.tanh_buffer: Tensor | None = None
 
     def chunks(self, hidden: Tensor, targets: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -133,19 +137,31 @@ class Head:
 
     def logits(self, rows: Tensor) -> Tensor:
         """Compute logits into the buffer.  (n, C) -> (n, V)"""
-        logits = torch.mm(rows.to(self.weight.dtype), self.weight.t(), out=self.products[: len(rows)])
-        return logits if self.products is self.buffer else self.buffer[: len(rows)].copy_(logits)
+        return torch.mm(rows.to(self.weight.dtype), self.weight.t(), out=self.products[: len(rows)])
 
-    def capped_logits(self, rows: Tensor, softcap: float) -> Tensor:
-        """Compute logits into the buffer, capped if `softcap` is above 0.  (n, C) -> (n, V)"""
-        logits = self.logits(rows)
-        return logits.div_(softcap).tanh_().mul_(softcap) if softcap else logits
+    def pieces(self, products: Tensor, rows: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        """Split a chunk into pieces.  (n, V), (n, C), (n) -> triples of (p, V), (p, C), (p)"""
+        p = self.piece_rows
+        return zip(products.split(p), rows.split(p), targets.split(p), strict=True)
+
+    def widened(self, products: Tensor) -> Tensor:
+        """Return a piece of the logits in the precision of sums, itself or a copy that later pieces overwrite.
+
+        (p, V) -> (p, V)
+        """
+        return products if self.wide is None else self.wide[: len(products)].copy_(products)
 
     def losses_and_gradient(self, rows: Tensor, targets: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
         """Return losses, and the gradient of their sum with respect to the logits.  (n, C), (n) -> (n), (n, V)"""
-        logits = self.logits(rows)
+        products = self.logits(rows)
         if self.fused:
-            return self.fused_losses_and_gradient(logits, targets, options)
+            return self.fused_losses_and_gradient(products, targets, options)
+        pieces = self.pieces(products, rows, targets)
+        return torch.cat([self.losses_of_piece(*piece, options) for piece in pieces]), products
+
+    def losses_of_piece(self, products: Tensor, rows: Tensor, targets: Tensor, options: LossOptions) -> Tensor:
+        """Return the losses of a piece; overwrite its logits with their gradient.  (p, V), (p, C), (p) -> (p)"""
+        logits = self.widened(products)
         tanh = self.cap_(logits, options.softcap) if options.softcap else None
         losses, log_sums = self.losses_and_softmax_(logits, rows, targets, options.softcap)
         counts = counted(targets, losses.dtype)
@@ -159,16 +175,16 @@ class Head:
             gradient.mul_(counts)
         if tanh is not None:  # times the derivative of the cap, 1 - tanh²
             gradient.addcmul_(gradient, tanh.square_(), value=-1.0)
-        if self.products is not self.buffer:
-            gradient = self.products[: len(rows)].copy_(gradient)
-        return losses.squeeze(1), gradient
+        if gradient is not products:
+            products.copy_(gradient)
+        return losses.squeeze(1)
 
     def losses_and_softmax_(
         self, logits: Tensor, rows: Tensor, targets: Tensor, softcap: float
     ) -> tuple[Tensor, Tensor]:
         """Return cross-entropies and log(sum of exp(logits)); overwrite the logits with their softmax.
 
-        (n, V), (n, C), (n) -> (n, 1), (n, 1)
+        (p, V), (p, C), (p) -> (p, 1), (p, 1)
         """
         places = any_target(targets)
         target_logits = logits.gather(1, places)
@@ -197,7 +213,7 @@ class Head:
     def cap_(self, logits: Tensor, softcap: float) -> Tensor:
         """Cap logits in place; return tanh(logits / softcap), in a second buffer that all chunks reuse."""
         if self.tanh_buffer is None:
-            self.tanh_buffer = torch.empty_like(self.buffer)
+            self.tanh_buffer = torch.empty_like(logits)
         tanh = torch.div(logits, softcap, out=self.tanh_buffer[: len(logits)]).tanh_()
         torch.mul(tanh, softcap, out=logits)
         return tanh
@@ -243,14 +259,19 @@ def cap(logits: Tensor, softcap: float) -> Tensor:
     return softcap * (logits / softcap).tanh() if softcap else logits
 
 
-def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to `total`, in the precision of `total`."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right)
-    elif total.device.type == "cuda":  # accumulated in float32, without rounding a chunk's product
+def add_product(total: Tensor, left: Tensor, right: Tensor, is_first: bool) -> None:
+    """Add left @ right to `total`, in the precision of `total`; the first product overwrites what is there."""
+    if total.device.type == "cuda":  # accumulated in float32, without rounding a chunk's product
+        if is_first:
+            total.zero_()
         torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    else:
-        total += left @ right
+    elif total.dtype == left.dtype:
+        total.addmm_(left, right, beta=0 if is_first else 1)
+    else:  # in pieces that stay in the cache while they are cast and added
+        rows = rows_in_cache(*total.shape)
+        for of_total, of_left in zip(total.split(rows), left.split(rows), strict=True):
+            product = of_left @ right
+            of_total.copy_(product) if is_first else of_total.add_(product)
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:

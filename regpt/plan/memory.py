@@ -7,7 +7,7 @@ model; what torch.compile saves instead has not been measured.
 
 from dataclasses import dataclass
 
-from regpt.model.chunks import rows_of_chunk
+from regpt.model.chunks import rows_in_cache, rows_of_chunk
 from regpt.optimizer.sizes import buffer_bytes, moment_bytes
 from regpt.recipe.architecture import ModelRecipe
 from regpt.recipe.recipe import Recipe
@@ -166,13 +166,12 @@ def mask_bytes(model: ModelRecipe, layout: ParallelLayout, number: int) -> int:
 def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> int:
     """Return the bytes of the loss: the head's gradient, three times the head's input, and one chunk of logits.
 
-    The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits are
-    float32, with a copy in bfloat16 of the product or of the gradient; compiled, they exist once, in bfloat16. An
-    uncompiled soft-cap needs a second buffer in float32.
+    The input counts three times: itself, its saved gradient, and the gradient in the backward pass. The logits have the
+    precision of products. Uncompiled, a piece of them has a copy in float32 where that is another one, and a second one
+    for a soft-cap.
     """
-    chunk = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, layout.compiled) * model.vocab_size
-    per_logit = (2 if layout.compiled else 6) if layout.bfloat16 else 4
-    if model.logit_softcap and not layout.compiled:
-        per_logit += 4
-    logits = chunk * per_logit
+    rows = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, layout.compiled)
+    piece = rows_in_cache(rows, model.vocab_size) if layout.on_cpu else rows
+    copies = 0 if layout.compiled else int(layout.bfloat16) + bool(model.logit_softcap)
+    logits = model.vocab_size * (rows * (2 if layout.bfloat16 else 4) + 4 * piece * copies)
     return STREAM * model.vocab_size * model.n_embd + 3 * STREAM * positions * model.n_embd + logits

@@ -24,7 +24,7 @@ PASSES = 11.7
 # Compiled: each logit is written by a product, read for the softmax, read and overwritten by its gradient, and read by
 # two products. That is derived for a GPU; on a CPU the softmax reads bfloat16 logits twice, which is counted: 14.
 LOSS_BYTES_COMPILED = {"bfloat16": 12, "float32": 24}
-LOSS_BYTES_UNCOMPILED = {"bfloat16": 50, "float32": 44}
+LOSS_BYTES_UNCOMPILED = {"bfloat16": 26, "float32": 20}
 LOW, HIGH = 0.7, 1.25  # times the predicted speed; all published speeds but one lie in this range
 FITTED_PARAMETERS = 2e9  # the fit covers models up to 1.6 B parameters
 # Shares of peak for larger models: 0.33 to 0.48 is published for 7 and 8 B models on H100s (OLMo, torchtitan).

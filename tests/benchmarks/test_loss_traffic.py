@@ -6,9 +6,10 @@ import torch
 from benchmarks.loss_traffic import GOAL, compiled_bytes, kernel_bytes, uncompiled_bytes
 
 
-def test_uncompiled_loss_moves_26_bytes_a_logit() -> None:
-    """By hand, bfloat16: product 2, copy 6, softmax 8, cast 6, products 4."""
-    assert uncompiled_bytes(torch.bfloat16) == 26
+def test_uncompiled_loss_moves_few_bytes_a_logit() -> None:
+    """By hand: product 2, copy 2 + 4, softmax 8, cast 4 + 2, products 4; float32: product 4, softmax 8, products 8."""
+    assert uncompiled_bytes(torch.bfloat16) == (10, 26)
+    assert uncompiled_bytes(torch.float32) == (20, 20)
 
 
 @pytest.mark.compile

@@ -1,6 +1,7 @@
 """Commands work, or say in one line what is wrong, in an environment that is not the usual one."""
 
 import os
+import platform
 import subprocess
 import sys
 from io import StringIO
@@ -85,6 +86,27 @@ def test_large_tensors_of_a_command_ask_for_huge_pages(tmp_path: Path) -> None:
         mappings = Path("/proc/self/smaps").read_text().split("VmFlags:")
         sys.exit(not any(" hg" in flags.splitlines()[0] for flags in mappings[1:]))"""
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks the GNU C library")
+@pytest.mark.parametrize(("variables", "keeps"), [({}, True), ({"MALLOC_TRIM_THRESHOLD_": "1000000"}, False)])
+def test_run_on_a_cpu_reuses_the_memory_of_freed_tensors(variables: dict[str, str], keeps: bool) -> None:
+    """Unless the user has set how memory is kept. 16 MiB are 4,096 pages."""
+    code = """if True:
+        import resource
+        import torch
+        from regpt.machine.device import open_device
+        from regpt.recipe.run_settings import RunRecipe
+        open_device(RunRecipe(device="cpu", precision="float32"))
+        def faults():
+            return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(4):
+            before = faults()
+            torch.empty(1 << 22).fill_(1.0)
+        print(faults() - before)"""
+    environment = {**os.environ, "THP_MEM_ALLOC_ENABLE": "0", **variables}
+    run = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, check=True)
+    assert (int(run.stdout) < 400) is keeps
 
 
 def test_huge_pages_that_the_user_turned_off_stay_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,11 +31,13 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("rows_per_chunk", [1, 5, 36, 37, 1000])
+@pytest.mark.parametrize("rows_per_piece", [1, 2, 1000])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_chunked_loss_and_gradients_equal_cross_entropy(
-    monkeypatch: pytest.MonkeyPatch, rows_per_chunk: int, dtype: torch.dtype, tolerance: float
+    monkeypatch: pytest.MonkeyPatch, rows_per_chunk: int, rows_per_piece: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", rows_per_chunk * 311)
+    monkeypatch.setattr(chunks, "ELEMENTS_IN_CACHE", rows_per_piece * 311)
     ours, theirs = (value_and_gradients(function, *inputs(dtype)) for function in (mean_loss, plain))
     for our, their in zip(ours, theirs, strict=True):
         assert our.dtype == their.dtype
@@ -74,7 +76,10 @@ def test_unlikely_targets_among_likely_ones_have_exact_losses(softcap: float, z_
     assert value.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_loss_under_autocast_is_float32_and_near_cross_entropy() -> None:
+@pytest.mark.parametrize("elements", [2 * 311, 1 << 21])
+def test_loss_under_autocast_is_float32_and_near_cross_entropy(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 10 * 311)
+    monkeypatch.setattr(chunks, "ELEMENTS_IN_CACHE", elements)
     hidden, weight, targets = inputs(torch.float32, width=64)
     with torch.autocast("cpu", torch.bfloat16):
         value = mean_loss(hidden, weight, targets)
@@ -122,7 +127,7 @@ def test_loss_chunk_is_as_large_as_the_limit_allows_in_whole_tiles(on_cpu: bool,
         (32 * 1024, False, 4096),
         (64 * 1024, False, 4096),
         (16 * 1024, False, 4096),
-        (4 * 256, True, 256),
+        (4 * 256, True, 512),
         (100, True, 100),
     ],
 )
@@ -254,5 +259,12 @@ def test_loss_in_bfloat16_is_unbiased() -> None:
 def test_product_is_added_in_the_precision_of_the_sum() -> None:
     left, right = torch.ones(2, 3, dtype=torch.bfloat16), torch.ones(3, 2, dtype=torch.bfloat16)
     total = torch.full((2, 2), 2.0**-12)
-    add_product(total, left, right)
+    add_product(total, left, right, is_first=False)
     assert torch.equal(total, torch.full((2, 2), 3 + 2.0**-12))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_first_product_overwrites_memory_that_nobody_has_set(dtype: torch.dtype) -> None:
+    left, right, total = torch.ones(2, 3, dtype=dtype), torch.ones(3, 2, dtype=dtype), torch.full((2, 2), torch.nan)
+    add_product(total, left, right, is_first=True)
+    assert torch.equal(total, torch.full((2, 2), 3.0))

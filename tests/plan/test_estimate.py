@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from regpt.base.cards import find_card
+from regpt.model.chunks import ELEMENTS_IN_CACHE
 from regpt.model.gpt import GPT
 from regpt.optimizer.making import make_optimizer
 from regpt.plan.estimate import Hardware, bytes_sent, compute_seconds, estimate, largest_micro_batch
@@ -97,17 +98,20 @@ def test_loss_memory_is_logits_and_gradients(bfloat16: bool) -> None:
         loss = model(tokens[:, :-1], tokens[:, 1:])
     assert loss.grad_fn is not None
     hidden_gradient, weight_gradient, positions = loss.grad_fn.gradients  # type: ignore[attr-defined]
-    logits = positions * MODERN.vocab_size * (6 if bfloat16 else 4)
+    piece = ELEMENTS_IN_CACHE // MODERN.vocab_size
+    logits = MODERN.vocab_size * (positions * 2 + piece * 4 if bfloat16 else positions * 4)
     predicted = loss_bytes(MODERN, positions, ParallelLayout(bfloat16=bfloat16, on_cpu=True))
     assert predicted == weight_gradient.nbytes + 3 * hidden_gradient.nbytes + logits
 
 
-@pytest.mark.parametrize(("switches", "per_logit"), [({"logit_softcap": 15.0}, 8), ({"z_loss": 1e-4}, 4)])
-def test_loss_memory_counts_the_copies_of_capped_logits(switches: dict[str, float], per_logit: int) -> None:
-    """Measured: the largest resident memory of a process during one chunk of 50,304 tokens."""
+@pytest.mark.parametrize(("switches", "copies"), [({"logit_softcap": 15.0}, 1), ({"z_loss": 1e-4}, 0)])
+def test_loss_memory_counts_the_copies_of_capped_logits(switches: dict[str, float], copies: int) -> None:
+    """Of a piece on a CPU, of a chunk on a GPU."""
     model, layout = replace(MODERN, **switches), ParallelLayout(bfloat16=False, on_cpu=True)
-    plain = loss_bytes(MODERN, 64, layout)
-    assert loss_bytes(model, 64, layout) - plain == (per_logit - 4) * 64 * MODERN.vocab_size
+    for on_cpu, rows in ((True, ELEMENTS_IN_CACHE // MODERN.vocab_size), (False, 64)):
+        layout = replace(layout, on_cpu=on_cpu)
+        more = loss_bytes(model, 64, layout) - loss_bytes(MODERN, 64, layout)
+        assert more == 4 * copies * rows * MODERN.vocab_size
     assert loss_bytes(model, 64, replace(layout, compiled=True)) == loss_bytes(
         MODERN, 64, replace(layout, compiled=True)
     )
