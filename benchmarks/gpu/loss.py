@@ -160,7 +160,10 @@ def three_products(bench: Bench, inputs: Inputs) -> None:
     """Do the head's products, in chunks of our loss, and nothing else."""
     N, _, V = bench.sizes.loss_shape
     dtype = bench.product_type
-    weight, rows = inputs.weight.to(dtype), chunks.rows_of_chunk(N, V, not bench.on_card, compiled=True)
+    weight, rows = (
+        inputs.weight.to(dtype),
+        chunks.rows_of_chunk(N, V, not bench.on_card, compiled=True, bfloat16=dtype == torch.bfloat16),
+    )
     logits = torch.empty(rows, V, dtype=dtype, device=bench.place)
     total = torch.zeros_like(weight)
     for part in inputs.hidden.to(dtype).split(rows):

@@ -23,6 +23,7 @@ from regpt.machine.env import (
 )
 from regpt.machine.limits import usable_cores, usable_processors
 from regpt.machine.nvidia import idle_cards_note, refuse_card_without_kernels, refuse_unusable_card
+from regpt.machine.products import product
 from regpt.recipe.run_settings import RunRecipe
 
 PEAK_MEASUREMENTS, PEAK_SPREAD = 5, 0.1
@@ -218,8 +219,8 @@ def measure_matmul_rate(device: torch.device, precision: torch.dtype, seconds: f
     while time.perf_counter() < end:
         started_at = time.perf_counter()
         for _ in range(products):
-            product = left @ right
-        product[0, 0].item()  # waits for the device
+            result = product(left, right)
+        result[0, 0].item()  # waits for the device
         best = min(best, time.perf_counter() - started_at)
     return 2 * size**3 * products / best
 

@@ -1,23 +1,24 @@
 """Chunk sizes of the loss. Without torch, because `plan` estimates memory from them."""
 
-# Logits at a time. On the CPU 64 MiB in bfloat16. On a GPU 512 MiB in float32, so that the gradient of the weight is
-# read and written a few times per micro-batch, not a hundred; estimated, not measured. Compiled logits have two bytes
-# each in bfloat16, so that twice as many fit.
-CHUNK_LOGITS_ON_CPU = 1 << 25
+# Logits at a time. On the CPU 64 MiB, which are twice as many logits in bfloat16. On a GPU 512 MiB in float32, so that
+# the gradient of the weight is read and written a few times per micro-batch, not a hundred; estimated, not measured.
+# Compiled logits have two bytes each in bfloat16, so that twice as many fit.
+CHUNK_LOGITS_ON_CPU = 1 << 24
 CHUNK_LOGITS_ON_GPU = 1 << 27
 COMPILED_CHUNK_LOGITS_ON_GPU = 1 << 28
 TILE = 64  # rows of a tile of a matrix product
 ELEMENTS_IN_CACHE = 1 << 21  # 8 MiB in float32; with a quarter or a half of it, the loss was slower
 
 
-def rows_of_chunk(positions: int, vocab_size: int, on_cpu: bool, compiled: bool) -> int:
+def rows_of_chunk(positions: int, vocab_size: int, on_cpu: bool, compiled: bool, bfloat16: bool) -> int:
     """Return how many of the positions are one chunk: the largest number of whole tiles within the limit.
 
     The compiled kernel has one shape, so its chunks divide the positions evenly where that costs less than half of
     the chunk's size.
     """
     on_gpu = COMPILED_CHUNK_LOGITS_ON_GPU if compiled else CHUNK_LOGITS_ON_GPU
-    most = max(1, (CHUNK_LOGITS_ON_CPU if on_cpu else on_gpu) // vocab_size)
+    on_cpu_logits = CHUNK_LOGITS_ON_CPU * 2 if bfloat16 else CHUNK_LOGITS_ON_CPU
+    most = max(1, (on_cpu_logits if on_cpu else on_gpu) // vocab_size)
     if most <= TILE:
         return min(most, positions)
     most -= most % TILE

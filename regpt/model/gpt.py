@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regpt.data.tokenizer import END_OF_TEXT
+from regpt.machine.products import Linear
 from regpt.model.cache import KeyValueCache
 from regpt.model.elementwise import ACTIVATIONS, rms_norm, rotary_heads, split_heads, unit_rms
 from regpt.model.initialization import initial_weights
@@ -209,8 +210,8 @@ class Attention(nn.Module):
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.qkv = nn.Linear(recipe.n_embd, recipe.qkv_width, bias=recipe.has_qkv_bias)
-        self.out = nn.Linear(recipe.attention_width, recipe.n_embd, bias=recipe.bias)
+        self.qkv = Linear(recipe.n_embd, recipe.qkv_width, bias=recipe.has_qkv_bias)
+        self.out = Linear(recipe.attention_width, recipe.n_embd, bias=recipe.bias)
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
         """Return the output and the values.  (B, T, C) -> (B, T, C), (B, K, T, D)"""
@@ -239,9 +240,9 @@ class MLP(nn.Module):
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
-        self.expand = nn.Linear(recipe.n_embd, recipe.expanded_width, bias=recipe.bias)
+        self.expand = Linear(recipe.n_embd, recipe.expanded_width, bias=recipe.bias)
         self.activate = ACTIVATIONS[recipe.activation]
-        self.down = nn.Linear(recipe.mlp_hidden, recipe.n_embd, bias=recipe.bias)
+        self.down = Linear(recipe.mlp_hidden, recipe.n_embd, bias=recipe.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(self.activate(self.expand(x)))

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regpt.data.loss_masks import IGNORED
+from regpt.machine.products import is_faster, product, transposed_product
 from regpt.model.chunks import rows_in_cache, rows_of_chunk
 from regpt.model.graphs import outside_graphs
 
@@ -93,16 +94,17 @@ class ChunkedLoss(torch.autograd.Function):
         head = Head(weight, dtype, len(hidden), fused=options.compiled)
         total = torch.zeros((), dtype=head.sum_dtype, device=hidden.device)
         hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.empty_like(weight, dtype=head.sum_dtype)
+        weight_gradient: Tensor | None = None
         first = 0
         with torch.autocast(hidden.device.type, enabled=False):
             for rows, chunk_targets in head.chunks(hidden, targets):
                 losses, gradient = head.losses_and_gradient(rows, chunk_targets, options)
                 total += losses.sum()
-                hidden_gradient[first : first + len(rows)] = gradient @ head.weight
-                add_product(weight_gradient, gradient.t(), rows.to(dtype), is_first=first == 0)
+                hidden_gradient[first : first + len(rows)] = product(gradient, head.weight)
+                weight_gradient = add_product(weight_gradient, gradient, rows.to(dtype), head.sum_dtype)
                 first += len(rows)
-        ctx.gradients = hidden_gradient, weight_gradient.to(weight.dtype), len(hidden)
+        assert weight_gradient is not None, "there is no position"
+        ctx.gradients = hidden_gradient, weight_gradient.to(weight.dtype).contiguous(), len(hidden)
         return total / len(hidden)
 
     @staticmethod
@@ -122,7 +124,7 @@ class Head:
         self.weight, self.fused = weight.to(dtype), fused
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         on_cpu = weight.device.type == "cpu"
-        self.rows = rows_of_chunk(positions, len(weight), on_cpu, fused)
+        self.rows = rows_of_chunk(positions, len(weight), on_cpu, fused, dtype == torch.bfloat16)
         self.piece_rows = rows_in_cache(self.rows, len(weight)) if on_cpu else self.rows
         # Fresh memory for each chunk would cost more than the arithmetic.
         self.products = torch.empty(self.rows, len(weight), dtype=dtype, device=weight.device)
@@ -137,7 +139,7 @@ class Head:
 
     def logits(self, rows: Tensor) -> Tensor:
         """Compute logits into the buffer.  (n, C) -> (n, V)"""
-        return torch.mm(rows.to(self.weight.dtype), self.weight.t(), out=self.products[: len(rows)])
+        return product(rows.to(self.weight.dtype), self.weight.t(), out=self.products[: len(rows)])
 
     def pieces(self, products: Tensor, rows: Tensor, targets: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
         """Split a chunk into pieces.  (n, V), (n, C), (n) -> triples of (p, V), (p, C), (p)"""
@@ -259,19 +261,28 @@ def cap(logits: Tensor, softcap: float) -> Tensor:
     return softcap * (logits / softcap).tanh() if softcap else logits
 
 
-def add_product(total: Tensor, left: Tensor, right: Tensor, is_first: bool) -> None:
-    """Add left @ right to `total`, in the precision of `total`; the first product overwrites what is there."""
+def add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return left.t() @ right in the precision `dtype`, added to `total` in place if there is one.
+
+    (K, M), (N, K), (N, M) -> (K, M)
+    """
+    if left.dtype == dtype:
+        if total is None:
+            return transposed_product(left, right)
+        return total.add_(transposed_product(left, right)) if is_faster(left, right) else total.addmm_(left.t(), right)
+    is_first, total = (
+        total is None,
+        left.new_empty(left.shape[1], right.shape[1], dtype=dtype) if total is None else total,
+    )
     if total.device.type == "cuda":  # accumulated in float32, without rounding a chunk's product
-        if is_first:
-            total.zero_()
-        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
-    elif total.dtype == left.dtype:
-        total.addmm_(left, right, beta=0 if is_first else 1)
-    else:  # in pieces that stay in the cache while they are cast and added
-        rows = rows_in_cache(*total.shape)
-        for of_total, of_left in zip(total.split(rows), left.split(rows), strict=True):
-            product = of_left @ right
-            of_total.copy_(product) if is_first else of_total.add_(product)
+        addend = total.zero_() if is_first else total
+        return torch.addmm(addend, left.t(), right, out_dtype=dtype, out=total)
+    # on a CPU in pieces that stay in the cache while they are cast and added
+    rows = rows_in_cache(*total.shape) if total.device.type == "cpu" else len(total)
+    for of_total, of_left in zip(total.split(rows), left.split(rows, dim=1), strict=True):
+        added = of_left.t() @ right
+        of_total.copy_(added) if is_first else of_total.add_(added)
+    return total
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:

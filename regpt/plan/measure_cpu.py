@@ -85,7 +85,9 @@ def loss_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float,
     std = model.init_std
     weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, std).requires_grad_()
     positions = recipe.data.micro_batch * model.block_size
-    chunk = rows_of_chunk(positions, model.vocab_size, target.type == "cpu", device.compiled)
+    chunk = rows_of_chunk(
+        positions, model.vocab_size, target.type == "cpu", device.compiled, device.precision == torch.bfloat16
+    )
     options = LossOptions(compiled=device.compiled)
     tokens = torch.randint(0, model.vocab_size, (chunk,), device=target)
     weight.grad = torch.zeros_like(weight)
@@ -106,7 +108,9 @@ def loss_forward_seconds(recipe: Recipe, device: Device, seconds: float) -> floa
     model, target = recipe.model, device.torch_device
     weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, model.init_std)
     positions = recipe.data.micro_batch * model.block_size
-    chunk = rows_of_chunk(positions, model.vocab_size, target.type == "cpu", compiled=False)
+    chunk = rows_of_chunk(
+        positions, model.vocab_size, target.type == "cpu", compiled=False, bfloat16=device.precision == torch.bfloat16
+    )
     rows = min(CHUNKS_FORWARD * chunk, positions)
     tokens = torch.randint(0, model.vocab_size, (rows,), device=target)
     hidden = torch.randn(rows, model.n_embd, device=target)

@@ -170,7 +170,7 @@ def loss_bytes(model: ModelRecipe, positions: int, layout: ParallelLayout) -> in
     precision of products. Uncompiled, a piece of them has a copy in float32 where that is another one, and a second one
     for a soft-cap.
     """
-    rows = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, layout.compiled)
+    rows = rows_of_chunk(positions, model.vocab_size, layout.on_cpu, layout.compiled, layout.bfloat16)
     piece = rows_in_cache(rows, model.vocab_size) if layout.on_cpu else rows
     copies = 0 if layout.compiled else int(layout.bfloat16) + bool(model.logit_softcap)
     logits = model.vocab_size * (rows * (2 if layout.bfloat16 else 4) + 4 * piece * copies)

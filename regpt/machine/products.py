@@ -1,0 +1,89 @@
+"""Matrix products in float32 on CPUs, by oneDNN where MKL is slow.
+
+torch multiplies float32 matrices on x86 by MKL, which keeps its fastest instructions for Intel's processors. On an AMD
+EPYC with AVX-512, oneDNN, which torch has as well, is about twice as fast, and as exact (docs/log.md, 2026-11-27).
+
+N rows, K and M columns.
+"""
+
+import platform
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+class Linear(nn.Linear):
+    """A linear layer with these products.  (..., in) -> (..., out)"""
+
+    def forward(self, x: Tensor) -> Tensor:
+        uses_onednn = not (torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type))
+        if not (uses_onednn and is_faster(x, self.weight)):
+            return F.linear(x, self.weight, self.bias)
+        if not torch.is_grad_enabled():
+            return by_rows(x, self.weight, self.bias)
+        result: Tensor = LinearFunction.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
+        return result
+
+
+class LinearFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return by_rows(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.flatten(0, -2)
+        return (
+            by_rows(gradient, weight.t()) if ctx.needs_input_grad[0] else None,
+            transposed_product(rows, x.flatten(0, -2)).contiguous() if ctx.needs_input_grad[1] else None,
+            rows.sum(0) if ctx.needs_input_grad[2] else None,
+        )
+
+
+def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return left @ right; oneDNN writes into new memory instead of `out`.  (N, K), (K, M) -> (N, M)"""
+    return by_rows(left, right.t()) if is_faster(left, right) else torch.mm(left, right, out=out)
+
+
+def transposed_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return left.t() @ right, in the order of memory that is computed fastest.  (N, K), (N, M) -> (K, M)"""
+    return by_rows(right.t(), left.t()).t() if is_faster(left, right) else torch.mm(left.t(), right)
+
+
+def by_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return the product of each row with each row of the weight, by oneDNN.  (..., K), (M, K), (M) -> (..., M)"""
+    if not (weight.is_contiguous() or weight.t().is_contiguous()):
+        weight = weight.contiguous()  # with gaps in its memory, oneDNN takes twenty times as long and more
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return result
+
+
+def is_faster(left: Tensor, right: Tensor) -> bool:
+    """Return whether oneDNN is the faster one for these matrices; sharded ones, of another class, are left to torch."""
+    return (
+        left.dtype == right.dtype == torch.float32
+        and left.device.type == right.device.type == "cpu"
+        and type(left) in (Tensor, nn.Parameter)
+        and type(right) in (Tensor, nn.Parameter)
+        and left.numel() > 0
+        and has_faster_products()
+    )
+
+
+@cache
+def has_faster_products() -> bool:
+    """Return whether this processor is AMD's, and torch has oneDNN's products, by a small one."""
+    if "AMD" not in (torch.cpu.get_capabilities().get("cpu_name") or platform.processor()):
+        return False
+    try:
+        small = by_rows(torch.full((1, 2), 2.0), torch.full((3, 2), 0.5), torch.ones(3))
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return small.tolist() == [[3.0, 3.0, 3.0]]
