@@ -2,14 +2,14 @@
 
 import contextlib
 import ctypes
-import os
 import sys
+
+from regpt.machine.env import has_allocator_settings
 
 # Numbers of mallopt(3).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 NEVER = 2**31 - 1
 TOP_PAD = 64 << 20  # bytes
-VARIABLES = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 
 
 def keep_freed_memory() -> None:
@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
     Every step frees and allocates tensors of the same sizes, and new memory costs a fault for each page. The process
     keeps its peak until it ends. What the user set in the environment, and other C libraries, stay as they are.
     """
-    if sys.platform != "linux" or any(name in os.environ for name in VARIABLES):
+    if sys.platform != "linux" or has_allocator_settings():
         return
     with contextlib.suppress(OSError, AttributeError):  # musl has no mallopt
         mallopt = ctypes.CDLL(None).mallopt

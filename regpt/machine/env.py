@@ -95,6 +95,12 @@ def use_huge_pages() -> None:
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
+def has_allocator_settings() -> bool:
+    """Return whether the user has told the C library of Linux how to get memory."""
+    names = ("GLIBC_TUNABLES", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+    return any(name in os.environ for name in names)
+
+
 def visible_cuda_devices() -> str | None:
     """Return CUDA_VISIBLE_DEVICES; None if it is not set. Empty hides all cards."""
     return os.environ.get("CUDA_VISIBLE_DEVICES")

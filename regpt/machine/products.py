@@ -17,16 +17,21 @@ from torch.autograd.function import once_differentiable
 
 
 class Linear(nn.Linear):
-    """A linear layer with these products.  (..., in) -> (..., out)"""
+    """A linear layer with these products.  (..., K) -> (..., M)"""
 
     def forward(self, x: Tensor) -> Tensor:
-        uses_onednn = not (torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type))
-        if not (uses_onednn and is_faster(x, self.weight)):
-            return F.linear(x, self.weight, self.bias)
-        if not torch.is_grad_enabled():
-            return by_rows(x, self.weight, self.bias)
-        result: Tensor = LinearFunction.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call]
-        return result
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x @ weight.t() + bias, in autocast's precision where it is on.  (..., K), (M, K), (M) -> (..., M)"""
+    is_torchs = torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+    if is_torchs or not is_faster(x, weight):
+        return F.linear(x, weight, bias)
+    if not torch.is_grad_enabled():
+        return by_rows(x, weight, bias)
+    result: Tensor = LinearFunction.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return result
 
 
 class LinearFunction(torch.autograd.Function):

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from regpt.data.tokenizer import END_OF_TEXT
-from regpt.machine.products import Linear
+from regpt.machine.products import Linear, linear
 from regpt.model.cache import KeyValueCache
 from regpt.model.elementwise import ACTIVATIONS, rms_norm, rotary_heads, split_heads, unit_rms
 from regpt.model.initialization import initial_weights
@@ -105,7 +104,7 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of the next token; materializes them, so use it for few positions.  (..., C) -> (..., V)"""
-        logits = F.linear(hidden, self.head_weight) if self.head_product is None else self.head_product(hidden)
+        logits = linear(hidden, self.head_weight) if self.head_product is None else self.head_product(hidden)
         return cap(logits, self.loss_options.softcap)
 
     def next_logits(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:

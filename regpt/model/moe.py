@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
+from regpt.machine.products import linear
 from regpt.model.elementwise import ACTIVATIONS
 from regpt.model.graphs import outside_graphs
 from regpt.model.loss import product_dtype
@@ -98,7 +99,7 @@ class ExpertLinear(nn.Module):
 def product_by_expert(rows: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
     """Compute one product per expert, where torch has no grouped product.  (R, in), (E, out, in), (E) -> (R, out)"""
     counts = ends.diff(prepend=ends.new_zeros(1)).tolist()
-    return torch.cat([part @ matrix.t() for part, matrix in zip(rows.split(counts), weight.unbind(), strict=True)])
+    return torch.cat([linear(part, matrix) for part, matrix in zip(rows.split(counts), weight.unbind(), strict=True)])
 
 
 def has_grouped_product(kind: str) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from regpt.machine import products
 from regpt.model.gpt import GPT
 from regpt.optimizer.exchange import NoExchange
 from regpt.optimizer.making import CombinedOptimizer, make_optimizer
@@ -91,6 +92,17 @@ def test_update_equals_a_plain_reference_in_float64(shape: tuple[int, int]) -> N
         update = reference(0.05 * gradient + 0.95 * mean)
         weight = weight * (1 - 0.02 * 0.1) - 0.02 * max(1, shape[0] / shape[1]) ** 0.5 * update
         torch.testing.assert_close(after.double(), weight, atol=3e-6, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(3, 20, 60), (2, 60, 20), (1, 16, 16)])
+def test_iteration_matrix_by_matrix_is_that_of_the_stack(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...]
+) -> None:
+    updates, found = torch.randn(shape), []
+    for faster in (False, True):
+        monkeypatch.setattr(products, "has_faster_products", lambda faster=faster: faster)
+        found.append(orthogonalize(updates, 5))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
