@@ -12,7 +12,20 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import checkpoints, endpoint, hellaswag, loader, plan, prepare, profile, ranks, sampling, startup, step
+from benchmarks import (
+    checkpoints,
+    endpoint,
+    hellaswag,
+    loader,
+    plan,
+    prepare,
+    products,
+    profile,
+    ranks,
+    sampling,
+    startup,
+    step,
+)
 from benchmarks.history import Section, read_history, record
 from benchmarks.results_page import FILE, write_page
 
@@ -49,6 +62,7 @@ PARTS: dict[str, Callable[[], Section]] = {
     "loader": loader.report,
     "nanogpt": partial(step.report, ["nanogpt"]),
     "llama": partial(step.report, ["llama"]),
+    "products": products.report,
     "profile": profile.report,
     "checkpoints": checkpoints.report,
     "ranks": ranks.report,
