@@ -22,7 +22,8 @@ from regpt.model.loss import LossOptions, mean_loss, softmax_gradient_
 ROWS, VOCABULARY, WIDTH = 64, 50_304, 48
 GOAL = 14  # bytes per logit
 BYTES = {"at::BFloat16": 2, "float": 4}
-VIEWS = {"view", "t", "transpose", "detach", "slice", "split", "expand", "alias", "unsqueeze", "empty", "empty_like"}
+VIEWS = {"view", "t", "transpose", "detach", "slice", "split", "expand", "alias", "unsqueeze"}
+FRESH = {"empty", "empty_like", "new_empty"}
 ONE_A_ROW = {"gather", "scatter_add_", "new_full"}  # touch one logit of a row
 
 
@@ -36,7 +37,7 @@ class Traffic(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         out = function(*args, **(kwargs or {}))
         name = function.overloadpacket.__name__
-        if name not in VIEWS | ONE_A_ROW:
+        if name not in VIEWS | FRESH | ONE_A_ROW:
             read = [one for one in args if is_logits(one)]
             if name in ("copy_", "mm"):  # they overwrite without reading: the target of a copy, the `out` of a product
                 read = [one for one in read if one is not out]

@@ -1,6 +1,5 @@
 """OpenAI's client gets the answers of `regpt chat`, whole and streamed, and errors that name the message."""
 
-from dataclasses import replace
 from typing import Any
 
 import openai
@@ -116,7 +115,7 @@ def test_stop_word_takes_its_tokens_from_text_and_log(ask: Any) -> None:
 
 @pytest.mark.parametrize("name", ["<|im_end|>", "<|im_start|>", "<|endoftext|>"])
 def test_special_token_ends_the_answer_and_is_no_text(ask: Any, engine: Engine, chatty: LoadedModel, name: str) -> None:
-    engine.loaded = replace(chatty, model=ends_at_once(chatty.tokenizer.special_tokens[name]))
+    engine.model = ends_at_once(chatty.tokenizer.special_tokens[name])
     choice = ask([{"role": "user", "content": "a"}], max_tokens=9, temperature=0, logprobs=True).choices[0]
     assert (choice.message.content, choice.finish_reason) == ("", "stop") and choice.logprobs.content == []
 

@@ -1,7 +1,6 @@
 """OpenAI's client gets the texts that `regpt sample` draws, whole and streamed, and errors that name the field."""
 
 import threading
-from dataclasses import replace
 from typing import Any
 
 import openai
@@ -82,8 +81,8 @@ def test_stop_word_in_the_prompt_does_not_end_the_text(client: Any) -> None:
     assert client.completions.create(**asked, stop="upon", echo=True).choices[0].text == PROMPT + text
 
 
-def test_end_of_a_document_ends_the_text(http: Any, engine: Engine, loaded: LoadedModel) -> None:
-    engine.loaded = replace(loaded, model=ends_at_once(END_OF_TEXT))
+def test_end_of_a_document_ends_the_text(http: Any, engine: Engine) -> None:
+    engine.model = ends_at_once(END_OF_TEXT)
     answer = http.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 9, "temperature": 0}).json()
     choice = answer["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == ("", "stop") and answer["usage"]["completion_tokens"] == 1
@@ -117,7 +116,8 @@ def test_echo_with_logprobs_scores_the_prompt(client: Any, loaded: LoadedModel) 
 
 def test_token_that_ends_the_text_is_the_last_of_the_log(http: Any, engine: Engine, loaded: LoadedModel) -> None:
     """lm-eval leaves out the last token, so a continuation would otherwise lose one of its own."""
-    engine.loaded = replace(loaded, model=ends_at_once(END_OF_TEXT))
+    engine.model = ends_at_once(END_OF_TEXT)
+    engine.loaded = replace(loaded, model=engine.model)  # which scores the prompt, and so draws the first token
     ids = encode(PROMPT).tolist()
     request = {"prompt": [ids], "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
     choice = http.post("/v1/completions", json=request).json()["choices"][0]

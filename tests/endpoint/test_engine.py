@@ -64,8 +64,9 @@ class Client:
 
     def __init__(self, engine: Engine, new_tokens: int, *prompts: tuple[int, ...], **changes: Any) -> None:
         self.events: list[Any] = []
-        fields = {"n": 1, "sampling": Sampling(seed=1), "alternatives": None, "scores_prompts": False, **changes}
-        self.job = Job(prompts=prompts or ((11, 22),), new_tokens=new_tokens, emit=self.events.append, **fields)
+        fields = {"n": 1, "sampling": Sampling(seed=1), "alternatives": None, "scores_prompts": False}
+        fields |= {"emit": self.events.append, **changes}
+        self.job = Job(prompts=prompts or ((11, 22),), new_tokens=new_tokens, **fields)
         engine.submit(self.job)
 
     def tokens(self, row: int = 0) -> list[int]:
@@ -119,10 +120,9 @@ def test_long_prompt_does_not_stop_others(engine: Engine, monkeypatch: pytest.Mo
     first = Client(engine, ENDLESS)
     wait_until(lambda: len(first.events) > 2)
     before = len(first.events)
-    long, short = Client(engine, 1, tuple(range(20, 60))), Client(engine, 1, (7, 8))
     order: list[str] = []
-    for client, name in ((long, "long"), (short, "short")):
-        client.job.emit = lambda event, name=name: order.append(name)  # type: ignore[misc]
+    for name, prompt in (("long", tuple(range(20, 60))), ("short", (7, 8))):
+        Client(engine, 1, prompt, emit=lambda event, name=name: order.append(name))
     wait_until(lambda: len(order) == 4)
     first.job.left.set()
     assert order == ["short"] * 2 + ["long"] * 2
