@@ -1,6 +1,7 @@
 """OpenAI's client gets the texts that `regpt sample` draws, whole and streamed, and errors that name the field."""
 
 import threading
+from dataclasses import replace
 from typing import Any
 
 import openai
