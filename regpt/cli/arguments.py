@@ -101,7 +101,7 @@ def add_float32(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--float32",
         action="store_true",
-        help="draw tokens with weights in float32 (default: in float16 on x86 CPUs, about three times as fast)",
+        help="draw tokens with weights in float32 (default: in float16 on x86 CPUs, which is faster)",
     )
 
 
