@@ -51,7 +51,7 @@ def is_logits(value: object) -> bool:
     if not isinstance(value, Tensor) or value.dim() != 2:
         return False
     rows, columns = value.shape
-    return (columns == VOCABULARY and rows != WIDTH) or (columns == ROWS and rows != WIDTH)
+    return rows != WIDTH and columns in (VOCABULARY, ROWS)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:

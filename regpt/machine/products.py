@@ -1,7 +1,8 @@
 """Matrix products in float32 on CPUs, by oneDNN where MKL is slow.
 
 torch multiplies float32 matrices on x86 by MKL, which keeps its fastest instructions for Intel's processors. On an AMD
-EPYC with AVX-512, oneDNN, which torch has as well, is about twice as fast, and as exact (docs/log.md, 2026-11-27).
+EPYC with AVX-512, oneDNN, which torch has as well, is about twice as fast, with rounding errors of the same size
+(docs/log.md, 2026-11-27).
 
 N rows, K and M columns.
 """

@@ -14,7 +14,7 @@ A target that is `IGNORED` has a loss of 0 and adds nothing to any gradient. Mea
 included: who trains on masked targets divides by the share that counts (`regpt/training/gradients.py`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,27 +60,21 @@ def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOpti
 @torch.no_grad()
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0) -> Tensor:
     """Return the cross-entropy at each position, nats, without gradient.  (N, C), (V, C), (N) -> (N)"""
-    return token_losses_and_best(hidden, weight, targets, softcap, with_best=False)[0]
+    head = Head(weight, product_dtype(hidden), len(hidden))
+    pieces = head.capped_pieces(hidden, targets, softcap)
+    return torch.cat([head.losses_and_softmax_(*piece, softcap)[0].squeeze(1) for piece in pieces])
 
 
 @torch.no_grad()
 def token_losses_and_best(
-    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0, with_best: bool = True
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Return the cross-entropies, and whether each target is the most likely token; without `with_best`, no answers.
-
-    (N, C), (V, C), (N) -> (N), (N) or (0)
-    """
+    """Return the cross-entropies, and whether each target is the most likely token.  (N, C), (V, C), (N) -> (N), (N)"""
     head = Head(weight, product_dtype(hidden), len(hidden))
-    losses, best = [], [targets[:0] == 0]
-    for chunk in head.chunks(hidden, targets):
-        for products, rows, piece_targets in head.pieces(head.logits(chunk[0]), *chunk):
-            logits = head.widened(products)
-            if softcap:
-                logits.div_(softcap).tanh_().mul_(softcap)
-            if with_best:
-                best.append(logits.argmax(dim=1) == piece_targets)
-            losses.append(head.losses_and_softmax_(logits, rows, piece_targets, softcap)[0].squeeze(1))
+    losses, best = [], []
+    for logits, rows, piece_targets in head.capped_pieces(hidden, targets, softcap):
+        best.append(logits.argmax(dim=1) == piece_targets)
+        losses.append(head.losses_and_softmax_(logits, rows, piece_targets, softcap)[0].squeeze(1))
     return torch.cat(losses), torch.cat(best)
 
 
@@ -145,6 +139,16 @@ class Head:
         """Split a chunk into pieces.  (n, V), (n, C), (n) -> triples of (p, V), (p, C), (p)"""
         p = self.piece_rows
         return zip(products.split(p), rows.split(p), targets.split(p), strict=True)
+
+    def capped_pieces(self, hidden: Tensor, targets: Tensor, softcap: float) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield the logits of each piece, capped if `softcap` is above 0, its rows and its targets.
+
+        (N, C), (N) -> triples of (p, V), (p, C), (p)
+        """
+        for chunk_rows, chunk_targets in self.chunks(hidden, targets):
+            for products, rows, piece_targets in self.pieces(self.logits(chunk_rows), chunk_rows, chunk_targets):
+                logits = self.widened(products)
+                yield logits.div_(softcap).tanh_().mul_(softcap) if softcap else logits, rows, piece_targets
 
     def widened(self, products: Tensor) -> Tensor:
         """Return a piece of the logits in the precision of sums, itself or a copy that later pieces overwrite.
@@ -270,14 +274,14 @@ def add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.
         if total is None:
             return transposed_product(left, right)
         return total.add_(transposed_product(left, right)) if is_faster(left, right) else total.addmm_(left.t(), right)
-    is_first, total = (
-        total is None,
-        left.new_empty(left.shape[1], right.shape[1], dtype=dtype) if total is None else total,
-    )
+    is_first = total is None
+    if total is None:
+        total = left.new_empty(left.shape[1], right.shape[1], dtype=dtype)
     if total.device.type == "cuda":  # accumulated in float32, without rounding a chunk's product
-        addend = total.zero_() if is_first else total
-        return torch.addmm(addend, left.t(), right, out_dtype=dtype, out=total)
-    # on a CPU in pieces that stay in the cache while they are cast and added
+        if is_first:
+            total.zero_()
+        return torch.addmm(total, left.t(), right, out_dtype=dtype, out=total)
+    # On a CPU, in pieces that stay in the cache while they are cast and added.
     rows = rows_in_cache(*total.shape) if total.device.type == "cpu" else len(total)
     for of_total, of_left in zip(total.split(rows), left.split(rows, dim=1), strict=True):
         added = of_left.t() @ right
