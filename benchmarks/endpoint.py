@@ -78,7 +78,7 @@ def measure_speed(name: str, repetitions: int, rules: Sequence[str]) -> Iterator
     recipe = load_recipe(Path("recipes") / f"{name}.toml")
     model = GPT(recipe.model)
     model.initialize(1)
-    engine = Engine(LoadedModel(name, model.eval(), recipe, GPT2_TOKENIZER))
+    engine = Engine(LoadedModel(name, model.eval(), recipe, GPT2_TOKENIZER), half_weights=True)  # as `regpt serve`
     size = f"{sum(parameter.numel() for parameter in model.parameters()) / 1e6:.0f}M"
     for rule in rules:
         sampling = RULES[rule]

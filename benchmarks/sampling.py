@@ -165,13 +165,14 @@ def export_model(folder: Path) -> None:
 
 def compared(sides: dict[str, Side], threads: int) -> Iterator[tuple[str, Measure | None]]:
     """Yield a row for each side and length of the prompt, and regpt's ratio to other programs."""
+    counted = "1 thread" if threads == 1 else f"{threads} threads"
     for context in CONTEXTS:
         for side in sides.values():
             side.speed(context, 8)  # warm
         rounds = [{name: side.speed(context) for name, side in sides.items()} for _ in range(ROUNDS)]
         for name in sides:
             speed = measure_of(name, [found[name] for found in rounds], unit="tokens/s")
-            what = f"sampling, 124M, prompt of {context}, {threads} threads: regpt / {name}"
+            what = f"sampling, 124M, prompt of {context}, {counted}: regpt / {name}"
             ratio = measure_of(what, [found[OURS] / found[name] for found in rounds], GOALS.get(name))
             shown, goal = ("—", None) if name == OURS else (ratio.shown, ratio.goal)
             row = f"| {threads} | {context} | {name} | {speed.value:.1f} | {shown} | {goal or '—'} |"
