@@ -140,7 +140,7 @@ def run_sections(bench: Bench, sections: list[Section], out: Path, end: float) -
         if left < section.seconds:
             result.outcome = Outcome.NO_TIME
         else:
-            run_section(bench, section, result, left)
+            run_section(bench, section, result, left, lambda: report.write(out))
         report.write(out)
         print(f"{section.name}: {result.outcome.value}, {result.seconds:.1f} s {result.error[:200]}", flush=True)
     if bench.on_card:
@@ -149,14 +149,17 @@ def run_sections(bench: Bench, sections: list[Section], out: Path, end: float) -
     return report
 
 
-def run_section(bench: Bench, section: Section, result: Result, left: float) -> None:
-    """Run a section within the seconds that are left; record its values as they come, and its error or end."""
+def run_section(
+    bench: Bench, section: Section, result: Result, left: float, write: Callable[[], None] = lambda: None
+) -> None:
+    """Run a section within the seconds that are left; record and write its values as they come, its error or end."""
     began_at = time.monotonic()
     seconds = min(left, PATIENCE * section.seconds)
     try:
         with deadline(seconds):
             for measured in section.measure(bench):
                 result.measured.append(measured)
+                write()
                 if measured.passed is False:
                     print(f"  {section.name}: {measured.name} is {shown(measured.value)}", flush=True)
         result.outcome = result.end()

@@ -124,7 +124,7 @@ def parity(bench: Bench, inputs: Inputs) -> Iterator[Measured]:
         bench, plain, Inputs(few.hidden.double(), few.weight.double(), few.targets), torch.float64
     )
     torch.set_float32_matmul_precision("highest")
-    for dtype, of_value, of_gradient in ((torch.float32, 1e-5, 1e-6), (torch.bfloat16, 2e-3, 1e-2)):
+    for dtype, of_value, of_gradient in ((torch.float32, 1e-5, 3e-6), (torch.bfloat16, 2e-3, 1e-2)):
         for compiled in (True, False) if bench.compiles else (False,):
             name = f"{str(dtype).removeprefix('torch.')}, {'compiled' if compiled else 'uncompiled'}: "
             value, *gradients = value_and_gradients(bench, ours(compiled), few, dtype)

@@ -27,6 +27,8 @@ KERNELS = {
     "copies": ("memcpy", "memset", "copy"),
 }
 OTHER = "other kernels"
+LONGEST = 12  # kernels that are listed by name
+NAME_CHARACTERS = 70  # of a kernel's name
 
 
 def modern_speed(bench: Bench) -> Iterator[Measured]:
@@ -137,13 +139,18 @@ def parts_of_a_micro_batch(bench: Bench, training: Training) -> Iterator[Measure
         taken = bench.seconds(lambda: training.gradients.forward_and_backward(0, batch))
     training.parallel.optimizer.zero_grad()
     milliseconds = dict.fromkeys([*KERNELS, OTHER], 0.0)
+    calls: dict[str, list[float]] = {}  # milliseconds of each call, by kernel
     kind = DeviceType.CUDA if bench.on_card else DeviceType.CPU
     for event in profiled.events() or []:
         if event.device_type == kind and not getattr(event, "is_user_annotation", False):
-            milliseconds[kind_of_kernel(event.name)] += own_microseconds(event, bench.on_card) / 1e3
+            taken_by_call = own_microseconds(event, bench.on_card) / 1e3
+            milliseconds[kind_of_kernel(event.name)] += taken_by_call
+            calls.setdefault(event.name, []).append(taken_by_call)
     name = f"{training.recipe.name}, micro-batch {training.recipe.data.micro_batch}"
     for part, value in milliseconds.items():
         yield Measured(f"{name}: {part}", value, "ms")
+    for kernel, times in sorted(calls.items(), key=lambda one: -sum(one[1]))[:LONGEST]:
+        yield Measured(f"{name}: {len(times)} x {kernel[:NAME_CHARACTERS]}", sum(times), "ms")
     if bench.on_card:
         idle = 100 * (1 - sum(milliseconds.values()) / (1e3 * taken))
         yield Measured(f"{name}: card idle, under the profiler", idle, "%")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from regpt.generation.drawing import Drawn, Request, choose, describe, describe_rows
+from regpt.generation.recorded_pass import RecordedPass, can_record
 from regpt.model.cache import KeyValueCache
 from regpt.model.evaluation_mode import evaluation_mode
 from regpt.model.gpt import GPT
@@ -65,6 +66,7 @@ class Decoder:
         self.prompts: deque[Prompt] = deque()  # not yet read
         self.rows: list[Row] = []  # in the order of the cache
         self.cache = KeyValueCache(model.recipe, 0, self.dtype, self.device)
+        self.recorded = RecordedPass(model, self.cache) if can_record(model) else None
 
     @property
     def is_busy(self) -> bool:
@@ -91,8 +93,10 @@ class Decoder:
         """Draw the next token of each row of the batch."""
         if not self.rows:
             return []
-        last = [row.tokens[-1:] for row in self.rows]
-        return self.draw(self.next_logits(last, self.cache), self.rows)
+        last = [row.tokens[-1] for row in self.rows]
+        if self.recorded is not None:
+            return self.draw(self.of_vocabulary(self.recorded.next_logits(last)), self.rows)
+        return self.draw(self.next_logits([[token] for token in last], self.cache), self.rows)
 
     def read_part(self) -> list[tuple[Row, Drawn]]:
         """Read the next part of a prompt; behind its end, its rows draw their first token and join the batch."""
@@ -146,8 +150,11 @@ class Decoder:
     def next_logits(self, tokens: Sequence[Sequence[int]], cache: KeyValueCache) -> Tensor:
         """Return the logits behind new tokens of each row of a cache.  -> (B, V)"""
         with evaluation_mode(self.model):
-            logits = self.model.next_logits(torch.tensor(tokens, device=self.device), cache)
-        return logits[:, : self.vocabulary].float().cpu()
+            return self.of_vocabulary(self.model.next_logits(torch.tensor(tokens, device=self.device), cache))
+
+    def of_vocabulary(self, logits: Tensor) -> Tensor:
+        """Return the logits of the tokens that may be drawn.  (..., V) -> (..., vocabulary)"""
+        return logits[..., : self.vocabulary].float()
 
     @torch.no_grad()
     def score(self, prompt: Prompt, part: Sequence[int]) -> Tensor:
@@ -155,7 +162,7 @@ class Decoder:
         assert prompt.alternatives is not None
         with evaluation_mode(self.scorer):
             logits = self.scorer.all_logits(torch.tensor([part], device=self.device), prompt.cache)
-        logits = logits[0, :, : self.vocabulary].float().cpu()
+        logits = self.of_vocabulary(logits[0])
         following = prompt.tokens[prompt.read + 1 : prompt.read + len(part) + 1]
         for row, token in zip(logits, following, strict=False):
             prompt.scored.append(describe(row, token, prompt.alternatives))
@@ -178,7 +185,7 @@ def generate_tokens(
         vocabulary: tokens from this one on are padding and never drawn
         check_stop: called before each pass; may raise to stop
 
-    Ends when all rows have ended; a reader may leave earlier. Tokens are drawn on the CPU, so a seed gives the same
+    Ends when all rows have ended; a reader may leave earlier. Random numbers are a CPU's, so a seed gives the same
     tokens alone, in a batch, on every device that computes the same logits, and for any number of ranks.
     """
     decoder = Decoder(model, vocabulary)

@@ -53,30 +53,33 @@ class Drawn(NamedTuple):
 
 
 def choose(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw the next token of each row, by its own rule and generator, on the CPU.  (B, V) -> (B)
+    """Draw the next token of each row, by its own rule and generator.  (B, V) -> (B), on the CPU
+
+    Random numbers are a CPU's, so that a seed means the same on every device. All tokens are looked at where the logits
+    are.
 
     Each token gets a random number e from the exponential distribution, and the largest probability / e wins: the
     Gumbel-max trick. A row draws the same token alone and in a batch, although the sums of a forward pass differ there
     in the last digits: another token wins only where two of these quotients agree to about six digits. With a
     cumulative sum over 50,000 tokens, each of them would move a little and the drawn one with them.
     """
-    logits = logits.float().cpu()
+    logits = logits.float()
     chosen = torch.empty(len(logits), dtype=torch.int64)
     whole = [row for row, rule in enumerate(samplings) if not (rule.is_greedy or rule.truncates)]
     truncated = [row for row, rule in enumerate(samplings) if rule.truncates and not rule.is_greedy]
     greedy = [row for row, rule in enumerate(samplings) if rule.is_greedy]
     if greedy:
-        chosen[greedy] = logits[greedy].argmax(dim=1)
+        chosen[greedy] = logits[greedy].argmax(dim=1).cpu()
     for rows in filter(None, (whole, truncated)):
         rules = [samplings[row] for row in rows]
-        scaled = logits[rows] / column(rule.temperature for rule in rules)
+        scaled = logits[rows] / column(logits.device, (rule.temperature for rule in rules))
         uniform = uniform_numbers([generators[row] for row in rows], logits.shape[1])
         if rows is truncated:
-            scaled, tokens = most_likely(scaled, rules)
+            scaled, tokens = (few.cpu() for few in most_likely(scaled, rules))
             winners = (scaled - exponential_(uniform.gather(1, tokens)).log_()).argmax(dim=1, keepdim=True)
             chosen[rows] = tokens.gather(1, winners).squeeze(1)
         else:
-            chosen[rows] = (scaled - exponential_(uniform).log_()).argmax(dim=1)
+            chosen[rows] = (scaled - exponential_(uniform).to(logits.device).log_()).argmax(dim=1).cpu()
     return chosen
 
 
@@ -102,12 +105,12 @@ def most_likely(logits: Tensor, rules: Sequence[Sampling], most: int = NUCLEUS) 
     `most` tokens are sorted where only top-p limits them, and all where these do not reach top-p.
     (B, V) -> (B, M), (B, M)
     """
-    V = logits.shape[1]
+    V, device = logits.shape[1], logits.device
     best, tokens = logits.topk(min(V, max(rule.top_k or most for rule in rules)), dim=1)
     M = best.shape[1]
-    top_k = column(rule.top_k or V for rule in rules)
-    top_p = column(rule.top_p if rule.top_p < 1 else torch.inf for rule in rules)  # a rounded sum may exceed 1
-    best = best.masked_fill(torch.arange(M) >= top_k, -torch.inf)
+    top_k = column(device, (rule.top_k or V for rule in rules))
+    top_p = column(device, (rule.top_p if rule.top_p < 1 else torch.inf for rule in rules))  # a rounded sum exceeds 1
+    best = best.masked_fill(torch.arange(M, device=device) >= top_k, -torch.inf)
     # Nucleus sampling (Holtzman et al. 2020): keep the most likely tokens, including the one that reaches top_p.
     total = torch.where(top_k < V, best.logsumexp(1, keepdim=True), logits.logsumexp(1, keepdim=True))
     reached = (best - total).exp().cumsum(dim=1)
@@ -117,9 +120,9 @@ def most_likely(logits: Tensor, rules: Sequence[Sampling], most: int = NUCLEUS) 
     return best, tokens
 
 
-def column(values: Iterable[float]) -> Tensor:
+def column(device: torch.device, values: Iterable[float]) -> Tensor:
     """(B, 1)"""
-    return torch.tensor(list(values))[:, None]
+    return torch.tensor(list(values), device=device)[:, None]
 
 
 def describe_rows(logits: Tensor, chosen: Tensor, requests: Sequence[Request]) -> list[Drawn]:

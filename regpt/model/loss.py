@@ -94,7 +94,7 @@ class ChunkedLoss(torch.autograd.Function):
             for rows, chunk_targets in head.chunks(hidden, targets):
                 losses, gradient = head.losses_and_gradient(rows, chunk_targets, options)
                 total += losses.sum()
-                hidden_gradient[first : first + len(rows)] = product(gradient, head.weight)
+                write_product(hidden_gradient[first : first + len(rows)], gradient, head.weight)
                 weight_gradient = add_product(weight_gradient, gradient, rows.to(dtype), head.sum_dtype)
                 first += len(rows)
         assert weight_gradient is not None, "there is no position"
@@ -263,6 +263,14 @@ def compiled_softmax_gradient_() -> Callable[[Tensor, Tensor, float, float], Ten
 def cap(logits: Tensor, softcap: float) -> Tensor:
     """Return softcap * tanh(logits / softcap); the logits themselves if `softcap` is 0."""
     return softcap * (logits / softcap).tanh() if softcap else logits
+
+
+def write_product(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """Write left @ right into a tensor of the same or a wider type.  (N, M), (N, K), (K, M)"""
+    if left.is_cuda and left.dtype != target.dtype:  # without rounding it first, and in one kernel instead of two
+        torch.mm(left, right, out_dtype=target.dtype, out=target)
+    else:
+        target[:] = product(left, right)
 
 
 def add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

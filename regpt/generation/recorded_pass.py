@@ -1,0 +1,105 @@
+"""A pass of one token for each row, recorded once and replayed as a whole: CUDA graphs.
+
+Such a pass is some hundred kernels of a GPU, which take less time than Python needs to start them (docs/log.md,
+2026-11-27). A recording has fixed shapes and addresses, so it covers all rows and positions for which the cache has
+room, filled or not. Where the cache grows, the pass is recorded again.
+
+B rows of the cache, R rows for which it has room, S positions for which it has room, V padded vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from regpt.distributed.dtensor import is_sharded
+from regpt.model.cache import KeyValueCache
+from regpt.model.evaluation_mode import evaluation_mode
+from regpt.model.gpt import GPT
+
+
+class WholeCache(KeyValueCache):
+    """The memory of a cache in a pass of one token for each row that it has room for.
+
+    Rows that the cache does not have compute something at their first position, which nobody reads.
+    """
+
+    def __init__(self, cache: KeyValueCache, positions: Tensor) -> None:
+        """`positions` are those of the new tokens.  (R, 1)"""
+        self.block_size, self.buffer, self.documents = cache.block_size, cache.buffer, cache.documents
+        self.lengths, self.common = [0] * len(positions), None
+        self.rows, self.positions = torch.arange(len(positions), device=positions.device)[:, None], positions
+
+    def begin(self, tokens: int) -> Tensor:
+        assert tokens == 1
+        return self.positions
+
+    @property
+    def end(self) -> int:
+        return self.documents.shape[1]
+
+    def visible(self) -> Tensor:
+        return torch.arange(self.end, device=self.buffer.device) <= self.positions[:, :, None]
+
+    def advance(self) -> None:
+        """Leave the counting to the cache whose memory this is."""
+
+
+class RecordedPass:
+    """The pass of a model over one new token of each row of a cache."""
+
+    def __init__(self, model: GPT, cache: KeyValueCache) -> None:
+        self.model, self.cache = model, cache
+        self.buffer: Tensor | None = None  # of the cache when the pass was recorded
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def next_logits(self, tokens: Sequence[int]) -> Tensor:
+        """Return the logits behind a new token of each row, until the next call.  -> (B, V)"""
+        lengths = self.cache.lengths
+        self.cache.make_room(len(lengths), max(lengths) + 1)
+        is_new = self.cache.buffer is not self.buffer
+        if is_new:
+            self.allocate()
+        # Before recording, which computes the pass once and stores its keys and values.
+        self.inputs[:, : len(lengths)] = torch.tensor([tokens, lengths])
+        self.inputs[:, len(lengths) :] = 0
+        if is_new and self.inputs.is_cuda:
+            self.record()
+        if self.graph is None:
+            self.logits = self.compute()
+        else:
+            self.graph.replay()
+        self.cache.lengths = [length + 1 for length in lengths]
+        return self.logits[: len(lengths)]
+
+    def allocate(self) -> None:
+        """Make inputs for all rows that the cache has room for: tokens and positions."""
+        self.buffer, self.graph = self.cache.buffer, None
+        self.inputs = torch.zeros(2, len(self.cache.documents), dtype=torch.long, device=self.buffer.device)
+        self.whole = WholeCache(self.cache, self.inputs[1, :, None])
+
+    def compute(self) -> Tensor:
+        """-> (R, V)"""
+        with torch.no_grad(), evaluation_mode(self.model):
+            return self.model.next_logits(self.inputs[0, :, None], self.whole)
+
+    def record(self) -> None:
+        """Record the pass, after a first one, in which libraries allocate what they need."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.compute()
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        # Other threads may use the GPU meanwhile: one of them writes a checkpoint.
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            self.logits = self.compute()
+
+
+def can_record(model: GPT) -> bool:
+    """Return whether passes of a model are recorded: on CUDA, if the model is whole and its shapes are fixed.
+
+    How many rows an expert gets depends on the rows.
+    """
+    weight = model.head_weight
+    return weight.is_cuda and not is_sharded(weight) and not model.recipe.experts
