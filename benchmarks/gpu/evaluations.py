@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from regpt.data.tokenizer import VOCABULARY
 from regpt.evaluation.sampling import generate
 from regpt.evaluation.scoring import PackedQuestions, choice_losses, max_batch_tokens
 from regpt.evaluation.validation import validation
+from regpt.generation import decoder
 from regpt.generation.drawing import Sampling
 from regpt.machine.device import Device
 from regpt.model import evaluation_mode
@@ -59,8 +61,13 @@ def evaluations(bench: Bench) -> Iterator[Measured]:
         count = min(new_tokens, block)
         prompts = torch.from_numpy(synthetic_tokens(8 * rows, recipe.model.vocab_size, 6).reshape(rows, 8))
         sample = partial(generate, model, prompts.to(bench.place), count, Sampling(top_k=50))
-        taken = bench.seconds(partial(sample, vocabulary=recipe.model.vocab_size))
-        yield Measured(f"sampling {rows} x {count} tokens", rows * count / taken, "tokens/s")
+        found = []
+        for name, records in (("by plain passes, ", False), ("", bench.on_card)):
+            with patch.object(decoder, "can_record", lambda model, records=records: records):
+                taken = bench.seconds(lambda: found.append(sample(vocabulary=vocabulary)))
+            yield Measured(f"sampling {name}{rows} x {count} tokens", rows * count / taken, "tokens/s")
+        same = bool((found[0] == found[1]).all())
+        yield Measured("the same tokens as by plain passes", same, "", Bound(equal=True))
 
 
 def scoring_by_default_attention(
