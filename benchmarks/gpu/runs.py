@@ -12,7 +12,7 @@ from benchmarks.gpu.children import Child, Ended, Plant
 from benchmarks.gpu.results import Bound, Measured
 from regpt.checkpoint import store
 from regpt.data.shards import read_manifest
-from regpt.machine.device import reserved_bytes
+from regpt.machine.device import memory_bytes, reserved_bytes
 from regpt.preparation.existing import with_fixed_settings
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import to_toml
@@ -142,18 +142,27 @@ def largest_difference(ours: list[float], theirs: list[float]) -> float:
 
 
 def share_between(bench: Bench, recipe: Recipe, compiled: bool) -> float:
-    """Return the share of the card's memory between what half a micro-batch needs and what a whole one needs."""
-    needed = []
-    for size in (recipe.data.micro_batch // 2, recipe.data.micro_batch):
-        free_memory()
-        smaller = replace(recipe, data=replace(recipe.data, micro_batch=size))
-        training = Training(bench, smaller, bench.device(smaller, compiled))
-        for batch in bench.batches(smaller, micro_batches=2)[:2]:
-            training.step(batch)
-        needed.append(reserved_bytes(bench.place))
-        del training
+    """Return the share of the card's memory between what half a micro-batch needs and what a whole one needs.
+
+    Half a one fits into the memory that was reserved for it; a whole one fits into no less than it used.
+    """
+    whole = recipe.data.micro_batch
+    enough, _ = memory_of_steps(bench, recipe, compiled, whole // 2)
+    _, needed = memory_of_steps(bench, recipe, compiled, whole)
+    return (enough + needed) / 2 / torch.cuda.get_device_properties(bench.place).total_memory
+
+
+def memory_of_steps(bench: Bench, recipe: Recipe, compiled: bool, size: int) -> tuple[int, int]:
+    """Return the bytes that two steps reserve and use at most."""
     free_memory()
-    return sum(needed) / 2 / torch.cuda.get_device_properties(bench.place).total_memory
+    recipe = replace(recipe, data=replace(recipe.data, micro_batch=size))
+    training = Training(bench, recipe, bench.device(recipe, compiled))
+    for batch in bench.batches(recipe, micro_batches=2)[:2]:
+        training.step(batch)
+    found = reserved_bytes(bench.place), memory_bytes(bench.place)
+    del training
+    free_memory()
+    return found
 
 
 def stopping(bench: Bench) -> Iterator[Measured]:
