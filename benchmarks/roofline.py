@@ -84,7 +84,7 @@ def published_table() -> list[str]:
         "|---|---|---|---|",
     ]
     model = load_recipe("gpt2-modern").model
-    for name in ("RTX 5090", "RTX 4090", "A100 80GB", "H100"):
+    for name in ("RTX 5090", "RTX 4090", "A100 80GB", "H100", "H200"):
         card = find_card(name)
         speeds = [recipe_estimate("gpt2-modern", name, 1, *more).tokens_per_second for more in ([], [OFF])]
         shown = [f"{speed.project} {speed.tokens_per_second:,.0f}" for speed in published_speeds(card, model)]

@@ -1,4 +1,4 @@
-"""Matrix products in float32 on CPUs, by oneDNN where MKL is slow.
+"""Matrix products: in float32 on CPUs by oneDNN where MKL is slow, on CUDA without rounding a wider result.
 
 torch multiplies float32 matrices on x86 by MKL, which keeps its fastest instructions for Intel's processors. On an AMD
 EPYC with AVX-512, oneDNN, which torch has as well, is about twice as fast, with rounding errors of the same size
@@ -61,6 +61,14 @@ def product(left: Tensor, right: Tensor, out: Tensor | None = None) -> Tensor:
 def transposed_product(left: Tensor, right: Tensor) -> Tensor:
     """Return left.t() @ right, in the order of memory that is computed fastest.  (N, K), (N, M) -> (K, M)"""
     return by_rows(right.t(), left.t()).t() if is_faster(left, right) else torch.mm(left.t(), right)
+
+
+def write_product(target: Tensor, left: Tensor, right: Tensor) -> None:
+    """Write left @ right into a tensor of the same or a wider type.  (N, M), (N, K), (K, M)"""
+    if left.is_cuda and left.dtype != target.dtype:  # without rounding it first, and in one kernel instead of two
+        torch.mm(left, right, out_dtype=target.dtype, out=target)
+    else:
+        target[:] = product(left, right)
 
 
 def by_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

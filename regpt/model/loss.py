@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regpt.data.loss_masks import IGNORED
-from regpt.machine.products import is_faster, product, transposed_product
+from regpt.machine.products import is_faster, product, transposed_product, write_product
 from regpt.model.chunks import rows_in_cache, rows_of_chunk
 from regpt.model.graphs import outside_graphs
 
@@ -263,14 +263,6 @@ def compiled_softmax_gradient_() -> Callable[[Tensor, Tensor, float, float], Ten
 def cap(logits: Tensor, softcap: float) -> Tensor:
     """Return softcap * tanh(logits / softcap); the logits themselves if `softcap` is 0."""
     return softcap * (logits / softcap).tanh() if softcap else logits
-
-
-def write_product(target: Tensor, left: Tensor, right: Tensor) -> None:
-    """Write left @ right into a tensor of the same or a wider type.  (N, M), (N, K), (K, M)"""
-    if left.is_cuda and left.dtype != target.dtype:  # without rounding it first, and in one kernel instead of two
-        torch.mm(left, right, out_dtype=target.dtype, out=target)
-    else:
-        target[:] = product(left, right)
 
 
 def add_product(total: Tensor | None, left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

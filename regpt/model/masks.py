@@ -72,7 +72,7 @@ def additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
 def document_blocks(documents: Tensor) -> Any:
     """Return the documents' mask for FlexAttention, which skips blocks of pairs that no query sees.  (B, T)
 
-    arXiv 2412.05496. Compiled on CUDA only. Not yet run on a GPU.
+    arXiv 2412.05496. Compiled on CUDA only.
     """
     from torch.nn.attention.flex_attention import create_block_mask
 

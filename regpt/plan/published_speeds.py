@@ -62,8 +62,9 @@ PUBLISHED = (
     Speed("H100", "nanochat d24", 99_980, "nanochat, dev/LEADERBOARD.md, run 1: 8 cards"),
     Speed("H100", "GPT-2 1558M", 46_810, "llm.c, scripts/run_gpt2_1558M.sh: 8 cards, 2.80 s"),
 )
-# Excluded from the fit: reports by individuals, one with a lowered clock and one without float32 weights.
+# Excluded from the fit: our own; reports by individuals, one with a lowered clock and one without float32 weights.
 ELSEWHERE = (
+    Speed("H200", "GPT-2 124M", 494_800, "regpt, docs/gpu.md: PyTorch 2.11, compiled, 1 card, micro-batch 32"),
     Speed("H100", "GPT-2 124M", 350_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 1 card"),
     Speed("H100", "GPT-2 124M", 380_800, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 8 cards"),
     Speed("H100", "GPT-2 1558M", 40_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 8 cards"),
