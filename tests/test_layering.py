@@ -73,6 +73,7 @@ WITHOUT_TORCH = [
     "inspection",
     "tasks",
     "tracking",
+    "console",
     "stats",
     "rendering",
     "fairness",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -15,10 +15,12 @@ from rich.table import Column
 from regpt.base.format import byte_size, duration, in_bits_per_byte, percent, scientific, with_error
 from regpt.console.time_left import LongWork
 from regpt.distributed.signals import GracefulStop
-from regpt.machine.device import Device
 from regpt.recipe.recipe import Recipe, warmup_advice
 from regpt.tracking.journal import CheckpointRecord, History, SampleRecord, StepRecord, TaskRecord, ValidationRecord
 from regpt.tracking.run import averaged_accuracy
+
+if TYPE_CHECKING:
+    from regpt.machine.device import Device  # imports torch, which a preparation does not need
 
 THROTTLE_SECONDS = 60.0  # between two progress lines where there is no terminal
 LINES_IN_A_PIPE = 10  # lines with the loss in a whole run, at least; more if it takes longer than ten minutes
@@ -119,7 +121,7 @@ class Console:
         if self.stopping is not None:
             self.stopping.check()
 
-    def training_console(self, recipe: Recipe, device: Device, ranks: int) -> "TrainingConsole":
+    def training_console(self, recipe: Recipe, device: "Device", ranks: int) -> "TrainingConsole":
         """Return the console of a training run, which prints to this one."""
         return TrainingConsole(self, recipe, device, ranks)
 
@@ -127,7 +129,7 @@ class Console:
 class TrainingConsole:
     """Prints a training run: its records, its progress and the time left."""
 
-    def __init__(self, console: Console, recipe: Recipe, device: Device, ranks: int) -> None:
+    def __init__(self, console: Console, recipe: Recipe, device: "Device", ranks: int) -> None:
         self.console, self.recipe, self.device, self.ranks = console, recipe, device, ranks
         self.print_line, self.note = console.print_line, console.note
         # Of a step of total_batch_tokens; smaller ones are scaled.
