@@ -204,7 +204,8 @@ def two_parts(tokens: Tokens, wanted: int) -> tuple[Tokens, Tokens]:
     """Divide tokens into a part of about `wanted` tokens, at most half, and the rest; both are from everywhere."""
     turns = max(2, round(len(tokens) / wanted))
     block = max(1, min(BLOCK, len(tokens) // (8 * turns)))
-    of_part = np.arange(len(tokens)) // block % turns == 0
+    blocks = np.arange(-(-len(tokens) // block)) % turns == 0
+    of_part = np.repeat(blocks, block)[: len(tokens)]
     return tokens[of_part], tokens[~of_part]
 
 

@@ -35,7 +35,7 @@ from regpt.tokenization.tokenizer_file import FileTokenizer
 Backend = Literal["tiktoken", "gigatoken"]
 Program = Literal["tiktoken", "gigatoken", "tokenizers"]  # that encodes
 
-DOCUMENTS_PER_BATCH = 256
+DOCUMENTS_PER_BATCH = 1024
 COMPARED_DOCUMENTS = 32  # the first ones of each part, where gigatoken encodes
 CHUNKS_PER_WORKER = 3  # being encoded, or encoded and not yet taken: this bounds the memory
 BYTES_PER_WORKER = 16_000_000  # of input; for less, starting a process costs more time than it saves
