@@ -3,13 +3,15 @@
     python -m benchmarks.prepare [--megabytes N] [FILE.parquet …]
 
 The text is read from the files, or is the built-in corpus, repeated up to N megabytes. Both sides run as new processes
-in turn, with one worker per core. Time is from start to exit; memory is the sampled proportional set size of all
-processes of a side. Both write the same tokens; the plain pool does not hash them.
+in turn, with one worker per core. Time is from start to exit; memory is the proportional set size of all processes of a
+side, sampled in a round of its own, because sampling slows them. Both write the same tokens; the plain pool does not
+hash them.
 """
 
 import argparse
 import itertools
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -49,13 +51,17 @@ def report(megabytes: int = MEGABYTES, files: Sequence[str] = ()) -> Section:
         commands = {"plain": plain(Path(folder)), **{backend: ours(Path(folder), backend) for backend in GOALS}}
         seconds: dict[str, list[float]] = {name: [] for name in commands}
         memory: dict[str, int] = dict.fromkeys(commands, 0)
-        for number, (name, command) in itertools.product(range(ROUNDS), commands.items()):
+        for number, (name, command) in itertools.product(range(1 + ROUNDS), commands.items()):
             out = Path(folder) / f"{name}-{number}"
-            took, peak = run([word.replace("OUT", str(out)) for word in command])
-            seconds[name].append(took)
-            memory[name] = max(memory[name], peak)
+            words = [word.replace("OUT", str(out)) for word in command]
+            if number:
+                seconds[name].append(seconds_of(words))
+            else:
+                memory[name] = peak_memory(words)
             if name != "plain":
                 check_same(Path(folder) / "plain-0", out)
+            if number:
+                shutil.rmtree(out)
     measures = []
     lines = [
         "| | time | MB/s of text | ratio | goal | peak memory |",
@@ -117,18 +123,23 @@ def ours(folder: Path, backend: str) -> list[str]:
     return [sys.executable, "-m", "regpt", "prepare", "gpt2-modern", *(f"{k}={v}" for k, v in settings.items())]
 
 
-def run(command: list[str]) -> tuple[float, int]:
-    """Run a command; return (seconds, peak bytes of all its processes)."""
+def seconds_of(command: list[str]) -> float:
+    """Run a command; return the seconds until it has ended."""
     began_at = time.perf_counter()
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began_at
+
+
+def peak_memory(command: list[str]) -> int:
+    """Run a command; return the peak bytes of all its processes."""
+    peak = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-        peak = 0
         while process.poll() is None:
             peak = max(peak, memory_of(process.pid))
             time.sleep(0.25)
-        took = time.perf_counter() - began_at
     if process.returncode:
         raise SystemExit(f"{' '.join(command)}: exit code {process.returncode}")
-    return took, peak
+    return peak
 
 
 def memory_of(pid: int) -> int:
