@@ -21,6 +21,7 @@ import torch.distributed as dist
 from benchmarks.history import Section, measure_of
 from regpt.distributed.rendezvous import open_rank_group
 from regpt.machine.device import open_device
+from regpt.machine.env import exit_process
 from regpt.parallel.making import make_parallel
 from regpt.parallel.model import Parallel
 from regpt.recipe.recipe import Recipe
@@ -126,5 +127,6 @@ if __name__ == "__main__":
     arguments = options.parse_args()
     if arguments.as_rank:
         run_rank(arguments.words, arguments.as_rank)
+        exit_process(0)  # as a rank of a run does
     else:
         print(report().text)
