@@ -40,10 +40,16 @@ def test_operation_belongs_to_a_part(name: str, shapes: tuple[tuple[int, ...], .
 
 
 def test_table_gives_the_share_of_each_part() -> None:
-    found = Profile([Operation("aten::mm", ((8, 4), (4, 4)), 6.0), Operation("aten::exp_", ((8, 50_304),), 2.0)], 12.0)
+    found = Profile(
+        [Operation("aten::mm", ((8, 4), (4, 4)), 6.0), Operation("aten::exp_", ((8, 50_304),), 2.0)], 12.0, 9.0
+    )
     lines = table({"7M float32": found}).splitlines()
     assert f"| {PRODUCTS} | 75.0% |" in lines and f"| {HEAD_LOSS} | 25.0% |" in lines
-    assert f"| {HEAD} | 0.0% |" in lines and lines[-2:] == ["| milliseconds | 8 |", "| page faults | 12 |"]
+    assert f"| {HEAD} | 0.0% |" in lines and lines[-3:] == [
+        "| milliseconds, sum | 8 |",
+        "| milliseconds, not profiled | 9 |",
+        "| page faults, profiled | 12 |",
+    ]
 
 
 @pytest.mark.slow
