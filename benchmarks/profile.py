@@ -141,7 +141,7 @@ def report(sizes: Sequence[str] = tuple(SIZES), precisions: Sequence[str] = PREC
 def table(columns: dict[str, Profile], vocabulary: int = SIZES["7M"].model.vocab_size) -> str:
     """Return the share of each part, the milliseconds, and the page faults of a step.
 
-    Where the profiler's own records make tensors move to fresh pages, the sum is more than the time without it.
+    The profiler's allocations can cause page faults that a run does not have, so the sum can exceed the time without.
     """
     kinds = {name: found.kinds(vocabulary) for name, found in columns.items()}
     sums = {name: sum(found.values()) for name, found in kinds.items()}

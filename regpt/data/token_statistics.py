@@ -204,8 +204,7 @@ def two_parts(tokens: Tokens, wanted: int) -> tuple[Tokens, Tokens]:
     """Divide tokens into a part of about `wanted` tokens, at most half, and the rest; both are from everywhere."""
     turns = max(2, round(len(tokens) / wanted))
     block = max(1, min(BLOCK, len(tokens) // (8 * turns)))
-    blocks = np.arange(-(-len(tokens) // block)) % turns == 0
-    of_part = np.repeat(blocks, block)[: len(tokens)]
+    of_part = np.repeat(np.arange(-(-len(tokens) // block)) % turns == 0, block)[: len(tokens)]
     return tokens[of_part], tokens[~of_part]
 
 

@@ -55,8 +55,8 @@ class Drawn(NamedTuple):
 def choose(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[torch.Generator]) -> Tensor:
     """Draw the next token of each row, by its own rule and generator.  (B, V) -> (B), on the CPU
 
-    Random numbers are a CPU's, so that a seed means the same on every device. All tokens are looked at where the logits
-    are.
+    Random numbers are a CPU's, so that a seed means the same on every device. Whatever looks at the whole vocabulary
+    runs on the device of the logits; the candidates of top-k and top-p are drawn from on the CPU.
 
     Each token gets a random number e from the exponential distribution, and the largest probability / e wins: the
     Gumbel-max trick. A row draws the same token alone and in a batch, although the sums of a forward pass differ there
@@ -72,10 +72,10 @@ def choose(logits: Tensor, samplings: Sequence[Sampling], generators: Sequence[t
         chosen[greedy] = logits[greedy].argmax(dim=1).cpu()
     for rows in filter(None, (whole, truncated)):
         rules = [samplings[row] for row in rows]
-        scaled = logits[rows] / column(logits.device, (rule.temperature for rule in rules))
+        scaled = logits[rows] / column(rule.temperature for rule in rules).to(logits.device)
         uniform = uniform_numbers([generators[row] for row in rows], logits.shape[1])
         if rows is truncated:
-            scaled, tokens = (few.cpu() for few in most_likely(scaled, rules))
+            scaled, tokens = most_likely(scaled, rules)
             winners = (scaled - exponential_(uniform.gather(1, tokens)).log_()).argmax(dim=1, keepdim=True)
             chosen[rows] = tokens.gather(1, winners).squeeze(1)
         else:
@@ -100,19 +100,21 @@ def exponential_(uniform: Tensor) -> Tensor:
 
 
 def most_likely(logits: Tensor, rules: Sequence[Sampling], most: int = NUCLEUS) -> tuple[Tensor, Tensor]:
-    """Return the tokens that top-k and top-p keep, with their logits; those of other tokens are -inf.
+    """Return the tokens that top-k and top-p keep, with their logits, on the CPU; those of other tokens are -inf.
 
     `most` tokens are sorted where only top-p limits them, and all where these do not reach top-p.
     (B, V) -> (B, M), (B, M)
     """
-    V, device = logits.shape[1], logits.device
-    best, tokens = logits.topk(min(V, max(rule.top_k or most for rule in rules)), dim=1)
+    V = logits.shape[1]
+    best, tokens = (few.cpu() for few in logits.topk(min(V, max(rule.top_k or most for rule in rules)), dim=1))
     M = best.shape[1]
-    top_k = column(device, (rule.top_k or V for rule in rules))
-    top_p = column(device, (rule.top_p if rule.top_p < 1 else torch.inf for rule in rules))  # a rounded sum exceeds 1
-    best = best.masked_fill(torch.arange(M, device=device) >= top_k, -torch.inf)
+    top_k = column(rule.top_k or V for rule in rules)
+    top_p = column(rule.top_p if rule.top_p < 1 else torch.inf for rule in rules)  # a rounded sum may exceed 1
+    best = best.masked_fill(torch.arange(M) >= top_k, -torch.inf)
     # Nucleus sampling (Holtzman et al. 2020): keep the most likely tokens, including the one that reaches top_p.
-    total = torch.where(top_k < V, best.logsumexp(1, keepdim=True), logits.logsumexp(1, keepdim=True))
+    total = best.logsumexp(1, keepdim=True)
+    if (top_k >= V).any():
+        total = torch.where(top_k < V, total, logits.logsumexp(1, keepdim=True).cpu())
     reached = (best - total).exp().cumsum(dim=1)
     if M < V and ((reached[:, -1:] < top_p) & (top_k > M)).any():
         return most_likely(logits, rules, V)
@@ -120,9 +122,9 @@ def most_likely(logits: Tensor, rules: Sequence[Sampling], most: int = NUCLEUS) 
     return best, tokens
 
 
-def column(device: torch.device, values: Iterable[float]) -> Tensor:
+def column(values: Iterable[float]) -> Tensor:
     """(B, 1)"""
-    return torch.tensor(list(values), device=device)[:, None]
+    return torch.tensor(list(values))[:, None]
 
 
 def describe_rows(logits: Tensor, chosen: Tensor, requests: Sequence[Request]) -> list[Drawn]:

@@ -1,6 +1,6 @@
-"""A pass of one token for each row, recorded once and replayed as a whole: CUDA graphs.
+"""A pass of one token for each row, captured as a CUDA graph and replayed.
 
-Such a pass is some hundred kernels of a GPU, which take less time than Python needs to start them (docs/log.md,
+Such a pass is a few hundred kernels, which take a GPU less time than Python needs to launch them (docs/log.md,
 2026-11-27). A recording has fixed shapes and addresses, so it covers all rows and positions for which the cache has
 room, filled or not. Where the cache grows, the pass is recorded again.
 
@@ -52,6 +52,7 @@ class RecordedPass:
         self.model, self.cache = model, cache
         self.buffer: Tensor | None = None  # of the cache when the pass was recorded
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.logits: Tensor | None = None  # (R, V)
 
     def next_logits(self, tokens: Sequence[int]) -> Tensor:
         """Return the logits behind a new token of each row, until the next call.  -> (B, V)"""
@@ -65,17 +66,20 @@ class RecordedPass:
         self.inputs[:, len(lengths) :] = 0
         if is_new and self.inputs.is_cuda:
             self.record()
-        if self.graph is None:
-            self.logits = self.compute()
-        else:
+        self.buffer = self.cache.buffer  # after a recording that has succeeded
+        if self.graph is not None:
             self.graph.replay()
+        else:
+            self.logits = self.compute()
+        assert self.logits is not None
         self.cache.lengths = [length + 1 for length in lengths]
         return self.logits[: len(lengths)]
 
     def allocate(self) -> None:
-        """Make inputs for all rows that the cache has room for: tokens and positions."""
-        self.buffer, self.graph = self.cache.buffer, None
-        self.inputs = torch.zeros(2, len(self.cache.documents), dtype=torch.long, device=self.buffer.device)
+        """Make inputs for all rows that the cache has room for: tokens and positions. Free an earlier recording."""
+        self.buffer = self.graph = self.logits = None
+        device = self.cache.buffer.device
+        self.inputs = torch.zeros(2, len(self.cache.documents), dtype=torch.long, device=device)
         self.whole = WholeCache(self.cache, self.inputs[1, :, None])
 
     def compute(self) -> Tensor:
@@ -84,22 +88,28 @@ class RecordedPass:
             return self.model.next_logits(self.inputs[0, :, None], self.whole)
 
     def record(self) -> None:
-        """Record the pass, after a first one, in which libraries allocate what they need."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.compute()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        # Other threads may use the GPU meanwhile: one of them writes a checkpoint.
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-            self.logits = self.compute()
+        """Record the pass, after a first one, in which libraries allocate what they need.
+
+        Torch returns the memory that it keeps unused to the system then, so the next training step asks for it again.
+        """
+        with torch.cuda.device(self.inputs.device):
+            stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self.compute()
+            torch.cuda.current_stream().wait_stream(stream)
+            # Other threads may use the GPU meanwhile: one of them writes a checkpoint.
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                self.logits = self.compute()
+        self.graph = graph
 
 
 def can_record(model: GPT) -> bool:
     """Return whether passes of a model are recorded: on CUDA, if the model is whole and its shapes are fixed.
 
-    How many rows an expert gets depends on the rows.
+    The shapes of experts depend on where tokens are routed. Deterministic indexing waits for the GPU, which a recording
+    cannot.
     """
     weight = model.head_weight
-    return weight.is_cuda and not is_sharded(weight) and not model.recipe.experts
+    is_deterministic = torch.are_deterministic_algorithms_enabled()
+    return weight.is_cuda and not (is_sharded(weight) or model.recipe.experts or is_deterministic)

@@ -1,9 +1,9 @@
 """Chunk sizes of the loss. Without torch, because `plan` estimates memory from them."""
 
 # Logits at a time. On the CPU 64 MiB, which are twice as many logits in bfloat16. On a GPU 512 MiB in float32, so that
-# the gradient of the weight is read and written a few times per micro-batch, not a hundred. Compiled
-# logits have two bytes each in bfloat16, so that twice as many fit: 4,096 rows of 50,304. On an H200 32,768 positions
-# took 16.3 ms with these, 17.5 ms with half and 16.0 ms with twice the rows (docs/log.md, 2026-11-27).
+# the gradient of the weight is read and written a few times per micro-batch, not a hundred. Compiled logits have two
+# bytes each in bfloat16, so that twice as many fit: 4,096 rows of 50,304. On an H200 32,768 positions took 16.3 ms with
+# these, 17.5 ms with half and 16.0 ms with twice the rows (docs/log.md, 2026-11-27).
 CHUNK_LOGITS_ON_CPU = 1 << 24
 CHUNK_LOGITS_ON_GPU = 1 << 27
 COMPILED_CHUNK_LOGITS_ON_GPU = 1 << 28

@@ -64,7 +64,7 @@ PUBLISHED = (
 )
 # Excluded from the fit: our own; reports by individuals, one with a lowered clock and one without float32 weights.
 ELSEWHERE = (
-    Speed("H200", "GPT-2 124M", 494_800, "regpt, docs/gpu.md: PyTorch 2.11, compiled, 1 card, micro-batch 32"),
+    Speed("H200", "GPT-2 124M", 494_800, "regpt, docs/gpu.md: gpt2-classic, measured by us on 1 card"),
     Speed("H100", "GPT-2 124M", 350_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 1 card"),
     Speed("H100", "GPT-2 124M", 380_800, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 8 cards"),
     Speed("H100", "GPT-2 1558M", 40_000, "Jjschwartz, scaling GPT-2: PyTorch, compiled, 8 cards"),

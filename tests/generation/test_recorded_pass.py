@@ -5,11 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from regpt.data.tokenizer import VOCABULARY
 from regpt.generation import decoder
+from regpt.generation.decoder import Decoder
 from regpt.generation.drawing import Request, Sampling
 from regpt.generation.recorded_pass import RecordedPass, can_record
 from regpt.model.cache import FIRST_POSITIONS, KeyValueCache
 from regpt.model.gpt import GPT
+from regpt.recipe.architecture import ModelRecipe
 from tests.generation.test_decoder import RULES, rows_of
 from tests.model.test_gpt import SMALL, model_of
 
@@ -52,14 +55,32 @@ def test_logits_and_cache_are_those_of_a_plain_pass(lengths: list[int], mask: bo
         torch.testing.assert_close(recorded.buffer[:, :, row, :, :length], plain.buffer[:, :, row, :, :length])
 
 
+def texts_of(model: GPT) -> list[list[int]]:
+    """Return the texts of rows that join at different times and end at different times, one of them in a full block."""
+    decoding = Decoder(model, VOCABULARY)
+    rows = []
+    for number, rule in enumerate(RULES):
+        new_tokens = 6 + 30 * number if number < len(RULES) - 1 else model.recipe.block_size + 9
+        rows += decoding.add([1 + number] * (3 + number), [Request(sampling=rule, new_tokens=new_tokens)]).rows
+        for _ in range(4):
+            decoding.draw_tokens()
+            decoding.read_part()
+    while decoding.is_busy:
+        decoding.draw_tokens()
+        decoding.read_part()
+    return [row.tokens for row in rows]
+
+
+@pytest.mark.parametrize(
+    "recipe", [LONG, replace(LONG, n_kv_head=2), replace(LONG, value_residual=True, value_embeddings=True)]
+)
 def test_rows_that_join_and_leave_draw_the_tokens_of_plain_passes(
-    recording: None, monkeypatch: pytest.MonkeyPatch
+    recipe: ModelRecipe, recording: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = model_of(LONG)
-    requests = [Request(sampling=rule, new_tokens=6 + 40 * row) for row, rule in enumerate(RULES)]
-    found = rows_of(model, requests)
+    model = model_of(recipe).eval()
+    found = texts_of(model)
     monkeypatch.undo()
-    assert found == rows_of(model, requests) and len(found[-1]) > FIRST_POSITIONS
+    assert found == texts_of(model) and len(found[-1]) > recipe.block_size
 
 
 def test_pass_is_computed_without_dropout_and_leaves_the_mode(recording: None) -> None:
