@@ -34,7 +34,9 @@ class RunRecipe:
     matmul_precision: Literal["highest", "high", "medium"] = setting(
         "high", "Precision of float32 matrix products; high: TF32 on CUDA."
     )
-    compile: Literal["auto", "on", "off"] = setting("auto", "Use torch.compile; auto: on CUDA only.")
+    compile: Literal["auto", "on", "off"] = setting(
+        "auto", "Use torch.compile; auto: on CUDA only. A CPU gains 5 % in bfloat16."
+    )
     threads: int = setting(0, "Number of CPU threads; 0: one per core.", on_resume="free")
     deterministic: bool = setting(
         False, "Use only deterministic operations, so that two runs give the same bits; slower on a GPU."
