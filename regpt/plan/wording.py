@@ -263,7 +263,7 @@ def cost_lines(work: Workload, found: Estimate) -> Iterator[str]:
     yield row("", f"Assumes {basis} (docs/plan.md)")
     yield row("", f"and {percent_range(*POWER)} of board power. Evaluation counts by its FLOPs.")
     yield row("", "Excludes loading, torch.compile and preparing the data.")
-    yield row("", "Not verified on any card by this project.")
+    yield row("", "This project has measured an H200 only (docs/gpu.md).")
 
 
 def disk_lines(recipe: Recipe, disk: DiskPlan) -> Iterator[str]:
