@@ -72,7 +72,7 @@ class Block(nn.Module):
 
 
 class NanoGPT(nn.Module):
-    """Tokens and targets to the mean loss.  (B, T), (B, T) -> ()"""
+    """Tokens and targets to the mean loss, or tokens to the logits of all positions.  (B, T), (B, T) -> ()"""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -82,11 +82,15 @@ class NanoGPT(nn.Module):
         self.final_norm = LayerNorm(recipe.n_embd)
 
     def forward(self, tokens: Tensor, targets: Tensor) -> Tensor:
+        logits = self.logits(tokens)
+        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1), ignore_index=-1)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """(B, T) -> (B, T, V)"""
         x = self.token_embedding(tokens) + self.position_embedding(torch.arange(tokens.shape[1]))
         for block in self.blocks:
             x = block(x)
-        logits = F.linear(self.final_norm(x), self.token_embedding.weight)
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1), ignore_index=-1)
+        return F.linear(self.final_norm(x), self.token_embedding.weight)
 
 
 def adamw(model: nn.Module) -> torch.optim.AdamW:

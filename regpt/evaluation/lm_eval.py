@@ -14,6 +14,7 @@ import numpy as np
 
 from regpt.base.errors import UserError
 from regpt.base.files import write_text
+from regpt.base.packages import is_installed
 from regpt.data.tokenizer import Tokens
 from regpt.distributed.rank_group import RankGroup
 from regpt.evaluation.evaluate import ReportTaskProgress, ignore_task_progress
@@ -22,7 +23,6 @@ from regpt.evaluation.scoring import PackedQuestions, choice_losses_and_greedy, 
 from regpt.interop.open_model import LoadedModel, digest_of_weights
 from regpt.machine.device import Device
 from regpt.machine.env import disable_lm_eval_multiprocessing
-from regpt.machine.packages import is_installed
 from regpt.tasks.packing import Question
 
 # A request of lm-eval: ((context, continuation), context tokens, continuation tokens)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from regpt.base.errors import UserError
 from regpt.base.files import flush_file
+from regpt.base.packages import is_installed
 from regpt.data import tokenizer
 from regpt.data.tokenizer import GPT2_TOKENIZER, Tokenizer
 from regpt.export.directory import ExportOptions, exported_weights, rows_to_keep
@@ -24,7 +25,6 @@ from regpt.export.read_back import check_read_back
 from regpt.export.tokenizer_files import gpt2_tokenizer_json, with_added_tokens
 from regpt.interop.form import ModelType, form_of
 from regpt.interop.huggingface import from_hugging_face
-from regpt.machine.packages import is_installed
 from regpt.model.gpt import GPT
 from regpt.model.rotary import llama3_frequencies
 from regpt.recipe.architecture import ModelRecipe

@@ -1,9 +1,10 @@
-"""The backend that PyTorch chooses for attention on a device."""
+"""The kernel that computes attention on a device: one of PyTorch's backends, or `cpu_attention`."""
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from regpt.machine.cpu_attention import is_faster
 from regpt.machine.device import Device
 from regpt.recipe.recipe import Recipe
 
@@ -16,7 +17,7 @@ NAMES = {
 
 
 def attention_backend(recipe: Recipe, device: Device) -> str:
-    """Return the name of the backend for the attention of a training step; empty if PyTorch does not tell."""
+    """Return the name of the kernel for the attention of a training step; empty if PyTorch does not tell."""
     model = recipe.model
     if model.document_mask and device.compiled and device.torch_device.type == "cuda" and not model.dropout:
         return "flex"
@@ -25,6 +26,8 @@ def attention_backend(recipe: Recipe, device: Device) -> str:
     mask = q.new_zeros(shape[0], 1, model.block_size, model.block_size) if model.document_mask else None
     grouped = model.kv_heads < model.n_head and has_grouped_kernel(q, mask)
     k = q[:, : model.kv_heads] if grouped else q
+    if mask is None and not (model.dropout or device.compiled) and is_faster(q, k):
+        return "blocks"
     try:
         choice = torch._fused_sdp_choice(q, k, k, mask, model.dropout, mask is None, enable_gqa=grouped)
     except (RuntimeError, AttributeError):  # a private function, which not every version and device has

@@ -1,10 +1,14 @@
 """Chunk sizes of the loss. Without torch, because `plan` estimates memory from them."""
 
-# Logits at a time. On the CPU 64 MiB, which are twice as many logits in bfloat16. On a GPU 512 MiB in float32, so that
-# the gradient of the weight is read and written a few times per micro-batch, not a hundred. Compiled logits have two
-# bytes each in bfloat16, so that twice as many fit: 4,096 rows of 50,304. On an H200 32,768 positions took 16.3 ms with
-# these, 17.5 ms with half and 16.0 ms with twice the rows (docs/log.md, 2026-11-27).
-CHUNK_LOGITS_ON_CPU = 1 << 24
+from math import ceil
+
+# Logits at a time. On a CPU 128 MiB in float32 and 256 in bfloat16, where adding a chunk to the gradient of the weight
+# includes a cast: of 1,024 to 2,048 rows, a step took 0.93 to 0.98 of the time with a third of them (docs/log.md,
+# 2026-11-27). On a GPU 512 MiB in float32, so that the gradient of the weight is read and written a few times per
+# micro-batch, not a hundred. Compiled logits have two bytes each in bfloat16, so that twice as many fit: 4,096 rows of
+# 50,304. On an H200 32,768 positions took 16.3 ms with these, 17.5 ms with half and 16.0 ms with twice the rows.
+CHUNK_LOGITS_ON_CPU = 1 << 25
+BFLOAT16_CHUNK_LOGITS_ON_CPU = 1 << 27
 CHUNK_LOGITS_ON_GPU = 1 << 27
 COMPILED_CHUNK_LOGITS_ON_GPU = 1 << 28
 TILE = 64  # rows of a tile of a matrix product
@@ -12,21 +16,26 @@ ELEMENTS_IN_CACHE = 1 << 21  # 8 MiB in float32; with a quarter or a half of it,
 
 
 def rows_of_chunk(positions: int, vocab_size: int, on_cpu: bool, compiled: bool, bfloat16: bool) -> int:
-    """Return how many of the positions are one chunk: the largest number of whole tiles within the limit.
+    """Return how many of the positions are one chunk: whole tiles within the limit, in as few chunks as possible.
 
     The compiled kernel has one shape, so its chunks divide the positions evenly where that costs less than half of
     the chunk's size.
     """
-    on_gpu = COMPILED_CHUNK_LOGITS_ON_GPU if compiled else CHUNK_LOGITS_ON_GPU
-    on_cpu_logits = CHUNK_LOGITS_ON_CPU * 2 if bfloat16 else CHUNK_LOGITS_ON_CPU
-    most = max(1, (on_cpu_logits if on_cpu else on_gpu) // vocab_size)
+    if on_cpu:
+        limit = BFLOAT16_CHUNK_LOGITS_ON_CPU if bfloat16 else CHUNK_LOGITS_ON_CPU
+    else:
+        limit = COMPILED_CHUNK_LOGITS_ON_GPU if compiled else CHUNK_LOGITS_ON_GPU
+    most = max(1, limit // vocab_size)
     if most <= TILE:
         return min(most, positions)
     most -= most % TILE
     if positions <= most:
         return positions
-    even = (rows for rows in range(most, most // 2, -TILE) if positions % rows == 0)
-    return next(even, most) if compiled else most
+    if compiled:
+        even = (rows for rows in range(most, most // 2, -TILE) if positions % rows == 0)
+        return next(even, most)
+    chunks = ceil(positions / most)
+    return ceil(positions / chunks / TILE) * TILE
 
 
 def rows_in_cache(rows: int, width: int) -> int:

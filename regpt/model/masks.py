@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from regpt.machine.attention import has_grouped_kernel
+from regpt.machine.cpu_attention import causal_attention, is_faster
 
 NO_TOKEN = -1  # the end of a text where a tokenizer has no such token
 
@@ -91,6 +92,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Any, dropout: float) -> Tensor
     serves H / K consecutive heads of queries (Ainslie et al. 2023, arXiv 2305.13245).
     (B, H, T, D), two (B, K, T, D) -> (B, H, T, D)
     """
+    if mask is None and not dropout and is_faster(q, k):
+        return causal_attention(q, k, v)
     grouped = q.shape[1] != k.shape[1]
     if mask is None or isinstance(mask, Tensor):
         if grouped and not has_grouped_kernel(q, mask):

@@ -42,8 +42,8 @@ def differences_from_gpt2(run: Run) -> list[str]:
     compiled = ", torch.compile" if device.compiled else ""
     torch = run.environment.packages.torch
     found = {
-        "**Flash Attention:** scaled_dot_product_attention, fused where the device has it, instead of separate products"
-        " and softmax": True,
+        "**Flash Attention:** probabilities of a block at a time, where the device has a kernel for it, instead of"
+        " separate products and softmax": True,
         "**AdamW:** decoupled weight decay, instead of Adam": recipe.optimizer.kind == "adamw",
         "**Muon** for the matrices inside blocks and AdamW for the rest, instead of Adam": recipe.optimizer.kind
         == "muon",

@@ -17,12 +17,15 @@ def model_type(recipe: Recipe) -> str:
     return f"GPT-2 {recipe.model.parameters / 1e6:.0f}M"
 
 
+SDPA = "scaled_dot_product_attention"
 ATTENTION = {  # by the names in the journal
-    "": "Flash Attention where the device has it",
-    "flash": "Flash Attention",
-    "efficient": "memory-efficient attention",
-    "cudnn": "cuDNN's fused attention",
-    "math": "matrix products and softmax one by one",
+    "": f"{SDPA} (Flash Attention where the device has it)",
+    "flash": f"{SDPA} (Flash Attention)",
+    "efficient": f"{SDPA} (memory-efficient attention)",
+    "cudnn": f"{SDPA} (cuDNN's fused attention)",
+    "math": f"{SDPA} (matrix products and softmax one by one)",
+    "flex": "FlexAttention",
+    "blocks": "Flash Attention's algorithm in matrix products of large blocks",
 }
 
 
@@ -36,7 +39,7 @@ def architecture(recipe: Recipe, attention: str) -> list[str]:
     """Describe the model. `attention` is the backend as the journal names it; empty if unknown."""
     model = recipe.model
     return [
-        f"**Attention:** causal, scaled_dot_product_attention ({ATTENTION.get(attention, attention)})",
+        f"**Attention:** causal, {ATTENTION.get(attention, attention)}",
         "**Activation Function:** "
         + {
             "swiglu": f"SwiGLU (gated activation), hidden width {model.mlp_hidden:,}",

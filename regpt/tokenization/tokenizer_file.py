@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from regpt.base.errors import DataError, UserError
 from regpt.base.files import refuse_lfs_pointer, sha256_of_file
+from regpt.base.packages import is_installed
 from regpt.data.tokenizer import Tokenizer, without_surrogates
-from regpt.machine.packages import is_installed
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"

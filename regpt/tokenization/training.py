@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from regpt.base.errors import UserError
 from regpt.base.files import write_bytes
+from regpt.base.packages import is_installed
 from regpt.data.tokenizer import END_OF_TEXT_NAME, without_surrogates
-from regpt.machine.packages import is_installed
 from regpt.tokenization.openai import PATTERNS_OF_TOKENIZERS
 from regpt.tokenization.tokenizer_file import CONFIG_FILE, TOKENIZER_FILE, FileTokenizer
 

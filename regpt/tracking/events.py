@@ -33,7 +33,7 @@ class Started:
     precision: str = ""
     torch: str = ""  # version
     ranks: int = 1
-    attention: str = ""  # PyTorch's backend: "flash", "efficient", "cudnn", "math"; empty: unknown
+    attention: str = ""  # "flash", "efficient", "cudnn", "math" or "flex" of PyTorch, "blocks" of ours; empty: unknown
     # Why HellaSwag is not measured; empty where it is; None in journals of early versions, which measured no tasks.
     hellaswag_unavailable: str | None = None
 

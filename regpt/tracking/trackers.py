@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from regpt.base.errors import UserError
 from regpt.base.format import duration
-from regpt.machine.packages import is_installed
+from regpt.base.packages import is_installed
 from regpt.tracking.events import OutOfMemory, Rollback
 from regpt.tracking.journal import EventRecord, Record, StepRecord, TaskRecord, ValidationRecord, first_event
 

@@ -127,13 +127,20 @@ def test_loss_chunk_is_as_large_as_the_limit_allows_in_whole_tiles(on_cpu: bool,
         (32 * 1024, False, 4096),
         (64 * 1024, False, 4096),
         (16 * 1024, False, 4096),
-        (4 * 256, True, 512),
+        (4 * 1024, True, 2048),
         (100, True, 100),
     ],
 )
 def test_compiled_chunks_have_one_shape(positions: int, on_cpu: bool, rows: int) -> None:
     assert rows_of_chunk(positions, 50_304, on_cpu, compiled=True, bfloat16=True) == rows
     assert positions % rows == 0
+
+
+def test_uncompiled_chunks_have_about_the_same_size() -> None:
+    """4,096 positions are two chunks of 2,048 in bfloat16, not one of 2,624 and a rest."""
+    assert rows_of_chunk(4096, 50_304, on_cpu=True, compiled=False, bfloat16=True) == 2048
+    assert rows_of_chunk(4096, 50_304, on_cpu=True, compiled=False, bfloat16=False) == 640
+    assert rows_of_chunk(3000, 50_304, on_cpu=True, compiled=False, bfloat16=True) == 1536
 
 
 def masked(targets: Tensor) -> Tensor:

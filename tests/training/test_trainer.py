@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from regpt.base.errors import INTERRUPTED, TERMINATED, CheckpointError, DataError, LockedError, UserError
 from regpt.distributed.signals import TIME_LIMIT, GracefulStop
 from regpt.filesystem.locks import locked
+from regpt.machine.cpu_attention import multiplies_bfloat16
 from regpt.preparation.dataset import prepare
 from regpt.recipe.recipe import Recipe
 from regpt.recipe.settings import to_toml
@@ -132,9 +133,11 @@ def test_library_training_returns_the_run_prints_nothing_and_keeps_signal_handle
 
 
 def test_journal_names_the_attention_backend(tmp_path: Path, texts: Path) -> None:
-    """Flash attention, which PyTorch has for CPUs too, but not with dropout."""
-    for name, dropout, expected in (("a", 0.0, "flash"), ("b", 0.1, "math")):
-        recipe = tiny_recipe(tmp_path, run={"max_steps": 1}, model={"dropout": dropout})
+    """Flash attention, which PyTorch has for CPUs too, but not with dropout; blocks in bfloat16."""
+    in_bfloat16 = "blocks" if multiplies_bfloat16() else "flash"
+    cases = (("a", 0.0, "float32", "flash"), ("b", 0.1, "float32", "math"), ("c", 0.0, "bfloat16", in_bfloat16))
+    for name, dropout, precision, expected in cases:
+        recipe = tiny_recipe(tmp_path, run={"max_steps": 1, "precision": precision}, model={"dropout": dropout})
         start_training(recipe, tmp_path / name)
         (started,) = read_history(tmp_path / name).details(Started)
         assert started.attention == expected
