@@ -47,6 +47,10 @@ class Device:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, self.precision)
 
+    def without_autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context of a backward pass inside that of `autocast`: it computes in the types of its inputs."""
+        return torch.autocast(self.torch_device.type, enabled=False)
+
     def synchronize(self) -> None:
         """Wait until the device has finished its queued work, so that timings are correct."""
         if self.torch_device.type == "cuda":

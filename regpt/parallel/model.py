@@ -63,6 +63,10 @@ class Parallel:
 
     # A step
 
+    def shared_casts(self) -> contextlib.AbstractContextManager[object]:
+        """Return the context of all micro-batches of a step, which share the weights that autocast has cast."""
+        return self.device.autocast()
+
     def micro_batches_in_mean(self, of_rank: int) -> int:
         """Return the divisor for the loss of a micro-batch, given the number of micro-batches of this rank."""
         return of_rank

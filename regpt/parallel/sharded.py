@@ -64,6 +64,10 @@ class FSDPParallel(Parallel):
     def reduce_squared_norm(self, squares: NDArray[np.float64]) -> float:
         return float(np.sum(squares))
 
+    def shared_casts(self) -> contextlib.AbstractContextManager[object]:
+        """Return a context without effect: weights are gathered in the lower precision, for each pass again."""
+        return contextlib.nullcontext()
+
     @contextmanager
     def micro_batch(self, last: bool) -> Iterator[None]:
         self.model.set_requires_gradient_sync(last or self.recipe.run.gradients_reduced == "micro-batch")

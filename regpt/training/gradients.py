@@ -57,6 +57,11 @@ class Gradients:
 
     def forward_and_backward(self, step: int, batch: Batch, weight: float = 1.0) -> Tensor:
         """Compute the gradients; return the losses of this rank's micro-batches, without weight.  -> (micro-batches)"""
+        with self.parallel.shared_casts():
+            return self.accumulate(step, batch, weight)
+
+    def accumulate(self, step: int, batch: Batch, weight: float) -> Tensor:
+        """Do the same in the present context."""
         count = len(batch.numbers)
         share = weight / self.parallel.micro_batches_in_mean(count)
         losses, loads = [], []
@@ -68,7 +73,8 @@ class Gradients:
             with self.parallel.micro_batch(last=turn == count - 1), compilation_errors():
                 with self.device.autocast():
                     loss = self.parallel.train_module(self.on_device(inputs), self.on_device(targets))
-                (share * loss).backward()
+                with self.device.without_autocast():
+                    (share * loss).backward()
             self.parallel.after_backward()
             losses.append(loss.detach())
             if (load := expert_loads(self.parallel.model)) is not None:
