@@ -30,6 +30,7 @@ VOCABULARY = 50_304
         ("aten::copy_", ((VOCABULARY, 128), (VOCABULARY, 128)), "copies and casts"),
         ("aten::mul", ((16, 256, 128), (128,)), ELEMENTWISE),
         ("aten::_scaled_dot_product_flash_attention_for_cpu", ((16, 4, 256, 32),), "attention"),
+        ("aten::baddbmm", ((64, 128, 35), (64, 35, 256)), "attention"),
         ("aten::_fused_adamw_", (), "optimizer and clipping"),
         ("aten::embedding_dense_backward", (), "embedding"),
         ("something", (), OTHER),
@@ -41,13 +42,14 @@ def test_operation_belongs_to_a_part(name: str, shapes: tuple[tuple[int, ...], .
 
 def test_table_gives_the_share_of_each_part() -> None:
     found = Profile(
-        [Operation("aten::mm", ((8, 4), (4, 4)), 6.0), Operation("aten::exp_", ((8, 50_304),), 2.0)], 12.0, 9.0
+        [Operation("aten::mm", ((8, 4), (4, 4)), 6.0), Operation("aten::exp_", ((8, 50_304),), 2.0)], 12.0, 9.0, 0.625
     )
     lines = table({"7M float32": found}).splitlines()
     assert f"| {PRODUCTS} | 75.0% |" in lines and f"| {HEAD_LOSS} | 25.0% |" in lines
-    assert f"| {HEAD} | 0.0% |" in lines and lines[-3:] == [
+    assert f"| {HEAD} | 0.0% |" in lines and lines[-4:] == [
         "| milliseconds, sum | 8 |",
         "| milliseconds, not profiled | 9 |",
+        "| share of the matmul rate | 0.62 |",
         "| page faults, profiled | 12 |",
     ]
 
