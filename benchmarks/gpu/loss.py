@@ -93,7 +93,7 @@ def loss_parity_and_time(bench: Bench) -> Iterator[Measured]:
     name = "ours, compiled" if bench.compiles else "ours"
     for rows in bench.sizes.loss_rows:
         limit = patch.object(chunks, "COMPILED_CHUNK_LOGITS_ON_GPU", rows * V)
-        with limit, patch.object(chunks, "CHUNK_LOGITS_ON_CPU", rows * V):
+        with limit, patch.object(chunks, "GRADIENT_CHUNK_LOGITS_ON_CPU", rows * V):
             total = yield from time_and_memory(bench, f"{name}, {rows:,} rows", ours(bench.compiles), inputs, dtype)
         bandwidth = bench.found.get(BANDWIDTH, 0.0)
         per_logit = (total - products) / 1e3 * bandwidth / (N * V)

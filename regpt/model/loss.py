@@ -60,7 +60,7 @@ def mean_loss(hidden: Tensor, weight: Tensor, targets: Tensor, options: LossOpti
 @torch.no_grad()
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0) -> Tensor:
     """Return the cross-entropy at each position, nats, without gradient.  (N, C), (V, C), (N) -> (N)"""
-    head = Head(weight, product_dtype(hidden), len(hidden))
+    head = Head(weight, product_dtype(hidden), len(hidden), gradients=False)
     pieces = head.capped_pieces(hidden, targets, softcap)
     return torch.cat([head.losses_and_softmax_(*piece, softcap)[0].squeeze(1) for piece in pieces])
 
@@ -70,7 +70,7 @@ def token_losses_and_best(
     hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Return the cross-entropies, and whether each target is the most likely token.  (N, C), (V, C), (N) -> (N), (N)"""
-    head = Head(weight, product_dtype(hidden), len(hidden))
+    head = Head(weight, product_dtype(hidden), len(hidden), gradients=False)
     losses, best = [], []
     for logits, rows, piece_targets in head.capped_pieces(hidden, targets, softcap):
         best.append(logits.argmax(dim=1) == piece_targets)
@@ -113,12 +113,14 @@ class ChunkedLoss(torch.autograd.Function):
 class Head:
     """The head's weight in the precision of its products, and buffers that all chunks reuse for logits."""
 
-    def __init__(self, weight: Tensor, dtype: torch.dtype, positions: int, fused: bool = False) -> None:
+    def __init__(
+        self, weight: Tensor, dtype: torch.dtype, positions: int, fused: bool = False, gradients: bool = True
+    ) -> None:
         """`fused`: logits stay in the precision of the products; the compiled kernel computes whole chunks."""
         self.weight, self.fused = weight.to(dtype), fused
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         on_cpu = weight.device.type == "cpu"
-        self.rows = rows_of_chunk(positions, len(weight), on_cpu, fused, dtype == torch.bfloat16)
+        self.rows = rows_of_chunk(positions, len(weight), on_cpu, fused, dtype == torch.bfloat16, gradients)
         self.piece_rows = rows_in_cache(self.rows, len(weight)) if on_cpu else self.rows
         # Fresh memory for each chunk would cost more than the arithmetic.
         self.products = torch.empty(self.rows, len(weight), dtype=dtype, device=weight.device)

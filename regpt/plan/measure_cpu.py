@@ -109,7 +109,12 @@ def loss_forward_seconds(recipe: Recipe, device: Device, seconds: float) -> floa
     weight = torch.empty(model.vocab_size, model.n_embd, device=target).normal_(0.0, model.init_std)
     positions = recipe.data.micro_batch * model.block_size
     chunk = rows_of_chunk(
-        positions, model.vocab_size, target.type == "cpu", compiled=False, bfloat16=device.precision == torch.bfloat16
+        positions,
+        model.vocab_size,
+        target.type == "cpu",
+        compiled=False,
+        bfloat16=device.precision == torch.bfloat16,
+        gradients=False,
     )
     rows = min(CHUNKS_FORWARD * chunk, positions)
     tokens = torch.randint(0, model.vocab_size, (rows,), device=target)

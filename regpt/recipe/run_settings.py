@@ -35,7 +35,7 @@ class RunRecipe:
         "high", "Precision of float32 matrix products; high: TF32 on CUDA."
     )
     compile: Literal["auto", "on", "off"] = setting(
-        "auto", "Use torch.compile; auto: on CUDA only. On a CPU it speeds up bfloat16 by 5 %."
+        "auto", "Use torch.compile; auto: on CUDA only. On a CPU it is no faster."
     )
     threads: int = setting(0, "Number of CPU threads; 0: one per core.", on_resume="free")
     deterministic: bool = setting(

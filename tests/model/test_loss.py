@@ -30,13 +30,19 @@ def plain(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(hidden @ weight.t(), targets)
 
 
+def set_chunk_logits(monkeypatch: pytest.MonkeyPatch, logits: int) -> None:
+    """Let chunks on a CPU have this many logits, with gradients or without."""
+    for name in ("CHUNK_LOGITS_ON_CPU", "GRADIENT_CHUNK_LOGITS_ON_CPU", "BFLOAT16_GRADIENT_CHUNK_LOGITS_ON_CPU"):
+        monkeypatch.setattr(chunks, name, logits)
+
+
 @pytest.mark.parametrize("rows_per_chunk", [1, 5, 36, 37, 1000])
 @pytest.mark.parametrize("rows_per_piece", [1, 2, 1000])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_chunked_loss_and_gradients_equal_cross_entropy(
     monkeypatch: pytest.MonkeyPatch, rows_per_chunk: int, rows_per_piece: int, dtype: torch.dtype, tolerance: float
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", rows_per_chunk * 311)
+    set_chunk_logits(monkeypatch, rows_per_chunk * 311)
     monkeypatch.setattr(chunks, "ELEMENTS_IN_CACHE", rows_per_piece * 311)
     ours, theirs = (value_and_gradients(function, *inputs(dtype)) for function in (mean_loss, plain))
     for our, their in zip(ours, theirs, strict=True):
@@ -45,7 +51,7 @@ def test_chunked_loss_and_gradients_equal_cross_entropy(
 
 
 def test_token_losses_equal_cross_entropy_without_reduction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 7 * 311)
+    set_chunk_logits(monkeypatch, 7 * 311)
     hidden, weight, targets = inputs(torch.float64)
     expected = F.cross_entropy(hidden @ weight.t(), targets, reduction="none")
     torch.testing.assert_close(token_losses(hidden, weight, targets), expected, rtol=1e-12, atol=1e-12)
@@ -78,7 +84,7 @@ def test_unlikely_targets_among_likely_ones_have_exact_losses(softcap: float, z_
 
 @pytest.mark.parametrize("elements", [2 * 311, 1 << 21])
 def test_loss_under_autocast_is_float32_and_near_cross_entropy(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 10 * 311)
+    set_chunk_logits(monkeypatch, 10 * 311)
     monkeypatch.setattr(chunks, "ELEMENTS_IN_CACHE", elements)
     hidden, weight, targets = inputs(torch.float32, width=64)
     with torch.autocast("cpu", torch.bfloat16):
@@ -92,7 +98,7 @@ def test_loss_under_autocast_is_float32_and_near_cross_entropy(monkeypatch: pyte
 
 
 def test_full_logits_matrix_is_never_materialized(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 4 * 311)
+    set_chunk_logits(monkeypatch, 4 * 311)
     largest = 0
 
     class LargestTensor(torch.utils._python_dispatch.TorchDispatchMode):
@@ -115,7 +121,9 @@ def test_second_derivative_of_the_loss_raises() -> None:
         first.sum().backward()
 
 
-@pytest.mark.parametrize(("on_cpu", "limit"), [(True, chunks.CHUNK_LOGITS_ON_CPU), (False, chunks.CHUNK_LOGITS_ON_GPU)])
+@pytest.mark.parametrize(
+    ("on_cpu", "limit"), [(True, chunks.GRADIENT_CHUNK_LOGITS_ON_CPU), (False, chunks.CHUNK_LOGITS_ON_GPU)]
+)
 def test_loss_chunk_is_as_large_as_the_limit_allows_in_whole_tiles(on_cpu: bool, limit: int) -> None:
     rows = rows_of_chunk(1 << 20, 50_304, on_cpu, compiled=False, bfloat16=False)
     assert rows % 64 == 0 and rows * 50_304 <= limit < (rows + 64) * 50_304
@@ -140,6 +148,7 @@ def test_uncompiled_chunks_have_about_the_same_size() -> None:
     """4,096 positions are two chunks of 2,048 in bfloat16, not one of 2,624 and a rest."""
     assert rows_of_chunk(4096, 50_304, on_cpu=True, compiled=False, bfloat16=True) == 2048
     assert rows_of_chunk(4096, 50_304, on_cpu=True, compiled=False, bfloat16=False) == 640
+    assert rows_of_chunk(4096, 50_304, on_cpu=True, compiled=False, bfloat16=False, gradients=False) == 320
     assert rows_of_chunk(3000, 50_304, on_cpu=True, compiled=False, bfloat16=True) == 1536
 
 
@@ -156,7 +165,7 @@ def sum_over_all(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def test_ignored_targets_count_neither_in_the_loss_nor_in_gradients(
     monkeypatch: pytest.MonkeyPatch, options: LossOptions
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 7 * 311)
+    set_chunk_logits(monkeypatch, 7 * 311)
     hidden, weight, targets = inputs(torch.float64)
 
     def ours(*given: Tensor) -> Tensor:
@@ -234,7 +243,7 @@ def test_compiled_kernel_equals_float64(softcap: float, z_weight: float) -> None
 @pytest.mark.compile
 def test_compiled_loss_equals_the_uncompiled_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over whole chunks and a rest: 300 rows in chunks of 128, 128 and 44."""
-    monkeypatch.setattr(chunks, "CHUNK_LOGITS_ON_CPU", 128 * 311)
+    set_chunk_logits(monkeypatch, 128 * 311)
     compiled = LossOptions(compiled=True)
     for dtype, tolerance in ((torch.float32, 1e-6), (torch.float64, 1e-12)):
         plain_values = value_and_gradients(mean_loss, *inputs(dtype, rows=300))
