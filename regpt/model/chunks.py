@@ -2,9 +2,9 @@
 
 from math import ceil
 
-# Logits at a time. On a CPU 64 MiB. With gradients 128 MiB, and in bfloat16, where adding a chunk to the gradient of the
-# weight includes a cast, 256 MiB: a step took 0.94 to 0.98 of the time with 64 (docs/log.md, 2026-11-27). On a GPU 512 MiB
-# in float32, so that the gradient of the weight is read and written a few times per micro-batch, not a hundred.
+# Logits at a time. On a CPU 64 MiB. With gradients 128 MiB, and in bfloat16, where adding a chunk to the gradient of
+# the weight includes a cast, 256 MiB: a step took 0.94 to 0.98 of the time with 64 (docs/log.md, 2026-11-27). On a GPU
+# 512 MiB in float32, so that the gradient of the weight is read and written a few times per micro-batch, not a hundred.
 # Compiled logits have two bytes each in bfloat16, so that twice as many fit: 4,096 rows of 50,304. On an H200 32,768
 # positions took 16.3 ms with these, 17.5 ms with half and 16.0 ms with twice the rows.
 CHUNK_LOGITS_ON_CPU = 1 << 24
