@@ -43,13 +43,9 @@ RECIPE = load_recipe("gpt2-modern")
 CPU = Device(torch.device("cpu"), "CPU", torch.float32, compiled=False, peak_flops=1.0, peak_source="unused")
 
 
-def plain(model: GPT, items: Items) -> list[list[float]]:
-    copy = NanoGPT(model.recipe)
-    copy.load_state_dict(model.state_dict())
-    return one_at_a_time(copy.logits, items)
-
-
-def plain_with_our_model(model: GPT, items: Items) -> list[list[float]]:
+def plain(model: NanoGPT | GPT, items: Items) -> list[list[float]]:
+    if isinstance(model, NanoGPT):
+        return one_at_a_time(model.logits, items)
     return one_at_a_time(lambda tokens: model.logits(model.hidden(tokens)), items)
 
 
@@ -79,7 +75,7 @@ def packed(model: GPT, items: Items) -> list[list[float]]:
 
 
 PLAIN, SAME_MODEL, OURS = "plain, torch's operations", "plain, regpt's model", "regpt"
-SIDES = {PLAIN: plain, SAME_MODEL: plain_with_our_model, OURS: packed}
+SIDES: dict[str, Callable[[Any, Items], list[list[float]]]] = {PLAIN: plain, SAME_MODEL: plain, OURS: packed}
 
 
 def measure(side: str) -> dict[str, Any]:
@@ -88,9 +84,7 @@ def measure(side: str) -> dict[str, Any]:
     if side == OURS:  # as every command does
         use_huge_pages()
         keep_freed_memory()
-    model = GPT(SIZES["124M"].classic)
-    model.initialize(1337)
-    model.eval()
+    model = model_of(side)
     items = open_items(TASKS["hellaswag"], count=ITEMS)
     SIDES[side](model, Items(items.task, items.items[:2], items.dataset_size, items.origin, True))  # warm
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak memory of this process
@@ -99,6 +93,18 @@ def measure(side: str) -> dict[str, Any]:
     losses = SIDES[side](model, items)
     seconds = time.perf_counter() - began_at
     return {"seconds": seconds, "rise": memory("VmHWM") - before, "peak": memory("VmHWM"), "losses": losses}
+
+
+def model_of(side: str) -> NanoGPT | GPT:
+    """Return the model of one side; all have the same weights."""
+    model = GPT(SIZES["124M"].classic)
+    model.initialize(1337)
+    model.eval()
+    if side != PLAIN:
+        return model
+    theirs = NanoGPT(model.recipe)
+    theirs.load_state_dict(model.state_dict(), assign=True)
+    return theirs
 
 
 def memory(name: str) -> int:

@@ -64,7 +64,10 @@ class Parallel:
     # A step
 
     def shared_casts(self) -> contextlib.AbstractContextManager[object]:
-        """Return the context of all micro-batches of a step, which share the weights that autocast has cast."""
+        """Return the context of all micro-batches of a step, which share the weights that autocast has cast.
+
+        These are the matrices of the blocks; the loss casts the head's weight itself.
+        """
         return self.device.autocast()
 
     def micro_batches_in_mean(self, of_rank: int) -> int:
