@@ -148,13 +148,12 @@ def sum_by_choice(
     questions, groups = packed.questions, packed.groups
     shares = shares_of_rank(len(groups), ranks)
     sums = np.zeros((count, len(questions), max(len(question.choices) for question in questions)))
-    with evaluation_mode(model):
+    with evaluation_mode(model), device.shared_casts():
         for turn, (piece, is_repeat) in enumerate(shares):
             progress(turn, len(shares))
             rows = groups[piece]
             prefix = SharedPrefix(to_device(device, rows.positions), to_device(device, rows.segments))
-            with device.autocast():
-                figures = score(rows, prefix)
+            figures = score(rows, prefix)
             if not is_repeat:
                 for total, values in zip(sums, figures.cpu().double().numpy(), strict=True):
                     np.add.at(total, (rows.questions, rows.choice_index), values)

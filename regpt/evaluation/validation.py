@@ -67,7 +67,7 @@ def validation(
     shares = shares_of_rank(micro_batches, ranks)
     by_round = np.zeros((len(shares), size, 3))  # of each window: summed loss, bytes of text, targets that count
     tokens_by_round = np.zeros((len(shares), size, windows.block_size if keep_tokens else 0), dtype=np.float32)
-    with evaluation_mode(model):
+    with evaluation_mode(model), device.shared_casts():
         for turn, (piece, is_repeat) in enumerate(shares):
             progress(turn, len(shares))
             first = piece * size
@@ -75,8 +75,7 @@ def validation(
             tokens = windows.rows(numbers)
             targets = targets_of(tokens, windows.counted(numbers))
             inputs = torch.from_numpy(tokens[:, :-1].astype(np.int64)).to(device.torch_device)
-            with device.autocast():
-                losses = model.losses(inputs, torch.from_numpy(targets).to(device.torch_device))
+            losses = model.losses(inputs, torch.from_numpy(targets).to(device.torch_device))
             if not is_repeat:
                 by_round[turn, : len(losses), 0] = losses.cpu().double().sum(dim=1).numpy()
                 by_round[turn, : len(losses), 1] = text_bytes(tokens[:, 1:], tokenizer, targets != IGNORED)

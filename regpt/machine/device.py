@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import platform
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -23,7 +24,7 @@ from regpt.machine.env import (
 )
 from regpt.machine.limits import usable_cores, usable_processors
 from regpt.machine.nvidia import idle_cards_note, refuse_card_without_kernels, refuse_unusable_card
-from regpt.machine.products import product
+from regpt.machine.products import product, shared_casts
 from regpt.recipe.run_settings import RunRecipe
 
 PEAK_MEASUREMENTS, PEAK_SPREAD = 5, 0.1
@@ -46,6 +47,12 @@ class Device:
         if self.precision == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.torch_device.type, self.precision)
+
+    @contextlib.contextmanager
+    def shared_casts(self) -> Iterator[None]:
+        """Let all passes in this context share the weights that `autocast` casts, which nothing may change meanwhile."""
+        with self.autocast(), shared_casts():
+            yield
 
     def without_autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context of a backward pass inside that of `autocast`: it computes in the types of its inputs."""

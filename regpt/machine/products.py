@@ -1,4 +1,4 @@
-"""Matrix products: in float32 on CPUs by oneDNN where MKL is slow, on CUDA without rounding a wider result.
+"""Matrix products and their casts: in float32 on CPUs by oneDNN where MKL is slow, on CUDA without rounding a wider result.
 
 torch multiplies float32 matrices on x86 by MKL, which keeps its fastest instructions for Intel's processors. On an AMD
 EPYC with AVX-512, oneDNN, which torch has as well, is about twice as fast, with rounding errors of the same size
@@ -8,6 +8,9 @@ N rows, K and M columns.
 """
 
 import platform
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -77,6 +80,40 @@ def by_rows(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight = weight.contiguous()  # with gaps in its memory, oneDNN takes twenty times as long and more
     result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return result
+
+
+class KeptCasts(threading.local):
+    """The weights that the present `shared_casts` has cast, by what they were cast from; None outside of one."""
+
+    by_source: dict[tuple[int, torch.dtype], tuple[Tensor, Tensor]] | None = None
+
+
+kept_casts = KeptCasts()
+
+
+@contextmanager
+def shared_casts() -> Iterator[None]:
+    """Let `cast_weight` cast each weight once within the context, which must not change a weight.
+
+    Autocast does the same for the weights of the operations that it knows.
+    """
+    outer, kept_casts.by_source = kept_casts.by_source, {}
+    try:
+        yield
+    finally:
+        kept_casts.by_source = outer
+
+
+@torch.no_grad()
+def cast_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the weight in another precision, without gradient."""
+    casts = kept_casts.by_source
+    if casts is None or weight.dtype == dtype:
+        return weight.to(dtype)
+    key = id(weight), dtype
+    if key not in casts:
+        casts[key] = weight, weight.to(dtype)  # the weight itself too, as another object may have its id later
+    return casts[key][1]
 
 
 def is_faster(left: Tensor, right: Tensor) -> bool:

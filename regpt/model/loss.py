@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from regpt.data.loss_masks import IGNORED
-from regpt.machine.products import is_faster, product, transposed_product, write_product
+from regpt.machine.products import cast_weight, is_faster, product, transposed_product, write_product
 from regpt.model.chunks import rows_in_cache, rows_of_chunk
 from regpt.model.graphs import outside_graphs
 
@@ -117,7 +117,7 @@ class Head:
         self, weight: Tensor, dtype: torch.dtype, positions: int, fused: bool = False, gradients: bool = True
     ) -> None:
         """`fused`: logits stay in the precision of the products; the compiled kernel computes whole chunks."""
-        self.weight, self.fused = weight.to(dtype), fused
+        self.weight, self.fused = cast_weight(weight, dtype), fused
         self.sum_dtype = torch.float64 if dtype == torch.float64 else torch.float32
         on_cpu = weight.device.type == "cpu"
         self.rows = rows_of_chunk(positions, len(weight), on_cpu, fused, dtype == torch.bfloat16, gradients)

@@ -63,12 +63,9 @@ class Parallel:
 
     # A step
 
-    def shared_casts(self) -> contextlib.AbstractContextManager[object]:
-        """Return the context of all micro-batches of a step, which share the weights that autocast has cast.
-
-        These are the matrices of the blocks; the loss casts the head's weight itself.
-        """
-        return self.device.autocast()
+    def shared_casts(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context of all micro-batches of a step, which share the weights that are cast."""
+        return self.device.shared_casts()
 
     def micro_batches_in_mean(self, of_rank: int) -> int:
         """Return the divisor for the loss of a micro-batch, given the number of micro-batches of this rank."""

@@ -64,7 +64,7 @@ class FSDPParallel(Parallel):
     def reduce_squared_norm(self, squares: NDArray[np.float64]) -> float:
         return float(np.sum(squares))
 
-    def shared_casts(self) -> contextlib.AbstractContextManager[object]:
+    def shared_casts(self) -> contextlib.AbstractContextManager[None]:
         """Return a context without effect: weights are gathered in the lower precision, for each pass again."""
         return contextlib.nullcontext()
 

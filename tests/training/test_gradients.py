@@ -1,4 +1,4 @@
-"""Micro-batches share the weights that autocast has cast to bfloat16, which changes no gradient."""
+"""Micro-batches share the weights that are cast to bfloat16, which changes no gradient."""
 
 import contextlib
 from collections import Counter
@@ -25,6 +25,7 @@ MICRO_BATCHES = 3
 MODEL = ModelRecipe(n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=192, mlp_hidden=80)
 RECIPE = replace(load_recipe("demo-modern"), model=MODEL)
 WIDEST = (160, 32)  # the shape of the first matrix of an MLP
+HEAD = (192, 32)
 
 
 class CastsOfWeights(TorchDispatchMode):
@@ -60,8 +61,10 @@ def compute(checkpointing: bool) -> tuple[Tensor, list[Tensor], Counter[tuple[in
 def test_weights_are_cast_once_per_step(monkeypatch: pytest.MonkeyPatch, checkpointing: bool) -> None:
     losses, gradients, casts = compute(checkpointing)
     assert casts[WIDEST] == MODEL.n_layer
+    assert casts[HEAD] == 1
     monkeypatch.setattr(Parallel, "shared_casts", lambda self: contextlib.nullcontext())
     expected_losses, expected, casts = compute(checkpointing)
     assert casts[WIDEST] >= 2 * MICRO_BATCHES
+    assert casts[HEAD] == MICRO_BATCHES
     assert torch.equal(losses, expected_losses)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients, expected, strict=True))
