@@ -34,6 +34,7 @@ from regpt.generation.drawing import Request, Sampling
 from regpt.generation.half_weights import with_half_weights
 from regpt.interop.open_model import LoadedModel, open_model
 from regpt.interop.pretrained import load_pretrained
+from regpt.machine.env import use_huge_pages
 from regpt.model.gpt import GPT
 from regpt.recipe.settings import load_recipe
 
@@ -49,6 +50,7 @@ Decode = Callable[[list[int], int], float]  # a prompt and the number of new tok
 
 
 def regpt_decoding(folder: Path, float32: bool) -> Decode:
+    use_huge_pages()  # as the command does
     model, tokenizer = load_pretrained(folder / "exported")
     model = model if float32 else with_half_weights(model)
 

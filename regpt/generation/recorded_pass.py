@@ -27,8 +27,9 @@ class WholeCache(KeyValueCache):
     def __init__(self, cache: KeyValueCache, positions: Tensor) -> None:
         """`positions` are those of the new tokens.  (R, 1)"""
         self.block_size, self.buffer, self.documents = cache.block_size, cache.buffer, cache.documents
-        self.lengths, self.common = [0] * len(positions), None
+        self.lengths = [0] * len(positions)
         self.rows, self.positions = torch.arange(len(positions), device=positions.device)[:, None], positions
+        self.make_views(common=None)
 
     def begin(self, tokens: int) -> Tensor:
         assert tokens == 1

@@ -50,7 +50,7 @@ class Device:
 
     @contextlib.contextmanager
     def shared_casts(self) -> Iterator[None]:
-        """Let all passes in this context share the weights that `autocast` casts, which nothing may change meanwhile."""
+        """Let all passes in this context share the weights that are cast, which nothing may change meanwhile."""
         with self.autocast(), shared_casts():
             yield
 

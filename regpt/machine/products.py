@@ -1,4 +1,6 @@
-"""Matrix products and their casts: in float32 on CPUs by oneDNN where MKL is slow, on CUDA without rounding a wider result.
+"""Matrix products: in float32 on CPUs by oneDNN where MKL is slow, on CUDA without rounding a wider result.
+
+Weights are cast to another precision here too, once for all products that may share them.
 
 torch multiplies float32 matrices on x86 by MKL, which keeps its fastest instructions for Intel's processors. On an AMD
 EPYC with AVX-512, oneDNN, which torch has as well, is about twice as fast, with rounding errors of the same size

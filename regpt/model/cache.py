@@ -26,17 +26,27 @@ class KeyValueCache:
         self.buffer = torch.zeros(shape, dtype=dtype, device=device)
         self.documents = torch.zeros(rows, positions, dtype=torch.long, device=device)
         self.lengths = [0] * rows
-        self.common: int | None = 0  # the length of all rows before the new tokens; None: they differ
+        self.known: tuple[Tensor, ...] = ()  # keys and values of each layer in turn, (B, K, S, D)
+        self.new: tuple[Tensor, ...] | None = None  # those of the new tokens, (B, K, T, D), if rows have one length
         self.rows = self.positions = torch.zeros(rows, 0, dtype=torch.long, device=device)  # of the new tokens
 
     def begin(self, tokens: int) -> Tensor:
         """Make room for this many new tokens in each row, and return their positions.  -> (B, T)"""
         self.make_room(len(self.lengths), max(self.lengths) + tokens)
-        self.common = self.lengths[0] if len(set(self.lengths)) == 1 else None
         numbers = torch.arange(len(self.lengths), device=self.buffer.device)
         firsts = torch.tensor(self.lengths, device=self.buffer.device)
         self.rows, self.positions = numbers[:, None], firsts[:, None] + torch.arange(tokens, device=firsts.device)
+        self.make_views(self.lengths[0] if len(set(self.lengths)) == 1 else None)
         return self.positions
+
+    def make_views(self, common: int | None) -> None:
+        """View keys and values of all layers at once, which is faster than in each layer.
+
+        `common` is the length of all rows before the new tokens; None: they differ.
+        """
+        whole = self.buffer[:, :, : len(self.lengths), :, : self.end].flatten(0, 1)
+        self.known = whole.unbind()
+        self.new = None if common is None else whole[..., common:, :].unbind()
 
     @property
     def end(self) -> int:
@@ -45,12 +55,14 @@ class KeyValueCache:
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store a layer's new keys and values; return all of them.  (B, K, T, D) -> (B, K, S, D)"""
-        keys, values = self.buffer[layer, :, : len(self.lengths), :, : self.end]
-        for place, new in ((keys, k), (values, v)):
-            if self.common is None:
+        pair = slice(2 * layer, 2 * layer + 2)
+        keys, values = self.known[pair]
+        if self.new is not None:
+            for place, new in zip(self.new[pair], (k, v), strict=True):
+                place.copy_(new)
+        else:
+            for place, new in ((keys, k), (values, v)):
                 place[self.rows, :, self.positions] = new.transpose(1, 2).to(place.dtype)
-            else:
-                place[:, :, self.common :] = new
         return keys, values
 
     def append_documents(self, documents: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,6 +113,7 @@ class KeyValueCache:
         has_rows, has_positions = self.documents.shape
         if rows <= has_rows and positions <= has_positions:
             return
+        self.known, self.new = (), None  # they would keep the memory until the next pass
         rows = has_rows if rows <= has_rows else max(rows, 2 * has_rows)
         positions = has_positions if positions <= has_positions else max(positions, 2 * has_positions)
         positions = min(positions, self.block_size)

@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+VECTOR_BYTES = 64  # of AVX-512
+FEW_ELEMENTS = 1 << 14  # below, starting an operation takes longer than its arithmetic
+
 
 def computed(function: Any, *inputs: Any) -> Any:
     """Apply a function with a gradient of its own; without gradients only its forward pass, which starts sooner."""
@@ -38,7 +41,7 @@ class RMSNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        scale = (norm.square() / x.shape[-1] + eps).rsqrt()
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight)
 
@@ -67,7 +70,7 @@ class UnitRMSFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.promote_types(x.dtype, torch.float32))
-        scale = (norm.square() / x.shape[-1] + eps).rsqrt()
+        scale = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         y = (x * scale).to(x.dtype)
         ctx.save_for_backward(y, scale)
         return y
@@ -125,9 +128,10 @@ ACTIVATIONS = {"gelu": gelu, "swiglu": swiglu, "relu2": relu2}  # of an MLP, by 
 
 
 def rotary_heads(qkv: Tensor, heads: int, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split heads as `split_heads` and rotate queries and keys by position; cos and sin are (T, D/2).
+    """Split heads as `split_heads` and rotate queries and keys by position, with a table of `rotary_table`.
 
     RoPE (Su et al. 2021, arXiv 2104.09864) in the split-half form of Llama: element i of a head rotates with i + D/2.
+    (B, T, (H + 2K)D), two (T, D) -> (B, H, T, D), two (B, K, T, D)
     """
     cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
     if torch.compiler.is_compiling():
@@ -143,9 +147,10 @@ class RotaryHeadsFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         B, T, _ = qkv.shape
-        both, v = qkv.view(B, T, heads + 2 * kv_heads, -1).transpose(1, 2).split([heads + kv_heads, kv_heads], dim=1)
+        by_head = qkv.view(B, T, heads + 2 * kv_heads, -1).transpose(1, 2)
+        both, v = torch.split_with_sizes(by_head, [heads + kv_heads, kv_heads], 1)
         rotated = torch.empty_like(both, memory_format=torch.contiguous_format)  # queries, then keys
-        q, k = apply_rotary_out(both, cos, sin, rotated).split([heads, kv_heads], dim=1)
+        q, k = torch.split_with_sizes(apply_rotary_out(both, cos, sin, rotated), [heads, kv_heads], 1)
         return q, k, v.contiguous()
 
     @staticmethod
@@ -172,15 +177,20 @@ def split_heads(qkv: Tensor, heads: int, kv_heads: int) -> tuple[Tensor, Tensor,
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate pairs (i, i + D/2), as a plain expression.  (B, H, T, D) -> (B, H, T, D)"""
+    """Rotate pairs (i, i + D/2), as a plain expression.  (B, H, T, D), two (T, D) -> (B, H, T, D)"""
+    half = x.shape[-1] // 2
     left, right = x.chunk(2, dim=-1)
-    return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
+    rotated = left * cos[..., :half] + right * sin[..., :half], right * cos[..., half:] + left * sin[..., half:]
+    return torch.cat(rotated, dim=-1)
 
 
 def apply_rotary_out(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> Tensor:
-    """Rotate as `apply_rotary`, into `out`.  (B, H, T, D) -> (B, H, T, D)"""
+    """Rotate as `apply_rotary`, into `out`: by halves, without a copy, where these are long enough to be fast."""
+    half = x.shape[-1] // 2
+    if x.numel() < FEW_ELEMENTS or half * x.element_size() < VECTOR_BYTES:
+        return torch.mul(x, cos, out=out).addcmul_(x.roll(half, -1), sin)
     left, right = x.chunk(2, dim=-1)
     out_left, out_right = out.chunk(2, dim=-1)
-    torch.mul(left, cos, out=out_left).addcmul_(right, sin, value=-1)
-    torch.mul(right, cos, out=out_right).addcmul_(left, sin)
+    torch.mul(left, cos[..., :half], out=out_left).addcmul_(right, sin[..., :half])
+    torch.mul(right, cos[..., half:], out=out_right).addcmul_(left, sin[..., half:])
     return out

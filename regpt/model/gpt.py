@@ -31,7 +31,7 @@ from regpt.recipe.architecture import ModelRecipe
 class BlockInputs(NamedTuple):
     """What a block reads besides the residual stream."""
 
-    rotations: Tensor | None  # (2, T, D/2), or (2, B, 1, T, D/2) where each row has positions of its own
+    rotations: Tensor | None  # (2, T, D), or (2, B, 1, T, D) where each row has positions of its own
     mask: Any = None  # of `masks.attend`; None: causal
     cached: tuple[KeyValueCache, int] | None = None  # with the number of the block
     values: ValueSources | None = None
@@ -43,7 +43,7 @@ class GPT(nn.Module):
     # Methods besides `forward` that run a complete pass: a sharded model must gather its parameters around each.
     FORWARD_METHODS = ("losses", "losses_at", "losses_and_best_at", "next_logits", "all_logits")
 
-    rotations: Tensor | None  # (2, block_size, D/2); not a parameter, not saved
+    rotations: Tensor | None  # (2, block_size, D); not a parameter, not saved
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class GPT(nn.Module):
         self.head = None if recipe.tied_head else nn.Linear(recipe.n_embd, recipe.vocab_size, bias=False)
         self.head_product: nn.Module | None = None  # computes the logits of few positions, by `generation/half_weights`
         self.shortcuts = Shortcuts(recipe) if has_shortcuts(recipe) else None
-        self.dropout = nn.Dropout(recipe.dropout)
+        self.dropout = nn.Dropout(recipe.dropout) if recipe.dropout else nn.Identity()
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
         self.register_buffer("rotations", rotations, persistent=False)
         self.activation_checkpointing = False  # recompute the blocks in the backward pass
@@ -132,6 +132,7 @@ class GPT(nn.Module):
         if self.rotations is not None:
             plain = self.rotations[:, : tokens.shape[1]]
             rotations = plain if positions is None else self.rotations[:, positions][:, :, None]
+            rotations = rotations.to(product_dtype(x))  # here once, instead of in each block
         first_values = None
         for layer, block in enumerate(self.blocks):
             inputs = BlockInputs(rotations, mask, (cache, layer) if cache else None)
@@ -194,7 +195,7 @@ class Block(nn.Module):
         self.mlp: nn.Module = MLP(recipe)
         if recipe.experts:
             self.mlp = MixtureOfExperts(recipe, shared=self.mlp if recipe.shared_experts else None)
-        self.dropout = nn.Dropout(recipe.dropout)
+        self.dropout = nn.Dropout(recipe.dropout) if recipe.dropout else nn.Identity()
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
         """Return the residual stream and the attention's values.  (B, T, C) -> (B, T, C), (B, K, T, D)"""

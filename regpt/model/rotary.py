@@ -9,13 +9,18 @@ from regpt.recipe.architecture import ModelRecipe
 
 
 def rotary_table(recipe: ModelRecipe) -> Tensor:
-    """Return cosines and sines of the rotary angles of each position, in float32.  (2, block_size, D/2)"""
+    """Return cosines and sines of the rotary angles of each position, in float32.  (2, block_size, D)
+
+    Both halves of a head have the same angles. The sines of the first half are negated, so that a head x becomes
+    x * cos + (x with its halves swapped) * sin.
+    """
     D = recipe.head_width
     frequencies = recipe.rope_theta ** (-torch.arange(0, D, 2, dtype=torch.float32) / D)
     if recipe.rope_scaling == "llama3":
         frequencies = llama3_frequencies(frequencies, recipe)
     angles = torch.outer(torch.arange(recipe.block_size, dtype=torch.float32), frequencies)
-    return torch.stack([angles.cos(), angles.sin()])
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)])
 
 
 def llama3_frequencies(frequencies: Tensor, recipe: ModelRecipe) -> Tensor:

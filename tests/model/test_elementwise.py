@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from regpt.model.elementwise import apply_rotary, rms_norm, rotary_heads, split_heads, swiglu
+from regpt.model import elementwise
+from regpt.model.elementwise import apply_rotary, apply_rotary_out, rms_norm, rotary_heads, split_heads, swiglu
 from regpt.model.rotary import rotary_table
 from tests.model.test_gpt import SMALL
 
@@ -55,3 +56,18 @@ def test_rotary_scores_depend_on_relative_position_alone() -> None:
         along = scores.diagonal(-distance)
         torch.testing.assert_close(along, along[0].expand_as(along), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(scores.diagonal(-1)[0], scores.diagonal(-5)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rotating_by_halves_equals_rotating_whole_heads(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    cos, sin = rotary_table(SMALL).to(dtype)
+    x = torch.randn(2, 24, 3, 8, generator=torch.Generator().manual_seed(0)).to(dtype).transpose(1, 2)
+    whole = apply_rotary_out(x, cos, sin, torch.empty_like(x))
+    monkeypatch.setattr(elementwise, "FEW_ELEMENTS", 0)
+    monkeypatch.setattr(elementwise, "VECTOR_BYTES", 0)
+    monkeypatch.setattr(Tensor, "roll", None)  # what only whole heads need
+    by_halves = apply_rotary_out(x, cos, sin, torch.empty_like(x))
+    assert torch.equal(whole, by_halves)
+    torch.testing.assert_close(
+        whole, apply_rotary(x, cos, sin), rtol=0.02, atol=1e-6 if dtype == torch.float32 else 1e-2
+    )
