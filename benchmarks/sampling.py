@@ -6,7 +6,7 @@
 
 The model has 124M parameters and random weights, which all sides share: transformers reads the directory that regpt
 exports, in float32, and llama.cpp the GGUF file, in float16. Prompts are read before the clock starts. Each side is a
-process, and they work in turn.
+process, which is started several times, and they work in turn.
 """
 
 import argparse
@@ -41,7 +41,8 @@ from regpt.recipe.settings import load_recipe
 GREEDY = Sampling(temperature=0.0)
 NEW_TOKENS = 64
 CONTEXTS = (16, 512)  # tokens of the prompt
-ROUNDS = 7
+STARTS = 4  # of each side's process, as its speed depends by 5 % on where in memory its weights lie
+ROUNDS = 12  # of all starts
 THREADS = tuple(sorted({1, os.cpu_count() or 1}))
 GOALS = {"transformers": Goal(3.0), "llama.cpp": Goal(0.8)}  # regpt's tokens/s, divided by theirs
 TEXTS, PROMPT_TOKENS, TEXT_TOKENS = 100, 16, 64  # of --texts
@@ -131,7 +132,7 @@ def report(llama_cpp: str = "") -> Section:
     """Measure and print the speeds of all sides; `llama_cpp` is a Python that has xllamacpp."""
     lines = [
         f"Tokens/s of one text, greedy, {NEW_TOKENS} new tokens, 124M parameters, random weights, medians of"
-        f" {ROUNDS} rounds in turn. `python -m benchmarks.sampling`",
+        f" {ROUNDS} rounds in turn, {STARTS} starts of each process. `python -m benchmarks.sampling`",
         "",
         "| threads | prompt | program | tokens/s | regpt / program | goal |",
         "|---|---|---|---|---|---|",
@@ -141,17 +142,11 @@ def report(llama_cpp: str = "") -> Section:
         folder = Path(place)
         export_model(folder)
         for threads in THREADS:
-            ours = [sys.executable, "-m", "benchmarks.sampling", "--folder", str(folder), "--threads", str(threads)]
-            sides = {name: Side([*ours, "--side", name]) for name in SIDES}
-            if llama_cpp:
-                program = str(Path(__file__).with_name("llama_cpp.py"))
-                sides["llama.cpp"] = Side([llama_cpp, program, str(folder / "model.gguf"), str(threads)])
-            for row, measure in compared(sides, threads):
+            found = measured_rounds(folder, threads, llama_cpp)
+            for row, measure in compared(found, threads):
                 lines.append(row)
                 measures += [measure] if measure else []
                 print(row, flush=True)
-            for side in sides.values():
-                side.end()
     return Section("Sampling", "\n".join(lines), tuple(measures))
 
 
@@ -165,17 +160,34 @@ def export_model(folder: Path) -> None:
     export_file(loaded, folder / "model.gguf", ExportOptions(precision=Precision.FLOAT16, keep_padding=False))
 
 
-def compared(sides: dict[str, Side], threads: int) -> Iterator[tuple[str, Measure | None]]:
+def measured_rounds(folder: Path, threads: int, llama_cpp: str) -> dict[int, list[dict[str, float]]]:
+    """Return the tokens per second of all sides in each round, by length of the prompt."""
+    ours = [sys.executable, "-m", "benchmarks.sampling", "--folder", str(folder), "--threads", str(threads)]
+    commands = {name: [*ours, "--side", name] for name in SIDES}
+    if llama_cpp:
+        program = str(Path(__file__).with_name("llama_cpp.py"))
+        commands["llama.cpp"] = [llama_cpp, program, str(folder / "model.gguf"), str(threads)]
+    rounds: dict[int, list[dict[str, float]]] = {context: [] for context in CONTEXTS}
+    for _ in range(STARTS):
+        sides = {name: Side(command) for name, command in commands.items()}
+        for context in CONTEXTS:
+            for side in sides.values():
+                side.speed(context, 8)  # warm
+            for _ in range(ROUNDS // STARTS):
+                rounds[context].append({name: side.speed(context) for name, side in sides.items()})
+        for side in sides.values():
+            side.end()
+    return rounds
+
+
+def compared(found: dict[int, list[dict[str, float]]], threads: int) -> Iterator[tuple[str, Measure | None]]:
     """Yield a row for each side and length of the prompt, and regpt's ratio to other programs."""
     counted = "1 thread" if threads == 1 else f"{threads} threads"
-    for context in CONTEXTS:
-        for side in sides.values():
-            side.speed(context, 8)  # warm
-        rounds = [{name: side.speed(context) for name, side in sides.items()} for _ in range(ROUNDS)]
-        for name in sides:
-            speed = measure_of(name, [found[name] for found in rounds], unit="tokens/s")
+    for context, rounds in found.items():
+        for name in rounds[0]:
+            speed = measure_of(name, [speeds[name] for speeds in rounds], unit="tokens/s")
             what = f"sampling, 124M, prompt of {context}, {counted}: regpt / {name}"
-            ratio = measure_of(what, [found[OURS] / found[name] for found in rounds], GOALS.get(name))
+            ratio = measure_of(what, [speeds[OURS] / speeds[name] for speeds in rounds], GOALS.get(name))
             shown, goal = ("—", None) if name == OURS else (ratio.shown, ratio.goal)
             row = f"| {threads} | {context} | {name} | {speed.value:.1f} | {shown} | {goal or '—'} |"
             yield row, ratio if name in GOALS else None

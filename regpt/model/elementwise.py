@@ -128,12 +128,11 @@ ACTIVATIONS = {"gelu": gelu, "swiglu": swiglu, "relu2": relu2}  # of an MLP, by 
 
 
 def rotary_heads(qkv: Tensor, heads: int, kv_heads: int, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Split heads as `split_heads` and rotate queries and keys by position, with a table of `rotary_table`.
+    """Split heads as `split_heads` and rotate queries and keys by position. `cos` and `sin` have their type.
 
     RoPE (Su et al. 2021, arXiv 2104.09864) in the split-half form of Llama: element i of a head rotates with i + D/2.
-    (B, T, (H + 2K)D), two (T, D) -> (B, H, T, D), two (B, K, T, D)
+    (B, T, (H + 2K)D), two (T, D) of `rotary_table` -> (B, H, T, D), two (B, K, T, D)
     """
-    cos, sin = cos.to(qkv.dtype), sin.to(qkv.dtype)
     if torch.compiler.is_compiling():
         q, k, v = split_heads(qkv, heads, kv_heads)
         return apply_rotary(q, cos, sin), apply_rotary(k, cos, sin), v

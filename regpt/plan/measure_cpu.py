@@ -54,7 +54,7 @@ def block_seconds(recipe: Recipe, device: Device, seconds: float) -> tuple[float
     """
     model, target = recipe.model, device.torch_device
     block = Block(model).to(target)
-    rotations = rotary_table(model).to(target) if model.positions == "rope" else None
+    rotations = rotary_table(model).to(target, device.precision) if model.positions == "rope" else None
 
     def train(sequences: int) -> None:
         x = torch.randn(sequences, model.block_size, model.n_embd, device=target, requires_grad=True)
