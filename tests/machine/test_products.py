@@ -1,12 +1,14 @@
 """Products by oneDNN are those of torch, with their gradients, and are used only where they are faster."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from regpt.machine import products
-from regpt.machine.products import Linear, by_rows, product, transposed_product
+from regpt.machine.products import Linear, by_rows, cast_weight, product, shared_casts, transposed_product
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -88,3 +90,28 @@ def test_other_precisions_and_autocast_are_left_to_torch(monkeypatch: pytest.Mon
 def test_intel_s_processors_keep_mkl(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": "Intel(R) Xeon(R) Platinum 8481C"})
     assert not products.has_faster_products.__wrapped__()
+
+
+def test_weight_is_cast_again_in_each_context() -> None:
+    weight = torch.nn.Parameter(drawn(3, 2))
+    assert cast_weight(weight, torch.bfloat16) is not cast_weight(weight, torch.bfloat16)
+    for number in (1.0, 2.0):
+        torch.nn.init.constant_(weight, number)
+        with shared_casts():
+            first = cast_weight(weight, torch.bfloat16)
+            assert cast_weight(weight, torch.bfloat16) is first and first.eq(number).all()
+            assert not first.requires_grad
+            assert cast_weight(weight, torch.float16).dtype == torch.float16
+            with shared_casts():
+                assert cast_weight(weight, torch.bfloat16) is not first
+            assert cast_weight(weight, torch.bfloat16) is first
+
+
+def test_casts_end_with_their_context_and_belong_to_one_thread() -> None:
+    weight = drawn(3, 2)
+    with pytest.raises(ZeroDivisionError), shared_casts():
+        first = cast_weight(weight, torch.bfloat16)
+        with ThreadPoolExecutor(1) as other:
+            assert other.submit(cast_weight, weight, torch.bfloat16).result() is not first
+        raise ZeroDivisionError
+    assert cast_weight(weight, torch.bfloat16) is not first

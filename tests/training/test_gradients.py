@@ -1,4 +1,4 @@
-"""Micro-batches share the weights that are cast to bfloat16, which changes no gradient."""
+"""Micro-batches share the weights that are cast to bfloat16, which changes no gradient and no loss."""
 
 import contextlib
 from collections import Counter
@@ -14,7 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from regpt.console.training import Console, TrainingConsole
 from regpt.data.batches import Batch
 from regpt.distributed.rank_group import RankGroup
+from regpt.evaluation.validation import validation
 from regpt.machine.device import Device
+from regpt.model.gpt import GPT
 from regpt.parallel.making import make_parallel
 from regpt.parallel.model import Parallel
 from regpt.recipe.architecture import ModelRecipe
@@ -42,16 +44,18 @@ class CastsOfWeights(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+DEVICE = Device(torch.device("cpu"), "CPU", torch.bfloat16, compiled=False, peak_flops=1.0, peak_source="unused")
+
+
 def compute(checkpointing: bool) -> tuple[Tensor, list[Tensor], Counter[tuple[int, ...]]]:
     """Return losses of the micro-batches, gradients of their sum, and how often tensors of each shape were cast."""
-    device = Device(torch.device("cpu"), "CPU", torch.bfloat16, compiled=False, peak_flops=1.0, peak_source="unused")
-    parallel = make_parallel(RECIPE, device, RankGroup())
+    parallel = make_parallel(RECIPE, DEVICE, RankGroup())
     parallel.initialize(1)
     parallel.model.activation_checkpointing = checkpointing
     tokens = np.random.default_rng(1).integers(0, 192, (MICRO_BATCHES, 2, 65))
     batch = Batch(tokens[:, :, :-1], tokens[:, :, 1:], np.arange(MICRO_BATCHES), np.arange(2 * MICRO_BATCHES), 0)
-    console = TrainingConsole(Console(), RECIPE, device, ranks=1)
-    gradients = Gradients(1, device, RankGroup(), parallel, lambda: None, console)
+    console = TrainingConsole(Console(), RECIPE, DEVICE, ranks=1)
+    gradients = Gradients(1, DEVICE, RankGroup(), parallel, lambda: None, console)
     with CastsOfWeights() as casts:
         losses = gradients.forward_and_backward(0, batch)
     return losses, parallel.gradients(), casts.counts
@@ -68,3 +72,33 @@ def test_weights_are_cast_once_per_step(monkeypatch: pytest.MonkeyPatch, checkpo
     assert casts[HEAD] == MICRO_BATCHES
     assert torch.equal(losses, expected_losses)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients, expected, strict=True))
+
+
+def test_weights_are_cast_once_per_validation(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = GPT(MODEL)
+    model.initialize(1)
+    windows: Any = DrawnWindows()
+    recipe = replace(RECIPE, data=replace(RECIPE.data, micro_batch=len(windows) // MICRO_BATCHES))
+    with CastsOfWeights() as casts:
+        found = validation(model, windows, recipe, DEVICE)
+    assert (casts.counts[WIDEST], casts.counts[HEAD]) == (MODEL.n_layer, 1)
+    monkeypatch.setattr(Device, "shared_casts", Device.autocast)
+    with CastsOfWeights() as casts:
+        expected = validation(model, windows, recipe, DEVICE)
+    assert casts.counts[HEAD] == MICRO_BATCHES
+    assert found.loss == expected.loss
+
+
+class DrawnWindows:
+    """Two windows of random tokens for each micro-batch."""
+
+    block_size = 64
+
+    def __len__(self) -> int:
+        return 2 * MICRO_BATCHES
+
+    def rows(self, numbers: range) -> Any:
+        return np.stack([np.random.default_rng(number).integers(0, 192, 65) for number in numbers])
+
+    def counted(self, numbers: range) -> None:
+        return None
