@@ -41,7 +41,7 @@ from regpt.recipe.settings import load_recipe
 GREEDY = Sampling(temperature=0.0)
 NEW_TOKENS = 64
 CONTEXTS = (16, 512)  # tokens of the prompt
-STARTS = 4  # of each side's process, as its speed depends by 5 % on where in memory its weights lie
+STARTS = 4  # of each side's process: one differs from the next by up to 10 %
 ROUNDS = 12  # of all starts
 THREADS = tuple(sorted({1, os.cpu_count() or 1}))
 GOALS = {"transformers": Goal(3.0), "llama.cpp": Goal(0.8)}  # regpt's tokens/s, divided by theirs

@@ -58,7 +58,7 @@ class GPT(nn.Module):
         self.head = None if recipe.tied_head else nn.Linear(recipe.n_embd, recipe.vocab_size, bias=False)
         self.head_product: nn.Module | None = None  # computes the logits of few positions, by `generation/half_weights`
         self.shortcuts = Shortcuts(recipe) if has_shortcuts(recipe) else None
-        self.dropout = nn.Dropout(recipe.dropout) if recipe.dropout else nn.Identity()
+        self.dropout = dropout(recipe)
         rotations = rotary_table(recipe) if recipe.positions == "rope" else None
         self.register_buffer("rotations", rotations, persistent=False)
         self.activation_checkpointing = False  # recompute the blocks in the backward pass
@@ -195,7 +195,7 @@ class Block(nn.Module):
         self.mlp: nn.Module = MLP(recipe)
         if recipe.experts:
             self.mlp = MixtureOfExperts(recipe, shared=self.mlp if recipe.shared_experts else None)
-        self.dropout = nn.Dropout(recipe.dropout) if recipe.dropout else nn.Identity()
+        self.dropout = dropout(recipe)
 
     def forward(self, x: Tensor, inputs: BlockInputs) -> tuple[Tensor, Tensor]:
         """Return the residual stream and the attention's values.  (B, T, C) -> (B, T, C), (B, K, T, D)"""
@@ -264,3 +264,7 @@ def normalization(recipe: ModelRecipe) -> nn.Module:
     if recipe.normalization == "rmsnorm":
         return RMSNorm(recipe.n_embd, recipe.norm_eps)
     return nn.LayerNorm(recipe.n_embd, eps=recipe.norm_eps, bias=recipe.bias)
+
+
+def dropout(recipe: ModelRecipe) -> nn.Module:
+    return nn.Dropout(recipe.dropout) if recipe.dropout else nn.Identity()
